@@ -1,0 +1,19 @@
+"""Variational families, one file per model family, same file names as ``ppl_text/models/``.
+
+``GUIDES[family]`` names the families' own guides. A guide of yours needs no entry here: write a class
+in a file and give ``--guide path/to/file.py:ClassName``; an installed package may also declare it under
+the entry-point group ``ppl_text.guides``. Start from the base class of the family, whose docstring is
+the recipe. Nothing heavy is imported here.
+"""
+
+GUIDES: dict[str, dict[str, str]] = {
+    "deep_state_space": {
+        "diagonal": "guides.deep_state_space:DiagonalGuide",
+        "tril": "guides.deep_state_space:TriangularGuide",
+        "shared": "guides.deep_state_space:SharedTransitionGuide",
+        "bidirectional": "guides.deep_state_space:BidirectionalGuide",
+        "mean-field": "guides.deep_state_space:MeanFieldGuide",
+        "prior": "guides.deep_state_space:PriorGuide",
+    },
+}
+"""``"module:class"`` by model family and guide name."""

@@ -1,0 +1,182 @@
+"""Guides of the deep state-space word model: q(h_{1:T} | w_{1:T}) over the single site ``h``.
+
+Source: Schmidt and Hofmann 2018, eqs. (3), (7) and section 2.5. The look-ahead guide of Algorithm 1
+belongs here too; it comes with the step-wise objectives that drive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ppl_text.core.batch import Batch
+from ppl_text.distributions.chains import FlowChain, Kernel
+from ppl_text.distributions.transforms import ConditionalFlow, FlowFamily, Stack, conditional_flow
+from ppl_text.nn.recurrent import BackwardGRU, BidirectionalGRU
+
+
+class StateSpaceModel(Protocol):
+    """What the model publishes for its guides."""
+
+    vocab_size: int
+    state_dim: int
+    initial: nn.Parameter
+    """h_0, (D,)."""
+    transition: ConditionalFlow
+    """F_g."""
+
+    def prior(self, lengths: Tensor, steps: int) -> FlowChain:
+        """p(h_{1:T})."""
+        ...
+
+
+class ChainGuide(nn.Module):
+    """q(h_{1:T} | w) = Π_t q(h_t | h_{t-1}, c_t): base of the guides for ``deep_state_space``.
+
+    To write your own: inherit, set in ``__init__`` (after ``super().__init__(model)``)
+
+    - ``self.reader``: a module ``(tokens (B, T), lengths (B,)) -> contexts (B, T, C)``, or None, and
+    - ``self.kernel``: the step h_t = f(ξ_t; h_{t-1}, c_t), most easily
+      ``conditional_flow("tril", model.state_dim, context_dim=self.reader.output_dim)``,
+
+    and give the class a docstring whose first line is its density. What the model publishes and you may
+    use: ``model.state_dim``, ``model.vocab_size``, ``model.initial`` (h_0), ``model.transition`` (F_g).
+    The model is held as a one-tuple, so that its parameters are not counted as the guide's.
+    """
+
+    family = "deep_state_space"
+    kernel: Kernel
+
+    def __init__(self, model: StateSpaceModel) -> None:
+        super().__init__()
+        self._model = (model,)
+        self.reader: nn.Module | None = None
+
+    @property
+    def model(self) -> StateSpaceModel:
+        """The model that this guide was built for."""
+        return self._model[0]
+
+    def posterior(self, batch: Batch) -> FlowChain:
+        """q(h_{1:T} | w_{1:T}) for a batch: event (T, D), batch (B,)."""
+        return FlowChain(self.kernel, self.model.initial, batch.lengths, batch.steps, self.read(batch))
+
+    def read(self, batch: Batch) -> Tensor | None:
+        """Contexts c_1..c_T, (B, T, C), or None without a reader."""
+        return None if self.reader is None else self.reader(batch.tokens, batch.lengths)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The Pyro program: samples site ``h``."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            states: Tensor = pyro.sample("h", self.posterior(batch))
+        return states
+
+
+class ReadingGuide(ChainGuide):
+    """q(h_t | h_{t-1}, c_t) with contexts c_t from a recurrent reader: base of the guides that read the word.
+
+    Subclasses choose the reader, the flow (``diag`` or ``tril``) and whether h_{t-1} is fed back.
+    Options: ``embedding_dim`` of the tokens, ``gru_dim`` units per direction, ``hidden`` widths of the
+    network behind the flow, ``delta`` the least standard deviation (least diagonal entry of G).
+    """
+
+    reader_class: type[BackwardGRU] | type[BidirectionalGRU] = BackwardGRU
+    flow = "diag"
+    feedback = True
+
+    def __init__(
+        self,
+        model: StateSpaceModel,
+        *,
+        embedding_dim: int = 32,
+        gru_dim: int = 64,
+        hidden: Sequence[int] = (64, 64),
+        delta: float = 1e-3,
+    ) -> None:
+        super().__init__(model)
+        dim = model.state_dim
+        reader = self.reader_class(model.vocab_size, embedding_dim, gru_dim)
+        self.reader = reader
+        self.kernel = conditional_flow(
+            self.flow,
+            dim,
+            state_dim=dim if self.feedback else 0,
+            context_dim=reader.output_dim,
+            hidden=hidden,
+            delta=delta,
+        )
+
+
+class DiagonalGuide(ReadingGuide):
+    """q(h_t | h_{t-1}, w_{t:T}) = N(m(h_{t-1}, a_t), diag s(h_{t-1}, a_t)²), a_t a backward GRU: the paper's.
+
+    The paper draws ξ_t ~ N(μ, diag σ²) from (h_{t-1}, a_t) and maps it by F_q = DIAG(h_{t-1}); the two
+    together are this one diagonal Gaussian (SPEC 4G.2), computed by one network.
+    """
+
+
+class TriangularGuide(ReadingGuide):
+    """q(h_t | h_{t-1}, w_{t:T}) = N(m, G Gᵀ), G(h_{t-1}, a_t) lower-triangular: a full covariance per step."""
+
+    flow = "tril"
+
+
+class BidirectionalGuide(ReadingGuide):
+    """q(h_t | h_{t-1}, w_{1:T}) = N(m, diag s²), contexts from a GRU in each direction (the paper's BIDI)."""
+
+    reader_class = BidirectionalGRU
+
+
+class MeanFieldGuide(ReadingGuide):
+    """q(h_t | w_{1:T}) = N(m(c_t), diag s(c_t)²), no state feedback: steps are independent given the word.
+
+    The contexts come from both directions, since no state carries the past. The whole path is drawn at
+    once, without a loop over time.
+    """
+
+    reader_class = BidirectionalGRU
+    feedback = False
+
+
+class SharedTransitionGuide(ReadingGuide):
+    """q(h_t | h_{t-1}, w_{t:T}): h_t = f_g(μ + σ ∘ ε; h_{t-1}), the model's own transition F_q = F_g.
+
+    The special case of section 2.3: s = f_g^{-1} ∘ f_q is the identity, log-determinants cancel, and the
+    guide only learns which noise N(μ(h_{t-1}, a_t), diag σ²) to feed into the transition.
+    """
+
+    def posterior(self, batch: Batch) -> FlowChain:
+        """q(h_{1:T} | w_{1:T}) through the model's transition."""
+        kernel = _NoiseThenTransition(self.kernel, self.model.transition)
+        context = self.read(batch)
+        return FlowChain(kernel, self.model.initial, batch.lengths, batch.steps, context)
+
+
+class PriorGuide(ChainGuide):
+    """q(h_{1:T} | w) = p(h_{1:T}): the model's own chain ("bootstrap"), blind to the word, no parameters."""
+
+    def posterior(self, batch: Batch) -> FlowChain:
+        """p(h_{1:T}) of the model."""
+        return self.model.prior(batch.lengths, batch.steps)
+
+
+class _NoiseThenTransition:
+    """Kernel f_g ∘ f_noise: first the guide's noise, then the model's transition. Owns no parameters."""
+
+    feedback = True
+
+    def __init__(self, noise: Kernel, transition: Kernel) -> None:
+        self._noise, self._transition = noise, transition
+        self.family: FlowFamily = Stack([noise.family, transition.family])
+
+    def project(self, context: Tensor | None = None) -> Tensor:
+        return self._noise.project(context)
+
+    def params(self, state: Tensor, projected: Tensor) -> Tensor:
+        noise = self._noise.params(state, projected)
+        transition = self._transition.params(state, self._transition.project())
+        return torch.cat([noise, transition.expand(*noise.shape[:-1], -1)], dim=-1)

@@ -1,0 +1,69 @@
+"""The batch: what every model and guide is given, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
+"""Ids that every tokenizer of the project keeps free: padding, begin and end of a sentence."""
+
+FIRST_SCORED_ID = EOS_ID
+"""The smallest id that a model may emit: padding and BOS are never outcomes, EOS always is one."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B sentences of at most T scored tokens, padded to a static shape.
+
+    ============== ======= =====================================================================
+    field          shape   meaning
+    ============== ======= =====================================================================
+    tokens         (B, T)  int64: w_1 … w_n EOS, then padding (id 0). BOS is given, never scored,
+                           and therefore stands in ``decoder_inputs`` only.
+    lengths        (B,)    int64: scored tokens of each row, EOS counted (n + 1)
+    weights        (B,)    float: what the row counts for; 0 for a filler row that only keeps the
+                           shape static, a word's multiplicity in weighted evaluation, otherwise 1
+    decoder_inputs (B, T)  int64: BOS w_1 … w_n, after word dropout. Drawn once per batch, so that
+                           model and guide see the same inputs.
+    source         Batch   what a conditional model reads; None for unconditional text
+    ============== ======= =====================================================================
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    weights: Tensor
+    decoder_inputs: Tensor
+    source: Batch | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens.dim() != 2 or self.tokens.shape != self.decoder_inputs.shape:
+            raise ValueError(
+                "Batch: tokens and decoder_inputs must both have shape (B, T); "
+                f"got {tuple(self.tokens.shape)} and {tuple(self.decoder_inputs.shape)}"
+            )
+        for name in ("lengths", "weights"):
+            if getattr(self, name).shape != self.tokens.shape[:1]:
+                raise ValueError(
+                    f"Batch: {name} must have shape (B,) = ({self.tokens.shape[0]},); "
+                    f"got {tuple(getattr(self, name).shape)}"
+                )
+
+    @property
+    def size(self) -> int:
+        """B, filler rows counted."""
+        return self.tokens.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """T, padding counted."""
+        return self.tokens.shape[1]
+
+    def to(self, device: Any) -> Batch:
+        """Return the same batch on another device."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in values.items()}
+        return Batch(**moved)

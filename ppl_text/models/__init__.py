@@ -1,0 +1,4 @@
+"""L2: generative stories, one file per family. ``MODELS`` names them; nothing heavy is imported here."""
+
+MODELS = {"deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace"}
+"""Model families by name."""

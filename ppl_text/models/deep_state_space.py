@@ -1,0 +1,129 @@
+"""Deep state-space model of words: a Markov chain of flows, no token feedback.
+
+Source: Schmidt and Hofmann 2018, "Deep State Space Models for Unconditional Word Generation",
+eqs. (1), (2), (8) and (10).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import EOS_ID, FIRST_SCORED_ID, Batch
+from ..core.errors import UserError
+from ..core.latents import LatentSpec
+from ..distributions.chains import FlowChain
+from ..distributions.tokens import TokenSequence
+from ..distributions.transforms import conditional_flow
+
+
+class DeepStateSpace(nn.Module):
+    """p(h_{1:T}, w_{1:T}) = Π_t p(h_t | h_{t-1}) P(w_t | h_t).
+
+    h_t = F_g(h_{t-1}, ξ_t) with ξ_t ~ N(0, I_D) (eq. 1), so p(h_t | h_{t-1}) = r(ζ_t) / |det J_{f_g}(ζ_t)|
+    with ζ_t = f_g^{-1}(h_t) (eq. 8); P(w_t | h_t) = softmax(E h_t + b). h_0 is learned. Tokens are never
+    fed back. A word ends at its first EOS and nothing after it is scored.
+
+    Arguments:
+        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        state_dim: D (the paper's default is 8).
+        transition: F_g: ``diag``, ``tril`` or ``nvp`` (Real-NVP).
+        layers: n of n×TRIL; for ``nvp`` the number of couplings (1: six of them). With ``diag`` and
+            ``tril`` p(h_t | h_{t-1}) is Gaussian for every n (SPEC 4G.1).
+        hidden: widths of the MLP that computes the flow's parameters from h_{t-1}.
+        parametrization: ``inverse`` parametrises f_g^{-1}, so that training needs no triangular solve
+            (the paper's advice, section 2.4); ``direct`` parametrises f_g. Only ``tril`` knows both.
+        diagonal, delta: how diagonals stay away from zero, see :class:`~ppl_text.distributions.transforms.Triangular`.
+        masks: ``halves`` or ``paper``, see :class:`~ppl_text.distributions.transforms.RealNVP`.
+    """
+
+    family = "deep_state_space"
+    story = (
+        "h_t = F(h_{t-1}, ξ_t), ξ_t ~ N(0, I);  w_t ~ softmax(E h_t + b);  the word ends at its first EOS",
+        "p(h, w) = Π_t p(h_t | h_{t-1}) P(w_t | h_t)",
+    )
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        state_dim: int = 8,
+        transition: str = "tril",
+        layers: int = 1,
+        hidden: Sequence[int] = (64, 64),
+        parametrization: str = "inverse",
+        diagonal: str = "softplus+delta",
+        delta: float = 0.1,
+        masks: str = "halves",
+    ) -> None:
+        super().__init__()
+        if parametrization not in ("inverse", "direct"):
+            raise UserError(f"parametrization must be 'inverse' or 'direct'; got '{parametrization}'")
+        self.vocab_size, self.state_dim = vocab_size, state_dim
+        self.latents = (LatentSpec("h", axes=("T", "D"), sizes={"D": state_dim}),)
+        self.initial = nn.Parameter(torch.zeros(state_dim))
+        self.transition = conditional_flow(
+            transition,
+            state_dim,
+            layers=layers,
+            hidden=hidden,
+            inverse=parametrization == "inverse",
+            diagonal=diagonal,
+            delta=delta,
+            masks=masks,
+        )
+        self.emission = nn.Linear(state_dim, vocab_size - FIRST_SCORED_ID)
+
+    def prior(self, lengths: Tensor, steps: int) -> FlowChain:
+        """p(h_{1:T}) for words of these lengths: event (T, D), batch (B,)."""
+        return FlowChain(self.transition, self.initial, lengths, steps)
+
+    def likelihood(self, states: Tensor, lengths: Tensor) -> TokenSequence:
+        """P(w_{1:T} | h_{1:T}) for states (…, B, T, D)."""
+        return TokenSequence(self.emission(states), lengths)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The Pyro program: samples site ``h``, observes site ``tokens``, returns h."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            states: Tensor = pyro.sample("h", self.prior(batch.lengths, batch.steps))
+            pyro.sample("tokens", self.likelihood(states, batch.lengths), obs=batch.tokens)
+        return states
+
+    @torch.no_grad()
+    def generate(self, n: int, steps: int) -> Tensor:
+        """Draw n words from the prior: ids (n, steps), padding after EOS; a row without EOS was cut off."""
+        lengths = torch.full((n,), steps, device=self.initial.device)
+        states = self.prior(lengths, steps).sample()
+        return self.likelihood(states, lengths).sample()
+
+    @torch.no_grad()
+    def decode(self, states: Tensor) -> Tensor:
+        """Most probable ids (…, T) given states (…, T, D); ids after the first EOS are for the caller to cut."""
+        outcome: Tensor = self.emission(states).argmax(-1)
+        return outcome + FIRST_SCORED_ID
+
+    @torch.no_grad()
+    def interpolate(self, first: Tensor, second: Tensor, lengths: tuple[int, int], points: int) -> Tensor:
+        """Decode ``points`` words between two paths (T, D): spherically in the noise ξ that drives F_g.
+
+        The noise of a path is ζ_t = f_g^{-1}(h_t); past a word's own length it is 0, the mode. For
+        weights cos θ and sin θ two draws of N(0, I) combine to a draw of N(0, I), so every point between
+        is as typical of the prior as its ends. Returns ids (points, T).
+        """
+        steps = first.shape[0]
+        chain = self.prior(torch.tensor(lengths, device=first.device), steps)
+        noise, _ = chain.pull_back(torch.stack([first, second]))
+        noise = torch.where(chain.mask.unsqueeze(-1), noise, 0.0)
+        angle = torch.linspace(0, torch.pi / 2, points, device=first.device).view(-1, 1, 1)
+        states, _ = chain.push_forward(angle.cos() * noise[0] + angle.sin() * noise[1])
+        return self.decode(states)
+
+
+def generated_lengths(tokens: Tensor) -> Tensor:
+    """Scored tokens of each generated row (…, T), EOS counted; T where no EOS came."""
+    ended = (tokens == EOS_ID).long()
+    first = ended.argmax(-1) + 1
+    return torch.where(ended.any(-1), first, tokens.shape[-1])

@@ -1,0 +1,1 @@
+"""L1: networks only. They know tensors, never densities or sites."""

@@ -1,0 +1,55 @@
+"""Recurrent encoders of token sequences, blind to padding."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def reverse_within_length(x: Tensor, lengths: Tensor) -> Tensor:
+    """Reverse each row of (B, T, …) inside its length; what lies beyond stays where it is.
+
+    The map is its own inverse and has a static shape, so it may stand inside a captured graph.
+    """
+    steps = torch.arange(x.shape[1], device=x.device)
+    index = lengths.unsqueeze(-1) - 1 - steps
+    index = torch.where(index >= 0, index, steps)
+    return x.gather(1, index.view(*index.shape, *(1,) * (x.dim() - 2)).expand_as(x))
+
+
+class BackwardGRU(nn.Module):
+    """a_t = GRU(w_t, a_{t+1}): the state after digesting w_{t:T}, read from right to left.
+
+    ``forward(tokens (B, T), lengths (B,)) -> (B, T, H)``. The GRU starts from zero at each row's own
+    last token: padding has no influence on any a_t with t ≤ length.
+    """
+
+    def __init__(self, vocab_size: int, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.output_dim = hidden_dim
+        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Embed, read backwards, and put the states back in the order of the sentence."""
+        states, _ = self.gru(self.embedding(reverse_within_length(tokens, lengths)))
+        return reverse_within_length(states, lengths)
+
+
+class BidirectionalGRU(nn.Module):
+    """a_t = [forward GRU over w_{1:t}; backward GRU over w_{t:T}]: every a_t has seen the sentence.
+
+    ``forward(tokens (B, T), lengths (B,)) -> (B, T, 2H)``; padding has no influence, as in
+    :class:`BackwardGRU`.
+    """
+
+    def __init__(self, vocab_size: int, embedding_dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.output_dim = 2 * hidden_dim
+        self.backward_reader = BackwardGRU(vocab_size, embedding_dim, hidden_dim)
+        self.forward_gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Read in both directions with one embedding."""
+        onward, _ = self.forward_gru(self.backward_reader.embedding(tokens))
+        return torch.cat([onward, self.backward_reader(tokens, lengths)], dim=-1)

@@ -1,0 +1,96 @@
+"""Stock Pyro ELBOs as objectives, run as they are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import infer
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.errors import UserError, nearest
+from ..core.protocols import Estimate
+from .bounds import Beta, elbo
+from .terms import Program, trace_terms
+
+
+class StockObjective:
+    """Wrap a ``pyro.infer.ELBO``: its own loss and its own gradients, per sentence.
+
+    Pyro sums over the sentence plate; the loss is divided by the number of sentences, so every weight
+    must be 1 (no filler rows). The parameters of both modules are registered with ``pyro.module`` for the
+    duration of the call, in a parameter store of its own. Estimators without ``differentiable_loss``
+    (RenyiELBO) give gradients through ``loss_and_grads``; they are handed on through a surrogate of equal
+    gradient. Reported bound, likelihood and KL are those of one further single-particle trace, since
+    stock estimators return a sum only.
+    """
+
+    def __init__(self, stock: infer.ELBO, name: str) -> None:
+        self.stock, self.name, self.particles = stock, name, stock.num_particles
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """See :class:`~ppl_text.core.protocols.Objective`; a β other than 1 is refused."""
+        if isinstance(beta, dict) or float(beta) != 1.0:  # type: ignore[arg-type]
+            raise UserError(f"{self.name}: a stock Pyro objective knows no β; use 'elbo' or 'iwae:K' for β ≠ 1")
+        with torch.no_grad():
+            terms = trace_terms(model, guide, batch)
+            reading = elbo(terms)
+            kl = sum(reading.kl.values(), start=torch.zeros_like(reading.bound))
+        training = torch.is_grad_enabled()
+        loss = self._loss(model, guide, batch) / batch.size if training else -reading.bound.mean()
+        return Estimate(loss, reading.bound, terms.log_likelihood.mean(0), kl)
+
+    def _loss(self, model: nn.Module, guide: nn.Module, batch: Batch) -> Tensor:
+        def registered(name: str, program: nn.Module) -> Program:
+            def run(batch: Batch) -> Any:
+                pyro.module(name, program)
+                return program(batch)
+
+            return run
+
+        programs = registered("model", model), registered("guide", guide)
+        with pyro.get_param_store().scope():
+            if hasattr(self.stock, "differentiable_loss"):
+                loss: Tensor = self.stock.differentiable_loss(*programs, batch)
+                return loss
+            return self._surrogate(programs, [*model.parameters(), *guide.parameters()], batch)
+
+    def _surrogate(self, programs: tuple[Program, Program], parameters: list[nn.Parameter], batch: Batch) -> Tensor:
+        """A scalar with the value and the gradients that ``loss_and_grads`` computes."""
+        kept = [p.grad for p in parameters]
+        for p in parameters:
+            p.grad = None
+        value = self.stock.loss_and_grads(*programs, batch)
+        surrogate = torch.zeros((), device=batch.tokens.device)
+        for p, before in zip(parameters, kept, strict=True):
+            if p.grad is not None:
+                surrogate = surrogate + (p * p.grad).sum()
+            p.grad = before
+        return surrogate - surrogate.detach() + value
+
+
+def parse_stock(spec: str) -> StockObjective:
+    """``pyro:Trace_ELBO[:K]``, ``pyro:RenyiELBO[:ALPHA][:K]``, …: any ELBO class of ``pyro.infer``.
+
+    One number is K; for RenyiELBO two numbers are the order α and K.
+    """
+    _, _, rest = spec.partition(":")
+    class_name, *numbers = rest.split(":")
+    known = sorted(n for n, v in vars(infer).items() if isinstance(v, type) and issubclass(v, infer.ELBO))
+    if class_name not in known:
+        raise UserError(
+            f"unknown Pyro objective '{class_name}'{nearest(class_name, known)}; pyro.infer has {', '.join(known)}"
+        )
+    try:
+        particles = int(numbers[-1]) if numbers else 2 if class_name == "RenyiELBO" else 1
+        extra = {"alpha": float(numbers[0])} if class_name == "RenyiELBO" and len(numbers) == 2 else {}
+        if len(numbers) > 1 + len(extra) or particles < 1:
+            raise ValueError
+    except ValueError:
+        raise UserError(f"objective '{spec}': expected pyro:{class_name}[:K] with K a whole number above 0") from None
+    stock = getattr(infer, class_name)(
+        num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1, **extra
+    )
+    return StockObjective(stock, spec)

@@ -1,0 +1,111 @@
+"""Run guide and replayed model once; return their log-terms, unreduced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import Distribution
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from ..core.batch import Batch
+from ..core.errors import GuideMismatchError, UserError
+from ..distributions.side import SIDE_LOSS
+
+Program = Callable[[Batch], Any]
+
+
+class LatentTerms(NamedTuple):
+    """One latent site: log-densities (K, B) in nats, both distributions, and the value drawn."""
+
+    log_p: Tensor
+    log_q: Tensor
+    p: Distribution
+    q: Distribution
+    value: Tensor
+
+
+class Terms(NamedTuple):
+    """Log-terms of one batch under K particles, in nats, per particle and sentence; nothing is reduced.
+
+    ``log_likelihood`` (K, B): ln p(observed | latents); ``latents``: by site name, in the guide's order;
+    ``side``: named auxiliary losses, (K, B) or scalar, which enter a training loss and never a bound.
+    """
+
+    log_likelihood: Tensor
+    latents: dict[str, LatentTerms]
+    side: dict[str, Tensor]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Ln w = ln p(x | z) + Σ_sites (ln p(z) - ln q(z)), (K, B). Never scaled."""
+        total = self.log_likelihood
+        for site in self.latents.values():
+            total = total + (site.log_p - site.log_q)
+        return total
+
+
+def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1) -> Terms:
+    """Trace ``guide(batch)``, replay ``model(batch)`` against it, and collect the terms.
+
+    For K > 1 both programs run inside ``pyro.plate("particles", K, dim=-2)``.
+    """
+    with particle_plate(particles):
+        guide_trace = poutine.trace(guide).get_trace(batch)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
+    shape = (particles, batch.size)
+    latents, log_likelihood = {}, torch.zeros((), device=batch.tokens.device)
+    for name, site in stochastic_sites(guide_trace):
+        if name not in model_trace.nodes:
+            raise GuideMismatchError(f"the guide samples site '{name}', which the model does not have")
+        if torch.is_grad_enabled() and not site["fn"].has_rsample:
+            raise UserError(
+                f"guide site '{name}': {type(site['fn']).__name__} has no reparametrised sampler, which this "
+                "objective differentiates through; use --objective pyro:Trace_ELBO (score function) for it"
+            )
+        other = model_trace.nodes[name]
+        log_p, log_q = _log_prob(other).expand(shape), _log_prob(site).expand(shape)
+        latents[name] = LatentTerms(log_p, log_q, other["fn"], site["fn"], site["value"])
+    for name, site in stochastic_sites(model_trace):
+        if site["is_observed"]:
+            log_likelihood = log_likelihood + _log_prob(site)
+        elif name not in latents:
+            raise GuideMismatchError(f"the model's site '{name}' is not sampled by the guide")
+    side = {**_side_losses(guide_trace), **_side_losses(model_trace)}
+    return Terms(log_likelihood.expand(shape), latents, side)
+
+
+def particle_plate(particles: int) -> AbstractContextManager[Any]:
+    """The plate that objectives open around both programs; nothing for a single particle."""
+    return pyro.plate("particles", particles, dim=-2) if particles > 1 else nullcontext()
+
+
+def stochastic_sites(trace: poutine.Trace) -> list[tuple[str, dict[str, Any]]]:
+    """Sites with a density, in the order of the program: no plates, no deterministic values."""
+    return [
+        (name, site)
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    ]
+
+
+def _log_prob(site: dict[str, Any]) -> Tensor:
+    """Unscaled log-density of a site; masked where the program masks it."""
+    value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    mask = site["mask"]
+    if mask is None or mask is True:
+        return value
+    return torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)
+
+
+def _side_losses(trace: poutine.Trace) -> dict[str, Tensor]:
+    return {
+        name: site["value"]
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and site["infer"].get(SIDE_LOSS)
+    }
