@@ -14,7 +14,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from .transforms import FlowFamily
+from .transforms import DiagonalAffine, Flow, FlowFamily
 
 
 class Kernel(Protocol):
@@ -63,6 +63,7 @@ class FlowChain(TorchDistribution):
         self.kernel, self.initial, self.lengths, self.steps = kernel, initial, lengths, steps
         self.projected = kernel.project(context)
         self._drawn: tuple[Tensor, Tensor, Tensor] | None = None
+        self._drawn_with_grad = False
         if context is not None and context.shape[-2] != steps:
             raise ValueError(f"FlowChain: the context has {context.shape[-2]} steps, the chain {steps}")
         batch = lengths.shape if context is None else torch.broadcast_shapes(lengths.shape, context.shape[:-2])
@@ -72,7 +73,7 @@ class FlowChain(TorchDistribution):
         """Put further leading axes in front; networks that read the context are not run again."""
         new = self._get_checked_instance(FlowChain, _instance)
         new.kernel, new.initial, new.steps, new.projected = self.kernel, self.initial, self.steps, self.projected
-        new.lengths, new._drawn = self.lengths, None
+        new.lengths, new._drawn, new._drawn_with_grad = self.lengths, None, False
         super(FlowChain, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -87,7 +88,7 @@ class FlowChain(TorchDistribution):
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.initial.dtype, device=self.initial.device)
         value, params = self.push_forward(noise)
-        self._drawn = (value, noise, params)
+        self._drawn, self._drawn_with_grad = (value, noise, params), torch.is_grad_enabled()
         return value
 
     def push_forward(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,10 +111,16 @@ class FlowChain(TorchDistribution):
         """ξ_{1:T} = F^{-1}(h_{1:T}) and ln|det J_F| by step, all steps at once; (…, T, D) and (…, T)."""
         return self.kernel.family(self.params_along(value)).inverse_and_ladj(value)
 
+    def _cached(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """What ``rsample`` kept of this very value; drawn under ``no_grad``, it is of no use where gradients are asked."""
+        if self._drawn is None or value is not self._drawn[0]:
+            return None
+        return self._drawn if self._drawn_with_grad or not torch.is_grad_enabled() else None
+
     def params_along(self, value: Tensor) -> Tensor:
         """θ_t given the states h_{t-1} of a path: (…, T, P)."""
-        if self._drawn is not None and value is self._drawn[0]:
-            return self._drawn[2]
+        if (drawn := self._cached(value)) is not None:
+            return drawn[2]
         first = self.initial.expand(*value.shape[:-2], 1, -1)
         previous = torch.cat([first, value[..., :-1, :]], dim=-2)
         return self.kernel.params(previous, self.projected)
@@ -122,8 +129,8 @@ class FlowChain(TorchDistribution):
         """Σ_{t ≤ length} ln p(h_t | h_{t-1}, c_t) = Σ_t [ln N(ξ_t; 0, I) - ln|det J_f(ξ_t)|], shape (…, B)."""
         if self._validate_args:
             self._validate_sample(value)
-        if self._drawn is not None and value is self._drawn[0]:
-            _, noise, params = self._drawn
+        if (drawn := self._cached(value)) is not None:
+            _, noise, params = drawn
             ladj = self.kernel.family(params).log_abs_det_jacobian(noise, value)
         else:
             noise, ladj = self.pull_back(value)
@@ -146,14 +153,22 @@ def chain_kl(q: FlowChain, p: FlowChain, value: Tensor) -> Tensor | None:
     """
     if not (q.kernel.family.affine and p.kernel.family.affine):
         return None
-    dim = q.event_shape[-1]
     flow_q = q.kernel.family(q.params_along(value))
     flow_p = p.kernel.family(p.params_along(value))
-    points = torch.cat([value.new_zeros(1, dim), torch.eye(dim, dtype=value.dtype, device=value.device)])
-    points = points.view(dim + 1, *(1,) * (value.dim() - 1), dim)
-    image, ladj_q = flow_q.forward_and_ladj(points)
-    image, ladj_p = flow_p.inverse_and_ladj(image)
-    centre = image[0]
-    columns = image[1:] - centre
-    steps = 0.5 * (centre.square().sum(-1) + columns.square().sum((0, -1)) - dim) - ladj_q[0] + ladj_p[0]
+    centre, energy, ladj = _affine_composition(flow_q, flow_p, value)
+    steps = 0.5 * (centre.square().sum(-1) + energy - value.shape[-1]) - ladj
     return torch.where(q.mask, steps, 0.0).sum(-1)
+
+
+def _affine_composition(flow_q: Flow, flow_p: Flow, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """S = f_p^{-1} ∘ f_q, s(ξ) = c + Sξ: c (…, D), ‖S‖_F² and ln|det S| (…,)."""
+    dim = like.shape[-1]
+    origin = like.new_zeros(dim)
+    image, ladj_q = flow_q.forward_and_ladj(origin)
+    centre, ladj_p = flow_p.inverse_and_ladj(image)
+    energy = flow_p.inverse_energy(flow_q.diagonal) if isinstance(flow_q, DiagonalAffine) else None
+    if energy is None:
+        units = torch.eye(dim, dtype=like.dtype, device=like.device).view(dim, *(1,) * (like.dim() - 1), dim)
+        columns = flow_p.inverse_and_ladj(flow_q.forward_and_ladj(units)[0])[0] - centre
+        energy = columns.square().sum((0, -1))
+    return centre, energy, ladj_q - ladj_p

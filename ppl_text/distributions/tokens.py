@@ -43,17 +43,19 @@ class TokenSequence(TorchDistribution):
         """Σ_{t ≤ length} ln p(w_t), shape (…, B)."""
         if self._validate_args:
             self._validate_sample(value)
-        outcome = (value - FIRST_SCORED_ID).clamp(min=0).expand(*self.logits.shape[:-1]).unsqueeze(-1)
-        picked = self.logits.gather(-1, outcome).squeeze(-1)
-        steps = picked - self.logits.logsumexp(-1)
+        shape = torch.broadcast_shapes(value.shape, self.logits.shape[:-1])
+        outcome = (value - FIRST_SCORED_ID).clamp(min=0).expand(shape).unsqueeze(-1)
+        picked = self.logits.expand(*shape, -1).gather(-1, outcome).squeeze(-1)
+        # Padding and BOS are no outcomes: where they are scored, the density is 0.
+        steps = (picked - self.logits.logsumexp(-1)).masked_fill(value < FIRST_SCORED_ID, -torch.inf)
         mask = torch.arange(self.event_shape[0], device=steps.device) < self.lengths.unsqueeze(-1)
         return torch.where(mask, steps, 0.0).sum(-1)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Token ids (…, B, T); everything after the first EOS is padding."""
-        shape = self._extended_shape(sample_shape)
-        draws = torch.distributions.Categorical(logits=self.logits).sample(shape[: len(shape) - self.logits.dim() + 1])
-        return end_at_eos(draws.reshape(shape) + FIRST_SCORED_ID)
+        logits = self.logits.expand(*self.batch_shape, *self.logits.shape[-2:])
+        draws = torch.distributions.Categorical(logits=logits).sample(sample_shape)
+        return end_at_eos(draws + FIRST_SCORED_ID)
 
 
 def end_at_eos(tokens: Tensor) -> Tensor:

@@ -43,6 +43,10 @@ class Flow(Transform):
     codomain = constraints.real_vector
     affine = False
 
+    def inverse_energy(self, scale: Tensor) -> Tensor | None:
+        """‖J_f^{-1} diag(scale)‖_F² for scale (…, D), where an affine flow has it cheaply; else None."""
+        return None
+
     @abstractmethod
     def forward_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return f(x) and ln|det J_f(x)|."""
@@ -76,6 +80,10 @@ class DiagonalAffine(Flow):
 
     def _call(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.loc, self.diagonal, x)
+
+    def inverse_energy(self, scale: Tensor) -> Tensor:
+        """See :class:`Flow`."""
+        return (scale / self.diagonal).square().sum(-1)
 
     def forward_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Flow`."""
@@ -120,6 +128,11 @@ class InverseTriangularAffine(TriangularAffine):
 
     def _ladj(self, x: Tensor) -> Tensor:
         return -super()._ladj(x)
+
+    @full_precision
+    def inverse_energy(self, scale: Tensor) -> Tensor:
+        """See :class:`Flow`: Σ_ij A_ij² scale_j², one product with the squared entries."""
+        return self.layout.multiply(scale.square(), self.diagonal.square(), self.lower.square()).sum(-1)
 
     @full_precision
     def forward_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,6 +76,9 @@ class DeepStateSpace(nn.Module):
             masks=masks,
         )
         self.emission = nn.Linear(state_dim, vocab_size - FIRST_SCORED_ID)
+        # Unit-scale letter embeddings: with torch's small default the first gradients say that h is not
+        # worth its KL, and training starts from a collapsed guide.
+        nn.init.normal_(self.emission.weight)
 
     def prior(self, lengths: Tensor, steps: int) -> FlowChain:
         """p(h_{1:T}) for words of these lengths: event (T, D), batch (B,)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..core.batch import Batch
-from ..core.errors import UserError
+from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import Estimate
 from ..distributions.chains import FlowChain, chain_kl
 from .terms import LatentTerms, Program, Terms, trace_terms
@@ -84,7 +84,7 @@ def monte_carlo_kl(terms: Terms) -> dict[str, Tensor]:
 def analytic_or_sampled_kl(site: LatentTerms) -> Tensor:
     """KL(q ‖ p) of a site, averaged over the particles that drew its parents, (B,)."""
     closed = site_kl(site)
-    return (site.log_q - site.log_p if closed is None else closed.expand_as(site.log_q)).mean(0)
+    return (site.log_q - site.log_p if closed is None else closed.expand(site.shape)).mean(0)
 
 
 def site_kl(site: LatentTerms) -> Tensor | None:
@@ -93,6 +93,8 @@ def site_kl(site: LatentTerms) -> Tensor | None:
     Chains of affine flows: :func:`~ppl_text.distributions.chains.chain_kl`; other distributions: what
     ``torch.distributions.kl`` (and Pyro) have registered.
     """
+    if site.p_site["mask"] is not None or site.q_site["mask"] is not None:
+        return None  # poutine.mask acts on log-densities; a closed form would count what the mask hides
     if isinstance(site.q, FlowChain) and isinstance(site.p, FlowChain):
         return chain_kl(site.q, site.p, site.value)
     try:
@@ -126,6 +128,9 @@ def assemble(reading: Reading, terms: Terms, batch: Batch, beta: Beta) -> Estima
     kl = sum(reading.kl.values(), start=torch.zeros_like(reading.bound))
     target = reading.target
     if isinstance(beta, Mapping):
+        for name in beta:
+            if name not in reading.kl:
+                raise UnknownNameError("latent site in β", name, reading.kl)
         for name, value in reading.kl.items():
             target = target + (1.0 - beta.get(name, 1.0)) * value
     elif isinstance(beta, Tensor) or beta != 1.0:

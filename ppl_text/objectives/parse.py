@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
@@ -45,7 +46,7 @@ def _numbers(spec: str, name: str, arguments: list[str], kinds: tuple[type, ...]
         if len(arguments) != len(kinds):
             raise ValueError
         values = tuple(kind(text) for kind, text in zip(kinds, arguments, strict=True))
-        if values[-1] < 1:
+        if values[-1] < 1 or not all(map(math.isfinite, values)):
             raise ValueError
     except ValueError:
         raise UserError(
@@ -61,4 +62,5 @@ def _wrap_instance(stock: Any) -> StockObjective:
         raise UserError(f"an objective is a name such as 'iwae:16' or a pyro.infer.ELBO instance; got {stock!r}")
     if stock.num_particles > 1 and stock.vectorize_particles:
         stock.max_plate_nesting = 1
-    return StockObjective(stock, f"pyro:{type(stock).__name__}")
+    order = f":{stock.alpha}" if type(stock).__name__ == "RenyiELBO" else ""
+    return StockObjective(stock, f"pyro:{type(stock).__name__}{order}:{stock.num_particles}")

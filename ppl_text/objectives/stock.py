@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import pyro
@@ -16,6 +18,22 @@ from .bounds import Beta, elbo
 from .terms import Program, trace_terms
 
 
+_JIT = "traces functions of tensors, and a program takes a Batch"
+UNFIT = {
+    "ELBO": "is the base class and estimates nothing",
+    "ReweightedWakeSleep": "has two losses, one for each program",
+    "TraceTailAdaptive_ELBO": "has gradients but no value",
+    "Trace_MMD": "needs a kernel and is no bound",
+    **dict.fromkeys(("JitTrace_ELBO", "JitTraceEnum_ELBO", "JitTraceGraph_ELBO", "JitTraceMeanField_ELBO"), _JIT),
+}
+"""ELBO classes of ``pyro.infer`` that cannot train here, and why."""
+
+
+def _refuse_unfit(class_name: str) -> None:
+    if class_name in UNFIT:
+        raise UserError(f"pyro.infer.{class_name} {UNFIT[class_name]}; use pyro:Trace_ELBO or pyro:RenyiELBO:K")
+
+
 class StockObjective:
     """Wrap a ``pyro.infer.ELBO``: its own loss and its own gradients, per sentence.
 
@@ -28,18 +46,25 @@ class StockObjective:
     """
 
     def __init__(self, stock: infer.ELBO, name: str) -> None:
+        _refuse_unfit(type(stock).__name__)
         self.stock, self.name, self.particles = stock, name, stock.num_particles
 
     def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
         """See :class:`~ppl_text.core.protocols.Objective`; a β other than 1 is refused."""
-        if isinstance(beta, dict) or float(beta) != 1.0:  # type: ignore[arg-type]
+        betas = beta.values() if isinstance(beta, Mapping) else [beta]
+        if any(float(value) != 1.0 for value in betas):
             raise UserError(f"{self.name}: a stock Pyro objective knows no β; use 'elbo' or 'iwae:K' for β ≠ 1")
+        training = torch.is_grad_enabled()
+        if training and bool((batch.weights != 1).any()):
+            raise UserError(f"{self.name}: a stock Pyro objective weighs all sentences alike; use 'elbo' or 'iwae:K'")
+        # The stock loss comes first, so that it sees the same random numbers as without the wrapper.
+        loss = self._loss(model, guide, batch) / batch.size if training else None
         with torch.no_grad():
             terms = trace_terms(model, guide, batch)
             reading = elbo(terms)
             kl = sum(reading.kl.values(), start=torch.zeros_like(reading.bound))
-        training = torch.is_grad_enabled()
-        loss = self._loss(model, guide, batch) / batch.size if training else -reading.bound.mean()
+        if loss is None:
+            loss = -(batch.weights * reading.bound).sum() / batch.weights.sum()
         return Estimate(loss, reading.bound, terms.log_likelihood.mean(0), kl)
 
     def _loss(self, model: nn.Module, guide: nn.Module, batch: Batch) -> Tensor:
@@ -78,7 +103,9 @@ def parse_stock(spec: str) -> StockObjective:
     """
     _, _, rest = spec.partition(":")
     class_name, *numbers = rest.split(":")
-    known = sorted(n for n, v in vars(infer).items() if isinstance(v, type) and issubclass(v, infer.ELBO))
+    kinds = {n: v for n, v in vars(infer).items() if isinstance(v, type) and issubclass(v, infer.ELBO)}
+    known = sorted(set(kinds) - set(UNFIT))
+    _refuse_unfit(class_name)
     if class_name not in known:
         raise UserError(
             f"unknown Pyro objective '{class_name}'{nearest(class_name, known)}; pyro.infer has {', '.join(known)}"
@@ -86,11 +113,11 @@ def parse_stock(spec: str) -> StockObjective:
     try:
         particles = int(numbers[-1]) if numbers else 2 if class_name == "RenyiELBO" else 1
         extra = {"alpha": float(numbers[0])} if class_name == "RenyiELBO" and len(numbers) == 2 else {}
-        if len(numbers) > 1 + len(extra) or particles < 1:
+        order = extra.get("alpha", 0.0)
+        if len(numbers) > 1 + len(extra) or particles < 1 or not math.isfinite(order) or order == 1.0:
             raise ValueError
     except ValueError:
-        raise UserError(f"objective '{spec}': expected pyro:{class_name}[:K] with K a whole number above 0") from None
-    stock = getattr(infer, class_name)(
-        num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1, **extra
-    )
+        usage = f"pyro:{class_name}[:ALPHA]:K, ALPHA ≠ 1," if class_name == "RenyiELBO" else f"pyro:{class_name}[:K]"
+        raise UserError(f"objective '{spec}': expected {usage} with K a whole number above 0") from None
+    stock = kinds[class_name](num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1, **extra)
     return StockObjective(stock, spec)

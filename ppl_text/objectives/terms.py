@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pyro
@@ -20,14 +22,43 @@ from ..distributions.side import SIDE_LOSS
 Program = Callable[[Batch], Any]
 
 
-class LatentTerms(NamedTuple):
-    """One latent site: log-densities (K, B) in nats, both distributions, and the value drawn."""
+@dataclass(frozen=True)
+class LatentTerms:
+    """One latent site: both distributions, the value drawn, and its log-densities on demand.
 
-    log_p: Tensor
-    log_q: Tensor
-    p: Distribution
-    q: Distribution
-    value: Tensor
+    ``log_p`` and ``log_q`` are (K, B), in nats. They are computed when first asked for, since a KL in
+    closed form needs neither.
+    """
+
+    shape: tuple[int, int]
+    p_site: dict[str, Any]
+    q_site: dict[str, Any]
+
+    @property
+    def p(self) -> Distribution:
+        """The model's distribution of the site, given the values drawn before it."""
+        return self.p_site["fn"]
+
+    @property
+    def q(self) -> Distribution:
+        """The guide's distribution of the site."""
+        return self.q_site["fn"]
+
+    @property
+    def value(self) -> Tensor:
+        """What the guide drew."""
+        value: Tensor = self.q_site["value"]
+        return value
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """Ln p(value), (K, B)."""
+        return _log_prob(self.p_site).expand(self.shape)
+
+    @cached_property
+    def log_q(self) -> Tensor:
+        """Ln q(value), (K, B)."""
+        return _log_prob(self.q_site).expand(self.shape)
 
 
 class Terms(NamedTuple):
@@ -68,9 +99,7 @@ def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1
                 f"guide site '{name}': {type(site['fn']).__name__} has no reparametrised sampler, which this "
                 "objective differentiates through; use --objective pyro:Trace_ELBO (score function) for it"
             )
-        other = model_trace.nodes[name]
-        log_p, log_q = _log_prob(other).expand(shape), _log_prob(site).expand(shape)
-        latents[name] = LatentTerms(log_p, log_q, other["fn"], site["fn"], site["value"])
+        latents[name] = LatentTerms(shape, model_trace.nodes[name], site)
     for name, site in stochastic_sites(model_trace):
         if site["is_observed"]:
             log_likelihood = log_likelihood + _log_prob(site)

@@ -1,0 +1,36 @@
+"""``evaluate``: bounds of a trained run."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path())
+@click.option("--split", default="test", show_default=True, help="train, valid or test.")
+@click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
+@click.option("--limit", type=click.IntRange(min=1), help="Draw that many sentences instead of scoring all.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
+@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
+def evaluate(
+    run: str, split: str, particles: int, limit: int | None, seed: int, device: str | None, as_json: bool
+) -> None:
+    """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error."""
+    from ..evaluation.report import bound_rows, results, sampling_line
+    from ..run import load
+    from .output import counter, print_json, print_table
+
+    opened = load(run, device)
+    likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"))
+    references = opened.references(split)
+    if as_json:
+        run_values = {"run": str(opened.folder), "split": split, "seed": seed}
+        print_json({**run_values, **results(likelihood, references)})
+        return
+    rows = bound_rows(likelihood, references)
+    print_table(["quantity", "nats per word", "s.e."], rows, f"{opened.folder}, {split} split")
+    click.echo(sampling_line(likelihood))
+    click.echo(
+        f"Per scored token: {likelihood.iw_per_token:.4f} nats, perplexity {likelihood.perplexity:.3f} (EOS counted)"
+    )

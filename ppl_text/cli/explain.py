@@ -1,0 +1,57 @@
+"""``explain``: what a recipe would train, without training it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from .list import summary
+from .output import print_table
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@click.command()
+@click.argument("recipe", default="words")
+@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file or a folder.")
+@click.option("--guide", metavar="NAME|FILE.py:CLASS", help="FILE.py:CLASS runs the code of that file.")
+@click.option("--objective", metavar="NAME[:K]", help="Bound to train on.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
+def explain(
+    recipe: str, data: str | None, guide: str | None, objective: str | None, assignments: tuple[str, ...]
+) -> None:
+    """Explain RECIPE: the generative story, the guide's density, sites, shapes, parameters. Trains nothing."""
+    from ..objectives import OBJECTIVES
+    from ..objectives.sites import check_sites
+    from ..recipes import build
+    from ..recipes.config import load_config, parse_assignments
+
+    chosen = {"data.corpus": data, "guide.name": guide, "objective": objective}
+    changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
+    config = load_config(recipe, changes)
+    objective_name = build.build_objective(config).name
+    corpus = build.load_data(config)
+    programs = build.build_programs(config, corpus.tokenizer.size)
+    batch = next(build.training_batches(config, corpus))
+    click.echo(f"{config.recipe}: {config.description}\n")
+    click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
+    click.echo("Guide   " + summary(programs.guide))
+    click.echo(f"Bound   {objective_name}: {OBJECTIVES.get(objective_name.partition(':')[0], '')}\n")
+    click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
+    click.echo(check_sites(programs.model, programs.guide, batch))
+    click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
+    print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
+    click.echo("\nConfiguration (change with --set KEY=VALUE):")
+    click.echo(config.to_yaml())
+
+
+def parameter_rows(model: nn.Module, guide: nn.Module) -> list[tuple[str, str, str]]:
+    """Every parameter of model and guide with shape and size, and the two sums."""
+    rows = []
+    for role, module in (("model", model), ("guide", guide)):
+        named = list(module.named_parameters())
+        rows += [(f"{role}.{name}", str(tuple(p.shape)), f"{p.numel():,}") for name, p in named]
+        rows.append((f"{role}, all", "", f"{sum(p.numel() for _, p in named):,}"))
+    return rows

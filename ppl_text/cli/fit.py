@@ -1,0 +1,35 @@
+"""``fit``: train a recipe."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("recipe", required=False)
+@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file or a folder.")
+@click.option(
+    "--guide", metavar="NAME|FILE.py:CLASS", help="Variational family. FILE.py:CLASS runs the code of that file."
+)
+@click.option("--objective", metavar="NAME[:K]", help="Bound to train on, e.g. elbo, iwae:16, pyro:Trace_ELBO.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
+@click.option("--steps", type=click.IntRange(min=1), help="Number of updates.")
+@click.option("--seed", type=click.IntRange(min=0), help="Seed of parameters, batches and noise.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
+@click.option("--precision", type=click.Choice(["32", "bf16"]), help="Of the networks; densities stay in float32.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")
+@click.option("--resume", metavar="auto|DIR", help="Go on with a run; auto: the newest unfinished one, or a new one.")
+def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int | None) -> None:
+    """Train RECIPE (default: words) and report.
+
+    Without arguments the deep state-space word model is trained on the built-in English words, in about
+    a minute on two cores. `python -m ppl_text list recipes` names the others; a recipe file (.yaml), such
+    as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on.
+    """
+    from ..recipes.config import parse_assignments
+    from ..run import fit as run_fit
+    from ..training.progress import make_progress
+    from .output import print_report
+
+    run = run_fit(recipe, set=parse_assignments(assignments), progress=make_progress(), **options)  # type: ignore[arg-type]
+    print_report(run)

@@ -1,0 +1,57 @@
+"""``list``: what there is."""
+
+from __future__ import annotations
+
+import click
+
+from .output import print_table
+
+
+@click.command(name="list")
+@click.argument("kind", type=click.Choice(["recipes", "guides", "objectives", "corpora"]))
+def list_(kind: str) -> None:
+    """List recipes, guides, objectives or corpora, with a line each."""
+    {"recipes": list_recipes, "guides": list_guides, "objectives": list_objectives, "corpora": list_corpora}[kind]()
+
+
+def list_recipes() -> None:
+    """Name and description of every recipe."""
+    from ..recipes import recipe_names
+    from ..recipes.config import load_config
+
+    rows = [(name, load_config(name).description) for name in recipe_names()]
+    print_table(["recipe", "what it trains"], rows)
+
+
+def list_guides() -> None:
+    """Name and density of every guide, by model family."""
+    from guides import GUIDES
+
+    from ..recipes.build import guide_registry
+
+    for family in GUIDES:
+        registry = guide_registry(family)
+        loaded = [(name, registry.load(name)) for name in registry.names()]
+        rows = [(name, summary(guide)) for name, guide in loaded if getattr(guide, "family", family) == family]
+        print_table(["guide", "density"], rows, f"for {family}:")
+    click.echo("Your own: --guide FILE.py:CLASS (start from the base class in guides/<family>.py).")
+
+
+def list_objectives() -> None:
+    """Name and meaning of every objective."""
+    from ..objectives import OBJECTIVES
+
+    print_table(["objective", "what it is"], list(OBJECTIVES.items()))
+
+
+def list_corpora() -> None:
+    """Name and content of every built-in corpus."""
+    from ..data.corpora import DESCRIPTIONS
+
+    print_table(["corpus", "what it is"], list(DESCRIPTIONS.items()))
+    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted).")
+
+
+def summary(thing: object) -> str:
+    """First line of a docstring; for guides this is the density."""
+    return (thing.__doc__ or "(no docstring)").strip().splitlines()[0]

@@ -1,0 +1,1 @@
+"""L1: corpora, tokenizers and batches of static shape."""

@@ -1,0 +1,109 @@
+"""Texts out of a trained model: from the prior, through the guide and back, and between two texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..data.batches import collate
+from ..data.tokenizers import Tokenizer
+from ..objectives.terms import trace_terms
+
+
+class Generative(Protocol):
+    """What a model offers for generation."""
+
+    latents: Any
+
+    def generate(self, n: int, steps: int) -> Tensor:
+        """Ids (n, steps) from the prior."""
+        ...
+
+    def decode(self, states: Tensor) -> Tensor:
+        """Most probable ids (…, T) given the latents."""
+        ...
+
+    def interpolate(self, first: Tensor, second: Tensor, lengths: tuple[int, int], points: int) -> Tensor:
+        """Ids (points, T) between two latents."""
+        ...
+
+
+class Samples(NamedTuple):
+    """Texts drawn from the prior, and how many of them were cut off at the step limit without an EOS."""
+
+    texts: list[str]
+    unfinished: int
+
+
+def sample_texts(model: Generative, tokenizer: Tokenizer, n: int, *, steps: int, seed: int) -> Samples:
+    """Draw n texts from the prior; those without EOS after ``steps`` tokens are cut off and counted."""
+    with seeded(seed):
+        tokens = model.generate(n, steps).cpu()
+    unfinished = int((~(tokens == 2).any(-1)).sum())
+    return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
+
+
+def reconstruct_texts(
+    model: Any, guide: Any, tokenizer: Tokenizer, texts: Sequence[str], *, max_steps: int, seed: int
+) -> list[str]:
+    """Z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text."""
+    with seeded(seed), torch.no_grad():
+        batch = encode_batch(tokenizer, texts, max_steps).to(_device(model))
+        tokens = model.decode(_latent(model, guide, batch)).cpu()
+    return [tokenizer.decode(row) for row in tokens.tolist()]
+
+
+def interpolate_texts(
+    model: Any, guide: Any, tokenizer: Tokenizer, first: str, second: str, *, points: int, max_steps: int, seed: int
+) -> list[str]:
+    """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide."""
+    if points < 2:
+        raise UserError(f"an interpolation has at least 2 points; got {points}")
+    with seeded(seed), torch.no_grad():
+        batch = encode_batch(tokenizer, [first, second], max_steps).to(_device(model))
+        states = _latent(model, guide, batch)
+        lengths = batch.lengths.tolist()
+        tokens = model.interpolate(states[0], states[1], (lengths[0], lengths[1]), points).cpu()
+    return [tokenizer.decode(row) for row in tokens.tolist()]
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> Batch:
+    """Texts of a user as one batch; raises where one is empty or longer than the run has seen."""
+    ids = tokenizer.encode(texts)
+    for text, row in zip(texts, ids, strict=True):
+        if not row or len(row) + 1 > max_steps:
+            raise UserError(f"text {text!r} has {len(row)} tokens; this run takes 1 to {max_steps - 1}")
+    longest = max(len(row) + 1 for row in ids)
+    return collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
+
+
+def _latent(model: Any, guide: Any, batch: Batch) -> Tensor:
+    """The value that the guide draws for the model's one latent site."""
+    terms = trace_terms(model, guide, batch)
+    (name,) = (spec.name for spec in model.latents)
+    return terms.latents[name].value
+
+
+def _device(model: Any) -> torch.device:
+    device: torch.device = next(model.parameters()).device
+    return device
+
+
+class seeded:  # noqa: N801 - used like a function
+    """Context in which torch draws from ``seed``; the global random state is as before afterwards."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
+
+    def __enter__(self) -> None:
+        self._fork.__enter__()
+        torch.manual_seed(self._seed)
+
+    def __exit__(self, *exception: Any) -> None:
+        self._fork.__exit__(*exception)

@@ -1,0 +1,162 @@
+"""Bounds of the log-likelihood of a data set, with Monte-Carlo standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..data.batches import EvaluationSet
+from ..objectives.bounds import log_mean_exp, monte_carlo_kl
+from ..objectives.terms import trace_terms
+
+
+class SentenceBounds(NamedTuple):
+    """Per sentence, all (N,) float64 on the CPU; nats per sentence.
+
+    ``weights``: what each counts for; ``tokens``: scored tokens, EOS included; ``rec``: -E_q ln p(x | z);
+    ``kl``: E_q[ln q - ln p]; ``elbo`` = -(rec + kl); ``iw``: ln of the mean of K importance weights;
+    ``elbo_var`` and ``iw_var``: variances of these two estimates; ``ess``: effective sample size of the
+    K weights.
+    """
+
+    weights: Tensor
+    tokens: Tensor
+    rec: Tensor
+    kl: Tensor
+    elbo: Tensor
+    iw: Tensor
+    elbo_var: Tensor
+    iw_var: Tensor
+    ess: Tensor
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Bounds of one data set under one run; nats per sentence unless said otherwise.
+
+    Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences,
+    ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard
+    errors (draws of the latents). ``sampling_se`` is the standard error that drawing ``n_sent`` sentences
+    from the split adds; 0 where every text of the split was scored with its count.
+    """
+
+    particles: int
+    elbo: float
+    elbo_se: float
+    iw: float
+    iw_se: float
+    kl: float
+    rec: float
+    sampling_se: float
+    ess: float
+    rec_sum: float
+    kl_sum: float
+    n_sent: float
+    n_eos: float
+    n_words: float
+
+    @property
+    def iw_per_token(self) -> float:
+        """Importance-weighted bound in nats per scored token (EOS counted)."""
+        return self.iw * self.n_sent / self.n_eos
+
+    @property
+    def perplexity(self) -> float:
+        """exp(-importance-weighted bound per scored token), EOS counted."""
+        return math.exp(-self.iw_per_token)
+
+
+def sentence_bounds(
+    model: nn.Module,
+    guide: nn.Module,
+    data: EvaluationSet,
+    *,
+    particles: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    chunk: int = 16,
+    report: Callable[[int, int], Any] = lambda done, total: None,
+) -> SentenceBounds:
+    """Score every sentence with K ``particles`` drawn from the guide, ``chunk`` at a time.
+
+    Only log-weights are kept from chunk to chunk, so memory does not grow with K. The draws come from
+    ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
+    """
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    rows: list[SentenceBounds] = []
+    modes = model.training, guide.training
+    model.eval(), guide.eval()
+    with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for index, batch in enumerate(data):
+            rows.append(_score(model, guide, batch.to(device), particles, chunk))
+            report(index + 1, len(data))
+    model.train(modes[0]), guide.train(modes[1])
+    return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chunk: int) -> SentenceBounds:
+    """Bounds of the rows of one batch that count (weight above 0)."""
+    log_weights, likelihood, divergence = [], [], []
+    for start in range(0, particles, chunk):
+        terms = trace_terms(model, guide, batch, min(chunk, particles - start))
+        log_weights.append(terms.log_weights.double())
+        likelihood.append(terms.log_likelihood.double())
+        kl = monte_carlo_kl(terms)
+        share = log_weights[-1].shape[0] / particles
+        divergence.append(share * sum(kl.values(), start=torch.zeros_like(likelihood[-1][0])))
+    weights = torch.cat(log_weights)
+    normalised = weights.softmax(0)
+    ess = 1.0 / normalised.square().sum(0)
+    spread = weights.var(0) if particles > 1 else torch.full_like(ess, math.nan)
+    columns = SentenceBounds(
+        weights=batch.weights.double(),
+        tokens=batch.lengths.double(),
+        rec=-torch.cat(likelihood).mean(0),
+        kl=torch.stack(divergence).sum(0),
+        elbo=weights.mean(0),
+        iw=log_mean_exp(weights),
+        elbo_var=spread / particles,
+        # Delta method: Var[ln w̄] ≈ Var[w] / (K E[w]²) = 1/ESS - 1/K with K-1 degrees of freedom.
+        iw_var=(1.0 / ess - 1.0 / particles) * (particles / (particles - 1) if particles > 1 else math.nan),
+        ess=ess,
+    )
+    kept = batch.weights > 0
+    return SentenceBounds(*(column[kept].cpu() for column in columns))
+
+
+def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool) -> Likelihood:
+    """Weighted means over the sentences; ``sampled``: the sentences are a draw from their split."""
+    total = bounds.weights.sum()
+    share = bounds.weights / total
+
+    def mean(values: Tensor) -> float:
+        return float((share * values).sum())
+
+    def standard_error(variances: Tensor) -> float:
+        return float((share.square() * variances).sum().sqrt())
+
+    spread = float((share * (bounds.iw - mean(bounds.iw)).square()).sum() / total)
+    return Likelihood(
+        particles=particles,
+        elbo=mean(bounds.elbo),
+        elbo_se=standard_error(bounds.elbo_var),
+        iw=mean(bounds.iw),
+        iw_se=standard_error(bounds.iw_var),
+        kl=mean(bounds.kl),
+        rec=mean(bounds.rec),
+        sampling_se=math.sqrt(spread) if sampled else 0.0,
+        ess=mean(bounds.ess),
+        rec_sum=float((bounds.weights * bounds.rec).sum()),
+        kl_sum=float((bounds.weights * bounds.kl).sum()),
+        n_sent=float(total),
+        n_eos=float((bounds.weights * bounds.tokens).sum()),
+        n_words=float((bounds.weights * (bounds.tokens - 1)).sum()),
+    )

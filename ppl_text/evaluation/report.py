@@ -1,0 +1,82 @@
+"""The report of a run, in Markdown, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .likelihood import Likelihood
+from .words import WordReferences, WordSamples
+
+
+def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple[str, str, str]]:
+    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word."""
+    k = likelihood.particles
+    return [
+        ("ELBO", f"{likelihood.elbo:.3f}", f"{likelihood.elbo_se:.3f}"),
+        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", f"{likelihood.iw_se:.3f}"),
+        ("KL(q ‖ p)", f"{likelihood.kl:.3f}", ""),
+        ("reconstruction E_q[ln p(w | h)]", f"{-likelihood.rec:.3f}", ""),
+        ("i.i.d. letter model (letters and EOS)", f"{-references.letters:.3f}", "exact"),
+        ("entropy of the split: no model can pass", f"{-references.entropy:.3f}", "exact"),
+    ]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def sampling_line(likelihood: Likelihood) -> str:
+    """How the bounds were measured, in one sentence."""
+    drawn = (
+        f"{likelihood.n_sent:,.0f} words drawn from the split ∝ counts (± {likelihood.sampling_se:.3f} from the draw)"
+    )
+    every = f"every type of the split, weighted by its count ({likelihood.n_sent:,.0f} tokens)"
+    return (
+        f"Nats per word, EOS scored, over {drawn if likelihood.sampling_se else every}; "
+        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a word. Standard errors are of the draws of h."
+    )
+
+
+def run_report(
+    facts: Mapping[str, str],
+    split: str,
+    likelihood: Likelihood,
+    references: WordReferences,
+    samples: WordSamples,
+    notes: Sequence[str],
+    shown: int = 60,
+) -> str:
+    """``report.md``: what was run, the bounds, samples, and what to run next."""
+    parts = [
+        f"# {facts['run']}",
+        table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
+        f"## Bounds on the {split} words",
+        table(["quantity", "nats per word", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
+        sampling_line(likelihood),
+        f"## Samples from the prior ({samples.drawn:,} drawn)",
+        f"Words of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
+        f"cut off without EOS: {samples.unfinished}",
+        "> " + " ".join(word or "∅" for word in samples.words[:shown]),
+        "## Training\n\n![bound and KL over training](figures/training.png)",
+    ]
+    if notes:
+        parts += ["## Notes on the data", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def results(likelihood: Likelihood, references: WordReferences, samples: WordSamples | None = None) -> dict[str, Any]:
+    """The same figures as plain values, for ``results.json`` and ``--json``."""
+    values: dict[str, Any] = {
+        **asdict(likelihood),
+        "iw_per_token": likelihood.iw_per_token,
+        "perplexity": likelihood.perplexity,
+        "letter_model": -references.letters,
+        "split_entropy": references.entropy,
+    }
+    if samples is not None:
+        values["samples"] = {k: v for k, v in asdict(samples).items() if k != "words"}
+    return values

@@ -1,0 +1,1 @@
+"""L1: metrics, pure functions on arrays."""

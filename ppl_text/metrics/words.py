@@ -1,0 +1,107 @@
+"""Measures of word models and of word lists: pure functions; information in nats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ppl_text.core.errors import DataError
+
+
+class CountedTexts(Protocol):
+    """Texts and how often each occurs, such as a split of a corpus."""
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """N different texts."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) how often each occurs."""
+
+
+class LetterModel(NamedTuple):
+    """P(word) = Π_i p(c_i) · p(EOS): letters are independent of each other and of their place.
+
+    ``letters`` maps a character to log p(c), ``eos`` is log p(EOS), both in nats; together they sum to one.
+    """
+
+    letters: dict[str, float]
+    eos: float
+
+    def log_prob(self, word: str) -> float:
+        """The log-probability of a word in nats, EOS scored; −inf for a word with an unknown character."""
+        return self.eos + sum(self.letters.get(c, -np.inf) for c in word)
+
+
+def entropy(counts: ArrayLike) -> float:
+    """H = −Σ p ln p in nats, p ∝ counts; raises :class:`DataError` for counts that are no distribution.
+
+    Example::
+
+        >>> round(entropy([1, 1]), 4)
+        0.6931
+    """
+    numbers = np.asarray(counts, dtype=np.float64)
+    if not numbers.size or not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.sum():
+        raise DataError("entropy needs finite counts, 0 or more, not all of them 0")
+    p = numbers[numbers > 0] / numbers.sum()
+    return float(max(0.0, -(p * np.log(p)).sum()))
+
+
+def letter_model(split: CountedTexts) -> LetterModel:
+    """Maximum likelihood of the i.i.d. letter model: each word counts as often as it occurs.
+
+    p(c) = n_c / n and p(EOS) = n_words / n, where n = Σ_c n_c + n_words. Raises :class:`DataError`
+    for an empty split.
+    """
+    letters, words = _letter_counts(split)
+    total = words + sum(letters.values())
+    return LetterModel({c: float(np.log(n / total)) for c, n in letters.items()}, float(np.log(words / total)))
+
+
+def letter_cross_entropy(train: CountedTexts, test: CountedTexts) -> float:
+    """H[P_test, P̂] = −Σ_w P_test(w) ln P̂(w) in nats per word, EOS scored; P̂ is the letter model of ``train``.
+
+    In closed form, since Σ_w count(w)·ln P̂(w) depends on the test words through their letter counts
+    only. Infinite where a test word has a letter that training never saw. Raises :class:`DataError`
+    for an empty split.
+    """
+    model = letter_model(train)
+    letters, words = _letter_counts(test)
+    log_likelihood = words * model.eos + sum(n * model.letters.get(c, -np.inf) for c, n in letters.items())
+    return float(-log_likelihood / words)
+
+
+def _letter_counts(split: CountedTexts) -> tuple[dict[str, float], float]:
+    """How often each letter occurs, words weighted by their counts, and the number of words."""
+    counts = np.asarray(split.counts, dtype=np.float64)
+    if not counts.sum():
+        raise DataError("a letter model needs one word or more with a count above 0")
+    lengths = np.fromiter(map(len, split.texts), dtype=np.int64, count=len(counts))
+    points = np.frombuffer("".join(split.texts).encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    found, places = np.unique(points, return_inverse=True)
+    sums = np.bincount(places, weights=np.repeat(counts, lengths), minlength=len(found))
+    return {chr(p): float(n) for p, n in zip(found, sums, strict=True) if n}, float(counts.sum())
+
+
+def share_in_list(samples: Iterable[str], words: Collection[str]) -> float:
+    """Share of the samples, repeated ones counted each time, that are in the list ("w in V")."""
+    drawn, known = _drawn(samples), set(words)
+    return sum(sample in known for sample in drawn) / len(drawn)
+
+
+def share_unique(samples: Iterable[str]) -> float:
+    """Number of different samples over the number of samples ("w unique"); it falls as samples are added."""
+    drawn = _drawn(samples)
+    return len(set(drawn)) / len(drawn)
+
+
+def _drawn(samples: Iterable[str]) -> list[str]:
+    drawn = list(samples)
+    if not drawn:
+        raise DataError("no samples were given, so that there is no share of them")
+    return drawn

@@ -1,0 +1,1 @@
+"""L3: figures of runs, drawn without a display."""

@@ -1,0 +1,175 @@
+"""The checkpoints of one run folder: written atomically, verified when read, refused when foreign.
+
+::
+
+    FOLDER/checkpoints/step-00001000.pt   the newest states (two by default)
+    FOLDER/checkpoints/best.pt            the state with the best validation bound
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..core.errors import RunFolderError
+from .atomic import refused, remove_partial_files, write_atomically
+
+FORMAT = 1
+"""Version of the checkpoint's layout."""
+
+_BEST = "best.pt"
+_STEP = re.compile(r"step-(\d+)\.pt")
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    NotImplementedError,
+    struct.error,
+    zlib.error,
+    zipfile.BadZipFile,
+    pickle.UnpicklingError,
+)
+"""All that a damaged file can make the zip reader and the unpickler raise."""
+
+
+class Checkpoints:
+    """Saves and finds the states of one run.
+
+    ``identity`` is a flat dictionary of plain values (recipe, fingerprint of the configuration) that is
+    written into each file; a file with another identity is refused. ``keep`` is how many of the newest
+    states stay, beside the best one. ``report`` is told, in one line, of a damaged file that was passed over.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], *, keep: int = 2, report: Callable[[str], None] = print
+    ) -> None:
+        self.run_folder = folder
+        self.folder = folder / "checkpoints"
+        self._identity = dict(identity)
+        self._keep = max(keep, 1)
+        self._report = report
+
+    def steps(self) -> dict[int, Path]:
+        """Step -> file of the saved states, newest first; ``best.pt`` is not among them."""
+        found = {}
+        for path in self.folder.glob("step-*.pt"):
+            match = _STEP.fullmatch(path.name)
+            if match:
+                found[int(match[1])] = path
+        return dict(sorted(found.items(), reverse=True))
+
+    def newest(self) -> Path | None:
+        """Return the file of the newest state, or None."""
+        return next(iter(self.steps().values()), None)
+
+    def clean(self) -> None:
+        """Make the folder and remove what a killed process left half-written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise refused(self.folder, error) from error
+        remove_partial_files(self.folder)
+        remove_partial_files(self.run_folder)
+
+    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Write the state of ``step``, then remove all but the newest; raises :class:`CheckpointError`."""
+        path = self.folder / f"step-{step:08d}.pt"
+        self._write(path, state)
+        for old in list(self.steps().values())[self._keep :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def save_best(self, state: Mapping[str, Any]) -> Path:
+        """Write the state with the best validation bound so far; raises :class:`CheckpointError`."""
+        path = self.folder / _BEST
+        self._write(path, state)
+        return path
+
+    def load(self) -> tuple[Path, dict[str, Any]]:
+        """Return file and state of the newest checkpoint that can be read.
+
+        A damaged file is reported and the one before it taken, at the last ``best.pt``. Raises
+        :class:`RunFolderError` when there is none, when all are damaged, or when one is of another run.
+        """
+        candidates = [*self.steps().values(), *(p for p in [self.folder / _BEST] if p.exists())]
+        if not candidates:
+            raise RunFolderError(
+                f"{self.run_folder} holds no checkpoint to resume from; give the folder of a run that has saved "
+                "one, or start a new run in an empty folder (without --resume)"
+            )
+        damaged: dict[Path, str] = {}
+        for path in candidates:
+            try:
+                stored = _read(path)
+            except _UNREADABLE as error:
+                damaged[path] = _first_line(error)
+                continue
+            self._check(path, stored)
+            self._set_aside(damaged, path)
+            return path, stored["state"]
+        raise RunFolderError(
+            f"{self.run_folder} holds no usable checkpoint: "
+            + "; ".join(f"{path.name} cannot be read ({reason})" for path, reason in damaged.items())
+            + ". Put a copy of a good one back, or start a new run in an empty folder"
+        )
+
+    def _write(self, path: Path, state: Mapping[str, Any]) -> None:
+        stored = {"format": FORMAT, "identity": self._identity, "state": dict(state)}
+        write_atomically(path, lambda file: torch.save(stored, file))
+
+    def _check(self, path: Path, stored: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another layout or of another run."""
+        if stored["format"] != FORMAT:
+            raise RunFolderError(
+                f"{path} has checkpoint format {stored['format']}, this version of ppl_text reads format {FORMAT}; "
+                "resume it with the version that wrote it (see environment.json)"
+            )
+        theirs, ours = stored["identity"], self._identity
+        differences = [
+            f"{key}: {theirs.get(key, 'not set')!r} in the checkpoint, {ours.get(key, 'not set')!r} now"
+            for key in dict.fromkeys([*theirs, *ours])
+            if theirs.get(key) != ours.get(key)
+        ]
+        if differences:
+            raise RunFolderError(
+                f"{path} belongs to another run ({'; '.join(differences)}); resume it with the configuration that it "
+                "was trained with, or give this run an empty folder"
+            )
+
+    def _set_aside(self, damaged: Mapping[Path, str], used: Path) -> None:
+        """Rename damaged files, lest they count among the newest, and say so."""
+        for path, reason in damaged.items():
+            path.replace(path.with_name(path.name + ".damaged"))
+            self._report(
+                f"checkpoint {path.name} cannot be read ({reason}); fell back to {used.name} and renamed the "
+                f"damaged file to {path.name}.damaged"
+            )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint after comparing all checksums, which ``torch.load`` does not do."""
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad is not None:
+        raise zipfile.BadZipFile(f"wrong checksum of {bad}")
+    stored = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(stored, dict) or not {"format", "identity", "state"} <= stored.keys():
+        raise ValueError("not a checkpoint of ppl_text")
+    return stored
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(". ")

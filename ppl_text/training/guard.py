@@ -1,0 +1,131 @@
+"""Noticing that a loss or a gradient is no longer a number, before it reaches the parameters."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+
+class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows how to name the site
+    """Update ``step`` (counted from 1) met a value that is not finite.
+
+    ``what`` says which; ``random_state`` reproduces the draws of that update where it is known.
+    """
+
+    def __init__(self, step: int, what: str, random_state: Tensor | None = None) -> None:
+        super().__init__(what)
+        self.step, self.what, self.random_state = step, what, random_state
+
+
+class Guard(Protocol):
+    """Looks at every update; raises :class:`NonFinite` at once or when it is asked to ``verify``."""
+
+    def begin(self) -> None:
+        """Called before the objective draws anything."""
+
+    def loss(self, loss: Tensor, step: int) -> None:
+        """Called before the gradient is computed."""
+
+    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+        """Called before the parameters change."""
+
+    def verify(self) -> None:
+        """Raise what was noticed so far."""
+
+    def close(self) -> None:
+        """Undo what was done to the optimizer; the guard can be used again."""
+
+
+class EveryStepGuard:
+    """Reads each loss and gradient norm as a Python number, which costs nothing on a CPU."""
+
+    def __init__(self, check_gradients: bool = True) -> None:
+        self._check_gradients = check_gradients
+        self._random_state: Tensor | None = None
+
+    def begin(self) -> None:
+        """Keep the random state, so that the same draws can be made again."""
+        self._random_state = torch.get_rng_state()
+
+    def loss(self, loss: Tensor, step: int) -> None:
+        """Stop before a gradient is computed of a loss that is not finite."""
+        value = loss.item()
+        if not math.isfinite(value):
+            raise NonFinite(step, f"the loss is {value}", self._random_state)
+
+    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+        """Stop before the parameters change by a gradient that is not finite."""
+        value = norm.item() if self._check_gradients else 0.0
+        if not math.isfinite(value):
+            raise NonFinite(step, f"the norm of the gradient is {value}", self._random_state)
+
+    def verify(self) -> None:
+        """Nothing is left to look at."""
+
+    def close(self) -> None:
+        """Nothing to undo."""
+
+
+class DeferredGuard:
+    """Keeps a flag on the device and reads it only when asked, so that no update waits for the device.
+
+    Fused optimizers skip an update when their ``found_inf`` says so (the interface of ``GradScaler``); the flag
+    stays up, so that the parameters keep their last good values until the flag is read. Other optimizers go on
+    with parameters that are lost; the checkpoints are not.
+    """
+
+    def __init__(self, device: torch.device, optimizer: Any, check_gradients: bool = True) -> None:
+        self._check_gradients = check_gradients
+        self._optimizer = optimizer
+        self._raised = torch.zeros((), device=device)
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self.protects = check_gradients and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+    def begin(self) -> None:
+        """Show the flag to the optimizer; draws are not kept, as others are made by the time of reading."""
+        if self.protects:
+            self._optimizer.found_inf = self._raised
+
+    def loss(self, loss: Tensor, step: int) -> None:
+        """Wait for the gradient, which is not finite either then."""
+
+    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+        """Raise the flag on the device, with the number of the first update concerned."""
+        with torch.no_grad():
+            wrong = ~torch.isfinite(loss.detach() + norm if self._check_gradients else loss.detach())
+            self._step.add_(wrong * (self._raised == 0) * step)
+            self._raised.copy_(torch.maximum(self._raised, wrong.to(self._raised.dtype)))
+
+    def verify(self) -> None:
+        """Read the flag: the one place that waits for the device."""
+        step = int(self._step.item())
+        if step:
+            raise NonFinite(step, "the loss or the gradient is not finite")
+
+    def close(self) -> None:
+        """Take the flag down and off the optimizer."""
+        self._raised.zero_()
+        self._step.zero_()
+        vars(self._optimizer).pop("found_inf", None)
+
+
+def make_guard(fabric: Fabric, optimizer: Any) -> Guard:
+    """Return the guard that suits the device; a gradient scaler (16-mixed) sees to the gradients itself."""
+    check_gradients = getattr(fabric.strategy.precision, "scaler", None) is None
+    if fabric.device.type == "cpu":
+        return EveryStepGuard(check_gradients)
+    return DeferredGuard(fabric.device, optimizer, check_gradients)
+
+
+def describe_gradients(module: nn.Module) -> str:
+    """Name the first parameter whose gradient is not finite, with the count of such entries; "" if none is."""
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            wrong = int((~torch.isfinite(parameter.grad)).sum())
+            if wrong:
+                return f"gradient of parameter '{name}' has {wrong} non-finite entries of {parameter.grad.numel()}"
+    return ""

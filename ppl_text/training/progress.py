@@ -1,0 +1,160 @@
+"""What the user sees of a training run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from typing import Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as RichBar
+
+from .records import StepRecord, ValidationRecord
+
+
+class Progress(Protocol):
+    """Told of everything worth showing. All calls come from the thread that trains, between two steps."""
+
+    def start(self, total: int, done: int) -> None:
+        """Training begins; ``done`` of ``total`` updates were made before (resumed run)."""
+
+    def step(self, record: StepRecord) -> None:
+        """A log interval is over."""
+
+    def validation(self, record: ValidationRecord) -> None:
+        """A validation is over."""
+
+    def message(self, text: str) -> None:
+        """Something to say in words; may have several lines."""
+
+    def close(self) -> None:
+        """Training is over, for whatever reason; called once."""
+
+
+class Quiet:
+    """Shows nothing: for library use and for all processes but the first."""
+
+    def start(self, total: int, done: int) -> None:
+        """Show nothing."""
+
+    def step(self, record: StepRecord) -> None:
+        """Show nothing."""
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Show nothing."""
+
+    def message(self, text: str) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Show nothing."""
+
+
+class PlainProgress:
+    """One line per record, each flushed: for log files and pipes."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stderr
+
+    def start(self, total: int, done: int) -> None:
+        """Say how much is to do."""
+        self.message(f"training: {total:,} steps" + (f", {done:,} of them done before" if done else ""))
+
+    def step(self, record: StepRecord) -> None:
+        """Step, bound, KL, rate, time left."""
+        self.message(f"step {record.step:,}/{record.total:,}  {describe_step(record)}")
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Bound on the validation data."""
+        self.message(describe_validation(record))
+
+    def message(self, text: str) -> None:
+        """Print the text."""
+        print(text, file=self._stream, flush=True)
+
+    def close(self) -> None:
+        """Leave the stream open: it is the caller's."""
+
+
+class BarProgress:
+    """A live bar with bound (nats per sentence), KL, rate and time left, within 80 columns.
+
+    It is drawn when a record comes and not by a thread of its own, which would take time from the training.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = RichBar(
+            BarColumn(bar_width=12),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}", markup=False),
+            console=console,
+            auto_refresh=False,
+        )
+        self._task = self._bar.add_task("", start=False)
+
+    def start(self, total: int, done: int) -> None:
+        """Draw the bar at what was done before."""
+        self._bar.update(self._task, total=total, completed=done, description="first step …")
+        self._bar.start()
+        self._bar.refresh()
+
+    def step(self, record: StepRecord) -> None:
+        """Move the bar; beside it bound, KL, rate, time left."""
+        self._bar.update(self._task, completed=record.step, description=_brief(record))
+        self._bar.refresh()
+
+    def validation(self, record: ValidationRecord) -> None:
+        """Print a line above the bar."""
+        self.message(describe_validation(record))
+
+    def message(self, text: str) -> None:
+        """Print the text above the bar."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.stop()
+
+
+def make_progress(stream: TextIO | None = None) -> Progress:
+    """Return the live bar if ``stream`` (default: stderr) is a terminal, plain lines otherwise."""
+    stream = stream if stream is not None else sys.stderr
+    console = Console(file=stream)
+    return BarProgress(console) if console.is_interactive else PlainProgress(stream)
+
+
+def describe_step(record: StepRecord) -> str:
+    """Bound, KL, rate and time left in one line."""
+    return (
+        f"bound {record.bound:.3f} nats/sentence  KL {record.kl:.3f}  {record.steps_per_second:.1f} steps/s  "
+        f"{record.sentences_per_second:,.0f} sentences/s  left {duration(record.seconds_left)}"
+    )
+
+
+def _brief(record: StepRecord) -> str:
+    """The same for a bar that shares 80 columns with it."""
+    left = duration(record.seconds_left)
+    return f"bound {record.bound:.3f} nats  KL {record.kl:.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
+
+
+def describe_validation(record: ValidationRecord) -> str:
+    """Bound on the validation data in one line."""
+    return (
+        f"validation at step {record.step:,}: bound {record.bound:.3f} nats/sentence "
+        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:.3f}{'  (best)' if record.best else ''}"
+    )
+
+
+def duration(seconds: float) -> str:
+    """Return a time as ``m:ss`` or ``h:mm:ss``.
+
+    Example::
+
+        >>> duration(75), duration(3725.4)
+        ('1:15', '1:02:05')
+    """
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

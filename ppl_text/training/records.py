@@ -1,0 +1,125 @@
+"""What a training run says about itself: records, and ``metrics.jsonl`` that keeps them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .atomic import refused, write_atomically
+
+TIME_FIELDS = frozenset({"seconds", "steps_per_second", "sentences_per_second"})
+"""Fields of a record that differ between two runs of the same seed."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """Means over the updates since the last record; bounds in nats per sentence.
+
+    ``loss`` is what was descended, as the objective scales it; ``grad_norm`` is the norm of the last gradient
+    before clipping; ``seconds`` is the time trained so far, over all resumed parts.
+    """
+
+    step: int
+    total: int
+    bound: float
+    kl: float
+    log_likelihood: float
+    loss: float
+    beta: float | dict[str, float]
+    lr: float
+    grad_norm: float
+    seconds: float
+    steps_per_second: float
+    sentences_per_second: float
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected time to the last step, in seconds."""
+        return (self.total - self.step) / max(self.steps_per_second, 1e-9)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as a line of ``metrics.jsonl``."""
+        return {"step": self.step, "split": "train", **_without(asdict(self), "step", "total")}
+
+
+@dataclass(frozen=True)
+class ValidationRecord:
+    """The bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
+
+    ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher.
+    """
+
+    step: int
+    bound: float
+    bound_per_token: float
+    kl: float
+    log_likelihood: float
+    sentences: float
+    tokens: float
+    best: bool = False
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the record as a line of ``metrics.jsonl``."""
+        return {"step": self.step, "split": "valid", **_without(asdict(self), "step")}
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one strict JSON object per line, in the order of the steps.
+
+    Numbers that JSON does not know (NaN, infinities) are written as null.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, record: StepRecord | ValidationRecord) -> None:
+        """Add one line and hand it to the system; raises :class:`CheckpointError` when the disk refuses."""
+        line = json.dumps(_strict(record.as_json()), allow_nan=False) + "\n"
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line)
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+    def sync(self) -> None:
+        """Wait until all lines are on the disk; done before a checkpoint that counts on them."""
+        if not self.path.exists():
+            return
+        try:
+            with self.path.open("rb+") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise refused(self.path, error) from error
+
+    def cut_after(self, step: int) -> None:
+        """Drop, atomically, what was written after ``step`` and what a killed process wrote in part."""
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        kept = b"".join(line for line in content.splitlines(keepends=True) if _is_until(line, step))
+        if kept != content:
+            write_atomically(self.path, lambda file: file.write(kept))
+
+
+def _is_until(line: bytes, step: int) -> bool:
+    """Whether a line is complete and not later than ``step``."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return False
+    return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", math.inf) <= step
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in names}

@@ -1,0 +1,72 @@
+"""The bound on held-out data, at β = 1, without a trace in the training's random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..core.protocols import Estimate
+from .ranks import Ranks
+from .records import ValidationRecord
+from .update import Inputs, Joint, to_device
+
+
+def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, seed: int) -> ValidationRecord:
+    """Weighted mean of the bound over all sentences of ``data``, per sentence and per token, in nats.
+
+    Σ_b w_b·bound_b / Σ_b w_b and Σ_b w_b·bound_b / Σ_b w_b·length_b, with dropout off and the same random
+    numbers at every validation. Raises :class:`UserError` when the data hold no sentence.
+    """
+    ranks = Ranks(fabric)
+    sums = torch.zeros(5, dtype=torch.float32 if fabric.device.type == "mps" else torch.float64, device=fabric.device)
+    with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
+        joint.eval()
+        torch.manual_seed(seed + ranks.index)
+        for batch in data:
+            batch = to_device(batch, fabric.device)
+            with fabric.autocast():
+                estimate = joint(Inputs(batch, 1.0))
+            sums += _weighted_sums(estimate, batch, sums.dtype)
+    bound, kl, log_likelihood, sentences, tokens = ranks.total(sums).tolist()
+    if not sentences > 0:
+        raise UserError("the validation data hold no sentence (the weights sum to 0); give a split that has some")
+    return ValidationRecord(
+        step=step,
+        bound=bound / sentences,
+        bound_per_token=bound / tokens,
+        kl=kl / sentences,
+        log_likelihood=log_likelihood / sentences,
+        sentences=sentences,
+        tokens=tokens,
+    )
+
+
+@contextmanager
+def own_random_numbers(device: torch.device) -> Iterator[None]:
+    """Context after which torch's random states, on the CPU and on ``device``, are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Context after which each submodule is in the mode, training or evaluation, that it was in before."""
+    before = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in before:
+            part.training = training
+
+
+def _weighted_sums(estimate: Estimate, batch: Batch, dtype: torch.dtype) -> Tensor:
+    """(5,): Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ w·length."""
+    ones = torch.ones_like(batch.weights, dtype=dtype)
+    terms = (estimate.bound, estimate.kl, estimate.log_likelihood, ones, batch.lengths)
+    return torch.stack([term.to(dtype) for term in terms]) @ batch.weights.to(dtype)

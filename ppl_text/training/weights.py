@@ -1,0 +1,83 @@
+"""``model.safetensors``: the weights alone, for everyone who reads a run without resuming it.
+
+Model and guide stand in one file under the prefixes ``model.`` and ``guide.``.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..core.errors import CheckpointError, RunFolderError
+from .atomic import write_atomically
+
+_METADATA = "ppl_text"
+"""The one key of the file's metadata: several keys would be written in an order that changes."""
+
+
+def save_weights(path: Path, module: nn.Module, metadata: dict[str, Any] | None = None) -> None:
+    """Write ``module.state_dict()`` atomically; raises :class:`CheckpointError` when the disk refuses.
+
+    A tensor that stands under two names (tied weights) is written once and its other names are kept in the
+    file's metadata, since the format has no shared tensors.
+    """
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple, str] = {}
+    for name, tensor in module.state_dict().items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and place in seen:
+            aliases[name] = seen[place]
+        else:
+            seen[place] = name
+            # A clone, because parts of one storage (cuDNN's LSTM weights) may not stand in one file.
+            tensors[name] = tensor.detach().to("cpu", copy=True).contiguous()
+    content = save(tensors, metadata={_METADATA: json.dumps({"aliases": aliases, **(metadata or {})})})
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_weights(path: Path, model: nn.Module, guide: nn.Module) -> dict[str, Any]:
+    """Load ``model.safetensors`` into model and guide; return the file's metadata (step, bound, …).
+
+    Raises :class:`RunFolderError` when the file is missing or holds other parameters, and
+    :class:`CheckpointError` when it is damaged.
+    """
+    if not path.is_file():
+        raise RunFolderError(f"{path} does not exist; give the folder of a run that has saved its weights")
+    tensors, metadata = _read(path)
+    for alias, name in metadata.pop("aliases", {}).items():
+        tensors[alias] = tensors[name]
+    module = nn.ModuleDict({"model": model, "guide": guide})
+    faults = _differences(module.state_dict(), tensors)
+    if faults:
+        raise RunFolderError(
+            f"the weights in {path} are not those of this model and guide: {'; '.join(faults[:5])}"
+            f"{' …' if len(faults) > 5 else ''}. Build them with the run's own config.yaml"
+        )
+    module.load_state_dict(tensors)
+    return metadata
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); resume the run, which writes it again") from error
+
+
+def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:
+    missing = [f"'{name}' is missing from the file" for name in ours if name not in theirs]
+    foreign = [f"'{name}' is unknown here" for name in theirs if name not in ours]
+    shapes = [
+        f"'{name}' has shape {tuple(theirs[name].shape)}, here {tuple(tensor.shape)}"
+        for name, tensor in ours.items()
+        if name in theirs and theirs[name].shape != tensor.shape
+    ]
+    return missing + foreign + shapes
