@@ -7,6 +7,7 @@ This module is light (no torch, no tokenizers): the command line lists :data:`CO
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,8 @@ def load_corpus(name: str, **options: Any) -> Corpus:
             "write it as 'word<TAB>count' lines or plain text, and give the path of that file"
         )
     path = Path(name).expanduser()
-    if name not in CORPORA and name and path.exists():
+    # os.path.exists, unlike Path.exists, takes a name too long or a forbidden folder for an absence.
+    if name not in CORPORA and name and os.path.exists(path):
         from .files import load_path
 
         return load_path(path, **options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,11 +40,11 @@ def load_path(path: Path | str, **options: Any) -> Corpus:
     """
     path = Path(path).expanduser()
     chosen = word_options(options, DEFAULTS)
-    if path.is_dir():
+    if os.path.isdir(path):
         return _load_folder(path, chosen, options)
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError("no such file or folder; expected a word list or a folder with train.txt", path)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError("neither a file nor a folder; expected a word list or a folder with train.txt", path)
     read = load_file(path, chosen)
     return character_corpus(str(path), _divide(read, chosen), _alphabet(read.words), read.notes)

@@ -112,7 +112,7 @@ class FlowChain(TorchDistribution):
         return self.kernel.family(self.params_along(value)).inverse_and_ladj(value)
 
     def _cached(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What ``rsample`` kept of this very value; drawn under ``no_grad``, it is of no use where gradients are asked."""
+        """What ``rsample`` kept of this very value; drawn under ``no_grad``, it is of no use where gradients are on."""
         if self._drawn is None or value is not self._drawn[0]:
             return None
         return self._drawn if self._drawn_with_grad or not torch.is_grad_enabled() else None

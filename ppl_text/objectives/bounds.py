@@ -93,8 +93,9 @@ def site_kl(site: LatentTerms) -> Tensor | None:
     Chains of affine flows: :func:`~ppl_text.distributions.chains.chain_kl`; other distributions: what
     ``torch.distributions.kl`` (and Pyro) have registered.
     """
-    if site.p_site["mask"] is not None or site.q_site["mask"] is not None:
-        return None  # poutine.mask acts on log-densities; a closed form would count what the mask hides
+    masks = (site.p_site["mask"], site.q_site["mask"])
+    if any(mask is not None and mask is not True for mask in masks):
+        return None  # poutine.mask acts on log-densities; a closed form would count what it hides
     if isinstance(site.q, FlowChain) and isinstance(site.p, FlowChain):
         return chain_kl(site.q, site.p, site.value)
     try:

@@ -60,7 +60,5 @@ def _wrap_instance(stock: Any) -> StockObjective:
 
     if not isinstance(stock, ELBO):
         raise UserError(f"an objective is a name such as 'iwae:16' or a pyro.infer.ELBO instance; got {stock!r}")
-    if stock.num_particles > 1 and stock.vectorize_particles:
-        stock.max_plate_nesting = 1
     order = f":{stock.alpha}" if type(stock).__name__ == "RenyiELBO" else ""
     return StockObjective(stock, f"pyro:{type(stock).__name__}{order}:{stock.num_particles}")

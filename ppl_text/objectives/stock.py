@@ -17,7 +17,6 @@ from ..core.protocols import Estimate
 from .bounds import Beta, elbo
 from .terms import Program, trace_terms
 
-
 _JIT = "traces functions of tensors, and a program takes a Batch"
 UNFIT = {
     "ELBO": "is the base class and estimates nothing",
