@@ -18,6 +18,7 @@ from typing import Any
 from torch import nn
 
 from . import objectives
+from .core.atomic import write_atomically
 from .core.errors import RunFolderError, UserError
 from .core.protocols import Objective
 from .core.registry import is_file_reference
@@ -29,7 +30,6 @@ from .evaluation.words import WordReferences, WordSamples, word_references, word
 from .plots.figures import training_figure
 from .recipes import build
 from .recipes.config import RunConfig, check_config, load_config
-from .training.atomic import write_atomically
 from .training.checkpoints import Checkpoints
 from .training.environment import describe_environment
 from .training.options import TrainingResult

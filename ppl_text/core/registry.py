@@ -54,8 +54,17 @@ class Registry:
         """Import and return the object behind ``name``, or the class of a ``FILE.py:CLASS``."""
         if self.files and is_file_reference(name):
             return load_from_file(name, self.kind)
-        module, _, attribute = self.target(name).partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        target = self.target(name)
+        module, _, attribute = target.partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except (ImportError, AttributeError) as error:
+            if name in self._table:
+                raise
+            raise UserError(
+                f"{self.kind} '{name}' of an installed package cannot be loaded from {target}: {error}; "
+                "mend or uninstall that package"
+            ) from error
 
     def _entry_points(self) -> dict[str, str]:
         if self.group is None:
@@ -81,7 +90,7 @@ def load_from_file(reference: str, kind: str) -> Any:
         raise UserError(
             f"'{reference}' names a file but no class; write {path}:CLASS (its classes: {', '.join(classes) or 'none'})"
         )
-    if not hasattr(module, attribute):
+    if not isinstance(getattr(module, attribute, None), type):
         near = nearest(attribute, classes)
         raise UserError(f"{path} has no class '{attribute}'{near}; its classes: {', '.join(classes) or 'none'}")
     return getattr(module, attribute)
@@ -96,10 +105,11 @@ def _run_file(path: Path, kind: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
+        own_syntax = isinstance(error, SyntaxError) and error.filename == spec.origin
+        line = error.lineno if own_syntax else (lines[-1] if lines else None)
         where = f"{path}, line {line}" if line else str(path)
         raise UserError(f"{kind} file raised {type(error).__name__} at {where}: {error}") from error
     return module

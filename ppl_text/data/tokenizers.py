@@ -13,8 +13,9 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers
 
+from ppl_text.core.atomic import write_atomically
 from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID
-from ppl_text.core.errors import DataError, PplTextError, UserError
+from ppl_text.core.errors import DataError, UserError
 
 SPECIALS = ("<pad>", "<s>", "</s>")
 """Names of the ids PAD 0, BOS 1 and EOS 2. No text is ever encoded to them, not even ``"<s>"``."""
@@ -74,8 +75,9 @@ class Tokenizer:
         return text
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write ``tokenizer.json`` whole or not at all; raises :class:`PplTextError` where it cannot."""
-        _write_whole(Path(path), self._backend.to_str(pretty=True))
+        """Write ``tokenizer.json`` whole or not at all; raises :class:`CheckpointError` where it cannot."""
+        text = self._backend.to_str(pretty=True)
+        write_atomically(Path(path), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
@@ -152,16 +154,3 @@ def describe_character(character: str) -> str:
 
 def _nfc(text: str) -> str:
     return unicodedata.normalize("NFC", text)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise PplTextError(f"'{path}' could not be written: {error.strerror}") from error

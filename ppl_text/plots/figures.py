@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..training.atomic import write_atomically
+from ..core.atomic import write_atomically
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

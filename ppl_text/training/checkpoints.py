@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
+from ..core.atomic import refused, remove_partial_files, write_atomically
 from ..core.errors import RunFolderError
-from .atomic import refused, remove_partial_files, write_atomically
 
 FORMAT = 1
 """Version of the checkpoint's layout."""

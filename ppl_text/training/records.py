@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .atomic import refused, write_atomically
+from ..core.atomic import refused, write_atomically
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second", "sentences_per_second"})
 """Fields of a record that differ between two runs of the same seed."""

@@ -31,7 +31,7 @@ from .ranks import Ranks
 from .records import MetricsFile, StepRecord
 from .signals import StopSignals
 from .state import Batches, Counters, TrainingState
-from .update import Joint, Update, to_device
+from .update import Joint, Update, set_up, to_device
 from .validation import modes_kept, own_random_numbers, validate
 from .weights import save_weights
 
@@ -79,7 +79,7 @@ class Trainer:
         )
         self._metrics = MetricsFile(self._folder / "metrics.jsonl")
         self._joint = Joint(model, guide, objective)
-        module, wrapped = self._fabric.setup(self._joint, optimizer)
+        module, wrapped = set_up(self._fabric, self._joint, optimizer)
         self._guard = make_guard(self._fabric, optimizer)
         self._update = Update(self._fabric, module, wrapped, options, self._guard)
         self._state = TrainingState(
@@ -114,8 +114,6 @@ class Trainer:
         """Take up the stored state, or make sure that there is none and seed the random numbers."""
         if not resume and self._checkpoints.newest() is not None:
             raise RunFolderError(f"{self._folder} already holds checkpoints; resume that run or give an empty folder")
-        if self._ranks.is_first:
-            self._checkpoints.clean()
         if resume:
             with self._ranks.first_goes_first():
                 path, stored = self._checkpoints.load()
@@ -124,6 +122,7 @@ class Trainer:
         else:
             torch.manual_seed(self._options.seed + self._ranks.index)
         if self._ranks.is_first:
+            self._checkpoints.clean()
             self._metrics.cut_after(self._state.counters.step)
         self._progress.start(self._options.steps, self._state.counters.step)
         self._clock.start(self._state.counters.seconds, self._state.counters.step)

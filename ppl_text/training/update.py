@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.precision import Precision
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate, Objective
@@ -78,15 +80,16 @@ class Meters:
         # Metal has no float64.
         dtype = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.zeros(5, dtype=dtype, device=device)
+        self._terms, self._weight, self._loss = self.sums[:3], self.sums[3], self.sums[4]
         self.updates = 0
 
     def add(self, estimate: Estimate, weights: Tensor) -> None:
         """Add one batch; shapes (B,)."""
         with torch.no_grad():
-            terms = torch.stack((estimate.bound, estimate.kl, estimate.log_likelihood)).detach()
-            self.sums[:3].add_(terms @ weights.to(terms.dtype))
-            self.sums[3].add_(weights.sum())
-            self.sums[4].add_(estimate.loss.detach())
+            terms = torch.stack((estimate.bound, estimate.kl, estimate.log_likelihood))
+            self._terms += terms @ weights.to(terms.dtype)
+            self._weight += weights.sum()
+            self._loss += estimate.loss
         self.updates += 1
 
     def reset(self) -> None:
@@ -104,10 +107,20 @@ class Meters:
         self.updates = state["updates"]
 
 
+def set_up(fabric: Fabric, joint: Joint, optimizer: Optimizer) -> tuple[nn.Module, Any]:
+    """Return module and optimizer as ``fabric.setup`` wraps them.
+
+    The wrapper of the module is left off where it would only take time: one process, plain precision.
+    """
+    module, wrapped = fabric.setup(joint, optimizer)
+    plain = fabric.world_size == 1 and type(fabric.strategy.precision) is Precision
+    return (joint if plain else module), wrapped
+
+
 class Update:
     """Makes one update after the other: ``update(batch, step)``.
 
-    ``module`` and ``optimizer`` are those that ``fabric.setup`` returned; ``guard`` stops an update whose loss
+    ``module`` and ``optimizer`` are those that :func:`set_up` returned; ``guard`` stops an update whose loss
     or gradient is not finite. ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update.
     """
 

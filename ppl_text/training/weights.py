@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..core.atomic import write_atomically
 from ..core.errors import CheckpointError, RunFolderError
-from .atomic import write_atomically
 
 _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""

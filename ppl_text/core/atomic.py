@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError
+from .errors import CheckpointError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file that is being written: ``.step-00001000.pt.partial`` becomes ``step-00001000.pt``."""

@@ -1,0 +1,134 @@
+"""Schedules against values worked out by hand, and their faults."""
+
+import math
+
+import pytest
+
+from ppl_text.core.errors import ConfigError, UnknownNameError
+from ppl_text.schedules import SCHEDULES, build, constant, cyclical, linear, logistic, warmup
+
+BY_HAND = {
+    "constant": (constant, {"value": 0.3}, {0: 0.3, 10**6: 0.3}),
+    "linear": (linear, {"start": 0.1, "end": 1.0, "steps": 90}, {0: 0.1, 1: 0.11, 45: 0.55, 90: 1.0, 91: 1.0}),
+    "linear, falling": (linear, {"start": 5.0, "end": 1.0, "steps": 4}, {0: 5.0, 1: 4.0, 3: 2.0, 4: 1.0, 9: 1.0}),
+    "linear, delayed": (
+        linear,
+        {"start": 0.1, "end": 5.0, "steps": 10, "delay": 10},
+        {0: 0.1, 10: 0.1, 15: 2.55, 20: 5.0, 30: 5.0},
+    ),
+    "linear, jump": (linear, {"start": 0.0, "end": 1.0, "steps": 0, "delay": 3}, {2: 0.0, 3: 1.0}),
+    "logistic": (
+        logistic,
+        {"midpoint": 4500, "width": 1000},
+        # (1 + tanh(x)) / 2 = 1 / (1 + exp(-2x))
+        {0: 1 / (1 + math.exp(9)), 4500: 0.5, 5500: 1 / (1 + math.exp(-2)), 10**6: 1.0},
+    ),
+    "logistic, the public code's": (
+        logistic,
+        {"midpoint": 4500, "width": 1000, "freeze_after": 3000},
+        {3000: 0.0474258731775667, 3001: 0.0474258731775667, 10**6: 0.0474258731775667},
+    ),
+    # ten epochs of 20 updates; rises by 1 / (5 · 20) per update from 0.1
+    "cyclical, PTB": (
+        cyclical,
+        {"period": 200, "rise": 0.45, "start": 0.1},
+        {0: 0.1, 1: 0.11, 50: 0.6, 90: 1.0, 199: 1.0, 200: 0.1, 250: 0.6},
+    ),
+    "cyclical, DELLA": (
+        cyclical,
+        {"period": 200, "hold": 0.5, "rise": 0.25, "start": 1e-5},
+        {0: 1e-5, 100: 1e-5, 125: (1 + 1e-5) / 2, 150: 1.0, 199: 1.0, 200: 1e-5},
+    ),
+    "cyclical, two cycles": (
+        cyclical,
+        {"period": 10, "cycles": 2},
+        {0: 0.0, 5: 1.0, 10: 0.0, 19: 1.0, 20: 1.0, 21: 1.0},
+    ),
+    "warmup, cosine": (
+        warmup,
+        {"value": 0.8, "warmup_steps": 4, "steps": 12, "final": 0.2},
+        {0: 0.2, 1: 0.4, 3: 0.8, 4: 0.8, 6: 0.5 + 0.3 * math.sqrt(0.5), 8: 0.5, 12: 0.2, 99: 0.2},
+    ),
+    "warmup, linear": (
+        warmup,
+        {"value": 1.0, "warmup_steps": 2, "steps": 12, "decay": "linear"},
+        {0: 0.5, 1: 1.0, 2: 1.0, 7: 0.5, 12: 0.0, 13: 0.0},
+    ),
+    "warmup, none": (
+        warmup,
+        {"value": 1.0, "warmup_steps": 0, "steps": 2, "decay": "linear"},
+        {0: 1.0, 1: 0.5, 2: 0.0},
+    ),
+}
+
+
+@pytest.mark.parametrize(("function", "arguments", "expected"), BY_HAND.values(), ids=BY_HAND)
+def test_values_worked_out_by_hand(function, arguments, expected):
+    for step, value in expected.items():
+        assert function(step, **arguments) == pytest.approx(value, rel=1e-12, abs=1e-15), step
+
+
+@pytest.mark.parametrize(("function", "arguments", "expected"), BY_HAND.values(), ids=BY_HAND)
+def test_build_gives_the_same_function(function, arguments, expected):
+    name = next(name for name, known in SCHEDULES.items() if known is function)
+    schedule = build({"name": name, **arguments})
+    for step in expected:
+        assert schedule(step) == function(step, **arguments)
+
+
+def test_the_end_is_reached_exactly():
+    assert linear(3, start=0.1, end=0.7, steps=3) == 0.7
+    assert cyclical(5, period=10, start=0.1, end=0.7) == 0.7
+    assert warmup(9, value=0.3, warmup_steps=1, steps=9, final=0.1) == 0.1
+
+
+def test_a_number_is_a_constant():
+    assert build(0.25)(0) == build(0.25)(12345) == 0.25
+    assert build(1)(3) == 1.0
+
+
+def test_unknown_name_suggests_the_nearest():
+    with pytest.raises(UnknownNameError, match=r"unknown schedule 'linaer' \(did you mean 'linear'\?\)") as caught:
+        build({"name": "linaer"})
+    assert caught.value.exit_code == 2
+
+
+BAD = {
+    "no name": ({"steps": 3}, ["needs a name"]),
+    "missing": ({"name": "linear", "start": 0}, ["'end' is missing", "'steps' is missing"]),
+    "unknown and missing": (
+        {"name": "linear", "start": 0, "end": 1, "step": 3},
+        ["unknown argument 'step' (did you mean 'steps'?)", "'steps' is missing"],
+    ),
+    "types": (
+        {"name": "linear", "start": "a", "end": None, "steps": True},
+        [
+            "'start' must be a finite number; got 'a'",
+            "'end' must be a finite number",
+            "'steps' must be a finite number",
+        ],
+    ),
+    "range": (
+        {"name": "cyclical", "period": 0, "rise": 2},
+        ["'period' must be a number above 0", "'rise' must be a share"],
+    ),
+    "whole": ({"name": "cyclical", "period": 5, "cycles": 1.5}, ["'cycles' must be a whole number; got 1.5"]),
+    "negative": ({"name": "linear", "start": 0, "end": 1, "steps": -1}, ["'steps' must be a number of 0 or more"]),
+    "shares": ({"name": "cyclical", "period": 5, "hold": 0.7}, ["may not sum to more than 1"]),
+    "warmup too long": ({"name": "warmup", "value": 1, "warmup_steps": 9, "steps": 3}, ["may not exceed 'steps' (3)"]),
+    "decay": (
+        {"name": "warmup", "value": 1, "warmup_steps": 0, "steps": 3, "decay": "square"},
+        ["'decay' must be one of cosine, linear; got 'square'"],
+    ),
+    "not a number": (math.nan, ["'value' must be a finite number; got nan"]),
+    "text": ("0.5", ["'value' must be a finite number; got '0.5'"]),
+}
+
+
+@pytest.mark.parametrize(("spec", "messages"), BAD.values(), ids=BAD)
+def test_all_faults_are_named_at_once(spec, messages):
+    with pytest.raises(ConfigError) as caught:
+        build(spec)
+    for message in messages:
+        assert message in str(caught.value)
+    assert caught.value.exit_code == 2

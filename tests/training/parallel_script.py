@@ -1,0 +1,46 @@
+"""Trains the small problem in two processes: ``python parallel_script.py FOLDER``.
+
+Eight updates at once, then four and four more in another folder. Each process prints one line per run: run,
+rank, the sum of its parameters, the best bound.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from small_world import Batches, Elbo, held_out, programs
+
+from ppl_text.training.options import TrainingOptions
+from ppl_text.training.progress import PlainProgress
+from ppl_text.training.trainer import Trainer
+
+
+def train(fabric, folder, steps, resume):
+    """Each process has other initial parameters and other batches; only the first writes."""
+    model, guide = programs(seed=5 + fabric.global_rank)
+    trainer = Trainer(
+        model,
+        guide,
+        Elbo(),
+        torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-2, fused=True),
+        Batches(seed=fabric.global_rank),
+        held_out(2)[fabric.global_rank :: 2],
+        TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3),
+        folder,
+        fabric=fabric,
+        progress=PlainProgress(sys.stderr),
+        identity={"recipe": "small"},
+    )
+    bound = trainer.fit(resume=resume).best_bound
+    digest = sum(p.double().sum().item() for p in [*model.parameters(), *guide.parameters()])
+    print(f"{folder.name} {steps} rank {fabric.global_rank}: {digest!r} {bound!r}\n", end="", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+    fabric.launch()
+    root = Path(sys.argv[1])
+    for name, steps, resume in (("whole", 8, False), ("part", 4, False), ("part", 8, True)):
+        train(fabric, root / name, steps, resume)
