@@ -108,8 +108,9 @@ def _run_file(path: Path, kind: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
-        own_syntax = isinstance(error, SyntaxError) and error.filename == spec.origin
-        line = error.lineno if own_syntax else (lines[-1] if lines else None)
+        if isinstance(error, SyntaxError) and error.filename == spec.origin:
+            lines.append(error.lineno)
+        line = lines[-1] if lines else None
         where = f"{path}, line {line}" if line else str(path)
         raise UserError(f"{kind} file raised {type(error).__name__} at {where}: {error}") from error
     return module

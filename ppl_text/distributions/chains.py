@@ -14,7 +14,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
-from .transforms import DiagonalAffine, Flow, FlowFamily
+from ..nn.fused import DiagonalRecurrence, worthwhile
+from .transforms import ConditionalFlow, Diagonal, DiagonalAffine, Flow, FlowFamily, SoftplusDelta
 
 
 class Kernel(Protocol):
@@ -98,6 +99,10 @@ class FlowChain(TorchDistribution):
             params = kernel.params(self.initial, self.projected)
             return kernel.family(params)(noise), params.expand(*noise.shape[:-1], -1)
         state = self.initial.expand(*noise.shape[:-2], -1)
+        if worthwhile(noise) and self.projected.dim() > 1:
+            done = _run_diagonal(kernel, noise, self.projected, state)
+            if done is not None:
+                return done
         contexts = self.projected.unbind(-2) if self.projected.dim() > 1 else (self.projected,) * self.steps
         states, thetas = [], []
         for step_noise, context in zip(noise.unbind(-2), contexts, strict=True):
@@ -136,6 +141,27 @@ class FlowChain(TorchDistribution):
             noise, ladj = self.pull_back(value)
         steps = standard_normal_log_density(noise) - ladj
         return torch.where(self.mask, steps, 0.0).sum(-1)
+
+
+def _run_diagonal(kernel: Kernel, noise: Tensor, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The loop of :meth:`FlowChain.push_forward` with gradients written by hand, where the step allows it."""
+    if not (isinstance(kernel, ConditionalFlow) and isinstance(kernel.family, Diagonal)):
+        return None
+    conditioner, positive = kernel.conditioner, kernel.family.positive
+    if not (isinstance(positive, SoftplusDelta) and conditioner.state is not None and conditioner.layers):
+        return None
+    layers = [parameter for layer in conditioner.layers for parameter in (layer.weight, layer.bias)]
+    leading = noise.shape[:-2]
+    path, theta = DiagonalRecurrence.apply(
+        noise.flatten(0, -3),
+        projected.expand(*leading, *projected.shape[-2:]).flatten(0, -3),
+        state.flatten(0, -2),
+        positive.shift,
+        positive.delta,
+        conditioner.state.weight,
+        *layers,
+    )
+    return path.unflatten(0, leading), theta.unflatten(0, leading)
 
 
 def standard_normal_log_density(x: Tensor) -> Tensor:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .fused import GatedRecurrence, worthwhile
+
+_HOLD = 100.0
+"""Pre-activation of an update gate that keeps the state: its sigmoid is 1 in float32 and float64."""
 
 
 def reverse_within_length(x: Tensor, lengths: Tensor) -> Tensor:
@@ -31,9 +37,23 @@ class BackwardGRU(nn.Module):
         self.gru = nn.GRU(embedding_dim, hidden_dim, batch_first=True)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Embed, read backwards, and put the states back in the order of the sentence."""
+        """Read backwards and return the states in the order of the sentence."""
+        if worthwhile(self.embedding.weight):
+            return self._from_gate_table(tokens, lengths)
         states, _ = self.gru(self.embedding(reverse_within_length(tokens, lengths)))
         return reverse_within_length(states, lengths)
+
+    def _from_gate_table(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """The same states: the gates of every symbol computed once, padding skipped, nothing reversed."""
+        input_weight, hidden_weight, input_bias, hidden_bias = self.gru.all_weights[0]
+        table = F.linear(self.embedding.weight, input_weight, input_bias)
+        hold = torch.zeros_like(table[:1])
+        hold[:, self.output_dim : 2 * self.output_dim] = _HOLD
+        padding = torch.arange(tokens.shape[1], device=tokens.device) >= lengths.unsqueeze(-1)
+        symbols = torch.where(padding, table.shape[0], tokens)
+        gates = F.embedding(symbols.t().flip(0), torch.cat([table, hold]))
+        states: Tensor = GatedRecurrence.apply(gates, hidden_weight, hidden_bias)
+        return states.flip(0).transpose(0, 1)
 
 
 class BidirectionalGRU(nn.Module):

@@ -55,6 +55,11 @@ def site_faults(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> list[s
                 f'pyro.sample("{name}", ...) with event shape {row.event} inside plate {row.plates}'
             )
             continue
+        if " at -1 of size " not in row.plates:
+            faults.append(
+                f"site '{name}' stands outside the sentence plate, where its density would count once per sentence; "
+                'sample it inside pyro.plate("sentences", batch.size, dim=-1)'
+            )
         for label in ("event", "support", "plates"):
             ours, theirs = getattr(row, label), getattr(other, label)
             if ours != theirs:

@@ -1,0 +1,149 @@
+"""Recurrences with hand-written gradients, for training on a CPU.
+
+Autograd walks a loop over time node by node and adds up one small weight gradient per step. Written by
+hand, the backward loop carries only the gradient of the state; the weights' gradients are one matrix
+product over all steps at the end. Values and gradients equal those of the plain loops (tests), which are
+used elsewhere: on a GPU (cuDNN, captured graphs), under autocast, and where no gradient is asked for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def worthwhile(x: Tensor) -> bool:
+    """Whether these recurrences are the faster way for this tensor: gradients wanted, CPU, full precision."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+def _weight_gradient(deltas: Tensor, inputs: Tensor) -> Tensor:
+    """Σ over all leading axes of delta ⊗ input: (…, A) and (…, B) to (A, B)."""
+    return deltas.flatten(0, -2).t() @ inputs.flatten(0, -2)
+
+
+class GatedRecurrence(torch.autograd.Function):
+    """States of a GRU from its input gates: ``apply(gates (T, B, 3H), weight_hh, bias_hh) -> (T, B, H)``.
+
+    ``gates`` are W_ih x_t + b_ih in torch's order (reset, update, new); the first state is 0. A gate
+    row whose update entry is large (100) keeps the state exactly as it is: so padding is skipped.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """h_t = (1 - z) n + z h_{t-1}, n = tanh(x_n + r (W_hn h + b_hn)), step by step."""
+        size = weight.shape[1]
+        transposed, state = weight.t(), gates.new_zeros(gates.shape[1], size)
+        states, switches, news, hidden_news = [state], [], [], []
+        for x in gates.unbind(0):
+            hidden = torch.addmm(bias, state, transposed)
+            switch = (x[:, : 2 * size] + hidden[:, : 2 * size]).sigmoid_()
+            reset, update = switch.chunk(2, -1)
+            new = torch.addcmul(x[:, 2 * size :], reset, hidden[:, 2 * size :]).tanh_()
+            state = torch.lerp(new, state, update)
+            states.append(state)
+            switches.append(switch)
+            news.append(new)
+            hidden_news.append(hidden[:, 2 * size :])
+        path = torch.stack(states)
+        ctx.save_for_backward(path, torch.stack(switches), torch.stack(news), torch.stack(hidden_news), weight)
+        return path[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradients of gates, weight and bias."""
+        path, switches, new, hidden_new, weight = ctx.saved_tensors
+        reset, update = switches.chunk(2, -1)
+        through_new = (1 - update) * (1 - new * new)
+        # d(gate pre-activations of the hidden side) / d(state): one row of factors per gate.
+        factors = torch.stack(
+            [
+                through_new * hidden_new * (reset - reset * reset),
+                (path[:-1] - new) * (update - update * update),
+                through_new * reset,
+            ],
+            dim=-2,
+        ).unbind(0)
+        grads, updates = grad.unbind(0), update.unbind(0)
+        carried, deltas, totals = grads[-1], [], []
+        for t in range(len(grads) - 1, -1, -1):
+            delta = (carried.unsqueeze(1) * factors[t]).flatten(1)
+            deltas.append(delta)
+            totals.append(carried)
+            if t:
+                carried = torch.addmm(torch.addcmul(grads[t - 1], carried, updates[t]), delta, weight)
+        hidden_grad, total = torch.stack(deltas[::-1]), torch.stack(totals[::-1])
+        gates_grad = torch.cat([hidden_grad[..., : 2 * weight.shape[1]], total * through_new], dim=-1)
+        return gates_grad, _weight_gradient(hidden_grad, path[:-1]), hidden_grad.sum((0, 1))
+
+
+class DiagonalRecurrence(torch.autograd.Function):
+    """h_t = loc_t + (softplus(raw_t + shift) + delta) ∘ ξ_t with [loc_t; raw_t] = MLP(h_{t-1}; c_t).
+
+    ``apply(noise (N, T, D), projected (N, T, H), initial (N, D), shift, delta, state_weight, *layers)``
+    with ``layers`` the weights and biases after the first tanh, in turn. Returns the path (N, T, D) and
+    the parameters [loc; raw] (N, T, 2D). ``noise`` gets no gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        noise: Tensor,
+        projected: Tensor,
+        initial: Tensor,
+        shift: float,
+        delta: float,
+        state_weight: Tensor,
+        *layers: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Run over time, keep the activations."""
+        pairs = [(weight.t(), bias) for weight, bias in zip(layers[::2], layers[1::2], strict=True)]
+        transposed, state = state_weight.t(), initial
+        states, thetas, activations = [], [], []
+        for context, step_noise in zip(projected.unbind(1), noise.unbind(1), strict=True):
+            x = torch.addmm(context, state, transposed)
+            for weight, bias in pairs:
+                x = x.tanh_()
+                activations.append(x)
+                x = torch.addmm(bias, x, weight)
+            loc, raw = x.chunk(2, -1)
+            state = torch.addcmul(loc, F.softplus(raw + shift) + delta, step_noise)
+            states.append(state)
+            thetas.append(x)
+        path, theta = torch.stack(states, 1), torch.stack(thetas, 1)
+        ctx.shift = shift
+        ctx.save_for_backward(noise, initial, path, theta, state_weight, *layers[::2], *activations)
+        return path, theta
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, path_grad: Tensor, theta_grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Carry the state's gradient back in time, collect the layers' deltas, multiply once."""
+        noise, initial, path, theta, state_weight, *rest = ctx.saved_tensors
+        steps, depth = path.shape[1], len(rest) // (1 + path.shape[1])
+        weights, activations = rest[:depth], rest[depth:]
+        stacked = [torch.stack(activations[layer::depth]) for layer in range(depth)]
+        slopes = [(1 - z * z).unbind(0) for z in stacked]
+        scale_slope = (noise * torch.sigmoid(theta.chunk(2, -1)[1] + ctx.shift)).unbind(1)
+        path_grads, theta_grads = path_grad.unbind(1), theta_grad.unbind(1)
+        deltas: list[list[Tensor]] = [[] for _ in range(depth + 1)]
+        carried = path_grads[-1]
+        for t in range(steps - 1, -1, -1):
+            delta = torch.cat([carried, carried * scale_slope[t]], -1).add_(theta_grads[t])
+            deltas[depth].append(delta)
+            for layer in range(depth - 1, -1, -1):
+                delta = delta.mm(weights[layer]).mul_(slopes[layer][t])
+                deltas[layer].append(delta)
+            carried = torch.addmm(path_grads[t - 1], delta, state_weight) if t else delta.mm(state_weight)
+        whole = [torch.stack(column[::-1]) for column in deltas]
+        previous = torch.cat([initial.unsqueeze(0), path[:, :-1].transpose(0, 1)])
+        layer_grads: list[Tensor | None] = []
+        for layer in range(depth):
+            layer_grads += [_weight_gradient(whole[layer + 1], stacked[layer]), whole[layer + 1].sum((0, 1))]
+        state_grad = _weight_gradient(whole[0], previous)
+        return None, whole[0].transpose(0, 1), carried, None, None, state_grad, *layer_grads

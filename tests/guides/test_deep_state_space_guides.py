@@ -1,0 +1,271 @@
+"""Every guide of the state-space model: sites, padding, particles, parameters, and what its density says."""
+
+from __future__ import annotations
+
+import pyro
+import pytest
+import torch
+from guide_cases import NAMES, READING, guide_of, guides, log_q, model_of, particle_plate, words
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import MultivariateNormal, Normal
+
+from ppl_text.core.protocols import Guide
+from ppl_text.models.deep_state_space import DeepStateSpace
+from ppl_text.objectives import build
+from ppl_text.objectives.sites import check_sites
+
+every_guide = pytest.mark.parametrize("name", NAMES)
+every_reading_guide = pytest.mark.parametrize("name", READING)
+IDS = [[3, 4, 5], [], [5]]
+
+
+def gradients(value: Tensor, *modules: torch.nn.Module) -> list[Tensor]:
+    parameters = [p for module in modules for p in module.parameters()]
+    found = torch.autograd.grad(value, parameters, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+@every_guide
+@pytest.mark.parametrize("transition", ["diag", "tril", "nvp"])
+def test_sites_match_the_model(name: str, transition: str) -> None:
+    model = model_of(transition)
+    guide = guide_of(name, model)
+    assert isinstance(guide, Guide)
+    assert guide.family == model.family
+    table = check_sites(model, guide, words(IDS, 5))
+    assert table.splitlines()[1].split()[0] == "h"
+    assert table.count("FlowChain event (5, 2) real in plate 'sentences' at -1 of size 3") == 2
+    sampled = {n for n, s in poutine.trace(guide).get_trace(words(IDS, 5)).nodes.items() if s["type"] == "sample"}
+    assert sampled - {"sentences"} == {spec.name for spec in model.latents}
+
+
+@every_guide
+def test_padding_changes_neither_the_density_nor_its_gradient(name: str) -> None:
+    model = model_of()
+    guide = guide_of(name, model)
+    states = torch.randn(3, 6, 2, dtype=torch.float64)
+    wide, narrow = log_q(guide, words(IDS, 6), states), log_q(guide, words(IDS, 4), states[:, :4])
+    torch.testing.assert_close(wide, narrow)
+    for b, word in enumerate(IDS):
+        n = len(word) + 1
+        torch.testing.assert_close(wide[b : b + 1], log_q(guide, words([word], n), states[b : b + 1, :n]))
+    both = [gradients(value.sum(), guide, model) for value in (wide, narrow)]
+    for a, b in zip(*both, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_guide
+def test_particles_equal_the_loop_over_particles(name: str) -> None:
+    model, batch = model_of(), words(IDS, 5)
+    guide = guide_of(name, model)
+    states = torch.randn(4, 3, 5, 2, dtype=torch.float64)
+    with particle_plate(4):
+        found = log_q(guide, batch, states)
+        drawn = poutine.trace(guide).get_trace(batch).nodes["h"]["value"]
+    torch.testing.assert_close(found, torch.stack([log_q(guide, batch, h) for h in states]))
+    assert drawn.shape == (4, 3, 5, 2)
+    assert not torch.allclose(drawn[0], drawn[1])
+
+
+@every_guide
+def test_the_words_are_read_once_however_many_particles_there_are(name: str) -> None:
+    guide, calls = guide_of(name, model := model_of()), []
+    if guide.reader is None:
+        assert name == "prior"
+        return
+    guide.reader.register_forward_hook(lambda module, inputs, output: calls.append(output.shape[:-1]))
+    build("iwae:7")(model, guide, words(IDS, 5))
+    assert calls == [(3, 5)]
+
+
+@every_guide
+def test_parameters_are_counted_once(name: str) -> None:
+    model = model_of()
+    guide = guide_of(name, model)
+    of_model = {id(p) for p in model.parameters()}
+    assert not [n for n, p in guide.named_parameters() if id(p) in of_model]
+    assert not any(key.startswith(("_model", "model")) for key in guide.state_dict())
+    assert (not list(guide.parameters())) is (name == "prior")
+    assert guide.model is model
+    assert len(pyro.get_param_store()) == 0
+
+
+@every_reading_guide
+def test_every_parameter_of_the_guide_is_trained(name: str) -> None:
+    model = model_of()
+    guide = guide_of(name, model)
+    build("elbo:2")(model, guide, words(IDS, 5)).loss.backward()
+    untouched = {n for n, p in guide.named_parameters() if p.grad is None or not float(p.grad.abs().max()) > 0}
+    assert untouched == set()
+
+
+@every_guide
+def test_moving_the_guide_to_another_dtype_or_loading_its_state_keeps_its_density(name: str) -> None:
+    model, batch = model_of(), words(IDS, 5)
+    guide, states = guide_of(name, model), torch.randn(3, 5, 2, dtype=torch.float64)
+    other = type(guide)(model, **({} if name == "prior" else {"embedding_dim": 3, "gru_dim": 4, "hidden": (5,)}))
+    other.double().load_state_dict(guide.state_dict())
+    torch.testing.assert_close(log_q(other, batch, states), log_q(guide, batch, states))
+
+
+# The words that c_t, and so q(h_t | h_{t-1}, w), may depend on.
+SEES = {
+    "diagonal": lambda t, changed: changed >= t,
+    "tril": lambda t, changed: changed >= t,
+    "shared": lambda t, changed: changed >= t,
+    "bidirectional": lambda t, changed: True,
+    "mean-field": lambda t, changed: True,
+    "prior": lambda t, changed: False,
+}
+
+
+@every_guide
+def test_a_step_depends_on_exactly_the_tokens_that_its_density_names(name: str) -> None:
+    guide = guide_of(name, model_of())
+    states = torch.randn(1, 4, 2, dtype=torch.float64)
+
+    def by_step(ids: list[int]) -> Tensor:
+        """ln q(h_t | h_{t-1}, w) for each t, at fixed states."""
+        noise, ladj = guide.posterior(words([ids], 4)).pull_back(states)
+        return (-0.5 * noise.square().sum(-1) - ladj)[0]
+
+    word = [3, 4, 5]
+    reference = by_step(word)
+    for changed in range(3):
+        other = [w if i != changed else 3 + (w - 2) % 3 for i, w in enumerate(word)]
+        moved = (by_step(other) - reference).abs()
+        for t in range(4):
+            assert bool(moved[t] > 1e-9) is SEES[name](t, changed), (t, changed)
+
+
+@every_guide
+def test_state_feedback_is_there_unless_the_density_says_otherwise(name: str) -> None:
+    guide, batch = guide_of(name, model_of()), words([[3, 4, 5]], 4)
+    states = torch.randn(1, 4, 2, dtype=torch.float64)
+    moved = states.clone()
+    moved[0, 0] += 1.0
+    a, b = (guide.posterior(batch).params_along(h)[0] for h in (states, moved))
+    assert bool((a[1] - b[1]).abs().max() > 1e-9) is (name != "mean-field")
+    torch.testing.assert_close(a[2], b[2], rtol=0, atol=0)
+
+
+GAUSSIAN = {"diagonal": True, "bidirectional": True, "mean-field": True, "tril": False}
+
+
+@pytest.mark.parametrize(("name", "diagonal"), GAUSSIAN.items(), ids=GAUSSIAN)
+def test_each_step_is_the_gaussian_of_the_density(name: str, diagonal: bool) -> None:
+    """Mean and covariance by pushing the origin and the unit vectors through each step."""
+    guide, batch = guide_of(name, model_of()), words([[3, 4, 5]], 4)
+    states = torch.randn(1, 4, 2, dtype=torch.float64)
+    flow = guide.kernel.family(guide.posterior(batch).params_along(states))
+    mean = flow(torch.zeros(2, dtype=torch.float64))
+    columns = torch.stack([flow(e) - mean for e in torch.eye(2, dtype=torch.float64)], dim=-1)
+    gaussian = MultivariateNormal(mean, columns @ columns.mT)
+    torch.testing.assert_close(log_q(guide, batch, states), gaussian.log_prob(states).sum(-1))
+    off = float(columns[..., 1, 0].detach().abs().min())
+    assert (off == 0.0) if diagonal else (off > 1e-3)
+
+
+@pytest.mark.parametrize("spec", ["elbo", "elbo-analytic", "iwae:4"])
+@pytest.mark.parametrize("transition", ["diag", "tril", "nvp"])
+def test_the_prior_guide_has_no_divergence_from_the_prior(transition: str, spec: str) -> None:
+    model = model_of(transition)
+    torch.manual_seed(0)
+    estimate = build(spec)(model, guide_of("prior", model), words(IDS, 5))
+    torch.testing.assert_close(estimate.kl, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-9)
+    if spec != "iwae:4":
+        torch.testing.assert_close(estimate.bound, estimate.log_likelihood, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("transition", ["diag", "tril", "nvp"])
+def test_the_shared_guide_differs_from_the_prior_by_its_noise_alone(transition: str) -> None:
+    model, batch = model_of(transition), words(IDS, 5)
+    guide = guide_of("shared", model)
+    path = guide.posterior(batch).rsample()
+    found = log_q(guide, batch, path) - model.prior(batch.lengths, 5).log_prob(path)
+    contexts = guide.reader(batch.tokens, batch.lengths)
+    for b, word in enumerate(IDS):
+        before, expected = model.initial, torch.zeros((), dtype=torch.float64)
+        for t in range(len(word) + 1):
+            # ζ_t is what drives F_g; under q it is N(μ, diag σ²), under p it is N(0, I): no log-determinant.
+            driving = model.transition.condition(before).inv(path[b, t])
+            theta = guide.kernel.conditioner(before, guide.kernel.project(contexts[b, t]))
+            loc, scale = theta[:2], torch.nn.functional.softplus(theta[2:] + guide.kernel.family.positive.shift) + 1e-3
+            expected = expected + (Normal(loc, scale).log_prob(driving) - Normal(0.0, 1.0).log_prob(driving)).sum()
+            before = path[b, t]
+        torch.testing.assert_close(found[b], expected)
+
+
+def test_the_shared_guide_trains_the_transition_through_the_path() -> None:
+    model = model_of("tril")
+    guide = guide_of("shared", model)
+    torch.manual_seed(0)
+    build("elbo")(model, guide, words(IDS, 5)).loss.backward()
+    assert all(p.grad is not None and float(p.grad.abs().max()) > 0 for p in model.transition.parameters())
+
+
+USERS_FILE = '''
+from torch import nn
+
+from guides.deep_state_space import ChainGuide
+from ppl_text.distributions.transforms import conditional_flow
+
+
+class Window(nn.Module):
+    """c_t from w_t and w_{t+1}."""
+
+    def __init__(self, vocab_size, width):
+        super().__init__()
+        self.output_dim = width
+        self.embedding = nn.Embedding(vocab_size, width, padding_idx=0)
+        self.convolution = nn.Conv1d(width, width, 2, padding=1)
+
+    def forward(self, tokens, lengths):
+        return self.convolution(self.embedding(tokens).mT)[..., 1:].mT
+
+
+class WindowGuide(ChainGuide):
+    """q(h_t | h_{t-1}, w_t, w_{t+1}) = N(m, G Gᵀ)."""
+
+    def __init__(self, model, *, width=4):
+        super().__init__(model)
+        self.reader = Window(model.vocab_size, width)
+        self.kernel = conditional_flow("tril", model.state_dim, context_dim=self.reader.output_dim)
+
+
+class BlindGuide(ChainGuide):
+    """q(h_t | h_{t-1}): no reader."""
+
+    def __init__(self, model):
+        super().__init__(model)
+        self.kernel = conditional_flow("diag", model.state_dim)
+'''
+
+
+@pytest.mark.parametrize(("kind", "options"), [("WindowGuide", {"width": 3}), ("BlindGuide", {})])
+def test_a_users_guide_written_by_the_recipe_works_from_its_file(kind: str, options: dict, tmp_path) -> None:
+    path = tmp_path / "my_guide.py"
+    path.write_text(USERS_FILE)
+    model, batch = model_of(), words(IDS, 5)
+    guide = guides().load(f"{path}:{kind}")(model, **options).double()
+    assert "h" in check_sites(model, guide, batch)
+    states = torch.randn(3, 6, 2, dtype=torch.float64)
+    torch.testing.assert_close(log_q(guide, words(IDS, 6), states), log_q(guide, words(IDS, 4), states[:, :4]))
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
+    bounds = []
+    for _ in range(20):
+        torch.manual_seed(0)
+        estimate = build("elbo-analytic:2")(model, guide, batch)
+        optimizer.zero_grad()
+        estimate.loss.backward()
+        optimizer.step()
+        bounds.append(float(estimate.bound.mean()))
+    assert bounds[-1] > bounds[0] + 0.05
+
+
+def test_guides_are_listed_under_the_family_of_their_class() -> None:
+    for name in NAMES:
+        kind = guides().load(name)
+        assert kind.family == DeepStateSpace.family
+        assert kind.__doc__.splitlines()[0].startswith("q(h_")

@@ -1,0 +1,253 @@
+"""The state-space word model against plain loops, enumeration, and its own paths."""
+
+from __future__ import annotations
+
+import itertools
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import MultivariateNormal
+
+from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID, Batch
+from ppl_text.core.errors import UnknownNameError, UserError
+from ppl_text.core.protocols import Model
+from ppl_text.data.batches import collate
+from ppl_text.models import MODELS
+from ppl_text.models.deep_state_space import DeepStateSpace, generated_lengths
+
+TRANSITIONS = {
+    "diag": {"transition": "diag"},
+    "tril": {"transition": "tril"},
+    "tril direct": {"transition": "tril", "parametrization": "direct"},
+    "tril clip": {"transition": "tril", "diagonal": "clip", "delta": 0.2},
+    "2 x tril": {"transition": "tril", "layers": 2},
+    "nvp": {"transition": "nvp", "layers": 2},
+    "nvp paper": {"transition": "nvp", "masks": "paper"},
+}
+every_transition = pytest.mark.parametrize("options", TRANSITIONS.values(), ids=TRANSITIONS)
+LETTERS = [3, 4, 5]
+
+
+def model_of(options: dict, *, dim: int = 3) -> DeepStateSpace:
+    torch.manual_seed(0)
+    model = DeepStateSpace(6, state_dim=dim, hidden=(5,), **options)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.4 * torch.randn_like(parameter))
+    return model.double()
+
+
+def words(ids: list[list[int]], steps: int) -> Batch:
+    return collate(ids, torch.ones(len(ids), dtype=torch.float64), steps, len(ids))
+
+
+def log_joint(model: DeepStateSpace, batch: Batch, states: Tensor) -> Tensor:
+    """ln p(h, w) of the Pyro program per word, site by site."""
+    trace = poutine.trace(poutine.condition(model, data={"h": states})).get_trace(batch)
+    trace.compute_log_prob()
+    assert {n for n, s in trace.nodes.items() if s["type"] == "sample"} == {"sentences", "h", "tokens"}
+    return trace.nodes["h"]["log_prob"] + trace.nodes["tokens"]["log_prob"]
+
+
+def step_log_density(model: DeepStateSpace, before: Tensor, after: Tensor) -> Tensor:
+    """ln r(ζ) - ln|det J_f(ζ)| by autograd's Jacobian of the forward map, ζ from its inverse (eq. 8)."""
+    flow = model.transition.condition(before)
+    noise = flow.inv(after)
+    jacobian = torch.autograd.functional.jacobian(flow, noise)
+    unit = MultivariateNormal(torch.zeros_like(noise), torch.eye(len(noise), dtype=noise.dtype))
+    return unit.log_prob(noise) - torch.linalg.slogdet(jacobian).logabsdet
+
+
+@every_transition
+def test_log_joint_equals_plain_loops(options: dict) -> None:
+    model, ids = model_of(options), [[3, 4, 5], [], [5]]
+    batch = words(ids, 5)
+    states = torch.randn(3, 5, 3, dtype=torch.float64)
+    found = log_joint(model, batch, states)
+    for b, word in enumerate(ids):
+        before, expected = model.initial, torch.zeros((), dtype=torch.float64)
+        for t, token in enumerate([*word, EOS_ID]):
+            expected = expected + step_log_density(model, before, states[b, t])
+            scores = model.emission.weight @ states[b, t] + model.emission.bias
+            expected = expected + scores[token - EOS_ID] - scores.exp().sum().log()
+            before = states[b, t]
+        torch.testing.assert_close(found[b], expected)
+
+
+@every_transition
+def test_padding_changes_neither_values_nor_gradients(options: dict) -> None:
+    model = model_of(options)
+    states = torch.randn(2, 6, 3, dtype=torch.float64)
+    wide = log_joint(model, words([[3, 4], [5]], 6), states)
+    narrow = log_joint(model, words([[3, 4], [5]], 3), states[:, :3])
+    torch.testing.assert_close(wide, narrow)
+    for a, b in zip(
+        torch.autograd.grad(wide.sum(), list(model.parameters())),
+        torch.autograd.grad(narrow.sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@every_transition
+def test_particles_in_front_equal_the_loop(options: dict) -> None:
+    model, batch = model_of(options), words([[3, 4], [5]], 4)
+    states = torch.randn(3, 2, 4, 3, dtype=torch.float64)
+    with pyro.plate("particles", 3, dim=-2):
+        found = log_joint(model, batch, states)
+    torch.testing.assert_close(found, torch.stack([log_joint(model, batch, h) for h in states]))
+
+
+def exact_log_likelihood(model: DeepStateSpace, word: list[int], nodes: int = 21) -> Tensor:
+    """ln p(w) for D = 1 by Gauss-Hermite quadrature over the noise of every step: Σ over all grids of paths."""
+    import numpy as np
+
+    points, weights = (torch.from_numpy(a) for a in np.polynomial.hermite_e.hermegauss(nodes))
+    grids = torch.cartesian_prod(*[points] * len(word)).reshape(-1, len(word), 1)
+    mass = torch.cartesian_prod(*[weights / weights.sum()] * len(word)).reshape(-1, len(word)).prod(-1)
+    total, state = torch.zeros(len(grids), dtype=torch.float64), model.initial.expand(len(grids), 1)
+    for t, token in enumerate(word):
+        state = model.transition.condition(state)(grids[:, t])
+        total = total + model.emission(state).log_softmax(-1)[:, token - EOS_ID]
+    return (mass * total.exp()).sum().log()
+
+
+def test_likelihoods_by_quadrature_sum_to_one_minus_the_unfinished_and_match_importance_sampling() -> None:
+    from guides.deep_state_space import PriorGuide
+    from ppl_text.objectives import build
+
+    model = model_of({"transition": "tril"}, dim=1)
+    with torch.no_grad():
+        finished = [
+            exact_log_likelihood(model, [*w, EOS_ID]).exp()
+            for n in range(3)
+            for w in itertools.product(LETTERS, repeat=n)
+        ]
+        alive = [exact_log_likelihood(model, list(w)).exp() for w in itertools.product(LETTERS, repeat=3)]
+        assert float(sum(finished) + sum(alive)) == pytest.approx(1.0, abs=1e-9)
+        assert 0.05 < float(sum(finished)) < 0.999
+
+        torch.manual_seed(0)
+        batch = words([[], [4], [5, 3]], 3)
+        bound = build("iwae:10000")(model, PriorGuide(model), batch).bound
+        exact = torch.stack([exact_log_likelihood(model, w) for w in ([2], [4, 2], [5, 3, 2])])
+    # a likelihood weight lies in (0, 1): its relative error is below sqrt((1 - p) / (p K))
+    error = ((1 - exact.exp()) / exact.exp() / 10_000).sqrt()
+    assert ((bound - exact).abs() < 4.5 * error).all()
+
+
+@every_transition
+def test_generated_words_end_at_their_first_eos(options: dict) -> None:
+    model = model_of(options)
+    with torch.no_grad():
+        model.emission.bias[0] += 0.5
+    torch.manual_seed(0)
+    ids = model.generate(300, 6)
+    assert ids.shape == (300, 6)
+    assert BOS_ID not in ids
+    lengths = generated_lengths(ids)
+    assert len(lengths.unique()) > 3
+    for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
+        assert set(row[: length - 1]) <= set(LETTERS)
+        assert row[length - 1] == EOS_ID or (length == 6 and EOS_ID not in row)
+        assert set(row[length:]) <= {PAD_ID}
+
+
+def test_generated_frequencies_are_the_quadrature_probabilities() -> None:
+    model, n = model_of({"transition": "tril"}, dim=1), 6000
+    torch.manual_seed(0)
+    ids = model.generate(n, 3).tolist()
+    with torch.no_grad():
+        for word in ([EOS_ID], [3, EOS_ID], [5, EOS_ID], [4, 4, EOS_ID]):
+            p = float(exact_log_likelihood(model, word).exp())
+            share = ids.count(word + [PAD_ID] * (3 - len(word))) / n
+            assert abs(share - p) < 4.5 * (p * (1 - p) / n) ** 0.5
+
+
+@every_transition
+def test_interpolation_ends_in_the_words_of_the_given_paths(options: dict) -> None:
+    model, lengths = model_of(options), (4, 3)
+    torch.manual_seed(2)
+    first, second = model.prior(torch.tensor(lengths), 5).sample()
+    found = model.interpolate(first, second, lengths, 7)
+    assert found.shape == (7, 5)
+    assert found[0, :4].tolist() == model.decode(first)[:4].tolist()
+    assert found[-1, :3].tolist() == model.decode(second)[:3].tolist()
+
+
+def test_interpolation_is_spherical_in_the_noise() -> None:
+    model = model_of({"transition": "tril"})
+    torch.manual_seed(2)
+    chain = model.prior(torch.tensor([4, 4]), 4)
+    noise = torch.randn(2, 4, 3, dtype=torch.float64)
+    (first, second), _ = chain.push_forward(noise)
+    middle = (noise[0] + noise[1]) / 2**0.5
+    state, expected = model.initial, []
+    for t in range(4):
+        state = model.transition.condition(state)(middle[t])
+        expected.append(int((model.emission.weight @ state + model.emission.bias).argmax()) + EOS_ID)
+    assert model.interpolate(first, second, (4, 4), 3)[1].tolist() == expected
+
+
+def test_interpolation_ignores_what_lies_beyond_a_word() -> None:
+    model = model_of({"transition": "tril"})
+    torch.manual_seed(2)
+    first, second = model.prior(torch.tensor([4, 2]), 4).sample()
+    soiled = second.clone()
+    soiled[2:] = 30.0
+    expected = model.interpolate(first, second, (4, 2), 9)
+    assert torch.equal(model.interpolate(first, soiled, (4, 2), 9), expected)
+    assert not torch.equal(model.interpolate(first, soiled, (4, 4), 9), expected)
+
+
+def test_decode_takes_the_most_probable_outcome_and_never_padding() -> None:
+    model = model_of({"transition": "diag"})
+    states = 3 * torch.randn(50, 4, 3, dtype=torch.float64)
+    ids = model.decode(states)
+    best = model.likelihood(states, torch.full((50,), 4)).log_prob(ids)
+    assert int(ids.min()) >= EOS_ID
+    for other in range(EOS_ID, 6):
+        changed = ids.clone()
+        changed[:, 1] = other
+        assert (model.likelihood(states, torch.full((50,), 4)).log_prob(changed) <= best + 1e-12).all()
+
+
+@every_transition
+def test_every_parameter_is_reached_by_the_gradient(options: dict) -> None:
+    model = model_of(options)
+    log_joint(model, words([[3, 4], [5]], 4), torch.randn(2, 4, 3, dtype=torch.float64)).sum().backward()
+    assert {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0} == set()
+
+
+def test_the_model_keeps_its_contract() -> None:
+    model = model_of({"transition": "tril"})
+    assert isinstance(model, Model)
+    assert [spec.describe() for spec in model.latents] == ["h: (T, D=3) real"]
+    assert len(pyro.get_param_store()) == 0
+    trace = poutine.trace(model).get_trace(words([[3, 4], [5]], 4))
+    assert trace.nodes["h"]["fn"].event_shape == model.latents[0].event_shape(4)
+    assert [f.name for f in trace.nodes["h"]["cond_indep_stack"]] == ["sentences"]
+    assert len(pyro.get_param_store()) == 0
+    assert MODELS[model.family].endswith(f":{type(model).__name__}")
+
+
+FAULTS = {
+    "parametrization": (
+        {"parametrization": "inv"},
+        UserError,
+        "parametrization must be 'inverse' or 'direct'; got 'inv'",
+    ),
+    "transition": ({"transition": "trill"}, UnknownNameError, "unknown flow 'trill' (did you mean 'tril'?)"),
+    "diagonal": ({"diagonal": "softplus"}, UnknownNameError, "unknown diagonal 'softplus'"),
+    "delta": ({"delta": 0.7}, ValueError, "delta must lie between 0 and 0.5"),
+}
+
+
+@pytest.mark.parametrize(("options", "kind", "message"), FAULTS.values(), ids=FAULTS)
+def test_faulty_options_are_refused(options: dict, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind) as caught:
+        DeepStateSpace(6, state_dim=3, **options)
+    assert message in str(caught.value)
