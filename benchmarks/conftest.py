@@ -1,0 +1,38 @@
+"""Shared by the benchmark suites: the same threads for everybody, and the interleaved race's table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from benchmarks import race
+from benchmarks.contestants import available
+
+TABLE = pytest.StashKey[str]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--race-threads 1`` where other programs want the second CPU."""
+    parser.addoption("--race-threads", type=int, help="CPUs and threads for all contestants (default: all there are)")
+
+
+@pytest.fixture(scope="session")
+def threads(request: pytest.FixtureRequest) -> int:
+    """Threads of torch and of JAX: one for each CPU that the process may use."""
+    return race.limit_threads(request.config.getoption("--race-threads"))
+
+
+@pytest.fixture(scope="session")
+def standings(request: pytest.FixtureRequest, threads: int) -> dict[str, race.Standing]:
+    """Ratios of an interleaved race; medians of runs made one after the other drift with the machine's load."""
+    rows = race.standings(race.run(available(), rounds=20, steps=5, warmup=20))
+    request.config.stash[TABLE] = f"{race.table(rows)}\n\n{threads} threads each"
+    return {row.name: row for row in rows}
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print the interleaved ratios under pytest-benchmark's own table."""
+    if TABLE in config.stash:
+        terminalreporter.section("side by side: one training step, B=128, T=13, D=8")
+        terminalreporter.write_line(config.stash[TABLE])

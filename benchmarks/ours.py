@@ -1,0 +1,166 @@
+"""Our own training step as a contestant, once with more and once with less around it.
+
+All three run ``ppl_text``'s model, guide and distributions. One goes through the trainer's ``Update``, with
+its guard against non-finite numbers and its meters. One calls the distributions by hand, with no plate,
+trace or replay: what lies between it and ours is the price of Pyro.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from lightning_fabric import Fabric
+from pyro import poutine
+from torch import Tensor, nn
+
+from benchmarks.peers import (
+    CLIP_NORM,
+    EMBEDDING,
+    GRU,
+    HIDDEN,
+    LEARNING_RATE,
+    STATE,
+    VOCABULARY,
+    Parameters,
+    Words,
+    initial_parameters,
+)
+from guides.deep_state_space import DiagonalGuide
+from ppl_text import objectives
+from ppl_text.core.batch import BOS_ID, Batch
+from ppl_text.distributions.chains import FlowChain
+from ppl_text.models.deep_state_space import DeepStateSpace
+from ppl_text.training.guard import make_guard
+from ppl_text.training.options import TrainingOptions
+from ppl_text.training.update import Joint, Update, set_up
+
+NAMES = {
+    "initial": "model.initial",
+    "emission.weight": "model.emission.weight",
+    "emission.bias": "model.emission.bias",
+    "embedding.weight": "guide.reader.embedding.weight",
+    **{f"gru.{part}": f"guide.reader.gru.{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")},
+    "transition.0.weight": "model.transition.conditioner.state.weight",
+    "transition.0.bias": "model.transition.conditioner.bias",
+    "transition.1.weight": "model.transition.conditioner.layers.0.weight",
+    "transition.1.bias": "model.transition.conditioner.layers.0.bias",
+    "transition.2.weight": "model.transition.conditioner.layers.1.weight",
+    "transition.2.bias": "model.transition.conditioner.layers.1.bias",
+    "conditioner.state.weight": "guide.kernel.conditioner.state.weight",
+    "conditioner.encoder.weight": "guide.kernel.conditioner.context.weight",
+    "conditioner.encoder.bias": "guide.kernel.conditioner.bias",
+    "conditioner.hidden.weight": "guide.kernel.conditioner.layers.0.weight",
+    "conditioner.hidden.bias": "guide.kernel.conditioner.layers.0.bias",
+    "conditioner.output.weight": "guide.kernel.conditioner.layers.1.weight",
+    "conditioner.output.bias": "guide.kernel.conditioner.layers.1.bias",
+}
+"""Flat names of :mod:`benchmarks.peers` to the names that our modules have."""
+
+
+class Ours:
+    """The contestant: the ``elbo`` objective on ``DeepStateSpace`` and the paper's diagonal guide."""
+
+    def __init__(self, seed: int) -> None:
+        sizes = {"hidden": (HIDDEN, HIDDEN)}
+        self.model = DeepStateSpace(VOCABULARY, state_dim=STATE, transition="tril", **sizes)
+        self.guide = DiagonalGuide(self.model, embedding_dim=EMBEDDING, gru_dim=GRU, **sizes)
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})
+        self.objective = objectives.build("elbo")
+        self.load(initial_parameters(seed))
+        self.parameters = list(self.modules.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
+
+    def load(self, parameters: Parameters) -> None:
+        state = {NAMES[name]: torch.tensor(value) for name, value in parameters.items()}
+        self.modules.load_state_dict(state)
+
+    def prepare(self, words: Words) -> Batch:
+        tokens = torch.from_numpy(words.tokens)
+        inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
+        return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+
+    def step(self, batch: Batch) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        with pyro.validation_enabled(False):
+            loss, _ = self.loss_and_bound(batch)
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        self.optimizer.step()
+        return loss.item()
+
+    def loss_and_bound(self, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Loss and per-sentence bound (B,), nats; on fresh noise, or on the path that given noise makes."""
+        guide = self.guide if noise is None else self._replayed(batch, noise)
+        estimate = self.objective(self.model, guide, batch)
+        return estimate.loss, estimate.bound
+
+    def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return self.loss_and_bound(self.prepare(words), torch.from_numpy(noise))[1].numpy()
+
+    def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss_and_bound(self.prepare(words), torch.from_numpy(noise))[0].backward()
+        ours = dict(self.modules.named_parameters())
+        return {flat: ours[name].grad.numpy().copy() for flat, name in NAMES.items()}
+
+    def _replayed(self, batch: Batch, noise: Tensor) -> Callable[[Batch], Any]:
+        """The guide, made to draw the path that the noise gives."""
+        path, _ = self.guide.posterior(batch).push_forward(noise)
+        trace = poutine.Trace()
+        trace.add_node("h", name="h", type="sample", value=path, is_observed=False, infer={})
+        return poutine.replay(self.guide, trace=trace)
+
+
+class OursWithoutPyro(Ours):
+    """The lower bound that Pyro's machinery can be brought down to: distributions called by hand."""
+
+    def loss_and_bound(self, batch: Batch, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        posterior = self.guide.posterior(batch)
+        path = posterior.rsample() if noise is None else posterior.push_forward(noise)[0]
+        log_weight = self._log_weight(posterior, path, batch)
+        return -log_weight.mean(), log_weight.detach()
+
+    def _log_weight(self, posterior: FlowChain, path: Tensor, batch: Batch) -> Tensor:
+        log_p = self.model.prior(batch.lengths, batch.steps).log_prob(path)
+        log_p = log_p + self.model.likelihood(path, batch.lengths).log_prob(batch.tokens)
+        return log_p - posterior.log_prob(path)
+
+
+class OursInTrainer(Ours):
+    """The step as ``ppl_text fit`` takes it."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        fabric = Fabric(accelerator="cpu", devices=1)
+        module, optimizer = set_up(fabric, Joint(self.model, self.guide, self.objective), self.optimizer)
+        options = TrainingOptions(steps=1, clip_norm=CLIP_NORM)
+        self.update = Update(fabric, module, optimizer, options, make_guard(fabric, self.optimizer))
+        self.steps = 0
+
+    def step(self, batch: Batch) -> float:
+        with pyro.validation_enabled(False):
+            self.update(batch, self.steps)
+        self.steps += 1
+        loss = self.update.meters.sums[4].item()
+        self.update.meters.reset()
+        return loss
+
+
+def build(seed: int) -> Ours:
+    """Our step, with nothing around it that the peers have not."""
+    return Ours(seed)
+
+
+def build_in_trainer(seed: int) -> OursInTrainer:
+    """Our step inside the trainer."""
+    return OursInTrainer(seed)
+
+
+def build_without_pyro(seed: int) -> OursWithoutPyro:
+    """Our step with Pyro taken out."""
+    return OursWithoutPyro(seed)
