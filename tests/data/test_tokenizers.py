@@ -156,10 +156,10 @@ def test_saving_replaces_whole_files_only(tmp_path, monkeypatch, step):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(PplTextError, match="cannot write .*the disk is full") as caught:
+    with pytest.raises(PplTextError, match=r"cannot write .*the disk is full") as caught:
         character_tokenizer("xyz").save(path)
     assert caught.value.exit_code == 1
     assert path.read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
-    with pytest.raises(PplTextError, match="cannot write .*No such file"):
+    with pytest.raises(PplTextError, match=r"cannot write .*No such file"):
         character_tokenizer("xyz").save(tmp_path / "none" / "tokenizer.json")

@@ -1,5 +1,7 @@
 """Hand-written gradients against autograd through plain loops and against torch's own GRU."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -39,7 +41,7 @@ def test_gated_recurrence_gradients():
 def test_diagonal_recurrence_gradients(depth):
     noise = torch.randn(2, 4, 3)
     widths = [5] * depth + [6]
-    layers = [t for a, b in zip(widths[:-1], widths[1:], strict=True) for t in (torch.randn(b, a), torch.randn(b))]
+    layers = [t for a, b in pairwise(widths) for t in (torch.randn(b, a), torch.randn(b))]
     inputs = [torch.randn(2, 4, 5), torch.randn(2, 3), torch.randn(5, 3), *layers]
 
     def run(projected, initial, state_weight, *rest):
@@ -61,7 +63,8 @@ def outcome(reader, tokens, monkeypatch, fused):
 @pytest.mark.parametrize("kind", [BackwardGRU, BidirectionalGRU])
 def test_readers_agree_with_the_reversed_gru(kind, monkeypatch):
     reader = kind(7, 3, 4)
-    tokens = torch.tensor([[3, 4, 5, 6, 2, 0], [2, 0, 0, 0, 0, 0], [4, 4, 2, 6, 6, 6]])  # the last row's padding is junk
+    # The padding of the last row is junk.
+    tokens = torch.tensor([[3, 4, 5, 6, 2, 0], [2, 0, 0, 0, 0, 0], [4, 4, 2, 6, 6, 6]])
     fused, plain = (outcome(reader, tokens, monkeypatch, fused) for fused in (True, False))
     torch.testing.assert_close(fused, plain)
 
