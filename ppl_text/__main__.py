@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
@@ -16,23 +15,31 @@ def main() -> None:
 
     Exit status: 0 done, 2 a user's mistake, 1 the machine's fault, 130/143 interrupted by SIGINT/SIGTERM.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a letter gets a substitute for it.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
     try:
         status = cli.main(prog_name="python -m ppl_text", standalone_mode=False)
-        sys.stdout.flush()
-        sys.exit(status if isinstance(status, int) else 0)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        fail("interrupted before anything was saved", 130)
+        fail("interrupted; what was saved before is untouched", 130)
     except PplTextError as error:
         fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        # The reader (head, less) is gone. Python flushes stdout at exit: give it somewhere to write.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as error:
         fail(f"the machine refused: {error}", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        fail("the memory is used up; try a smaller data.batch_size, fewer particles, or another --device", 1)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch could not get memory; torch says so in words only."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
 
 
 def fail(message: str, status: int) -> None:

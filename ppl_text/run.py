@@ -8,8 +8,6 @@ run.generate(5)
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,26 +16,23 @@ from typing import Any
 from torch import nn
 
 from . import objectives
-from .core.atomic import write_atomically
-from .core.errors import RunFolderError, UserError
+from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
-from .core.registry import is_file_reference
 from .data.corpora import Corpus
 from .evaluation.generation import interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.likelihood import Likelihood, sentence_bounds, summarize
 from .evaluation.report import results, run_report
 from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
 from .plots.figures import training_figure
-from .recipes import build
-from .recipes.config import RunConfig, check_config, load_config
-from .training.checkpoints import Checkpoints
+from .recipes import build, folders
+from .recipes.config import RunConfig, load_config, recipe_tree, source_of
+from .recipes.faults import Faults
+from .recipes.references import guide_reference
+from .recipes.rehearsal import first_batch, rehearse
 from .training.environment import describe_environment
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
 from .training.weights import load_weights
-
-RUNS = Path("runs")
-"""Where runs go that are given no folder."""
 
 
 class Run:
@@ -61,8 +56,7 @@ class Run:
         """The corpus that the run was made on; raises where it has changed since."""
         corpus = build.load_data(self.config)
         record = self.folder / "data.json"
-        stored = _read_json(record)["fingerprint"] if record.is_file() else corpus.fingerprint
-        if stored != corpus.fingerprint:
+        if record.is_file() and folders.read_record(record).get("fingerprint") != corpus.fingerprint:
             raise UserError(
                 f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other words or "
                 "counts); restore the old files, or train a new run on the new ones"
@@ -76,7 +70,7 @@ class Run:
         if (self.folder / "model.safetensors").is_file():
             load_weights(self.folder / "model.safetensors", *programs)
         device = build.build_fabric(self.config).device
-        return build.Programs(programs.model.to(device), programs.guide.to(device))
+        return build.Programs(programs.model.to(device).eval(), programs.guide.to(device).eval())
 
     @property
     def model(self) -> nn.Module:
@@ -90,8 +84,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training came to its end and the report was written."""
-        return (self.folder / "report.md").is_file()
+        """Whether training came to the end that the configuration sets, and was reported."""
+        path = self.folder / "results.json"
+        trained = folders.read_record(path).get("trained", {}) if path.is_file() else {}
+        return trained.get("stopped") == "patience" or trained.get("step", 0) >= self.config.training.steps
 
     def evaluate(
         self, split: str = "test", particles: int = 64, limit: int | None = None, seed: int = 0, progress: Any = None
@@ -140,38 +136,47 @@ class Run:
     def train(
         self, objective: Objective | None = None, *, resume: bool = False, progress: Progress | None = None
     ) -> TrainingResult:
-        """Train to the end (or go on with training), load the best weights, write the report."""
+        """Train to the end (or go on with training), load the best weights, write the report.
+
+        All is built, and one batch sent through it, before a new run's folder is made.
+        """
         progress = progress or Quiet()
         fabric = build.build_fabric(self.config)
         programs = build.build_programs(self.config, self.corpus.tokenizer.size)
+        objective = objective or build.build_objective(self.config)
         for note in self.corpus.notes:
             progress.message(note)
-        trainer = build.build_trainer(
-            self.config,
-            self.corpus,
-            programs,
-            objective or build.build_objective(self.config),
-            self.folder,
-            fabric,
-            progress,
-        )
+        rehearse(*programs, objective, first_batch(self.corpus, self.config.data.batch_size), self.config.training)
+        trainer = build.build_trainer(self.config, self.corpus, programs, objective, self.folder, fabric, progress)
+        if not resume:
+            self._make_folder(str(fabric.device))
+        folders.write_text(self.folder / "config.yaml", self.config.to_yaml())
         result = trainer.fit(resume=resume)
         self.__dict__.pop("programs", None)
         progress.message("evaluating on the test split …")
-        self.report(result)
+        try:
+            self.report(result)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped while the report was written; training is done and saved. Write the report with: "
+                f"{folders.way_on(self.folder)}",
+                exit_code=130,
+            ) from None
         return result
 
     def report(self, result: TrainingResult) -> Path:
-        """Evaluate on test and write ``results.json``, ``figures/`` and ``report.md``; return the report's path."""
+        """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path."""
         options = self.config.report
         likelihood = self.evaluate("test", options.particles, options.sentences, self.config.seed)
         references = self.references("test")
-        samples = word_samples(self.model, self.corpus, options.samples, self.config.seed)  # type: ignore[arg-type]
+        samples = self.samples(options.samples, self.config.seed)
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
-        values = {"split": "test", **results(likelihood, references, samples)}
-        _write_text(self.folder / "results.json", json.dumps(values, indent=2, ensure_ascii=False) + "\n")
         text = run_report(self._facts(result), "test", likelihood, references, samples, self.corpus.notes)
-        _write_text(self.folder / "report.md", text)
+        folders.write_text(self.folder / "report.md", text)
+        # Last, because it says that the run is finished.
+        trained = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
+        values = {"split": "test", **results(likelihood, references, samples), "trained": trained}
+        folders.write_record(self.folder / "results.json", values)
         return self.folder / "report.md"
 
     def samples(self, n: int = 1000, seed: int = 0) -> WordSamples:
@@ -180,7 +185,7 @@ class Run:
         return word_samples(self.model, self.corpus, n, seed)  # type: ignore[arg-type]
 
     def _facts(self, result: TrainingResult) -> dict[str, str]:
-        config, environment = self.config, _read_json(self.folder / "environment.json")
+        config, environment = self.config, folders.read_record(self.folder / "environment.json")
         ended = f"{result.step:,} steps ({'all of them' if result.stopped == 'steps' else 'validation stopped rising'})"
         return {
             "run": f"Run {self.folder.name}: {config.recipe}",
@@ -194,11 +199,18 @@ class Run:
             f"torch {environment['packages']['torch']}",
         }
 
+    def _make_folder(self, device: str) -> None:
+        """Make the folder, with what is known before training."""
+        folders.make_folder(self.folder)
+        corpus = self.corpus
+        record = {"corpus": self.config.data.corpus, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes)}
+        folders.write_record(self.folder / "data.json", record)
+        folders.write_record(self.folder / "environment.json", describe_environment(device))
+        corpus.tokenizer.save(self.folder / "tokenizer.json")
+
     def _require_weights(self) -> None:
         if not (self.folder / "model.safetensors").is_file():
-            raise RunFolderError(
-                f"run {self.folder} has no weights yet; train it: python -m ppl_text fit --resume {self.folder}"
-            )
+            raise RunFolderError(f"run {self.folder} has no weights yet; train it: {folders.way_on(self.folder)}")
 
 
 DEFAULT_RECIPE = "words"
@@ -225,156 +237,93 @@ def fit(
     a class that was defined in a file. ``objective`` is a name or a stock ``pyro.infer.ELBO`` instance.
     ``resume`` is the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
     """
+    faults = Faults()
+    made = None if objective is None else faults.attempt(objectives.build, objective)
     changes = {
         **dict(set or {}),
-        **_given("data.corpus", _absolute_path(data)),
-        **_given("guide.name", _guide_name(guide)),
+        **_given("data.corpus", None if data is None else str(data)),
+        **_given("guide.name", None if guide is None else faults.attempt(guide_reference, guide)),
         **_given("training.steps", steps),
         **_given("seed", seed),
         **_given("device", device),
-        **_given("precision", None if precision is None else str(precision)),
+        **_given("precision", precision),
+        **_given("objective", None if made is None else made.name),
     }
-    made = None if objective is None else objectives.build(objective)
-    changes.update(_given("objective", None if made is None else made.name))
-    run = _to_resume(recipe, resume, out, changes) if resume is not None else None
-    resumed = run is not None
-    if run is None:
-        run = create(load_config(recipe or DEFAULT_RECIPE, changes), out)
-    run.train(made, resume=resumed, progress=progress)
+    run = None if resume is None else _to_resume(recipe, resume, out, changes)
+    if run is not None:
+        faults.raise_any(source_of(run.config.recipe))
+        run.train(made, resume=True, progress=progress)
+        return run
+    run = _new(recipe or DEFAULT_RECIPE, changes, out, faults)
+    run.train(made, progress=progress)
     return run
 
 
-def create(config: RunConfig, out: str | Path | None = None) -> Run:
-    """Check everything that can be checked, then make the run's folder; nothing is trained."""
-    build.check_programs(config)
-    build.build_objective(config)
-    fabric = build.build_fabric(config)
-    run = Run(Path(out) if out is not None else next_folder(config.recipe), config)
-    corpus = build.load_data(config)
-    _make_folder(run.folder)
-    _write_text(run.folder / "config.yaml", config.to_yaml())
-    record = {"corpus": config.data.corpus, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes)}
-    _write_text(run.folder / "data.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    _write_text(run.folder / "environment.json", json.dumps(describe_environment(fabric.device), indent=2) + "\n")
-    corpus.tokenizer.save(run.folder / "tokenizer.json")
-    run.__dict__["corpus"] = corpus
+def _new(recipe: str, changes: Mapping[str, Any], out: str | Path | None, faults: Faults) -> Run:
+    """A run that has no folder yet; raises with all that is wrong at once."""
+    if out is not None:
+        faults.attempt(folders.check_free, Path(out))
+    parts = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), faults)
+    run = Run(Path(out) if out is not None else folders.next_folder(parts.config.recipe), parts.config)
+    run.__dict__["corpus"] = parts.corpus
     return run
 
 
 def load(folder: str | Path, device: str | None = None) -> Run:
     """Open a run folder; raises :class:`RunFolderError` where it is none. ``device`` replaces the run's own."""
     folder = Path(folder)
-    path = folder / "config.yaml"
-    if not path.is_file():
+    if not folders.has_run(folder):
         what = "holds no run (no config.yaml)" if folder.is_dir() else "does not exist"
         raise RunFolderError(
             f"{folder} {what}; give the folder of a run, e.g. one that 'python -m ppl_text fit' printed"
         )
-    config = load_config(str(path))
-    tree = {**config.model_dump(), **_given("device", device)}
-    return Run(folder, check_config(tree, source=str(path)))
-
-
-def next_folder(recipe: str) -> Path:
-    """The first of ``runs/RECIPE-1``, ``runs/RECIPE-2``, … that does not exist yet."""
-    number = 1
-    while (RUNS / f"{recipe}-{number}").exists():
-        number += 1
-    return RUNS / f"{recipe}-{number}"
+    path = str(folder / "config.yaml")
+    return Run(folder, load_config(path, _given("device", device)))
 
 
 def _to_resume(
     recipe: str | None, resume: str | Path, out: str | Path | None, changes: Mapping[str, Any]
 ) -> Run | None:
     """The run to go on with, or None where ``auto`` finds none."""
+    name = None if recipe is None else load_config(recipe).recipe
     if resume == "auto":
-        folders = [Path(out)] if out is not None else _newest_first(recipe or DEFAULT_RECIPE)
-        runs = [load(f) for f in folders if (f / "config.yaml").is_file()]
-        found = [run for run in runs if not run.finished and _has_checkpoint(run.folder)]
-        if not found:
+        places = folders.newest_first(name or DEFAULT_RECIPE) if out is None else [Path(out)]
+        runs = (load(folder) for folder in places if folders.has_run(folder) and folders.has_checkpoint(folder))
+        run = next((run for run in runs if not run.finished), None)
+        if run is None:
             return None
-        run = found[0]
     else:
         run = load(resume)
-        if not _has_checkpoint(run.folder):
-            raise RunFolderError(f"{run.folder} holds no checkpoint to resume from; start anew without --resume")
-    if recipe is not None and load_config(recipe).recipe != run.config.recipe:
-        raise RunFolderError(f"{run.folder} holds a run of recipe '{run.config.recipe}', not of '{recipe}'")
+        if out is not None and Path(out).resolve() != run.folder.resolve():
+            raise UserError(f"--resume {resume} goes on in that folder; leave out --out {out}")
+        if not folders.has_checkpoint(run.folder):
+            raise RunFolderError(
+                f"{run.folder} holds no checkpoint to resume from; start it anew: {folders.way_on(run.folder)}"
+            )
+    if name is not None and name != run.config.recipe:
+        raise RunFolderError(
+            f"{run.folder} holds a run of recipe '{run.config.recipe}', not of '{name}'; leave out the recipe, or give "
+            f"the folder of a run of '{name}'"
+        )
     return Run(run.folder, _resumed_config(run, changes))
 
 
 def _resumed_config(run: Run, changes: Mapping[str, Any]) -> RunConfig:
-    """The stored configuration; only how long and where it is trained may change."""
-    free = {"training.steps", "device"}
-    wanted = load_config(str(run.folder / "config.yaml"), changes)
-    kept = load_config(str(run.folder / "config.yaml"), {k: v for k, v in changes.items() if k in free})
-    if wanted != kept:
-        blocked = ", ".join(sorted(k for k in changes if k not in free))
+    """The stored configuration; only how long and where it is trained, and the report, may change."""
+    path = str(run.folder / "config.yaml")
+    free = {k: v for k, v in changes.items() if k in ("training.steps", "device") or k.startswith("report.")}
+    fixed = {k: v for k, v in changes.items() if k not in free}
+    blocked = sorted(k for k, v in fixed.items() if load_config(path, {k: v}) != run.config)
+    if blocked:
         raise UserError(
-            f"{run.folder} is resumed with the configuration it was started with; {blocked} cannot change. "
+            f"{run.folder} is resumed with the configuration it was started with; {', '.join(blocked)} cannot change. "
             "Resume without it, or start a new run"
         )
-    return kept
-
-
-def _has_checkpoint(folder: Path) -> bool:
-    return Checkpoints(folder, {}).newest() is not None
-
-
-def _newest_first(recipe: str) -> list[Path]:
-    """The folders that :func:`next_folder` has named, last one first."""
-    numbers = [folder.name.removeprefix(f"{recipe}-") for folder in RUNS.glob(f"{recipe}-*")]
-    return [RUNS / f"{recipe}-{n}" for n in sorted((int(n) for n in numbers if n.isdigit()), reverse=True)]
-
-
-def _make_folder(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        advice = f"go on with it (--resume {folder}), or " if (folder / "config.yaml").is_file() else ""
-        raise RunFolderError(f"{folder} is not empty; {advice}choose another folder with --out")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be made: {error.strerror}; choose another with --out") from error
-
-
-def _guide_name(guide: str | type | None) -> str | None:
-    if isinstance(guide, type):
-        source = inspect.getsourcefile(guide)
-        if source is None or not source.endswith(".py"):
-            raise UserError(
-                f"guide class {guide.__name__} must stand in a .py file, so that the run can be loaded again"
-            )
-        return f"{Path(source).resolve()}:{guide.__qualname__}"
-    if guide is not None and is_file_reference(guide):
-        path, _, attribute = guide.partition(":")
-        return f"{Path(path).expanduser().resolve()}:{attribute}"
-    return guide
-
-
-def _absolute_path(data: str | Path | None) -> str | None:
-    """A path as the run must remember it; names of corpora stay as they are."""
-    if data is None:
-        return None
-    from .data.corpora import CORPORA
-
-    path = Path(data).expanduser()
-    return str(path.resolve()) if str(data) not in CORPORA and path.exists() else str(data)
+    return load_config(path, free)
 
 
 def _given(key: str, value: Any) -> dict[str, Any]:
     return {} if value is None else {key: value}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); the run folder is incomplete") from error
-    return values
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-__all__ = ["Run", "create", "fit", "load", "next_folder"]
+__all__ = ["Run", "fit", "load"]

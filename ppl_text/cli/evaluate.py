@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from .output import SEED, counter, print_json, print_table
+
 
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
 @click.option("--limit", type=click.IntRange(min=1), help="Draw that many sentences instead of scoring all.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def evaluate(
@@ -19,7 +21,6 @@ def evaluate(
     """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error."""
     from ..evaluation.report import bound_rows, results, sampling_line
     from ..run import load
-    from .output import counter, print_json, print_table
 
     opened = load(run, device)
     likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"))

@@ -24,23 +24,24 @@ def explain(
 ) -> None:
     """Explain RECIPE: the generative story, the guide's density, sites, shapes, parameters. Trains nothing."""
     from ..objectives import OBJECTIVES
-    from ..objectives.sites import check_sites
     from ..recipes import build
-    from ..recipes.config import load_config, parse_assignments
+    from ..recipes.config import recipe_tree, source_of
+    from ..recipes.faults import Faults
+    from ..recipes.reading import parse_assignments
+    from ..recipes.rehearsal import first_batch, rehearse
 
     chosen = {"data.corpus": data, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
-    config = load_config(recipe, changes)
-    objective_name = build.build_objective(config).name
-    corpus = build.load_data(config)
+    config, corpus, bound, _ = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), Faults())
     programs = build.build_programs(config, corpus.tokenizer.size)
-    batch = next(build.training_batches(config, corpus))
+    batch = first_batch(corpus, config.data.batch_size)
+    sites = rehearse(*programs, bound, batch, config.training)
     click.echo(f"{config.recipe}: {config.description}\n")
     click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
     click.echo("Guide   " + summary(programs.guide))
-    click.echo(f"Bound   {objective_name}: {OBJECTIVES.get(objective_name.partition(':')[0], '')}\n")
+    click.echo(f"Bound   {bound.name}: {OBJECTIVES.get(bound.name.partition(':')[0], '')}\n")
     click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
-    click.echo(check_sites(programs.model, programs.guide, batch))
+    click.echo(sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
     print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
     click.echo("\nConfiguration (change with --set KEY=VALUE):")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from .output import SEED, print_report
+
 
 @click.command()
 @click.argument("recipe", required=False)
@@ -14,7 +16,7 @@ import click
 @click.option("--objective", metavar="NAME[:K]", help="Bound to train on, e.g. elbo, iwae:16, pyro:Trace_ELBO.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.")
-@click.option("--seed", type=click.IntRange(min=0), help="Seed of parameters, batches and noise.")
+@click.option("--seed", type=SEED, help="Seed of parameters, batches and noise.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--precision", type=click.Choice(["32", "bf16"]), help="Of the networks; densities stay in float32.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")
@@ -26,10 +28,9 @@ def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int |
     a minute on two cores. `python -m ppl_text list recipes` names the others; a recipe file (.yaml), such
     as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on.
     """
-    from ..recipes.config import parse_assignments
+    from ..recipes.reading import parse_assignments
     from ..run import fit as run_fit
     from ..training.progress import make_progress
-    from .output import print_report
 
     run = run_fit(recipe, set=parse_assignments(assignments), progress=make_progress(), **options)  # type: ignore[arg-type]
     print_report(run)

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from ..run import Run
 
 
+SEED = click.IntRange(0, 2**63 - 1)
+"""What torch takes as a seed."""
+
+
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Print a table on stdout; columns are as wide as their content."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]

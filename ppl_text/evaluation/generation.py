@@ -8,11 +8,14 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..core.batch import Batch
+from ..core.batch import EOS_ID, Batch
 from ..core.errors import UserError
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
 from ..objectives.terms import trace_terms
+
+CHUNK = 256
+"""Texts that are encoded at once."""
 
 
 class Generative(Protocol):
@@ -44,18 +47,27 @@ def sample_texts(model: Generative, tokenizer: Tokenizer, n: int, *, steps: int,
     """Draw n texts from the prior; those without EOS after ``steps`` tokens are cut off and counted."""
     with seeded(seed):
         tokens = model.generate(n, steps).cpu()
-    unfinished = int((~(tokens == 2).any(-1)).sum())
+    unfinished = int((~(tokens == EOS_ID).any(-1)).sum())
     return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
 
 
 def reconstruct_texts(
     model: Any, guide: Any, tokenizer: Tokenizer, texts: Sequence[str], *, max_steps: int, seed: int
 ) -> list[str]:
-    """Z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text."""
+    """Z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text.
+
+    Where z has one step for each token (axis T), it ends with the text's own steps: beyond them is padding.
+    """
+    check_texts(tokenizer, texts, max_steps)
+    decoded: list[str] = []
     with seeded(seed), torch.no_grad():
-        batch = encode_batch(tokenizer, texts, max_steps).to(_device(model))
-        tokens = model.decode(_latent(model, guide, batch)).cpu()
-    return [tokenizer.decode(row) for row in tokens.tolist()]
+        for start in range(0, len(texts), CHUNK):
+            batch = encode_batch(tokenizer, texts[start : start + CHUNK]).to(_device(model))
+            rows = model.decode(_latent(model, guide, batch)).tolist()
+            if "T" in model.latents[0].axes:
+                rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
+            decoded += [tokenizer.decode(row) for row in rows]
+    return decoded
 
 
 def interpolate_texts(
@@ -64,20 +76,25 @@ def interpolate_texts(
     """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide."""
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
+    check_texts(tokenizer, [first, second], max_steps)
     with seeded(seed), torch.no_grad():
-        batch = encode_batch(tokenizer, [first, second], max_steps).to(_device(model))
+        batch = encode_batch(tokenizer, [first, second]).to(_device(model))
         states = _latent(model, guide, batch)
         lengths = batch.lengths.tolist()
         tokens = model.interpolate(states[0], states[1], (lengths[0], lengths[1]), points).cpu()
     return [tokenizer.decode(row) for row in tokens.tolist()]
 
 
-def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> Batch:
-    """Texts of a user as one batch; raises where one is empty or longer than the run has seen."""
-    ids = tokenizer.encode(texts)
-    for text, row in zip(texts, ids, strict=True):
+def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> None:
+    """Raise :class:`UserError` for texts that are empty, longer than the run has seen, or of unknown characters."""
+    for text, row in zip(texts, tokenizer.encode(texts), strict=True):
         if not row or len(row) + 1 > max_steps:
             raise UserError(f"text {text!r} has {len(row)} tokens; this run takes 1 to {max_steps - 1}")
+
+
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> Batch:
+    """Texts as one batch, as wide as the longest of them."""
+    ids = tokenizer.encode(texts)
     longest = max(len(row) + 1 for row in ids)
     return collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
 

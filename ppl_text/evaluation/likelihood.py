@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class SentenceBounds(NamedTuple):
 
     ``weights``: what each counts for; ``tokens``: scored tokens, EOS included; ``rec``: -E_q ln p(x | z);
     ``kl``: E_q[ln q - ln p]; ``elbo`` = -(rec + kl); ``iw``: ln of the mean of K importance weights;
-    ``elbo_var`` and ``iw_var``: variances of these two estimates; ``ess``: effective sample size of the
+    ``elbo_var`` and ``iw_var``: variances of these two estimates (NaN for K = 1); ``ess``: effective sample size of the
     K weights.
     """
 
@@ -43,8 +44,9 @@ class Likelihood:
 
     Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences,
     ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard
-    errors (draws of the latents). ``sampling_se`` is the standard error that drawing ``n_sent`` sentences
-    from the split adds; 0 where every text of the split was scored with its count.
+    errors (draws of the latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
+    standard error that drawing ``n_sent`` sentences from the split adds; 0 where every text of the split was
+    scored with its count.
     """
 
     particles: int
@@ -86,19 +88,21 @@ def sentence_bounds(
 ) -> SentenceBounds:
     """Score every sentence with K ``particles`` drawn from the guide, ``chunk`` at a time.
 
-    Only log-weights are kept from chunk to chunk, so memory does not grow with K. The draws come from
-    ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
+    From chunk to chunk only log-weights are kept, one number for each particle and sentence. The draws come
+    from ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
     """
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     rows: list[SentenceBounds] = []
-    modes = model.training, guide.training
-    model.eval(), guide.eval()
-    with torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices):
+    with ExitStack() as stack:
+        for context in (torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices)):
+            stack.enter_context(context)
+        for program in (model, guide):
+            stack.callback(program.train, program.training)
+            program.eval()
         torch.manual_seed(seed)
         for index, batch in enumerate(data):
             rows.append(_score(model, guide, batch.to(device), particles, chunk))
             report(index + 1, len(data))
-    model.train(modes[0]), guide.train(modes[1])
     return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 

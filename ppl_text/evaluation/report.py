@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -14,8 +15,8 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
     """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word."""
     k = likelihood.particles
     return [
-        ("ELBO", f"{likelihood.elbo:.3f}", f"{likelihood.elbo_se:.3f}"),
-        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", f"{likelihood.iw_se:.3f}"),
+        ("ELBO", f"{likelihood.elbo:.3f}", _error(likelihood.elbo_se)),
+        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", _error(likelihood.iw_se)),
         ("KL(q ‖ p)", f"{likelihood.kl:.3f}", ""),
         ("reconstruction E_q[ln p(w | h)]", f"{-likelihood.rec:.3f}", ""),
         ("i.i.d. letter model (letters and EOS)", f"{-references.letters:.3f}", "exact"),
@@ -23,10 +24,16 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
     ]
 
 
+def _error(value: float) -> str:
+    """A standard error as text; one draw says nothing of its spread."""
+    return "unknown (K = 1)" if math.isnan(value) else f"{value:.3f}"
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    """A Markdown table; a ``|`` within a cell is escaped, a line break becomes a space."""
+    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    first, *others = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([first, "|" + " --- |" * len(header), *others])
 
 
 def sampling_line(likelihood: Likelihood) -> str:
@@ -69,7 +76,7 @@ def run_report(
 
 
 def results(likelihood: Likelihood, references: WordReferences, samples: WordSamples | None = None) -> dict[str, Any]:
-    """The same figures as plain values, for ``results.json`` and ``--json``."""
+    """The same figures as plain values, for ``results.json`` and ``--json``; what is no finite number is None."""
     values: dict[str, Any] = {
         **asdict(likelihood),
         "iw_per_token": likelihood.iw_per_token,
@@ -79,4 +86,4 @@ def results(likelihood: Likelihood, references: WordReferences, samples: WordSam
     }
     if samples is not None:
         values["samples"] = {k: v for k, v in asdict(samples).items() if k != "words"}
-    return values
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,27 +14,67 @@ from torch import nn
 from guides import GUIDES
 
 from .. import objectives
-from ..core.errors import ConfigError, UserError
+from ..core.errors import PplTextError, UserError, nearest
 from ..core.protocols import Objective
 from ..core.registry import Registry
 from ..data.batches import EvaluationSet, TrainingBatches, default_buckets, evaluation_batches
 from ..data.corpora import Corpus, load_corpus
+from ..data.wordlist import WordOptions
 from ..models import MODELS
 from ..training.options import TrainingOptions
 from ..training.progress import Progress
 from ..training.trainer import Trainer
-from .config import RunConfig, as_schedule
-from .options import option_faults
+from .config import DataSection, RunConfig, as_schedule, check_config, sound_parts, source_of
+from .faults import Faults, RecipeError
+from .options import checked_options
+from .rehearsal import place_of
 
 GUIDE_GROUP = "ppl_text.guides"
 """Entry-point group under which installed packages declare guides."""
 
 
 class Programs(NamedTuple):
-    """The two Pyro programs of a run and the classes they were built from."""
+    """The two Pyro programs of a run."""
 
     model: nn.Module
     guide: nn.Module
+
+
+class Part(NamedTuple):
+    """A class and the checked options that it will be built with."""
+
+    kind: type[nn.Module]
+    options: dict[str, Any]
+
+
+class Parts(NamedTuple):
+    """What a configuration names, found and checked."""
+
+    config: RunConfig
+    corpus: Corpus
+    objective: Objective
+    fabric: Fabric
+
+
+def check_parts(tree: Mapping[str, Any], source: str, faults: Faults) -> Parts:
+    """Check a recipe's tree and load what it names; raises with every fault at once, those in ``faults`` too.
+
+    A part is looked at where its own section is sound, whatever is wrong with the others.
+    """
+    config = faults.attempt(check_config, tree, source)
+    sound = dict(config) if config else sound_parts(tree)
+    view = config or RunConfig.model_construct(**sound)
+    checks: dict[str, tuple[Callable[[RunConfig], Any], set[str]]] = {
+        "programs": (check_programs, {"model", "guide"}),
+        "objective": (build_objective, {"objective"}),
+        "fabric": (build_fabric, {"device", "precision"}),
+        "corpus": (load_data, {"data"}),
+    }
+    found: dict[str, Any] = {
+        name: faults.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()
+    }
+    faults.raise_any(source)
+    return Parts(view, found["corpus"], found["objective"], found["fabric"])
 
 
 def guide_registry(family: str) -> Registry:
@@ -44,38 +86,56 @@ def guide_registry(family: str) -> Registry:
     return Registry(f"guide for {family}", GUIDES.get(family, {}), group=GUIDE_GROUP, files=True, hint=hint)
 
 
-def check_programs(config: RunConfig) -> tuple[type[nn.Module], type[nn.Module]]:
-    """Load the model's and the guide's class and check their options; raises with all faults at once."""
+def check_programs(config: RunConfig) -> tuple[Part, Part]:
+    """Load the classes of model and guide and check their options; raises with all faults at once."""
     model_class = Registry("model family", MODELS).load(config.model.family)
-    guide_class = guide_registry(config.model.family).load(config.guide.name)
-    if not (isinstance(guide_class, type) and issubclass(guide_class, nn.Module)):
+    faults = Faults()
+    model_options = faults.attempt(checked_options, model_class, config.model.options, "model")
+    guide_class = faults.attempt(_guide_class, config)
+    options = faults.attempt(checked_options, guide_class, config.guide.options, "guide") if guide_class else None
+    faults.raise_any(source_of(config.recipe))
+    return Part(model_class, model_options or {}), Part(guide_class or nn.Module, options or {})
+
+
+def _guide_class(config: RunConfig) -> type[nn.Module]:
+    """The guide's class; raises where it is none or is made for another family."""
+    name, family = config.guide.name, config.model.family
+    found = guide_registry(family).load(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(
-            f"guide '{config.guide.name}' is no torch.nn.Module class; inherit from the family's base class"
+            f"guide '{name}' is no torch.nn.Module class; inherit from the family's base class in guides/{family}.py"
         )
-    family = getattr(guide_class, "family", config.model.family)
-    if family != config.model.family:
-        raise UserError(f"guide '{config.guide.name}' is made for {family}; the model is a {config.model.family}")
-    faults = option_faults(model_class, config.model.options, "model.")
-    faults += option_faults(guide_class, config.guide.options, "guide.")
-    if faults:
-        raise ConfigError(f"recipe '{config.recipe}' has faults:\n" + "\n".join(f"- {f}" for f in faults))
-    return model_class, guide_class
+    made_for = getattr(found, "family", family)
+    if made_for != family:
+        raise UserError(
+            f"guide '{name}' is made for {made_for}, the model is a {family}; choose one that 'python -m ppl_text "
+            f'list guides\' shows for {family}, or give its class family = "{family}" if it fits all the same'
+        )
+    return found
 
 
 def build_programs(config: RunConfig, vocab_size: int) -> Programs:
     """Model and guide with parameters drawn from the run's seed; the global random state is left alone."""
-    model_class, guide_class = check_programs(config)
+    model_part, guide_part = check_programs(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = model_class(vocab_size, **config.model.options)
-        try:
-            guide = guide_class(model, **config.guide.options)
-        except (AttributeError, TypeError) as error:
-            raise UserError(
-                f"guide '{config.guide.name}' could not be built on the model: {error}. A guide is built as "
-                f"{guide_class.__name__}(model, **options) and may use what the model publishes"
-            ) from error
+        model = _built(model_part, f"model '{config.model.family}'", "vocab_size", vocab_size)
+        guide = _built(guide_part, f"guide '{config.guide.name}'", "model", model)
     return Programs(model, guide)
+
+
+def _built(part: Part, what: str, first: str, argument: Any) -> nn.Module:
+    """``part`` built on its one positional argument; what its constructor objects to becomes a message."""
+    try:
+        return part.kind(argument, **part.options)
+    except PplTextError:
+        raise
+    except Exception as error:
+        given = ", ".join([first, *(f"{name}={value!r}" for name, value in part.options.items())])
+        raise UserError(
+            f"{what} could not be built as {part.kind.__name__}({given}): {place_of(error, part.kind)}{error}; "
+            "change its options or its constructor"
+        ) from error
 
 
 def build_objective(config: RunConfig) -> Objective:
@@ -86,7 +146,19 @@ def build_objective(config: RunConfig) -> Objective:
 
 def load_data(config: RunConfig) -> Corpus:
     """The corpus with its own options; raises :class:`ConfigError` or :class:`DataError`."""
-    return load_corpus(config.data.corpus, **config.data.options)
+    known = [*DataSection.model_fields, *(field.name for field in fields(WordOptions))]
+    unknown = [name for name in config.data.options if name not in known]
+    lines = [f"unknown key 'data.{name}'{nearest(name, known)}; known here: {', '.join(known)}" for name in unknown]
+    options = {name: value for name, value in config.data.options.items() if name in known}
+    try:
+        corpus = load_corpus(config.data.corpus, **options)
+    except UserError as error:
+        if not lines:
+            raise
+        raise RecipeError([*lines, str(error)]) from error
+    if lines:
+        raise RecipeError(lines)
+    return corpus
 
 
 def build_fabric(config: RunConfig) -> Fabric:

@@ -5,16 +5,36 @@ All faults are reported at once, unknown keys with the nearest right one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from .. import schedules
-from ..core.errors import ConfigError, PplTextError, UnknownNameError, nearest
+from ..core.errors import ConfigError, PplTextError, UnknownNameError
 from . import recipe_names, recipe_text
+from .faults import RecipeError, faults_of
+from .reading import parse_yaml
+from .references import with_absolute_paths
+
+Count = Annotated[int, Field(strict=True, gt=0)]
+"""A whole number above 0; neither ``true`` nor ``"5"`` nor ``5.0`` is one."""
+
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number."""
 
 
 class Section(BaseModel):
@@ -50,56 +70,72 @@ class DataSection(NamedSection):
     """``data``: ``corpus`` (a name or a path), how it is batched, and the corpus's own options."""
 
     corpus: str
-    batch_size: PositiveInt = 128
-    buckets: PositiveInt = 1
-    validation_sentences: PositiveInt = 2000
+    batch_size: Count = 128
+    buckets: Count = 1
+    validation_sentences: Count = 2000
 
 
-Schedule = float | dict[str, Any]
+def as_schedule(spec: Any, steps: int) -> schedules.Schedule:
+    """The schedule of a configuration; a ``warmup`` that names no ``steps`` lasts for the whole training.
 
-
-def as_schedule(spec: Schedule, steps: int) -> schedules.Schedule:
-    """The schedule of a configuration; a ``warmup`` that names no ``steps`` lasts for the whole training."""
-    if isinstance(spec, dict) and spec.get("name") == "warmup":
-        spec = {"steps": steps, **spec}
+    A training that is shorter than its warm-up ends while the value still rises.
+    """
+    if isinstance(spec, dict) and spec.get("name") == "warmup" and "steps" not in spec:
+        warmup_steps = spec.get("warmup_steps")
+        spec = {**spec, "steps": max(steps, warmup_steps) if isinstance(warmup_steps, int | float) else steps}
     return schedules.build(spec)
+
+
+def _checked_schedule(spec: Any) -> Any:
+    try:
+        as_schedule(spec, steps=1)
+    except (PplTextError, TypeError) as error:
+        raise ValueError(str(error)) from error
+    return spec
+
+
+Schedule = Annotated[Any, AfterValidator(_checked_schedule)]
+"""A number, or ``{name: NAME, ARGUMENT: VALUE, …}``; see :mod:`ppl_text.schedules`."""
+
+Decay = Annotated[Real, Field(ge=0, lt=1)]
 
 
 class TrainingSection(Section):
     """``training``: see :class:`ppl_text.training.options.TrainingOptions`; ``lr`` and ``beta`` are schedules."""
 
-    steps: PositiveInt
+    steps: Count
     lr: Schedule = 1e-3
     beta: Schedule = 1.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip_norm: float | None = Field(default=5.0, gt=0)
-    log_every: PositiveInt = 100
-    validate_every: PositiveInt = 500
-    checkpoint_every: PositiveInt = 500
-    patience: PositiveInt | None = None
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
+    log_every: Count = 100
+    validate_every: Count = 500
+    checkpoint_every: Count = 500
+    patience: Count | None = None
 
-    @field_validator("lr", "beta")
-    @classmethod
-    def _is_schedule(cls, value: Schedule) -> Schedule:
-        try:
-            as_schedule(value, steps=10**9)
-        except PplTextError as error:
-            raise ValueError(str(error)) from error
-        return value
+    @model_validator(mode="after")
+    def _no_value_below_zero(self) -> TrainingSection:
+        """Adam refuses a negative rate, and a negative β is no weight."""
+        for key in ("lr", "beta"):
+            schedule = as_schedule(getattr(self, key), self.steps)
+            lowest = min(schedule(step) for step in (0, self.steps // 2, self.steps))
+            if lowest < 0:
+                raise ValueError(f"{key} must be 0 or more at every step; it reaches {lowest:g}")
+        return self
 
 
 class ReportSection(Section):
     """``report``: how the finished run is evaluated."""
 
-    sentences: PositiveInt = 5000
-    particles: PositiveInt = 64
-    samples: PositiveInt = 1000
+    sentences: Count = 5000
+    particles: Count = 64
+    samples: Count = 1000
 
 
 class RunConfig(Section):
     """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable."""
 
-    recipe: str
+    recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")]
     description: str = ""
     model: ModelSection
     guide: GuideSection
@@ -107,20 +143,33 @@ class RunConfig(Section):
     data: DataSection
     training: TrainingSection
     report: ReportSection = ReportSection()
-    seed: int = Field(default=0, ge=0)
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["32", "bf16"] = "32"
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
 
     def to_yaml(self) -> str:
         """The configuration as YAML that :func:`load_config` reads back to an equal one."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def load_config(recipe: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a recipe by name, or from a ``.yaml`` file, and apply ``changes`` (dotted key -> value).
 
-    A change of ``guide.name`` or ``model.family`` drops the options that belonged to the old one.
-    Raises :class:`UnknownNameError` for an unknown recipe and :class:`ConfigError` with all other faults.
+    Raises :class:`UnknownNameError` for an unknown recipe and :class:`RecipeError` with all other faults.
+    """
+    return check_config(recipe_tree(recipe, changes), source_of(recipe))
+
+
+def source_of(recipe: str) -> str:
+    """What messages call a recipe."""
+    return f"recipe '{recipe}'"
+
+
+def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The tree of a recipe after ``changes``, with its name under ``recipe``; nothing is checked yet.
+
+    A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one. Files that it
+    names stand in it by their absolute paths.
     """
     tree = read_recipe(recipe)
     changes = dict(changes or {})
@@ -131,88 +180,69 @@ def load_config(recipe: str, changes: Mapping[str, Any] | None = None) -> RunCon
             tree[owner] = {k: v for k, v in section.items() if k in fixed}
     for dotted, value in changes.items():
         _assign(tree, dotted, value)
-    return check_config(tree, source=f"recipe '{recipe}'")
+    return with_absolute_paths(tree)
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """The tree of a recipe, unchecked, with its name under ``recipe``."""
-    path = Path(recipe).expanduser()
-    if recipe.endswith((".yaml", ".yml")):
-        if not path.is_file():
-            raise ConfigError(f"recipe file '{path}' does not exist; give a file or one of {', '.join(recipe_names())}")
-        text, name = path.read_text(encoding="utf-8"), path.stem
-    else:
+    """The tree of a recipe as it is written, with its name under ``recipe``."""
+    if not recipe.endswith((".yaml", ".yml")):
         if recipe not in recipe_names():
             raise UnknownNameError("recipe", recipe, recipe_names(), "A recipe file (.yaml) is accepted too.")
-        text, name = recipe_text(recipe), recipe
+        return {"recipe": recipe, **parse_yaml(recipe_text(recipe), source_of(recipe))}
+    path = Path(os.path.expanduser(recipe))  # pathlib raises for an unknown user
     try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe '{recipe}' is not valid YAML: {error}") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe file '{path}' is not UTF-8 ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        names = ", ".join(recipe_names())
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ConfigError(f"recipe file '{path}' {reason}; give a file or one of {names}") from error
+    tree = parse_yaml(text, source_of(recipe))
     if not isinstance(tree, dict):
-        raise ConfigError(f"recipe '{recipe}' must be a mapping with model, guide, objective, data and training")
-    return {"recipe": name, **tree}
+        raise ConfigError(
+            f"{source_of(recipe)} must be a mapping with model, guide, objective, data and training; "
+            "the config.yaml of a run is an example"
+        )
+    return {"recipe": path.stem, **tree}
 
 
 def check_config(tree: Mapping[str, Any], source: str) -> RunConfig:
-    """Validate a tree; raises :class:`ConfigError` that lists every fault."""
+    """Validate a tree; raises :class:`RecipeError` that lists every fault."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source} has faults:\n" + "\n".join(f"- {f}" for f in faults_of(error))) from None
+        raise RecipeError(faults_of(error, _known_keys, all_keys()), source) from None
 
 
-def faults_of(error: ValidationError, known: Iterable[str] = (), prefix: str = "") -> list[str]:
-    """Pydantic's errors in our words: dotted key, what was wrong, the nearest right key."""
-    faults = []
-    for fault in error.errors():
-        path = [str(part) for part in fault["loc"] if not str(part).startswith(("float", "dict", "function"))]
-        key = prefix + ".".join(path)
-        if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-            names = list(known) or _known_keys(path[:-1])
-            faults.append(f"unknown key '{key}'{nearest(path[-1], names)}; known here: {', '.join(names)}")
-        elif fault["type"] == "missing":
-            faults.append(f"'{key}' is missing")
-        else:
-            faults.append(f"'{key}': {fault['msg'].removeprefix('Value error, ')}; got {fault.get('input')!r}")
-    return list(dict.fromkeys(faults))
-
-
-def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """``KEY=VALUE`` pairs of ``--set``: dotted keys, YAML values."""
-    changes: dict[str, Any] = {}
-    for text in assignments:
-        key, equals, value = text.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=500")
+def sound_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The top-level values of a tree that are right by themselves, though others may not be."""
+    parts = {}
+    for name, field in RunConfig.model_fields.items():
         try:
-            changes[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {text!r}: the value is not valid YAML: {error}") from error
-    return changes
+            # The field's type comes without what ``Annotated`` adds to it.
+            kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            adapter: TypeAdapter[Any] = TypeAdapter(kind)
+            parts[name] = adapter.validate_python(tree[name]) if name in tree else field.get_default()
+        except ValidationError:
+            continue
+    return parts
+
+
+def all_keys() -> list[str]:
+    """Every dotted key of the typed sections."""
+    return sorted(f"{name}.{inner}" for name, f in RunConfig.model_fields.items() for inner in _fields(f.annotation))
 
 
 def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     *path, last = dotted.split(".")
-    for depth, part in enumerate(path):
+    for part in path:
         child = tree.get(part)
-        if child is None and depth == 0 and part not in RunConfig.model_fields:
-            raise ConfigError(f"unknown key '{dotted}'{nearest(dotted, all_keys(tree))}")
-        if child is None:
-            child = {}
-        elif not isinstance(child, dict):
+        if not isinstance(child, dict | NoneType):
             raise ConfigError(f"--set {dotted}: '{part}' is a value ({child!r}), it has no keys of its own")
-        tree[part] = child = dict(child)
+        tree[part] = child = dict(child or {})
         tree = child
     tree[last] = value
-
-
-def all_keys(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Every dotted key that a configuration knows: typed ones and those of this tree."""
-    keys = [f"{name}.{inner}" for name, f in RunConfig.model_fields.items() for inner in _fields(f.annotation)]
-    for key, value in tree.items():
-        keys += [f"{key}.{inner}" for inner in value] if isinstance(value, dict) else [key]
-    return sorted({prefix + key for key in keys})
 
 
 def _known_keys(path: list[str]) -> list[str]:

@@ -1,0 +1,118 @@
+"""Bad inputs: data, and guides in files."""
+
+from pathlib import Path
+
+from .bad_world import LIST, Case, data, fit, guide
+
+DATA = {
+    "missing": Case(fit("--data", "no/such.tsv"), ("unknown corpus 'no/such.tsv'", "'no/such.tsv' does not exist")),
+    "unknown user": Case(fit("--data", "~nobody-here/x.tsv"), ("does not exist",)),
+    "hub": Case(fit("--data", "hub:x"), ("hub:NAME is not supported for word lists yet",)),
+    "empty file": Case(data(""), ("mine.tsv: the file is empty; expected one 'word<TAB>count' on each line",)),
+    "directory without train": Case(
+        lambda w: ["fit", *w.tiny, "--data", str(Path(w.file("d/notes.md", "x")).parent)],
+        ("no training file in the folder: expected train.txt or train.tsv", "found notes.md"),
+    ),
+    "not UTF-8": Case(data(b"ab\t3\n" + b"caf\xe9\t2\n"), ("mine.tsv, line 2: not UTF-8 text: byte 0xE9", "iconv")),
+    "malformed count": Case(
+        data("ab\t3\ncd\tmany\n"), ("mine.tsv, line 2: the count must be a whole number", "'many'")
+    ),
+    "three columns": Case(
+        data("ab\t3\nc\t4\t5\n"), ("mine.tsv, line 2: expected two columns, 'word<TAB>count'; got 3",)
+    ),
+    "no word left": Case(data("a\t3\nb\t3\n"), ("no word is left after filtering", "widen min_length")),
+    "no word left after counting": Case(
+        data(LIST, "mine.tsv", "--set", "data.min_count=1000"),
+        ("no word is left after filtering", "with a count below 1000"),
+    ),
+    "too few words": Case(data("ab\t1\n"), ("too few words to divide",)),
+}
+
+GUIDES = {
+    "file missing": Case(
+        fit("--guide", "no.py:Mine"), ("no.py' does not exist; give an existing file as FILE.py:CLASS",)
+    ),
+    "file without class": Case(
+        lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "x = 1")], ("names a file but no class",)
+    ),
+    "file raises": Case(
+        lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "a = 1\nraise OSError('no luck')") + ":Mine"],
+        ("guide for deep_state_space file raised OSError at", "g.py, line 2: no luck"),
+    ),
+    "file leaves": Case(
+        lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "raise SystemExit(0)") + ":Mine"],
+        ("raised SystemExit at",),
+    ),
+    "syntax error": Case(
+        lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "a = 1\ndef f(:\n") + ":Mine"],
+        ("raised SyntaxError at", "g.py, line 2"),
+    ),
+    "lacks the class": Case(
+        lambda w: ["fit", *w.tiny, *w.guide("pass")[:1], "mine.py:Mien"],
+        ("has no class 'Mien' (did you mean 'Mine'?)",),
+    ),
+    "no module": Case(guide("pass", "object"), ("is no torch.nn.Module class; inherit from the family's base class",)),
+    "another family": Case(
+        guide("family = 'sentence_vae'"), ("is made for sentence_vae, the model is a deep_state_space", "list guides")
+    ),
+    "constructor fails": Case(
+        guide("def __init__(self, model):\n    super().__init__(model)\n    self.a = model.nothing"),
+        ("could not be built as Mine(model", "mine.py, line 9: ", "nothing"),
+    ),
+    "no kernel": Case(guide("pass"), ("a first batch of 16 sentences", "'Mine' object has no attribute 'kernel'")),
+    "forward fails": Case(
+        guide("def forward(self, batch):\n    return torch.zeros(2) + torch.zeros(3)"),
+        ("does not pass through model and guide: ", "mine.py, line 8: RuntimeError: The size of tensor a"),
+    ),
+    "another site": Case(
+        guide(
+            "def forward(self, batch):\n    with pyro.plate('sentences', batch.size, dim=-1):\n"
+            "        pyro.sample('z', dist.Normal(torch.zeros(2), 1.0).to_event(1))"
+        ),
+        (
+            "model and guide do not fit:",
+            "site  model",
+            "z     -",
+            "FlowChain event (3, 2) real",
+            "site 'h' is missing from the guide (its other sites: 'z'); add pyro.sample(\"h\", ...)",
+            "site 'z' is in the guide only; remove it, or rename it",
+        ),
+    ),
+    "another shape": Case(
+        guide(
+            "def forward(self, batch):\n    with pyro.plate('sentences', batch.size, dim=-1):\n"
+            "        pyro.sample('h', dist.Normal(torch.zeros(3), 1.0).to_event(1))"
+        ),
+        ("site 'h': the model has event (3, 2), the guide (3,); make them equal",),
+    ),
+    "another plate": Case(
+        guide(
+            "def forward(self, batch):\n    zeros = torch.zeros(batch.size, batch.steps, 2)\n"
+            "    pyro.sample('h', dist.Normal(zeros, 1.0).to_event(3))"
+        ),
+        ("site 'h': the model has event (3, 2), the guide (16, 3, 2)", "'sentences' at -1 of size 16, the guide none"),
+    ),
+    "not reparametrised": Case(
+        guide(
+            "def forward(self, batch):\n    with pyro.plate('sentences', batch.size, dim=-1):\n"
+            "        zeros = torch.zeros(batch.steps, 2)\n"
+            "        pyro.sample('h', NonreparameterizedNormal(zeros, zeros + 1).to_event(2))"
+        ),
+        ("guide site 'h'", "has no reparametrised sampler", "use --objective pyro:Trace_ELBO"),
+    ),
+    "its options": Case(
+        guide(
+            "def __init__(self, model, *, units: int, depth: float = 1.0):\n    super().__init__(model)",
+            "ChainGuide",
+            "--set",
+            "guide.depth=deep",
+            "--set",
+            "guide.unit=3",
+        ),
+        (
+            "unknown key 'guide.unit' (did you mean 'units'?)",
+            "'guide.depth': expected a valid number; got 'deep'",
+            "'guide.units' is missing",
+        ),
+    ),
+}

@@ -1,0 +1,124 @@
+"""Bad inputs: folders of runs, and commands on finished runs."""
+
+from pathlib import Path
+
+from .bad_world import LIST, Case
+
+
+def resume(change=lambda w: w.run(), *arguments):
+    """``fit --resume`` of a run that ``change`` makes."""
+    return lambda world: ["fit", "--resume", change(world), *arguments]
+
+
+FOLDERS = {
+    "out is not empty": Case(
+        lambda w: ["fit", *w.tiny, "--out", Path(w.file("d/x", "")).parent],
+        ("d is not empty; choose another folder with --out",),
+    ),
+    "out is a run": Case(
+        lambda w: ["fit", *w.tiny, "--out", w.run()],
+        ("run is not empty; go on with the run in it (python -m ppl_text fit --resume run)",),
+    ),
+    "out is a file": Case(
+        lambda w: ["fit", *w.tiny, "--out", w.file("d", "")], ("d is a file; choose another folder with --out",)
+    ),
+    "out below a file": Case(
+        lambda w: ["fit", *w.tiny, "--out", w.file("d", "") + "/e"],
+        ("d/e cannot be", "Not a directory; choose another"),
+    ),
+    "resume of nothing": Case(resume(lambda w: "nothing"), ("nothing does not exist; give the folder of a run",)),
+    "resume of no run": Case(resume(lambda w: "."), (". holds no run (no config.yaml); give the folder of a run",)),
+    "resume without a checkpoint": Case(
+        resume(lambda w: w.run_without("checkpoints")),
+        ("run holds no checkpoint to resume from; start it anew: python -m ppl_text fit run/config.yaml",),
+    ),
+    "resume of another recipe": Case(
+        lambda w: ["fit", "words-nvp", "--resume", w.run()], ("run holds a run of recipe 'words', not of 'words-nvp'",)
+    ),
+    "resume of an unknown recipe": Case(lambda w: ["fit", "word", "--resume", w.run()], ("unknown recipe 'word'",)),
+    "resume with changes": Case(
+        resume(lambda w: w.run(), "--seed", "5", "--objective", "elbo", "--guide", "diagonal", "--steps", "30"),
+        ("run is resumed with the configuration it was started with; objective, seed cannot change.",),
+    ),
+    "resume into another folder": Case(
+        resume(lambda w: w.run(), "--out", "new"), ("goes on in that folder; leave out --out new",)
+    ),
+    "resume on changed words": Case(
+        resume(lambda w: w.run_on(LIST)),
+        ("is not what run run was trained on (other words or counts); restore the old files",),
+    ),
+    "resume of a damaged config": Case(
+        resume(lambda w: (w.run(), w.file("run/config.yaml", "model: 3"))[0]),
+        ("config.yaml' has faults", "'model': expected a section"),
+    ),
+    "auto with an absolute recipe file": Case(
+        lambda w: ["fit", str(w.folder / w.file("r.yaml", "seed: x")), "--resume", "auto"],
+        ("r.yaml' has faults:", "'seed': expected a valid integer"),
+    ),
+}
+
+FINISHED = {
+    "evaluate nothing": Case(lambda w: ["evaluate", "nothing"], ("nothing does not exist; give the folder of a run",)),
+    "evaluate no run": Case(lambda w: ["evaluate", "."], (". holds no run (no config.yaml)",)),
+    "generate no run": Case(lambda w: ["generate", "."], (". holds no run (no config.yaml)",)),
+    "evaluate without weights": Case(
+        lambda w: ["evaluate", w.run_without("model.safetensors")],
+        ("run run has no weights yet; train it: python -m ppl_text fit --resume run",),
+    ),
+    "generate without weights or checkpoint": Case(
+        lambda w: ["generate", w.run_without("model.safetensors", "checkpoints")],
+        ("run run has no weights yet; train it: python -m ppl_text fit run/config.yaml",),
+    ),
+    "evaluate on changed words": Case(lambda w: ["evaluate", w.run_on(LIST)], ("is not what run run was trained on",)),
+    "generate on changed words": Case(lambda w: ["generate", w.run_on(LIST)], ("is not what run run was trained on",)),
+    "evaluate on words that cannot be read": Case(
+        lambda w: ["evaluate", w.run_on("")], ("changed.tsv: the file is empty",)
+    ),
+    "damaged record": Case(
+        lambda w: ["evaluate", (w.run(), w.file("run/data.json", "{"))[0]],
+        ("data.json cannot be read", "the run folder is incomplete"),
+    ),
+    "damaged weights": Case(
+        lambda w: ["generate", (w.run(), w.file("run/model.safetensors", b"no"))[0]],
+        ("model.safetensors cannot be read", "resume the run, which writes it again"),
+        1,
+    ),
+    "unknown split": Case(
+        lambda w: ["evaluate", w.run(), "--split", "tset"], ("unknown split 'tset'", "train, valid, test")
+    ),
+    "no particles": Case(lambda w: ["evaluate", w.run(), "--particles", "0"], ("--particles",)),
+    "evaluate on cuda": Case(lambda w: ["evaluate", w.run(), "--device", "cuda"], ("no CUDA GPU is visible",)),
+    "no texts": Case(lambda w: ["generate", w.run(), "-n", "0"], ("-n",)),
+    "an empty text": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", ""], ("text '' has 0 tokens; this run takes 1 to",)
+    ),
+    "a file without text": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", w.file("t.txt", "\n \n")],
+        ("t.txt: no text in the file; write one text a line",),
+    ),
+    "a file not UTF-8": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", w.file("t.txt", b"ba\n\xff\n")], ("t.txt, line 2: not UTF-8",)
+    ),
+    "a folder": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", "."], (".: a folder; give a file with one text a line",)
+    ),
+    "an unknown character": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", "ba?"],
+        ("text 'ba?' has the character '?' (U+003F, QUESTION MARK)",),
+    ),
+    "too long a text": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", "ba" * 200], ("has 400 tokens; this run takes 1 to 4",)
+    ),
+    "reconstruct and interpolate": Case(
+        lambda w: ["generate", w.run(), "--reconstruct", "ba", "--interpolate", "ba", "da"],
+        ("exclude each other; give one of them",),
+    ),
+    "interpolate one point": Case(
+        lambda w: ["generate", w.run(), "-n", "1", "--interpolate", "ba", "da"],
+        ("an interpolation has at least 2 points; got 1",),
+    ),
+    "explain an unknown guide": Case(
+        lambda w: ["explain", *w.tiny, "--guide", "nope"], ("unknown guide for deep_state_space 'nope'",)
+    ),
+    "list nothing": Case(lambda w: ["list", "models"], ("'recipes', 'guides', 'objectives', 'corpora'",)),
+}

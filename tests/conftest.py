@@ -1,0 +1,116 @@
+"""Fixtures of all rooms: a tiny word list, the smallest run worth the name, the command line in this process."""
+
+import itertools
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+TINY = {
+    "data.batch_size": 16,
+    "data.buckets": 2,
+    "data.validation_sentences": 60,
+    "model.hidden": [8],
+    "model.state_dim": 2,
+    "guide.gru_dim": 8,
+    "guide.embedding_dim": 4,
+    "guide.hidden": [8],
+    "training.steps": 20,
+    "training.log_every": 5,
+    "training.validate_every": 10,
+    "training.checkpoint_every": 5,
+    "report.sentences": 60,
+    "report.particles": 4,
+    "report.samples": 40,
+}
+"""What makes the recipe ``words`` small; ``data.corpus`` comes from the fixture ``word_list``."""
+
+
+@dataclass
+class Ended:
+    """How a command ended: exit status, and what it printed on stdout and stderr."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def word_list(tmp_path_factory):
+    """200 words of two to four letters with counts that fall as 1/rank."""
+    words = ["".join(letters) for n in (1, 2) for letters in itertools.product(*(["bdlmnrst", "aeiou"] * n))][:200]
+    path = tmp_path_factory.mktemp("data") / "list.tsv"
+    lines = [f"{word}\t{max(40, 4000 // rank)}" for rank, word in enumerate(words, 1)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(word_list):
+    """The changes to ``words`` that make a run of a fraction of a second: ``pt.fit(set=tiny)``."""
+    return {**TINY, "data.corpus": str(word_list)}
+
+
+@pytest.fixture(scope="session")
+def tiny_arguments(tiny):
+    """The same for the command line."""
+    return [part for key, value in tiny.items() for part in ("--set", f"{key}={value}")]
+
+
+@pytest.fixture(scope="session")
+def one_thread():
+    """Networks this small only lose by a second thread, and numbers are compared with one-threaded processes."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, tiny, one_thread):
+    """A finished run of 20 steps; read it, do not write to its folder."""
+    import ppl_text as pt
+
+    return pt.fit(set=tiny, out=tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the folder of the finished run, to do with as the test likes."""
+    return shutil.copytree(trained.folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def ppl(monkeypatch, capsys, one_thread):
+    """``ppl("fit", …)``: run the command line in this process and return how it ended."""
+    from ppl_text.__main__ import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ppl-text", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as left:
+            main()
+        captured = capsys.readouterr()
+        return Ended(left.value.code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def command():
+    """``command("fit", …)``: the words of a real process, and its environment: one thread, warnings are errors."""
+
+    def line(*arguments):
+        return [sys.executable, "-W", "error", "-m", "ppl_text", *map(str, arguments)]
+
+    return line
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """Environment of real processes: one thread, no terminal's peculiarities."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

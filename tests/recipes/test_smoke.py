@@ -1,0 +1,94 @@
+"""Every recipe, guide, objective and transition trains a few steps and says something sound."""
+
+import json
+
+import pytest
+import torch
+
+import ppl_text as pt
+from guides import GUIDES
+from ppl_text.objectives import OBJECTIVES
+from ppl_text.recipes import build, recipe_names
+
+SHORT = {
+    "training.steps": 4,
+    "training.log_every": 2,
+    "report.particles": 3,
+    "report.sentences": 40,
+    "report.samples": 20,
+}
+
+
+def trained_soundly(run):
+    """The run is finished, its parameters have moved, its numbers are numbers and in the right order."""
+    assert run.finished
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    assert results["elbo"] <= results["iw"] < 0
+    assert results["elbo"] == pytest.approx(-(results["rec_sum"] + results["kl_sum"]) / results["n_sent"], rel=1e-5)
+    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert all(isinstance(record["bound"], float) and record["bound"] < 0 for record in records)
+    for before, after in zip(build.build_programs(run.config, run.corpus.tokenizer.size), run.programs, strict=True):
+        start, end = dict(before.named_parameters()), dict(after.named_parameters())
+        assert start.keys() == end.keys()
+        if start:
+            assert any(not torch.equal(start[name], end[name]) for name in start)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_parses_and_trains(name, word_list, tmp_path, one_thread):
+    """Only the corpus and the times are changed: the networks are the recipe's own."""
+    trained_soundly(pt.fit(name, data=word_list, set=SHORT, out=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", GUIDES["deep_state_space"])
+def test_every_guide_trains(name, tiny, tmp_path, one_thread):
+    options = {k: v for k, v in tiny.items() if name != "prior" or not k.startswith("guide.")}
+    run = pt.fit(set={**options, **SHORT}, guide=name, out=tmp_path / "run")
+    trained_soundly(run)
+    assert run.config.guide.name == name
+
+
+SPECS = [
+    *("elbo", "elbo:3", "elbo-analytic", "elbo-analytic:2", "iwae:3", "renyi:0.5:3", "renyi:-1:2"),
+    *("trace_elbo", "renyi_elbo:0.5:2", "pyro:Trace_ELBO", "pyro:Trace_ELBO:2", "pyro:RenyiELBO:2"),
+    *("pyro:RenyiELBO:0.5:2", "pyro:TraceGraph_ELBO", "pyro:TraceMeanField_ELBO"),
+]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_objective_trains(spec, tiny, tmp_path, one_thread):
+    run = pt.fit(set={**tiny, **SHORT}, objective=spec, out=tmp_path / "run")
+    trained_soundly(run)
+    assert run.config.objective == spec
+
+
+def test_no_objective_is_left_out():
+    assert {spec.partition(":")[0] for spec in SPECS} >= set(OBJECTIVES)
+
+
+TRANSITIONS = {
+    "diag": {"model.transition": "diag"},
+    "diag x2": {"model.transition": "diag", "model.layers": 2},
+    "tril, inverse": {"model.transition": "tril", "model.parametrization": "inverse"},
+    "tril, direct": {"model.transition": "tril", "model.parametrization": "direct"},
+    "tril x2": {"model.transition": "tril", "model.layers": 2},
+    "tril, clipped": {"model.transition": "tril", "model.diagonal": "clip"},
+    "nvp, halves": {"model.transition": "nvp", "model.layers": 3},
+    "nvp, the paper's masks": {"model.transition": "nvp", "model.masks": "paper", "model.state_dim": 8},
+}
+
+
+@pytest.mark.parametrize("changes", TRANSITIONS.values(), ids=TRANSITIONS)
+def test_every_transition_trains(changes, tiny, tmp_path, one_thread):
+    trained_soundly(pt.fit(set={**tiny, **SHORT, **changes}, objective="elbo", out=tmp_path / "run"))
+
+
+def test_half_precision_trains(tiny, tmp_path, one_thread):
+    trained_soundly(pt.fit(set={**tiny, **SHORT}, precision="bf16", out=tmp_path / "run"))
+
+
+def test_the_built_in_words_train(tmp_path, one_thread):
+    """The default recipe on its own corpus, cut short."""
+    run = pt.fit(set={**SHORT, "data.limit": 3000, "training.steps": 2}, out=tmp_path / "run")
+    trained_soundly(run)
+    assert len(run.corpus.splits["train"]) == pytest.approx(3000, rel=0.05)
