@@ -1,9 +1,12 @@
 """A run: one model, guide and objective trained on one corpus, kept in a folder and usable from Python.
 
-import ppl_text as pt
-run = pt.fit("words")
-run.evaluate(split="test", particles=64)
-run.generate(5)
+::
+
+    import ppl_text as pt
+
+    run = pt.fit("words")
+    run.evaluate(split="test", particles=64)
+    run.generate(5)
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from .recipes.rehearsal import first_batch, rehearse
 from .training.environment import describe_environment
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
+from .training.threads import torch_threads
 from .training.weights import load_weights
 
 
@@ -151,7 +155,8 @@ class Run:
         if not resume:
             self._make_folder(str(fabric.device))
         folders.write_text(self.folder / "config.yaml", self.config.to_yaml())
-        result = trainer.fit(resume=resume)
+        with torch_threads(self.config.threads):
+            result = trainer.fit(resume=resume)
         self.__dict__.pop("programs", None)
         progress.message("evaluating on the test split …")
         try:
@@ -309,9 +314,10 @@ def _to_resume(
 
 
 def _resumed_config(run: Run, changes: Mapping[str, Any]) -> RunConfig:
-    """The stored configuration; only how long and where it is trained, and the report, may change."""
+    """The stored configuration; only how and where training goes on, and the report, may change."""
     path = str(run.folder / "config.yaml")
-    free = {k: v for k, v in changes.items() if k in ("training.steps", "device") or k.startswith("report.")}
+    sections = ("training.", "report.", "device", "threads")
+    free = {k: v for k, v in changes.items() if k.startswith(sections)}
     fixed = {k: v for k, v in changes.items() if k not in free}
     blocked = sorted(k for k, v in fixed.items() if load_config(path, {k: v}) != run.config)
     if blocked:

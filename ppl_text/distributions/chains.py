@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..nn.fused import DiagonalRecurrence, worthwhile
-from .transforms import ConditionalFlow, Diagonal, DiagonalAffine, Flow, FlowFamily, SoftplusDelta
+from .bijections import DiagonalAffine, Flow
+from .transforms import ConditionalFlow, Diagonal, FlowFamily, SoftplusDelta
 
 
 class Kernel(Protocol):

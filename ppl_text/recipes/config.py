@@ -133,7 +133,10 @@ class ReportSection(Section):
 
 
 class RunConfig(Section):
-    """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable."""
+    """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable.
+
+    ``threads`` is how many torch uses while it trains on a CPU (None: its own default).
+    """
 
     recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")]
     description: str = ""
@@ -144,6 +147,7 @@ class RunConfig(Section):
     training: TrainingSection
     report: ReportSection = ReportSection()
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
+    threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
 

@@ -96,6 +96,7 @@ class BarProgress:
     def start(self, total: int, done: int) -> None:
         """Draw the bar at what was done before."""
         self._bar.update(self._task, total=total, completed=done, description="first step …")
+        self._bar.start_task(self._task)
         self._bar.start()
         self._bar.refresh()
 

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ppl_text.distributions.transforms import (
-    ConditionalFlow,
-    Diagonal,
-    FlowFamily,
-    RealNVP,
-    Stack,
-    Triangular,
-)
+from ppl_text.distributions.transforms import ConditionalFlow, Diagonal, FlowFamily, RealNVP, Stack, Triangular
 from ppl_text.nn.conditioner import Conditioner
 
 

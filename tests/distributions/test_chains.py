@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from ppl_text.distributions.bijections import DiagonalAffine
 from ppl_text.distributions.chains import FlowChain, standard_normal_log_density
-from ppl_text.distributions.transforms import ConditionalFlow, DiagonalAffine, FlowFamily, conditional_flow
+from ppl_text.distributions.transforms import ConditionalFlow, FlowFamily, conditional_flow
 
 from .flow_cases import AFFINE, CASES, FlowCase, affine_by_hand, conditional, mlp
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
+from ppl_text.distributions.bijections import TriangularAffine, TriangularLayout
 from ppl_text.distributions.chains import FlowChain
-from ppl_text.distributions.transforms import FlowFamily, TriangularAffine, TriangularLayout
+from ppl_text.distributions.transforms import FlowFamily
 
 Array = NDArray[np.float64]
 
