@@ -35,7 +35,7 @@ class Conditioner(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for name, parameter in self.layers[-1:].named_parameters():
             nn.init.zeros_(parameter) if name.endswith("bias") else nn.init.normal_(
-                parameter, std=0.5 / hidden[-1] ** 0.5
+                parameter, std=0.1 / hidden[-1] ** 0.5
             )
 
     def project(self, context: Tensor | None) -> Tensor:
