@@ -166,7 +166,7 @@ def _run_diagonal(kernel: Kernel, noise: Tensor, projected: Tensor, state: Tenso
 
 
 def standard_normal_log_density(x: Tensor) -> Tensor:
-    """Ln N(x; 0, I_D) over the last axis, in nats."""
+    """ln N(x; 0, I_D) over the last axis, in nats."""
     return -0.5 * (x.square().sum(-1) + x.shape[-1] * math.log(2 * math.pi))
 
 

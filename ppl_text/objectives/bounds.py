@@ -49,7 +49,7 @@ def elbo_analytic(terms: Terms) -> Reading:
 
 
 def iwae(terms: Terms) -> Reading:
-    """Ln (1/K) Σ_k w_k (Burda et al. 2016); equals ``pyro.infer.RenyiELBO(alpha=0)`` per sentence."""
+    """ln (1/K) Σ_k w_k (Burda et al. 2016); equals ``pyro.infer.RenyiELBO(alpha=0)`` per sentence."""
     bound = log_mean_exp(terms.log_weights)
     return Reading(bound, bound, monte_carlo_kl(terms))
 
@@ -72,7 +72,7 @@ def renyi(alpha: float) -> Callable[[Terms], Reading]:
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
-    """Ln of the mean weight over the K particles: (K, B) to (B,)."""
+    """ln of the mean weight over the K particles: (K, B) to (B,)."""
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 

@@ -52,12 +52,12 @@ class LatentTerms:
 
     @cached_property
     def log_p(self) -> Tensor:
-        """Ln p(value), (K, B)."""
+        """ln p(value), (K, B)."""
         return _log_prob(self.p_site).expand(self.shape)
 
     @cached_property
     def log_q(self) -> Tensor:
-        """Ln q(value), (K, B)."""
+        """ln q(value), (K, B)."""
         return _log_prob(self.q_site).expand(self.shape)
 
 
@@ -74,7 +74,7 @@ class Terms(NamedTuple):
 
     @property
     def log_weights(self) -> Tensor:
-        """Ln w = ln p(x | z) + Σ_sites (ln p(z) - ln q(z)), (K, B). Never scaled."""
+        """ln w = ln p(x | z) + Σ_sites (ln p(z) - ln q(z)), (K, B). Never scaled."""
         total = self.log_likelihood
         for site in self.latents.values():
             total = total + (site.log_p - site.log_q)
