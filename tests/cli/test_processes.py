@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,10 @@ def stopped(tmp_path_factory, tiny_arguments, command, environment):
     """Three runs, each stopped by a signal once its first steps are done: folder, status and stderr."""
     folder = tmp_path_factory.mktemp("stopped")
     results = {}
-    with ExitStack() as stack:
-        processes = {}
-        for name in SIGNALS:
-            changes = ["--steps", STEPS, "--set", "training.log_every=2", "--out", folder / name]
-            process = subprocess.Popen(command("fit", *tiny_arguments, *changes), env=environment, text=True, **PIPES)
-            processes[name] = stack.enter_context(process)
-        for name, process in processes.items():
+    for name in SIGNALS:  # one after the other: none may reach its end while another is being stopped
+        changes = ["--steps", STEPS, "--set", "training.log_every=2", "--out", folder / name]
+        line = command("fit", *tiny_arguments, *changes)
+        with subprocess.Popen(line, env=environment, text=True, **PIPES) as process:
             seen = ""
             for text in process.stderr:
                 seen += text
@@ -41,7 +37,7 @@ def stopped(tmp_path_factory, tiny_arguments, command, environment):
                     process.send_signal(getattr(signal, name))
                     break
             out, err = process.communicate(timeout=240)
-            results[name] = process.returncode, out, seen + err
+        results[name] = process.returncode, out, seen + err
     return folder, results
 
 
