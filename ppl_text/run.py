@@ -192,13 +192,14 @@ class Run:
     def _facts(self, result: TrainingResult) -> dict[str, str]:
         config, environment = self.config, folders.read_record(self.folder / "environment.json")
         ended = f"{result.step:,} steps ({'all of them' if result.stopped == 'steps' else 'validation stopped rising'})"
+        best = f"best validation at step {result.best_step:,}" if result.best_step else "never validated"
         return {
             "run": f"Run {self.folder.name}: {config.recipe}",
             "model": f"{config.model.family}, {sum(p.numel() for p in self.model.parameters()):,} parameters",
             "guide": f"{config.guide.name}, {sum(p.numel() for p in self.guide.parameters()):,} parameters",
             "objective": config.objective,
             "corpus": f"{config.data.corpus}, {len(self.corpus.splits['train']):,} training types",
-            "trained": f"{ended}; best validation at step {result.best_step:,}",
+            "trained": f"{ended}; {best}",
             "seed": str(config.seed),
             "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "
             f"torch {environment['packages']['torch']}",
