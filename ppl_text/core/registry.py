@@ -97,7 +97,11 @@ def load_from_file(reference: str, kind: str) -> Any:
 
 
 def _run_file(path: Path, kind: str) -> ModuleType:
-    name = f"ppl_text_user_{path.stem}_{abs(hash(path.resolve()))}"
+    """Run a file once for each version of it: checking, building and loading a run share one module."""
+    stamp = path.stat()
+    name = f"ppl_text_user_{path.stem}_{abs(hash((path.resolve(), stamp.st_mtime_ns, stamp.st_size)))}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{kind} file '{path}' cannot be imported as Python")

@@ -53,21 +53,27 @@ class Flow(Transform):
         return self.forward_and_ladj(x)[1]
 
 
-class DiagonalAffine(Flow):
-    """f(ξ) = loc + diagonal ∘ ξ."""
+class ScaledFlow(Flow):
+    """Base of the affine flows whose log-determinant is that of ``diagonal``, the same for every ξ."""
 
     affine = True
-
-    def __init__(self, loc: Tensor, diagonal: Tensor) -> None:
-        super().__init__()
-        self.loc, self.diagonal = loc, diagonal
+    loc: Tensor
+    diagonal: Tensor
 
     def _ladj(self, x: Tensor) -> Tensor:
         return self.diagonal.abs().log().sum(-1).expand(torch.broadcast_shapes(x.shape, self.loc.shape)[:-1])
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """Σ_k ln|diagonal_k|, the same for every x."""
+        """± Σ_k ln|diagonal_k|: no product, no solve."""
         return self._ladj(x)
+
+
+class DiagonalAffine(ScaledFlow):
+    """f(ξ) = loc + diagonal ∘ ξ."""
+
+    def __init__(self, loc: Tensor, diagonal: Tensor) -> None:
+        super().__init__()
+        self.loc, self.diagonal = loc, diagonal
 
     def _call(self, x: Tensor) -> Tensor:
         return torch.addcmul(self.loc, self.diagonal, x)
@@ -85,24 +91,15 @@ class DiagonalAffine(Flow):
         return (y - self.loc) / self.diagonal, self._ladj(y)
 
 
-class TriangularAffine(Flow):
+class TriangularAffine(ScaledFlow):
     """f(ξ) = loc + G ξ, G lower-triangular; the inverse is a forward substitution.
 
     ``diagonal`` (…, D) holds G's diagonal, ``lower`` (…, D(D-1)/2) its strictly lower entries, row by row.
     """
 
-    affine = True
-
     def __init__(self, loc: Tensor, diagonal: Tensor, lower: Tensor, layout: TriangularLayout) -> None:
         super().__init__()
         self.loc, self.diagonal, self.lower, self.layout = loc, diagonal, lower, layout
-
-    def _ladj(self, x: Tensor) -> Tensor:
-        return self.diagonal.abs().log().sum(-1).expand(torch.broadcast_shapes(x.shape, self.loc.shape)[:-1])
-
-    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
-        """± Σ_k ln|diagonal_k|, the same for every x: no product, no solve."""
-        return self._ladj(x)
 
     @full_precision
     def forward_and_ladj(self, x: Tensor) -> tuple[Tensor, Tensor]:

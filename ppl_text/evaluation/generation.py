@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -54,7 +55,7 @@ def sample_texts(model: Generative, tokenizer: Tokenizer, n: int, *, steps: int,
 def reconstruct_texts(
     model: Any, guide: Any, tokenizer: Tokenizer, texts: Sequence[str], *, max_steps: int, seed: int
 ) -> list[str]:
-    """Z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text.
+    """z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text.
 
     Where z has one step for each token (axis T), it ends with the text's own steps: beyond them is padding.
     """
@@ -111,16 +112,9 @@ def _device(model: Any) -> torch.device:
     return device
 
 
-class seeded:  # noqa: N801 - used like a function
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
     """Context in which torch draws from ``seed``; the global random state is as before afterwards."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._fork = torch.random.fork_rng(devices=range(torch.cuda.device_count()))
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self._seed)
-
-    def __exit__(self, *exception: Any) -> None:
-        self._fork.__exit__(*exception)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import EOS_ID, FIRST_SCORED_ID, Batch
+from ..core.batch import FIRST_SCORED_ID, Batch
 from ..core.errors import UserError
 from ..core.latents import LatentSpec
 from ..distributions.chains import FlowChain
@@ -123,10 +123,3 @@ class DeepStateSpace(nn.Module):
         angle = torch.linspace(0, torch.pi / 2, points, device=first.device).view(-1, 1, 1)
         states, _ = chain.push_forward(angle.cos() * noise[0] + angle.sin() * noise[1])
         return self.decode(states)
-
-
-def generated_lengths(tokens: Tensor) -> Tensor:
-    """Scored tokens of each generated row (…, T), EOS counted; T where no EOS came."""
-    ended = (tokens == EOS_ID).long()
-    first = ended.argmax(-1) + 1
-    return torch.where(ended.any(-1), first, tokens.shape[-1])

@@ -16,7 +16,7 @@ from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS
-from ppl_text.models.deep_state_space import DeepStateSpace, generated_lengths
+from ppl_text.models.deep_state_space import DeepStateSpace
 
 TRANSITIONS = {
     "diag": {"transition": "diag"},
@@ -137,6 +137,13 @@ def test_likelihoods_by_quadrature_sum_to_one_minus_the_unfinished_and_match_imp
     # a likelihood weight lies in (0, 1): its relative error is below sqrt((1 - p) / (p K))
     error = ((1 - exact.exp()) / exact.exp() / 10_000).sqrt()
     assert ((bound - exact).abs() < 4.5 * error).all()
+
+
+def generated_lengths(tokens: torch.Tensor) -> torch.Tensor:
+    """Scored tokens of each generated row (…, T), EOS counted; T where no EOS came."""
+    ended = (tokens == EOS_ID).long()
+    first = ended.argmax(-1) + 1
+    return torch.where(ended.any(-1), first, tokens.shape[-1])
 
 
 @every_transition
