@@ -13,6 +13,7 @@ GUIDES: dict[str, dict[str, str]] = {
         "shared": "guides.deep_state_space:SharedTransitionGuide",
         "bidirectional": "guides.deep_state_space:BidirectionalGuide",
         "mean-field": "guides.deep_state_space:MeanFieldGuide",
+        "look-ahead": "guides.deep_state_space:LookAheadGuide",
         "prior": "guides.deep_state_space:PriorGuide",
     },
 }

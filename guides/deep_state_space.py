@@ -1,16 +1,17 @@
 """Guides of the deep state-space word model: q(h_{1:T} | w_{1:T}) over the single site ``h``.
 
-Source: Schmidt and Hofmann 2018, eqs. (3), (7) and section 2.5. The look-ahead guide of Algorithm 1
-belongs here too; it comes with the step-wise objectives that drive it.
+Source: Schmidt and Hofmann 2018, eqs. (3), (7), section 2.5 and Algorithm 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.distributions import Delta, Normal
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
@@ -74,6 +75,24 @@ class ChainGuide(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             states: Tensor = pyro.sample("h", self.posterior(batch))
         return states
+
+    def init(self, state: Mapping[str, Tensor], batch: Batch) -> FlowChain:
+        """Begin the same guide step by step (``pyro.infer.SMCFilter``, Algorithm 1): site ``h_0``.
+
+        Returns the chain that :meth:`step` takes its steps from: the word is read once.
+        """
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("h_0", Delta(self.model.initial, event_dim=1))
+            return self.posterior(batch)
+
+    def step(self, state: Mapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
+        """Step t = 0, …, T-1: samples site ``h_{t+1}`` given ``state["h"]`` = h_t; masked where the word has ended.
+
+        ``chain`` is what :meth:`init` returned; it is made anew where it is not given (SMCFilter drops it).
+        """
+        with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
+            chain = self.posterior(batch) if chain is None else chain
+            pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))
 
 
 class ReadingGuide(ChainGuide):
@@ -156,6 +175,44 @@ class SharedTransitionGuide(ReadingGuide):
         return FlowChain(kernel, self.model.initial, batch.lengths, batch.steps, context)
 
 
+class LookAheadGuide(ChainGuide):
+    """q(h_t | h_{t-1}, F_g(h_{t-1}, ξ_t), w_{t:T}) with ξ_t ~ N(0, I): a proposal that has seen where the model may go.
+
+    Algorithm 1: each particle simulates a next state of the *model*, h_{g,t} = F_g(h_{t-1}, ξ_t), and the
+    proposal N(m, diag s²) (or N(m, G Gᵀ), ``flow="tril"``) is conditioned on it. ξ_{1:T} is the auxiliary site
+    ``h_ahead``: for each fixed ξ this is an ordinary guide, so every bound under it is a bound. Gradients reach F_g
+    through h_g too. Made for ``stepwise:K`` and ``fivo:N``; all other objectives take it as well.
+
+    Options as in :class:`ReadingGuide`.
+    """
+
+    def __init__(
+        self,
+        model: StateSpaceModel,
+        *,
+        flow: str = "diag",
+        embedding_dim: int = 32,
+        gru_dim: int = 64,
+        hidden: Sequence[int] = (64, 64),
+        delta: float = 1e-3,
+    ) -> None:
+        super().__init__(model)
+        reader = BackwardGRU(model.vocab_size, embedding_dim, gru_dim)
+        self.reader, dim = reader, model.state_dim
+        self.kernel = conditional_flow(
+            flow, dim, state_dim=2 * dim, context_dim=reader.output_dim, hidden=hidden, delta=delta
+        )
+
+    def posterior(self, batch: Batch) -> FlowChain:
+        """q(h_{1:T} | ξ_{1:T}, w_{1:T}); samples site ``h_ahead``, so it must be called inside the sentence plate."""
+        like = self.model.initial
+        steps = torch.zeros(batch.steps, like.shape[-1], dtype=like.dtype, device=like.device)
+        noise = Normal(steps, torch.ones_like(steps)).to_event(2).mask(False)
+        ahead = pyro.sample("h_ahead", noise, infer={"is_auxiliary": True})
+        kernel = _LookAhead(self.kernel, self.model.transition, ahead)
+        return FlowChain(kernel, self.model.initial, batch.lengths, batch.steps, self.read(batch))
+
+
 class PriorGuide(ChainGuide):
     """q(h_{1:T} | w) = p(h_{1:T}): the model's own chain ("bootstrap"), blind to the word, no parameters."""
 
@@ -180,3 +237,27 @@ class _NoiseThenTransition:
         noise = self._noise.params(state, projected)
         transition = self._transition.params(state, self._transition.project())
         return torch.cat([noise, transition.expand(*noise.shape[:-1], -1)], dim=-1)
+
+
+class _LookAhead:
+    """Kernel whose parameters at t are those of ``proposal`` given [h_{t-1}; F_g(h_{t-1}, ξ_t)]. Owns no parameters.
+
+    ``noise`` is ξ_{1:T}, (…, B, T, D).
+    """
+
+    feedback = True
+
+    def __init__(self, proposal: Kernel, transition: Kernel, noise: Tensor) -> None:
+        self._proposal, self._transition, self._noise = proposal, transition, noise
+        self.family = proposal.family
+
+    def project(self, context: Tensor | None = None) -> Tensor:
+        projected = self._proposal.project(context)
+        leading = torch.broadcast_shapes(projected.shape[:-1], self._noise.shape[:-1])
+        return torch.cat([projected.expand(*leading, -1), self._noise.expand(*leading, -1)], dim=-1)
+
+    def params(self, state: Tensor, projected: Tensor) -> Tensor:
+        context, noise = projected.split([projected.shape[-1] - state.shape[-1], state.shape[-1]], dim=-1)
+        transition = self._transition
+        ahead = transition.family(transition.params(state, transition.project())).forward_and_ladj(noise)[0]
+        return self._proposal.params(torch.cat([state.expand_as(ahead), ahead], dim=-1), context)

@@ -5,14 +5,14 @@ These are structural types (``typing.Protocol``): nothing has to inherit from th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .batch import Batch
 from .latents import LatentSpec
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @runtime_checkable
@@ -50,24 +50,34 @@ class Estimate(NamedTuple):
     ``bound``           (B,) a lower bound of log p(tokens) at β = 1, without any of them
     ``log_likelihood``  (B,) mean over particles of log p(tokens | latents)
     ``kl``              (B,) KL(q ‖ p) of all latents: in closed form or by Monte Carlo over the particles
+    ``ess``             (B,) effective sample size of the estimator's own weights by K, in (0, 1]; mean over the
+                        steps for step-wise estimators; None for one particle and where there are no weights
     """
 
     loss: Tensor
     bound: Tensor
     log_likelihood: Tensor
     kl: Tensor
+    ess: Tensor | None = None
 
 
 class Objective(Protocol):
     """A bound and its gradient estimator: ``objective(model, guide, batch, beta) -> Estimate``."""
 
-    name: str
-    particles: int
+    @property
+    def name(self) -> str:
+        """The text that :func:`ppl_text.objectives.build` makes it from."""
+        ...
+
+    @property
+    def particles(self) -> int:
+        """K."""
+        ...
 
     def __call__(
         self,
-        model: Callable[[Batch], Any],
-        guide: Callable[[Batch], Any],
+        model: nn.Module,
+        guide: nn.Module,
         batch: Batch,
         beta: float | Tensor | Mapping[str, float | Tensor] = 1.0,
     ) -> Estimate:

@@ -7,6 +7,7 @@ p(h_{1:T} | c) = Π_t p(h_t | h_{t-1}, c_t), h_t = f(ξ_t; h_{t-1}, c_t), ξ_t ~
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -117,6 +118,17 @@ class FlowChain(TorchDistribution):
         """ξ_{1:T} = F^{-1}(h_{1:T}) and ln|det J_F| by step, all steps at once; (…, T, D) and (…, T)."""
         return self.kernel.family(self.params_along(value)).inverse_and_ladj(value)
 
+    def at(self, t: int, state: Tensor) -> FlowStep:
+        """p(h_{t+1} | h_t = state, c_{t+1}) for t = 0, …, T-1 and states (…, B, D): one step by itself."""
+        projected = self._step_contexts[t] if self.projected.dim() > 1 else self.projected
+        params = self.kernel.params(state, projected)
+        return FlowStep(self.kernel.family(params), torch.broadcast_shapes(state.shape, (*params.shape[:-1], 1)), state)
+
+    @cached_property
+    def _step_contexts(self) -> tuple[Tensor, ...]:
+        """The projected contexts by step; taken apart once, so that the way back is one operation."""
+        return self.projected.unbind(-2)
+
     def _cached(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """What ``rsample`` kept of this very value; drawn under ``no_grad``, it is of no use where gradients are on."""
         if self._drawn is None or value is not self._drawn[0]:
@@ -142,6 +154,48 @@ class FlowChain(TorchDistribution):
             noise, ladj = self.pull_back(value)
         steps = standard_normal_log_density(noise) - ladj
         return torch.where(self.mask, steps, 0.0).sum(-1)
+
+
+class FlowStep(TorchDistribution):
+    """p(h_t | h_{t-1}, c_t): the law of h = f(ξ), ξ ~ N(0, I_D), for one map f; event shape (D,).
+
+    What :meth:`FlowChain.at` returns: a chain drawn and weighed step by step (Algorithm 1, particle filters).
+    ``shape`` (…, B, D) is that of a draw; ``like`` gives type and device. ``log_prob`` of the value that ``rsample``
+    has just returned is computed from the noise that made it.
+    """
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, flow: Flow, shape: torch.Size, like: Tensor, validate_args: bool | None = None) -> None:
+        self.flow, self._like = flow, like
+        self._drawn: tuple[Tensor, Tensor, bool] | None = None
+        super().__init__(torch.Size(shape[:-1]), torch.Size(shape[-1:]), validate_args=validate_args)
+
+    def expand(self, batch_shape: torch.Size, _instance: FlowStep | None = None) -> FlowStep:
+        """Put further leading axes in front."""
+        new = self._get_checked_instance(FlowStep, _instance)
+        new.flow, new._like, new._drawn = self.flow, self._like, None
+        super(FlowStep, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """h = f(ξ), (…, B, D)."""
+        noise = torch.randn(self._extended_shape(sample_shape), dtype=self._like.dtype, device=self._like.device)
+        value, ladj = self.flow.forward_and_ladj(noise)
+        self._drawn = value, standard_normal_log_density(noise) - ladj, torch.is_grad_enabled()
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln N(f^{-1}(h); 0, I) - ln|det J_f|, shape (…, B), nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        if self._drawn is not None and value is self._drawn[0] and self._drawn[2] >= torch.is_grad_enabled():
+            return self._drawn[1]
+        noise, ladj = self.flow.inverse_and_ladj(value)
+        return standard_normal_log_density(noise) - ladj
 
 
 def _run_diagonal(kernel: Kernel, noise: Tensor, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:

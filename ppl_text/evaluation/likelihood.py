@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..data.batches import EvaluationSet
-from ..objectives.bounds import log_mean_exp, monte_carlo_kl
+from ..objectives.bounds import log_mean_exp
 from ..objectives.terms import trace_terms
 
 
@@ -23,8 +23,8 @@ class SentenceBounds(NamedTuple):
 
     ``weights``: what each counts for; ``tokens``: scored tokens, EOS included; ``rec``: -E_q ln p(x | z);
     ``kl``: E_q[ln q - ln p]; ``elbo`` = -(rec + kl); ``iw``: ln of the mean of K importance weights;
-    ``elbo_var`` and ``iw_var``: variances of these two estimates (NaN for K = 1); ``ess``: effective sample size of the
-    K weights.
+    ``elbo_var``, ``iw_var`` and ``gap_var``: variances of these two estimates and of their difference, which share
+    their draws (NaN for K = 1); ``ess``: effective sample size of the K weights.
     """
 
     weights: Tensor
@@ -35,7 +35,18 @@ class SentenceBounds(NamedTuple):
     iw: Tensor
     elbo_var: Tensor
     iw_var: Tensor
+    gap_var: Tensor
     ess: Tensor
+
+
+class SentenceLogWeights(NamedTuple):
+    """What is known of N sentences by S draws each; float64 on the CPU.
+
+    ``weights`` (N,): what each sentence counts for; ``log_weights`` (N, S): ln p(x, z_s) - ln q(z_s | x) in nats.
+    """
+
+    weights: Tensor
+    log_weights: Tensor
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class Likelihood:
     ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard
     errors (draws of the latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
     standard error that drawing ``n_sent`` sentences from the split adds; 0 where every text of the split was
-    scored with its count.
+    scored with its count. ``gap_se`` is that of :attr:`gap`.
     """
 
     particles: int
@@ -63,6 +74,12 @@ class Likelihood:
     n_sent: float
     n_eos: float
     n_words: float
+    gap_se: float = math.nan
+
+    @property
+    def gap(self) -> float:
+        """Importance-weighted bound - ELBO: what is left of KL(q ‖ posterior) as far as K particles see it."""
+        return self.iw - self.elbo
 
     @property
     def iw_per_token(self) -> float:
@@ -91,8 +108,43 @@ def sentence_bounds(
     From chunk to chunk only log-weights are kept, one number for each particle and sentence. The draws come
     from ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
     """
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     rows: list[SentenceBounds] = []
+    with _evaluating(model, guide, device, seed):
+        for index, batch in enumerate(data):
+            rows.append(_score(model, guide, batch.to(device), particles, chunk))
+            report(index + 1, len(data))
+    return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+def sentence_log_weights(
+    model: nn.Module,
+    guide: nn.Module,
+    data: EvaluationSet,
+    *,
+    draws: int,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    chunk: int = 16,
+) -> SentenceLogWeights:
+    """Importance log-weights of every sentence under ``draws`` = S draws from the guide, unreduced.
+
+    They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
+    """
+    rows = []
+    with _evaluating(model, guide, device, seed):
+        for batch in data:
+            batch = batch.to(device)
+            parts = [min(chunk, draws - start) for start in range(0, draws, chunk)]
+            log_weights = torch.cat([trace_terms(model, guide, batch, k).log_weights.double() for k in parts])
+            kept = batch.weights > 0
+            rows.append((batch.weights[kept].double().cpu(), log_weights.T[kept].cpu()))
+    return SentenceLogWeights(*(torch.cat(column) for column in zip(*rows, strict=True)))
+
+
+@contextmanager
+def _evaluating(model: nn.Module, guide: nn.Module, device: torch.device | str, seed: int) -> Iterator[None]:
+    """Context without gradients, validation and dropout, with draws from ``seed``; all is as before afterwards."""
+    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with ExitStack() as stack:
         for context in (torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices)):
             stack.enter_context(context)
@@ -100,36 +152,33 @@ def sentence_bounds(
             stack.callback(program.train, program.training)
             program.eval()
         torch.manual_seed(seed)
-        for index, batch in enumerate(data):
-            rows.append(_score(model, guide, batch.to(device), particles, chunk))
-            report(index + 1, len(data))
-    return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
+        yield
 
 
 def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chunk: int) -> SentenceBounds:
     """Bounds of the rows of one batch that count (weight above 0)."""
-    log_weights, likelihood, divergence = [], [], []
+    log_weights, likelihood = [], []
     for start in range(0, particles, chunk):
         terms = trace_terms(model, guide, batch, min(chunk, particles - start))
         log_weights.append(terms.log_weights.double())
         likelihood.append(terms.log_likelihood.double())
-        kl = monte_carlo_kl(terms)
-        share = log_weights[-1].shape[0] / particles
-        divergence.append(share * sum(kl.values(), start=torch.zeros_like(likelihood[-1][0])))
-    weights = torch.cat(log_weights)
+    weights, reconstruction = torch.cat(log_weights), torch.cat(likelihood)
     normalised = weights.softmax(0)
     ess = 1.0 / normalised.square().sum(0)
-    spread = weights.var(0) if particles > 1 else torch.full_like(ess, math.nan)
+    unknown = torch.full_like(ess, math.nan)
+    spread = weights.var(0) if particles > 1 else unknown
     columns = SentenceBounds(
         weights=batch.weights.double(),
         tokens=batch.lengths.double(),
-        rec=-torch.cat(likelihood).mean(0),
-        kl=torch.stack(divergence).sum(0),
+        rec=-reconstruction.mean(0),
+        kl=(reconstruction - weights).mean(0),
         elbo=weights.mean(0),
         iw=log_mean_exp(weights),
         elbo_var=spread / particles,
         # Delta method: Var[ln w̄] ≈ Var[w] / (K E[w]²) = 1/ESS - 1/K with K-1 degrees of freedom.
         iw_var=(1.0 / ess - 1.0 / particles) * (particles / (particles - 1) if particles > 1 else math.nan),
+        # Delta method too: a draw moves ln w̄ by w/w̄ and the mean of ln w by ln w, at the same time.
+        gap_var=(particles * normalised - weights).var(0) / particles if particles > 1 else unknown,
         ess=ess,
     )
     kept = batch.weights > 0
@@ -163,4 +212,5 @@ def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool) -> Likel
         n_sent=float(total),
         n_eos=float((bounds.weights * bounds.tokens).sum()),
         n_words=float((bounds.weights * (bounds.tokens - 1)).sum()),
+        gap_se=standard_error(bounds.gap_var),
     )

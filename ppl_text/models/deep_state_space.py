@@ -6,10 +6,12 @@ eqs. (1), (2), (8) and (10).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 import pyro
 import torch
+from pyro import poutine
+from pyro.distributions import Delta
 from torch import Tensor, nn
 
 from ..core.batch import FIRST_SCORED_ID, Batch
@@ -94,6 +96,27 @@ class DeepStateSpace(nn.Module):
             states: Tensor = pyro.sample("h", self.prior(batch.lengths, batch.steps))
             pyro.sample("tokens", self.likelihood(states, batch.lengths), obs=batch.tokens)
         return states
+
+    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+        """Begin the same story step by step, as ``pyro.infer.SMCFilter`` asks: site ``h_0``, ``state["h"]`` = h_0.
+
+        Returns the chain that :meth:`step` takes its steps from.
+        """
+        with pyro.plate("sentences", batch.size, dim=-1):
+            state["h"] = pyro.sample("h_0", Delta(self.initial, event_dim=1))
+        return self.prior(batch.lengths, batch.steps)
+
+    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
+        """Step t = 0, …, T-1: samples site ``h_{t+1}``, observes site ``w_{t+1}``; masked where the word has ended.
+
+        ``chain`` is what :meth:`init` returned; it is made anew where it is not given (SMCFilter drops it).
+        """
+        chain = self.prior(batch.lengths, batch.steps) if chain is None else chain
+        with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
+            states: Tensor = pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))
+            letter = self.likelihood(states.unsqueeze(-2), (batch.lengths - t).clamp(0, 1))
+            pyro.sample(f"w_{t + 1}", letter, obs=batch.tokens[:, t : t + 1])
+        state["h"] = states
 
     @torch.no_grad()
     def generate(self, n: int, steps: int) -> Tensor:

@@ -6,9 +6,14 @@ from typing import Any
 
 OBJECTIVES = {
     "elbo": "evidence lower bound E_q[ln p - ln q]; elbo:K averages K particles (equals pyro.infer.Trace_ELBO)",
-    "elbo-analytic": "ELBO with the KL in closed form where it is known, by Monte Carlo elsewhere",
+    "elbo-analytic": "ELBO with the KL of each site in closed form where it is known, by Monte Carlo elsewhere",
+    "stl": "ELBO with the path gradient only (sticking the landing): no variance where q is the posterior",
     "iwae": "iwae:K, ln of the mean of K importance weights (equals pyro.infer.RenyiELBO(alpha=0))",
-    "renyi": "renyi:ALPHA:K, Rényi bound of order ALPHA ≠ 1 (equals pyro.infer.RenyiELBO)",
+    "renyi": "renyi:ALPHA:K, Rényi bound of order ALPHA ≠ 1 (equals pyro.infer.RenyiELBO); -inf: VR-max",
+    "dreg": "dreg:K, the IWAE bound with the doubly reparametrised gradient for the guide",
+    "stepwise": "stepwise:K, Algorithm 1 of the state-space paper: K particles a step, one carried on by its weight",
+    "fivo": "fivo:N, filtering bound: N particles, resampled where their effective sample size falls below N/2",
+    "free-bits": "free-bits:LAMBDA[:UNIT], ELBO whose first LAMBDA nats of KL are free, a sentence, dimension or batch",
     "pyro": "pyro:Trace_ELBO, pyro:RenyiELBO:K, ...: a stock Pyro ELBO, run as it is",
 }
 """Names for ``--objective`` with one line each."""

@@ -3,56 +3,131 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
+from ..core.protocols import Objective
 from . import OBJECTIVES
-from .bounds import BoundObjective, elbo, elbo_analytic, iwae, renyi
+from .bounds import Bound, elbo, iwae, renyi
+from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
+from .path_gradients import DoublyReparametrized, path_scores
+from .regularizers import UNITS, FreeBits
+from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
 
-ALIASES = {"trace_elbo": "elbo", "renyi_elbo": "renyi"}
+ALIASES = {"trace_elbo": "elbo", "renyi_elbo": "renyi", "vr-max": "renyi:-inf"}
 """Other spellings that are accepted."""
 
-_USAGE = {
-    "elbo": "elbo or elbo:K",
-    "elbo-analytic": "elbo-analytic or elbo-analytic:K",
-    "iwae": "iwae:K, e.g. iwae:16",
-    "renyi": "renyi:ALPHA:K, e.g. renyi:0.5:16",
+USAGE = {
+    "elbo": "elbo, elbo:K or elbo:K/CHUNK",
+    "elbo-analytic": "elbo-analytic, elbo-analytic:K or elbo-analytic:K/CHUNK",
+    "stl": "stl, stl:K or stl:K/CHUNK",
+    "iwae": "iwae:K or iwae:K/CHUNK, e.g. iwae:16",
+    "renyi": "renyi:ALPHA:K or renyi:ALPHA:K/CHUNK, e.g. renyi:0.5:16, ALPHA ≠ 1 (-inf: VR-max),",
+    "dreg": "dreg:K or dreg:K/CHUNK, e.g. dreg:16",
+    "stepwise": "stepwise:K or stepwise:K:score, e.g. stepwise:5",
+    "fivo": "fivo:N[:systematic|multinomial][:THRESHOLD][:score], 0 < THRESHOLD ≤ 1, score with multinomial,",
+    "free-bits": "free-bits:LAMBDA[:sentence|dimension|batch][:K], e.g. free-bits:4, LAMBDA ≥ 0 in nats,",
 }
+"""How each objective is written."""
 
 
-def build_objective(spec: Any) -> BoundObjective | StockObjective:
+def build_objective(spec: Any) -> Objective:
     """See :func:`ppl_text.objectives.build`."""
     if not isinstance(spec, str):
         return _wrap_instance(spec)
     name, *arguments = spec.split(":")
-    name = ALIASES.get(name.lower(), name)
+    name, *fixed = ALIASES.get(name.lower(), name).split(":")
     if name == "pyro":
         return parse_stock(spec)
     if name not in OBJECTIVES:
         raise UnknownNameError("objective", name, OBJECTIVES)
-    if name == "renyi":
-        order, particles = _numbers(spec, name, arguments, (float, int), ())
-        return BoundObjective(spec, particles, renyi(order))
-    (particles,) = _numbers(spec, name, arguments, (int,), () if name == "iwae" else (1,))
-    return BoundObjective(spec, particles, {"elbo": elbo, "elbo-analytic": elbo_analytic, "iwae": iwae}[name])
-
-
-def _numbers(spec: str, name: str, arguments: list[str], kinds: tuple[type, ...], default: tuple[Any, ...]) -> Any:
-    """Arguments of a spec as numbers, the last of them K ≥ 1; ``default`` where none is given."""
-    if not arguments and default:
-        return default
     try:
-        if len(arguments) != len(kinds):
-            raise ValueError
-        values = tuple(kind(text) for kind, text in zip(kinds, arguments, strict=True))
-        if values[-1] < 1 or not all(map(math.isfinite, values)):
-            raise ValueError
+        return _MAKERS[name](spec, [*fixed, *arguments])
+    except UserError:
+        raise
     except ValueError:
-        raise UserError(
-            f"objective '{spec}' is malformed: write {_USAGE[name]} with K a whole number above 0"
-        ) from None
-    return values
+        raise UserError(f"objective '{spec}' is malformed: write {USAGE[name]} with K a whole number above 0") from None
+
+
+def _plain(bound: Bound, score: Scorer, *, default: str | None) -> Callable[[str, list[str]], Objective]:
+    """Maker of an objective that takes K only, ``default`` where none is given."""
+
+    def make(spec: str, arguments: list[str]) -> Objective:
+        (text,) = arguments or ([] if default is None else [default])
+        particles, chunk = _particles(text)
+        return BoundObjective(spec, particles, bound, score, chunk)
+
+    return make
+
+
+def _renyi(spec: str, arguments: list[str]) -> Objective:
+    order, text = arguments
+    alpha = float(order)
+    if math.isnan(alpha):
+        raise ValueError
+    particles, chunk = _particles(text)
+    return BoundObjective(spec, particles, renyi(alpha), score_by_monte_carlo, chunk)
+
+
+def _dreg(spec: str, arguments: list[str]) -> Objective:
+    (text,) = arguments
+    return DoublyReparametrized(spec, *_particles(text))
+
+
+def _stepwise(spec: str, arguments: list[str]) -> Objective:
+    text, *options = arguments
+    if options not in ([], ["score"]):
+        raise ValueError
+    return SequentialObjective(spec, _whole(text), Resampling(STEPWISE.ancestors, STEPWISE.threshold, bool(options)))
+
+
+def _fivo(spec: str, arguments: list[str]) -> Objective:
+    text, *options = arguments
+    score = options[-1:] == ["score"]
+    options = options[:-1] if score else options
+    scheme = options.pop(0) if options and options[0] in SCHEMES else "multinomial" if score else "systematic"
+    threshold = float(options.pop(0)) if options else 0.5
+    if options or not 0 < threshold <= 1 or (score and scheme != "multinomial"):
+        raise ValueError
+    return SequentialObjective(spec, _whole(text), Resampling(SCHEMES[scheme], threshold, score))
+
+
+def _free_bits(spec: str, arguments: list[str]) -> Objective:
+    text, *options = arguments
+    free = float(text)
+    unit = options.pop(0) if options and options[0] in UNITS else "sentence"
+    particles = _whole(options.pop(0)) if options else 1
+    if options or not (math.isfinite(free) and free >= 0):
+        raise ValueError
+    return FreeBits(spec, particles, free, unit)
+
+
+_MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
+    "elbo": _plain(elbo, score_by_monte_carlo, default="1"),
+    "elbo-analytic": _plain(elbo, score_in_closed_form, default="1"),
+    "stl": _plain(elbo, path_scores, default="1"),
+    "iwae": _plain(iwae, score_by_monte_carlo, default=None),
+    "renyi": _renyi,
+    "dreg": _dreg,
+    "stepwise": _stepwise,
+    "fivo": _fivo,
+    "free-bits": _free_bits,
+}
+
+
+def _particles(text: str) -> tuple[int, int | None]:
+    """``K`` or ``K/CHUNK``."""
+    number, slash, chunk = text.partition("/")
+    return _whole(number), _whole(chunk) if slash else None
+
+
+def _whole(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def _wrap_instance(stock: Any) -> StockObjective:

@@ -11,7 +11,7 @@ from pyro.poutine import Trace
 
 from ..core.batch import Batch
 from ..core.errors import GuideMismatchError
-from .terms import Program, stochastic_sites
+from .terms import Program, is_auxiliary, stochastic_sites
 
 
 class SiteRow(NamedTuple):
@@ -104,7 +104,7 @@ def _latent_rows(trace: Trace) -> dict[str, SiteRow]:
             ", ".join(f"'{f.name}' at {f.dim} of size {f.size}" for f in site["cond_indep_stack"]) or "none",
         )
         for name, site in stochastic_sites(trace)
-        if not site["is_observed"]
+        if not site["is_observed"] and not is_auxiliary(site)
     }
 
 

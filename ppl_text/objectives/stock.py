@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.errors import UserError, nearest
 from ..core.protocols import Estimate
-from .bounds import Beta, elbo
+from .bounds import elbo, monte_carlo_scores, total_kl
+from .estimate import Beta
 from .terms import Program, trace_terms
 
 _JIT = "traces functions of tensors, and a program takes a Batch"
@@ -60,11 +61,10 @@ class StockObjective:
         loss = self._loss(model, guide, batch) / batch.size if training else None
         with torch.no_grad():
             terms = trace_terms(model, guide, batch)
-            reading = elbo(terms)
-            kl = sum(reading.kl.values(), start=torch.zeros_like(reading.bound))
+            reading = elbo(monte_carlo_scores(terms))
         if loss is None:
             loss = -(batch.weights * reading.bound).sum() / batch.weights.sum()
-        return Estimate(loss, reading.bound, terms.log_likelihood.mean(0), kl)
+        return Estimate(loss, reading.bound, terms.log_likelihood.mean(0), total_kl(reading))
 
     def _loss(self, model: nn.Module, guide: nn.Module, batch: Batch) -> Tensor:
         def registered(name: str, program: nn.Module) -> Program:

@@ -89,9 +89,16 @@ def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1
     with particle_plate(particles):
         guide_trace = poutine.trace(guide).get_trace(batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
+    return collect_terms(guide_trace, model_trace, particles, batch)
+
+
+def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, particles: int, batch: Batch) -> Terms:
+    """The terms of two traces; raises :class:`GuideMismatchError` where their latent sites differ."""
     shape = (particles, batch.size)
     latents, log_likelihood = {}, torch.zeros((), device=batch.tokens.device)
     for name, site in stochastic_sites(guide_trace):
+        if is_auxiliary(site):
+            continue
         if name not in model_trace.nodes:
             raise GuideMismatchError(f"the guide samples site '{name}', which the model does not have")
         if torch.is_grad_enabled() and not site["fn"].has_rsample:
@@ -105,7 +112,7 @@ def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1
             log_likelihood = log_likelihood + _log_prob(site)
         elif name not in latents:
             raise GuideMismatchError(f"the model's site '{name}' is not sampled by the guide")
-    side = {**_side_losses(guide_trace), **_side_losses(model_trace)}
+    side = {**side_losses(guide_trace), **side_losses(model_trace)}
     return Terms(log_likelihood.expand(shape), latents, side)
 
 
@@ -123,6 +130,15 @@ def stochastic_sites(trace: poutine.Trace) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def is_auxiliary(site: dict[str, Any]) -> bool:
+    """Whether a guide's site is noise that only randomises the guide, marked ``infer={"is_auxiliary": True}``.
+
+    Given that noise u the guide is q(z | u, x), and E_u[bound of q(· | u, x)] is a mean of bounds: so no density of
+    u enters any term. Such a site is masked (``.mask(False)``) for stock Pyro, which counts every site.
+    """
+    return bool(site["infer"].get("is_auxiliary"))
+
+
 def _log_prob(site: dict[str, Any]) -> Tensor:
     """Unscaled log-density of a site; masked where the program masks it."""
     value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -132,7 +148,8 @@ def _log_prob(site: dict[str, Any]) -> Tensor:
     return torch.where(torch.as_tensor(mask, device=value.device), value, 0.0)
 
 
-def _side_losses(trace: poutine.Trace) -> dict[str, Tensor]:
+def side_losses(trace: poutine.Trace) -> dict[str, Tensor]:
+    """Auxiliary losses that a program has recorded, by name."""
     return {
         name: site["value"]
         for name, site in trace.nodes.items()

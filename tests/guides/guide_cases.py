@@ -11,6 +11,7 @@ from guides import GUIDES
 from ppl_text.core.batch import Batch
 from ppl_text.core.registry import Registry
 from ppl_text.data.batches import collate
+from ppl_text.distributions.chains import FlowChain
 from ppl_text.models.deep_state_space import DeepStateSpace
 
 NAMES = tuple(GUIDES["deep_state_space"])
@@ -48,9 +49,20 @@ def words(ids: list[list[int]], steps: int) -> Batch:
     return collate(ids, torch.ones(len(ids), dtype=torch.float64), steps, len(ids))
 
 
+def ahead(steps: int) -> Tensor:
+    """Fixed auxiliary noise, the same for every word and particle: what the look-ahead guide is conditioned on."""
+    return torch.sin(torch.arange(1.0, 1.0 + 2 * steps, dtype=torch.float64)).view(steps, 2)
+
+
+def posterior(guide: nn.Module, batch: Batch) -> FlowChain:
+    """q(h | w), with fixed auxiliary noise where the guide has such."""
+    return poutine.condition(guide.posterior, data={"h_ahead": ahead(batch.steps)})(batch)
+
+
 def log_q(guide: nn.Module, batch: Batch, states: Tensor) -> Tensor:
-    """ln q(h | w) of the Pyro program at given paths, per word."""
-    trace = poutine.trace(poutine.condition(guide, data={"h": states})).get_trace(batch)
+    """ln q(h | w) of the Pyro program at given paths, per word, with fixed auxiliary noise."""
+    data = {"h": states, "h_ahead": ahead(batch.steps)}
+    trace = poutine.trace(poutine.condition(guide, data=data)).get_trace(batch)
     trace.compute_log_prob()
     return trace.nodes["h"]["log_prob"]
 

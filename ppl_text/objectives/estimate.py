@@ -1,0 +1,130 @@
+"""From the scores of K particles to the loss of a batch: sentence weights, β, side losses, chunks of particles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
+
+from ..core.batch import Batch
+from ..core.errors import UnknownNameError
+from ..core.protocols import Estimate
+from .bounds import Bound, Reading, Scores, effective_share, monte_carlo_scores, total_kl
+from .closed_form import closed_form_scores, describe_coverage
+from .terms import Program, trace_terms
+
+Beta = float | Tensor | Mapping[str, float | Tensor]
+Scorer = Callable[[nn.Module, nn.Module, Batch, int], Scores]
+"""``(model, guide, batch, K) -> Scores``: runs both programs on K particles."""
+
+
+def score_by_monte_carlo(model: Program, guide: Program, batch: Batch, particles: int) -> Scores:
+    """K particles with ln q - ln p of each site."""
+    return monte_carlo_scores(trace_terms(model, guide, batch, particles))
+
+
+def score_in_closed_form(model: Program, guide: Program, batch: Batch, particles: int) -> Scores:
+    """K particles with the KL of each site in closed form where one is known."""
+    return closed_form_scores(trace_terms(model, guide, batch, particles))
+
+
+@dataclass(frozen=True)
+class BoundObjective:
+    """Train on a bound by reparametrised gradients.
+
+    loss = -Σ_b w_b [target_b - Σ_sites (β_site - 1) KL_site,b] / Σ_b w_b + side losses, in nats per
+    sentence: β stands outside the logarithm, so no log-weight is ever scaled; β = 1 leaves the bound.
+    ``chunk``: at most that many particles in memory at once, see :func:`in_chunks`.
+    """
+
+    name: str
+    particles: int
+    bound: Bound
+    score: Scorer = score_by_monte_carlo
+    chunk: int | None = None
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """Run both programs and estimate; see :class:`~ppl_text.core.protocols.Estimate`."""
+        scores = in_chunks(self.score, self.chunk)(model, guide, batch, self.particles)
+        return assemble(self.bound(scores), scores, batch, beta)
+
+    def remarks(self, model: nn.Module, guide: nn.Module, batch: Batch) -> list[str]:
+        """What a user should know of this objective on these two programs, a line each; often nothing."""
+        if self.score is not score_in_closed_form:
+            return []
+        with torch.no_grad():
+            return describe_coverage(trace_terms(model, guide, batch))
+
+
+def in_chunks(score: Scorer, chunk: int | None) -> Scorer:
+    """A scorer with the same values and gradients that holds the activations of ``chunk`` particles only.
+
+    Each chunk is run forward without keeping its activations, and once more on the way back, with the same random
+    numbers (``torch.utils.checkpoint``): memory for time. The guide reads the sentences once for each chunk.
+    """
+
+    def chunked(model: nn.Module, guide: nn.Module, batch: Batch, particles: int) -> Scores:
+        if chunk is None or chunk >= particles:
+            return score(model, guide, batch, particles)
+        sizes = [min(chunk, particles - start) for start in range(0, particles, chunk)]
+        parts = [_recomputed(score, model, guide, batch, size) for size in sizes]
+        kl = {name: torch.cat([part.kl[name] for part in parts]) for name in parts[0].kl}
+        side = {name: _over_particles([part.side[name] for part in parts], sizes) for name in parts[0].side}
+        return Scores(torch.cat([part.log_likelihood for part in parts]), kl, side)
+
+    return chunked
+
+
+def _over_particles(values: list[Tensor], sizes: list[int]) -> Tensor:
+    """Mean over all particles of side losses that come in chunks: scalars, (B,) or (k, B)."""
+    means = [value.mean(0) if value.dim() > 1 else value for value in values]
+    return torch.stack([mean * size for mean, size in zip(means, sizes, strict=True)]).sum(0) / sum(sizes)
+
+
+def _recomputed(score: Scorer, model: nn.Module, guide: nn.Module, batch: Batch, size: int) -> Scores:
+    if not torch.is_grad_enabled():
+        return score(model, guide, batch, size)
+
+    def run(tokens: Tensor) -> Scores:  # a tensor argument tells checkpoint the device whose random state to keep
+        return score(model, guide, batch, size)
+
+    # Without the early stop, which leaves Pyro's handlers by an exception.
+    with set_checkpoint_early_stop(False):
+        scores: Scores = checkpoint(run, batch.tokens, use_reentrant=False)
+    return scores
+
+
+def assemble(reading: Reading, scores: Scores, batch: Batch, beta: Beta) -> Estimate:
+    """Weigh the sentences, apply β outside the logarithm, add the side losses."""
+    target = _with_beta(reading, beta)
+    share = batch.weights / batch.weights.sum()
+    loss = -(share * target).sum()
+    for value in scores.side.values():
+        loss = loss + (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()
+    with torch.no_grad():
+        particles = None if reading.log_weights is None else reading.log_weights.shape[0]
+        ess = effective_share(reading.log_weights) if reading.log_weights is not None and particles != 1 else None
+    log_likelihood = scores.log_likelihood.mean(0).detach()
+    return Estimate(loss, reading.bound.detach(), log_likelihood, total_kl(reading).detach(), ess)
+
+
+def _with_beta(reading: Reading, beta: Beta) -> Tensor:
+    """target + Σ_sites (1 - β_site) weighed_site, (B,)."""
+    target, weighed = reading.target, reading.kl if reading.weighed is None else reading.weighed
+    if isinstance(beta, Mapping):
+        for name in beta:
+            if name not in weighed:
+                raise UnknownNameError("latent site in β", name, weighed)
+        for name, value in weighed.items():
+            target = target + (1.0 - beta.get(name, 1.0)) * value
+    elif isinstance(beta, Tensor) or beta != 1.0:
+        target = target + (1.0 - beta) * sum(weighed.values(), start=torch.zeros_like(reading.bound))
+    return target
+
+
+def is_one(beta: Beta) -> bool:
+    """Whether β is the plain number 1, known without asking a device."""
+    return not isinstance(beta, Tensor | Mapping) and beta == 1.0

@@ -1,0 +1,94 @@
+"""Free bits: a part of the KL is not paid for, so that a strong decoder does not switch the latents off.
+
+Kingma et al. 2016; in the form of a mask, 1[KL > λ] KL, whose gradient is that of max(λ, KL) (SPEC, section 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from pyro.distributions import Distribution
+from torch import Tensor, nn
+from torch.distributions import kl_divergence
+
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..core.protocols import Estimate
+from .bounds import Reading, elbo
+from .closed_form import closed_form_scores
+from .estimate import Beta, assemble
+from .terms import LatentTerms, trace_terms
+
+UNITS = ("sentence", "dimension", "batch")
+"""What λ is granted to."""
+
+
+@dataclass(frozen=True)
+class FreeBits:
+    """``free-bits:λ[:UNIT]``: loss = reconstruction + β · (the KL that exceeds its free bits); λ in nats for each site.
+
+    ========= ==============================================================================================
+    sentence  Σ_sites 1[KL_b > λ] KL_b: λ for each sentence
+    dimension Σ_sites Σ_d 1[KL_bd > λ/D] KL_bd: λ/D for each of the D entries of the site, and each sentence
+    batch     Σ_sites 1[mean_b KL_b > λ] KL_b: λ for the mean over the batch
+    ========= ==============================================================================================
+
+    The reported bound is the ELBO with the whole KL, closed form where one is known.
+    """
+
+    name: str
+    particles: int
+    free: float
+    unit: str = "sentence"
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """See :class:`~ppl_text.core.protocols.Estimate`."""
+        terms = trace_terms(model, guide, batch, self.particles)
+        scores = closed_form_scores(terms)
+        reading = elbo(scores)
+        charge: dict[str, Callable[[LatentTerms, Tensor], Tensor]] = {
+            "sentence": lambda site, kl: kl * (kl.detach() > self.free),
+            "dimension": lambda site, kl: self._by_dimension(site),
+            "batch": lambda site, kl: kl * (_mean(kl.detach(), batch.weights) > self.free),
+        }
+        weighed = {name: charge[self.unit](site, reading.kl[name]) for name, site in terms.latents.items()}
+        target = scores.log_likelihood.mean(0) - sum(weighed.values(), start=torch.zeros_like(reading.bound))
+        return assemble(Reading(target, reading.bound, reading.kl, weighed), scores, batch, beta)
+
+    def _by_dimension(self, site: LatentTerms) -> Tensor:
+        kl = _kl_by_dimension(site)
+        paid = kl * (kl.detach() > self.free / kl.shape[-1])
+        return paid.sum(-1).expand(site.shape).mean(0)
+
+
+def _mean(kl: Tensor, weights: Tensor) -> Tensor:
+    return (kl * weights).sum() / weights.sum()
+
+
+def _kl_by_dimension(site: LatentTerms) -> Tensor:
+    """KL of each entry of a site, (…, B, D), for distributions whose entries are independent in q and in p."""
+    q, p = _entries(site.q), _entries(site.p)
+    if q is None or p is None:
+        raise UserError(
+            f"free bits by dimension: the KL of site '{site.q_site['name']}' ({type(site.q).__name__}) is no sum over "
+            "its entries; use free-bits:λ:sentence or free-bits:λ:batch"
+        )
+    try:
+        kl: Tensor = kl_divergence(q, p)
+    except NotImplementedError as error:
+        raise UserError(
+            f"free bits by dimension: no closed form of KL({type(q).__name__} ‖ {type(p).__name__}) is known; use "
+            "free-bits:λ:sentence"
+        ) from error
+    return kl.flatten(-len(site.q.event_shape))
+
+
+def _entries(distribution: Distribution) -> Distribution | None:
+    """The distribution of the entries, where they are independent and all axes of the event are theirs."""
+    base = getattr(distribution, "base_dist", None)
+    if base is None or distribution.event_dim == 0 or base.event_dim != 0:
+        return None
+    independent = getattr(distribution, "reinterpreted_batch_ndims", None)
+    return base if independent == distribution.event_dim else None

@@ -1,0 +1,240 @@
+"""Bounds whose particles are chosen anew at every step: Algorithm 1 (``stepwise``) and FIVO.
+
+Both draw the latent path step by step with N particles, weigh each step, and resample. The mean weights between
+two resamplings multiply to an unbiased estimate of p(tokens), whatever the guide, so by Jensen's inequality the mean
+of its logarithm is a lower bound of ln p(tokens).
+
+Sources: Schmidt and Hofmann 2018, Algorithm 1 and appendix A; Maddison et al. 2017 (FIVO).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..core.protocols import Estimate
+from .bounds import Reading, Scores, effective_share, log_mean_exp, monte_carlo_scores
+from .estimate import Beta, assemble
+from .terms import Program, collect_terms, particle_plate
+
+Ancestors = Callable[[Tensor], Tensor]
+"""Normalised weights (N, B) to the particle (N, B) that each particle of the next step descends from."""
+
+
+def multinomial(weights: Tensor) -> Tensor:
+    """Each ancestor drawn by itself."""
+    return _pick(weights, torch.rand_like(weights))
+
+
+def systematic(weights: Tensor) -> Tensor:
+    """One uniform number u for all: the points (n + u) / N of the cumulated weights; less noise, still unbiased."""
+    count = weights.shape[0]
+    steps = torch.arange(count, dtype=weights.dtype, device=weights.device).unsqueeze(-1)
+    return _pick(weights, (steps + torch.rand_like(weights[:1])) / count)
+
+
+def single(weights: Tensor) -> Tensor:
+    """One ancestor for all, drawn by its weight: what Algorithm 1 carries to the next step."""
+    return _pick(weights, torch.rand_like(weights[:1])).expand_as(weights)
+
+
+def _pick(weights: Tensor, points: Tensor) -> Tensor:
+    """The particles in whose share of [0, 1) the points (n, B) fall; weights that are not finite do no harm."""
+    edges = weights.cumsum(0).t().contiguous()
+    return torch.searchsorted(edges, points.t().contiguous(), right=True).clamp_(max=weights.shape[0] - 1).t()
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """When and how: where the effective sample size falls below ``threshold`` N (1: always), by ``ancestors``.
+
+    ``score``: whether the gradient also runs through the draw, by the score function (REINFORCE). Without it, as in
+    both papers, the gradient is biased and of much less variance.
+    """
+
+    ancestors: Ancestors
+    threshold: float = 0.5
+    score: bool = False
+
+
+class Step(NamedTuple):
+    """What step t said of each particle, (N, B), nats: its likelihood and ln q - ln p by site."""
+
+    log_likelihood: Tensor
+    kl: dict[str, Tensor]
+
+
+class Filtered(NamedTuple):
+    """What a particle filter says of a batch: (B,), nats per sentence.
+
+    ``bound``: ln of the estimate of p(tokens); ``surrogate``: the same value, plus a term of value 0 whose gradient is
+    that of the draws, where asked for; ``log_likelihood`` and ``kl``: sums over the steps of the particles' means;
+    ``ess``: effective sample size / N before resampling, mean over the steps of the sentence.
+    """
+
+    bound: Tensor
+    surrogate: Tensor
+    log_likelihood: Tensor
+    kl: dict[str, Tensor]
+    ess: Tensor
+
+
+@dataclass(frozen=True)
+class SequentialObjective:
+    """``stepwise:K`` and ``fivo:N``: train on the logarithm of a particle filter's estimate of p(tokens).
+
+    Model and guide must offer ``init(state, batch)`` and ``step(state, batch, t, started)`` in the style of
+    ``pyro.infer.SMCFilter``: Pyro programs that keep what they sample in ``state`` (guides only read it);
+    ``started`` is what their ``init`` returned. Sites are named ``NAME_t``; β and KL go by ``NAME``.
+    """
+
+    name: str
+    particles: int
+    resampling: Resampling
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """See :class:`~ppl_text.core.protocols.Estimate`; the KL is that of the steps, along the chosen paths."""
+        require_steps(self.name, model, guide)
+        found = particle_filter(model, guide, batch, self.particles, self.resampling)
+        scores = Scores(found.log_likelihood.unsqueeze(0), {k: v.unsqueeze(0) for k, v in found.kl.items()}, {})
+        estimate = assemble(Reading(found.surrogate, found.bound, found.kl), scores, batch, beta)
+        return estimate._replace(ess=found.ess if self.particles > 1 else None)
+
+
+def require_steps(name: str, model: Any, guide: Any) -> None:
+    """Raise :class:`UserError` that says which methods the programs lack."""
+    lacking = [
+        f"{role} {type(program).__name__} lacks {method}()"
+        for role, program in (("the model", model), ("the guide", guide))
+        for method in ("init", "step")
+        if not callable(getattr(program, method, None))
+    ]
+    if lacking:
+        raise UserError(
+            f"objective '{name}' draws the latents step by step: {'; '.join(lacking)}. Use an objective for whole "
+            "sequences (elbo, iwae:K, dreg:K), or give the class init(state, batch) and step(state, batch, t, started) "
+            "as in pyro.infer.SMCFilter"
+        )
+
+
+def particle_filter(model: Any, guide: Any, batch: Batch, particles: int, resampling: Resampling) -> Filtered:
+    """Run N particles over the steps of a batch; sentences that have ended are left alone.
+
+    The estimate of ln p(tokens) is the sum, over the stretches between resamplings, of ln of the mean weight.
+    """
+    state: dict[str, Tensor] = {}
+    tally = _Tally(particles, batch, resampling)
+    started, first = _run(guide.init, model.init, (), state, batch, particles)
+    tally.add(first)
+    for t in range(batch.steps):
+        _, step = _run(guide.step, model.step, (t,), state, batch, particles, started)
+        tally.add(step, alive=batch.lengths > t)
+        if particles > 1 and t + 1 < batch.steps:
+            ancestors = tally.resample(batch.lengths > t + 1)
+            for name, value in state.items():
+                index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2)).expand_as(value)
+                state[name] = value.gather(0, index)
+    return tally.result()
+
+
+def _run(
+    guide: Program,
+    model: Program,
+    position: tuple[int, ...],
+    state: dict[str, Tensor],
+    batch: Batch,
+    particles: int,
+    started: tuple[Any, Any] | None = None,
+) -> tuple[tuple[Any, Any], Step]:
+    """One ``init`` or ``step`` of the guide, then of the model on what it drew; what both returned, and the scores."""
+    extra_q, extra_p = ((), ()) if started is None else ((started[0],), (started[1],))
+    with particle_plate(particles):
+        guide_trace = poutine.trace(guide).get_trace(state, batch, *position, *extra_q)
+        replayed = poutine.replay(model, trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(state, batch, *position, *extra_p)
+    scores = monte_carlo_scores(collect_terms(guide_trace, model_trace, particles, batch))
+    returned = guide_trace.nodes["_RETURN"]["value"], model_trace.nodes["_RETURN"]["value"]
+    return returned, Step(scores.log_likelihood, scores.kl)
+
+
+class _Tally:
+    """Running sums of a particle filter."""
+
+    def __init__(self, particles: int, batch: Batch, resampling: Resampling) -> None:
+        self.particles, self.batch, self.resampling = particles, batch, resampling
+        self.log_weights = torch.zeros(particles, batch.size, device=batch.tokens.device)
+        """(N, B) since the last resampling."""
+        self.closed: list[Tensor] = []
+        """(B,) ln of the mean weight of each stretch that has ended; 0 where it goes on."""
+        self.draws: list[Tensor] = []
+        """(B,) ln of the probability of each draw of ancestors; 0 where there was none."""
+        self.steps: list[Step] = []
+        self.ess: list[Tensor] = []
+
+    def add(self, step: Step, alive: Tensor | None = None) -> None:
+        """Weigh the particles; (N, B)."""
+        increment = step.log_likelihood - sum(step.kl.values(), start=torch.zeros_like(step.log_likelihood))
+        self.log_weights = self.log_weights + increment
+        self.steps.append(step)
+        if alive is not None:
+            self.ess.append(torch.where(alive, effective_share(self.log_weights.detach()), 0.0))
+
+    def resample(self, going_on: Tensor) -> Tensor:
+        """Ancestors (N, B); each particle itself for sentences that keep their particles or have ended."""
+        rule, log_weights = self.resampling, self.log_weights
+        with torch.no_grad():
+            weights = log_weights.softmax(0)
+            chosen = rule.ancestors(weights)
+            poor = going_on & (effective_share(log_weights) < rule.threshold) if rule.threshold < 1 else going_on
+            stay = torch.arange(self.particles, device=weights.device).unsqueeze(-1)
+            ancestors = torch.where(poor, chosen, stay)
+        self.closed.append(torch.where(poor, log_mean_exp(log_weights), 0.0))
+        if rule.score:
+            picked = log_weights.log_softmax(0).gather(0, ancestors)
+            log_draw = picked[0] if rule.ancestors is single else picked.sum(0)
+            self.draws.append(torch.where(poor, log_draw, 0.0))
+        self.log_weights = torch.where(poor, torch.zeros_like(log_weights), log_weights)
+        return ancestors
+
+    def result(self) -> Filtered:
+        """Close the last stretch and sum up."""
+        parts = [*self.closed, log_mean_exp(self.log_weights)]
+        bound = torch.stack(parts).sum(0)
+        kl: dict[str, Tensor] = {}
+        for step in self.steps:
+            for name, value in step.kl.items():
+                site = name.rpartition("_")[0]
+                kl[site] = kl.get(site, torch.zeros_like(bound)) + value.mean(0)
+        log_likelihood = torch.stack([step.log_likelihood.mean(0) for step in self.steps]).sum(0)
+        ess = torch.stack(self.ess).sum(0) / self.batch.lengths
+        return Filtered(bound, bound + self._score(parts), log_likelihood, kl, ess)
+
+    def _score(self, parts: list[Tensor]) -> Tensor:
+        """Σ_t ln P(draw_t) · (what the bound gains after t), with value 0; (B,)."""
+        if not self.draws:
+            return torch.zeros_like(parts[0])
+        # gains[t]: the bound's part after the t-th draw; minus the mean over the other sentences, a control variate.
+        after = torch.stack(parts[1:]).detach().flip(0).cumsum(0).flip(0)
+        others = (after.sum(-1, keepdim=True) - after) / max(after.shape[-1] - 1, 1)
+        surrogate = (torch.stack(self.draws) * (after - others)).sum(0)
+        return surrogate - surrogate.detach()
+
+
+STEPWISE = Resampling(single, threshold=1.0)
+"""Algorithm 1: one state is carried on after every step."""
+
+SCHEMES: dict[str, Ancestors] = {"systematic": systematic, "multinomial": multinomial}
+"""Names of FIVO's ways to draw ancestors."""
+
+
+def check_threshold(value: float) -> bool:
+    """Whether a threshold of the effective sample size makes sense: a share above 0, at most 1."""
+    return math.isfinite(value) and 0 < value <= 1
