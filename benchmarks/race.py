@@ -16,7 +16,7 @@ import os
 import platform
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,16 +60,23 @@ def run(names: Sequence[str], *, rounds: int, steps: int, warmup: int, seed: int
     """Seconds per step of each contestant in each round."""
     words = synthetic_words(seed)
     runners = {name: _runner(name, words, seed) for name in names}
+    return interleaved(runners, rounds=rounds, steps=steps, warmup=warmup, settle=SETTLE, seed=seed)
+
+
+def interleaved(
+    runners: Mapping[str, Callable[[int], None]], *, rounds: int, steps: int, warmup: int, settle: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """Seconds per step of each runner ``(steps) -> None`` in each round, in shuffled order within a round."""
     for runner in runners.values():
         runner(warmup)
     gc.collect()
     gc.freeze()  # modules and compiled code need not be walked again by collections during the race
-    order, times = list(names), {name: [] for name in names}
+    order, times = list(runners), {name: [] for name in runners}
     shuffle = random.Random(seed)
     for _ in range(rounds):
         shuffle.shuffle(order)
         for name in order:
-            runners[name](SETTLE)
+            runners[name](settle)
             start = time.perf_counter()
             runners[name](steps)
             times[name].append((time.perf_counter() - start) / steps)

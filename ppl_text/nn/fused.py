@@ -101,49 +101,48 @@ class DiagonalRecurrence(torch.autograd.Function):
         state_weight: Tensor,
         *layers: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Run over time, keep the activations."""
+        """Run over time; activations and states are written where the way back will want them, side by side."""
         pairs = [(weight.t(), bias) for weight, bias in zip(layers[::2], layers[1::2], strict=True)]
         transposed, state = state_weight.t(), initial
-        states, thetas, activations = [], [], []
-        for context, step_noise in zip(projected.unbind(1), noise.unbind(1), strict=True):
-            x = torch.addmm(context, state, transposed)
-            for weight, bias in pairs:
-                x = x.tanh_()
-                activations.append(x)
-                x = torch.addmm(bias, x, weight)
+        count, steps, width = noise.shape
+        path = noise.new_empty(steps, count, width)
+        theta = noise.new_empty(steps, count, 2 * width)
+        widths = [state_weight.shape[0], *(bias.shape[0] for bias in layers[1:-1:2])]
+        activations = [noise.new_empty(steps, count, size) for size in widths]
+        for t, (context, step_noise) in enumerate(zip(projected.unbind(1), noise.unbind(1), strict=True)):
+            places = [*(layer[t] for layer in activations), theta[t]]
+            x = torch.addmm(context, state, transposed, out=places[0])
+            for (weight, bias), place in zip(pairs, places[1:], strict=True):
+                x = torch.addmm(bias, x.tanh_(), weight, out=place)
             loc, raw = x.chunk(2, -1)
-            state = torch.addcmul(loc, F.softplus(raw + shift) + delta, step_noise)
-            states.append(state)
-            thetas.append(x)
-        path, theta = torch.stack(states, 1), torch.stack(thetas, 1)
+            state = torch.addcmul(loc, F.softplus(raw + shift) + delta, step_noise, out=path[t])
         ctx.shift = shift
         ctx.save_for_backward(noise, initial, path, theta, state_weight, *layers[::2], *activations)
-        return path, theta
+        return path.transpose(0, 1), theta.transpose(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, path_grad: Tensor, theta_grad: Tensor) -> tuple[Tensor | None, ...]:
         """Carry the state's gradient back in time, collect the layers' deltas, multiply once."""
         noise, initial, path, theta, state_weight, *rest = ctx.saved_tensors
-        steps, depth = path.shape[1], len(rest) // (1 + path.shape[1])
+        steps, depth = path.shape[0], len(rest) // 2
         weights, activations = rest[:depth], rest[depth:]
-        stacked = [torch.stack(activations[layer::depth]) for layer in range(depth)]
-        slopes = [(1 - z * z).unbind(0) for z in stacked]
-        scale_slope = (noise * torch.sigmoid(theta.chunk(2, -1)[1] + ctx.shift)).unbind(1)
+        scale_slope = (noise.transpose(0, 1) * torch.sigmoid(theta.chunk(2, -1)[1] + ctx.shift)).unbind(0)
         path_grads, theta_grads = path_grad.unbind(1), theta_grad.unbind(1)
-        deltas: list[list[Tensor]] = [[] for _ in range(depth + 1)]
+        whole = [torch.empty_like(x) for x in (*activations, theta)]
         carried = path_grads[-1]
         for t in range(steps - 1, -1, -1):
-            delta = torch.cat([carried, carried * scale_slope[t]], -1).add_(theta_grads[t])
-            deltas[depth].append(delta)
+            delta = torch.cat([carried, carried * scale_slope[t]], -1, out=whole[depth][t]).add_(theta_grads[t])
             for layer in range(depth - 1, -1, -1):
-                delta = delta.mm(weights[layer]).mul_(slopes[layer][t])
-                deltas[layer].append(delta)
+                delta = _tanh_backward(delta.mm(weights[layer]), activations[layer][t], grad_input=whole[layer][t])
             carried = torch.addmm(path_grads[t - 1], delta, state_weight) if t else delta.mm(state_weight)
-        whole = [torch.stack(column[::-1]) for column in deltas]
-        previous = torch.cat([initial.unsqueeze(0), path[:, :-1].transpose(0, 1)])
+        previous = torch.cat([initial.unsqueeze(0), path[:-1]])
         layer_grads: list[Tensor | None] = []
         for layer in range(depth):
-            layer_grads += [_weight_gradient(whole[layer + 1], stacked[layer]), whole[layer + 1].sum((0, 1))]
+            layer_grads += [_weight_gradient(whole[layer + 1], activations[layer]), whole[layer + 1].sum((0, 1))]
         state_grad = _weight_gradient(whole[0], previous)
         return None, whole[0].transpose(0, 1), carried, None, None, state_grad, *layer_grads
+
+
+_tanh_backward = torch.ops.aten.tanh_backward.grad_input
+"""delta (1 - z²) in one pass."""

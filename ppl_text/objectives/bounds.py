@@ -64,14 +64,16 @@ def monte_carlo_scores(terms: Terms) -> Scores:
 
 def elbo(scores: Scores) -> Reading:
     """E_q[ln p(x, z) - ln q(z | x)] by K draws; equals ``pyro.infer.Trace_ELBO`` per sentence."""
-    bound = scores.log_weights.mean(0)
-    return Reading(bound, bound, scores.mean_kl, log_weights=scores.log_weights)
+    log_weights = scores.log_weights
+    bound = log_weights.mean(0)
+    return Reading(bound, bound, scores.mean_kl, log_weights=log_weights)
 
 
 def iwae(scores: Scores) -> Reading:
     """ln (1/K) Σ_k w_k (Burda et al. 2016); equals ``pyro.infer.RenyiELBO(alpha=0)`` per sentence."""
-    bound = log_mean_exp(scores.log_weights)
-    return Reading(bound, bound, scores.mean_kl, log_weights=scores.log_weights)
+    log_weights = scores.log_weights
+    bound = log_mean_exp(log_weights)
+    return Reading(bound, bound, scores.mean_kl, log_weights=log_weights)
 
 
 def renyi(alpha: float) -> Bound:
