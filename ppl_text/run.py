@@ -11,32 +11,40 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import objectives
+from . import objectives, swap
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpora import Corpus
+from .evaluation.estimates import estimate_bounds
 from .evaluation.generation import interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.likelihood import Likelihood, sentence_bounds, summarize
 from .evaluation.report import results, run_report
+from .evaluation.sentences import common_sentences
 from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
 from .plots.figures import training_figure
 from .recipes import build, folders
 from .recipes.config import RunConfig, load_config, recipe_tree, source_of
+from .recipes.facts import open_folder, report_facts
 from .recipes.faults import Faults
+from .recipes.lineage import inherit
 from .recipes.references import guide_reference
 from .recipes.rehearsal import first_batch, rehearse
-from .training.environment import describe_environment
+from .recipes.resuming import resumed_config
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
 from .training.threads import torch_threads
 from .training.weights import load_weights
+
+if TYPE_CHECKING:
+    from .compare import Comparison
 
 
 class Run:
@@ -45,7 +53,8 @@ class Run:
     ``folder`` holds ``config.yaml`` (complete, re-runnable), ``data.json`` (what the corpus was),
     ``tokenizer.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``model.safetensors``
     (the weights with the best validation bound) and, when finished, ``report.md``, ``results.json`` and
-    ``figures/``. Make one with :func:`fit`, open one with :func:`load`.
+    ``figures/``; ``parent.json`` where it started from another run's model. Make one with :func:`fit`, open one
+    with :func:`load`.
     """
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
@@ -76,6 +85,16 @@ class Run:
         device = build.build_fabric(self.config).device
         return build.Programs(programs.model.to(device).eval(), programs.guide.to(device).eval())
 
+    @cached_property
+    def parent(self) -> Run | None:
+        """The run whose model this one started from, or None; raises where it is gone."""
+        if self.config.parent is None:
+            return None
+        parent = load(self.config.parent, self.config.device)
+        if "corpus" in self.__dict__ and parent.config.data == self.config.data:
+            parent.__dict__["corpus"] = self.corpus
+        return parent
+
     @property
     def model(self) -> nn.Module:
         """p(latents, tokens)."""
@@ -91,7 +110,9 @@ class Run:
         """Whether training came to the end that the configuration sets, and was reported."""
         path = self.folder / "results.json"
         trained = folders.read_record(path).get("trained", {}) if path.is_file() else {}
-        return trained.get("stopped") == "patience" or trained.get("step", 0) >= self.config.training.steps
+        return (
+            trained.get("stopped") in ("patience", "untrained") or trained.get("step", 0) >= self.config.training.steps
+        )
 
     def evaluate(
         self, split: str = "test", particles: int = 64, limit: int | None = None, seed: int = 0, progress: Any = None
@@ -102,7 +123,7 @@ class Run:
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
-        self._require_weights()
+        self.require_weights()
         data = build.evaluation_set(self.corpus, split, limit, seed)
         device = next(self.model.parameters()).device
         report = progress or (lambda done, total: None)
@@ -110,6 +131,36 @@ class Run:
             self.model, self.guide, data, particles=particles, device=device, seed=seed, report=report
         )
         return summarize(bounds, particles, sampled=limit is not None)
+
+    def bound(
+        self,
+        objective: Any,
+        split: str = "test",
+        limit: int | None = None,
+        seed: int = 0,
+        progress: Any = None,
+    ) -> tuple[float, float]:
+        """The bound of one objective, e.g. ``"fivo:64"``, and its Monte-Carlo standard error; nats per sentence.
+
+        The sentences are those of :meth:`evaluate`; each is estimated twice, the least that knows a spread.
+        """
+        self.require_weights()
+        made = objectives.build(objective)
+        data = common_sentences(
+            build.evaluation_set(self.corpus, split, limit, seed), next(self.model.parameters()).device
+        )
+        done = itertools.count(1)
+        report = progress or (lambda done, total: None)
+        found = estimate_bounds(
+            made,
+            self.model,
+            self.guide,
+            data,
+            draws=2 * made.particles,
+            seed=seed,
+            report=lambda: report(next(done), len(data.batches)),
+        )
+        return found.mean(data.share), found.standard_error(data.share)
 
     def references(self, split: str = "test") -> WordReferences:
         """What a word model's bounds are compared with."""
@@ -119,19 +170,19 @@ class Run:
         """Draw n texts from the prior."""
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
-        self._require_weights()
+        self.require_weights()
         steps = 2 * self.corpus.max_steps
         return sample_texts(self.model, self.corpus.tokenizer, n, steps=steps, seed=seed).texts  # type: ignore[arg-type]
 
     def reconstruct(self, texts: Sequence[str], seed: int = 0) -> list[str]:
         """Latents drawn from the guide for each text, then its most probable tokens."""
-        self._require_weights()
+        self.require_weights()
         steps = self.corpus.max_steps
         return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, max_steps=steps, seed=seed)
 
     def interpolate(self, first: str, second: str, points: int = 7, seed: int = 0) -> list[str]:
         """Texts between two texts, through the noise that drives the prior."""
-        self._require_weights()
+        self.require_weights()
         steps = self.corpus.max_steps
         return interpolate_texts(
             self.model, self.guide, self.corpus.tokenizer, first, second, points=points, max_steps=steps, seed=seed
@@ -147,13 +198,17 @@ class Run:
         progress = progress or Quiet()
         fabric = build.build_fabric(self.config)
         programs = build.build_programs(self.config, self.corpus.tokenizer.size)
+        if not resume:
+            inherit(self.config, self.corpus, programs.model)
         objective = objective or build.build_objective(self.config)
         for note in self.corpus.notes:
             progress.message(note)
-        rehearse(*programs, objective, first_batch(self.corpus, self.config.data.batch_size), self.config.training)
+        batch = first_batch(self.corpus, self.config.data.batch_size)
+        for remark in rehearse(*programs, objective, batch, self.config.training).remarks:
+            progress.message(remark)
         trainer = build.build_trainer(self.config, self.corpus, programs, objective, self.folder, fabric, progress)
         if not resume:
-            self._make_folder(str(fabric.device))
+            open_folder(self.folder, self.config, self.corpus, str(fabric.device))
         folders.write_text(self.folder / "config.yaml", self.config.to_yaml())
         with torch_threads(self.config.threads):
             result = trainer.fit(resume=resume)
@@ -176,45 +231,74 @@ class Run:
         references = self.references("test")
         samples = self.samples(options.samples, self.config.seed)
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
-        text = run_report(self._facts(result), "test", likelihood, references, samples, self.corpus.notes)
-        folders.write_text(self.folder / "report.md", text)
+        facts = report_facts(self.folder, self.config, self.corpus, self.programs, result)
+        text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes)
+        section, figures = swap.report_section(self, likelihood)
+        folders.write_text(self.folder / "report.md", text + section)
         # Last, because it says that the run is finished.
         trained = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
-        values = {"split": "test", **results(likelihood, references, samples), "trained": trained}
+        values = {"split": "test", **results(likelihood, references, samples), **figures, "trained": trained}
         folders.write_record(self.folder / "results.json", values)
         return self.folder / "report.md"
 
     def samples(self, n: int = 1000, seed: int = 0) -> WordSamples:
         """Words drawn from the prior, with the share of them that are words of the training list."""
-        self._require_weights()
+        self.require_weights()
         return word_samples(self.model, self.corpus, n, seed)  # type: ignore[arg-type]
 
-    def _facts(self, result: TrainingResult) -> dict[str, str]:
-        config, environment = self.config, folders.read_record(self.folder / "environment.json")
-        ended = f"{result.step:,} steps ({'all of them' if result.stopped == 'steps' else 'validation stopped rising'})"
-        best = f"best validation at step {result.best_step:,}" if result.best_step else "never validated"
-        return {
-            "run": f"Run {self.folder.name}: {config.recipe}",
-            "model": f"{config.model.family}, {sum(p.numel() for p in self.model.parameters()):,} parameters",
-            "guide": f"{config.guide.name}, {sum(p.numel() for p in self.guide.parameters()):,} parameters",
-            "objective": config.objective,
-            "corpus": f"{config.data.corpus}, {len(self.corpus.splits['train']):,} training types",
-            "trained": f"{ended}; {best}",
-            "seed": str(config.seed),
-            "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "
-            f"torch {environment['packages']['torch']}",
-        }
+    def swap_guide(
+        self,
+        guide: str | type,
+        *,
+        steps: int | None = None,
+        objective: Any = None,
+        freeze: str = "model",
+        set: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        out: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Run:
+        """Put another guide on this run's trained model and refit it; the finished child, a run like any other.
 
-    def _make_folder(self, device: str) -> None:
-        """Make the folder, with what is known before training."""
-        folders.make_folder(self.folder)
-        corpus = self.corpus
-        record = {"corpus": self.config.data.corpus, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes)}
-        folders.write_record(self.folder / "data.json", record)
-        folders.write_record(self.folder / "environment.json", describe_environment(device))
-        corpus.tokenizer.save(self.folder / "tokenizer.json")
+        ``guide``, ``objective`` and ``set`` as for :func:`fit`; ``steps`` (default:
+        :data:`~ppl_text.swap.REFIT_STEPS`) updates of the guide alone (``freeze="model"``) or of both
+        (``"none"``); ``out``: its folder (default: the next ``swaps/GUIDE-N`` of this run's). See :mod:`ppl_text.swap`.
+        """
+        self.require_weights()
+        options = {"objective": objective, "freeze": freeze, "set": set, "seed": seed, "out": out}
+        parts = swap.child_parts(self, guide, steps=steps, **options)
+        child = Run(parts.folder, parts.config)
+        child.__dict__.update(corpus=self.corpus, parent=self)
+        child.train(parts.objective, progress=progress)
+        return child
 
-    def _require_weights(self) -> None:
+    def compare(
+        self,
+        guides: Sequence[str | type] | None = None,
+        objectives: Sequence[Any] | None = None,
+        *,
+        draws: int = 128,
+        sentences: int = 256,
+        repeats: int = 24,
+        steps: int | None = None,
+        split: str = "valid",
+        seed: int = 0,
+        out: str | Path | None = None,
+        progress: Progress | None = None,
+    ) -> Comparison:
+        """Measure guides (this run's own, others refitted) and objectives on the same sentences.
+
+        The tables are in ``text``, the columns in ``rows``, what they mean in ``verdict``; all is kept in ``folder``.
+        See :func:`ppl_text.compare.compare_runs`, which also takes several runs at once.
+        """
+        from .compare import Settings, compare_runs
+
+        settings = Settings(draws=draws, sentences=sentences, repeats=repeats, split=split, seed=seed)
+        options: dict[str, Any] = {"steps": steps, "out": out, "progress": progress}
+        return compare_runs([self], guides, objectives, settings=settings, **options)
+
+    def require_weights(self) -> None:
+        """Raise :class:`RunFolderError`, with the way on, where nothing has been trained yet."""
         if not (self.folder / "model.safetensors").is_file():
             raise RunFolderError(f"run {self.folder} has no weights yet; train it: {folders.way_on(self.folder)}")
 
@@ -311,22 +395,7 @@ def _to_resume(
             f"{run.folder} holds a run of recipe '{run.config.recipe}', not of '{name}'; leave out the recipe, or give "
             f"the folder of a run of '{name}'"
         )
-    return Run(run.folder, _resumed_config(run, changes))
-
-
-def _resumed_config(run: Run, changes: Mapping[str, Any]) -> RunConfig:
-    """The stored configuration; only how and where training goes on, and the report, may change."""
-    path = str(run.folder / "config.yaml")
-    sections = ("training.", "report.", "device", "threads")
-    free = {k: v for k, v in changes.items() if k.startswith(sections)}
-    fixed = {k: v for k, v in changes.items() if k not in free}
-    blocked = sorted(k for k, v in fixed.items() if load_config(path, {k: v}) != run.config)
-    if blocked:
-        raise UserError(
-            f"{run.folder} is resumed with the configuration it was started with; {', '.join(blocked)} cannot change. "
-            "Resume without it, or start a new run"
-        )
-    return load_config(path, free)
+    return Run(run.folder, resumed_config(run.folder, run.config, changes))
 
 
 def _given(key: str, value: Any) -> dict[str, Any]:

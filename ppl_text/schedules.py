@@ -147,6 +147,10 @@ class Schedule:
     name: str
     arguments: tuple[tuple[str, Any], ...]
 
+    def is_constant(self, value: float) -> bool:
+        """Whether this is ``value`` at every step by its name."""
+        return self.name == "constant" and dict(self.arguments)["value"] == value
+
     def __call__(self, step: float) -> float:
         """Value for the update that follows ``step`` updates."""
         return float(SCHEDULES[self.name](step, **dict(self.arguments)))

@@ -79,8 +79,24 @@ def test_fit_says_what_it_does(short, tmp_path):
     pt.fit(set=short, out=tmp_path / "run", progress=progress)
     assert progress.steps == [4]
     assert progress.messages[0].startswith("list.tsv: 200 types read")
-    assert "FlowChain" in progress.messages[1]
+    assert progress.messages[1] == "KL of site 'h': in closed form"
+    assert "FlowChain" in progress.messages[2]
     assert progress.messages[-1] == "evaluating on the test split …"
+
+
+def test_fit_says_where_the_closed_form_is_missing(short, tmp_path):
+    progress = Remembering()
+    pt.fit(
+        "words-nvp",
+        set={**short, "model.layers": 2},
+        objective="elbo-analytic",
+        out=tmp_path / "run",
+        progress=progress,
+    )
+    assert (
+        "KL of site 'h': no closed form of KL(FlowChain ‖ FlowChain) for these two, so by Monte Carlo"
+        in progress.messages
+    )
 
 
 def test_arguments_are_the_options_of_the_command_line(short, tmp_path, word_list):
@@ -226,7 +242,7 @@ def test_the_rehearsal_changes_nothing(trained):
     state = torch.get_rng_state()
     for spec in ("elbo", "pyro:RenyiELBO:2"):
         bound = build_objective(load_config("words", {"objective": spec}))
-        table = rehearse(*programs, bound, first_batch(trained.corpus, 16), trained.config.training)
+        table = rehearse(*programs, bound, first_batch(trained.corpus, 16), trained.config.training).sites
         assert table.splitlines()[1].startswith("h ")
     after = [p for program in programs for p in program.parameters()]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))

@@ -109,7 +109,7 @@ def sentence_bounds(
     from ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
     """
     rows: list[SentenceBounds] = []
-    with _evaluating(model, guide, device, seed):
+    with measuring(seed, model, guide):
         for index, batch in enumerate(data):
             rows.append(_score(model, guide, batch.to(device), particles, chunk))
             report(index + 1, len(data))
@@ -131,7 +131,7 @@ def sentence_log_weights(
     They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
     """
     rows = []
-    with _evaluating(model, guide, device, seed):
+    with measuring(seed, model, guide):
         for batch in data:
             batch = batch.to(device)
             parts = [min(chunk, draws - start) for start in range(0, draws, chunk)]
@@ -142,13 +142,16 @@ def sentence_log_weights(
 
 
 @contextmanager
-def _evaluating(model: nn.Module, guide: nn.Module, device: torch.device | str, seed: int) -> Iterator[None]:
-    """Context without gradients, validation and dropout, with draws from ``seed``; all is as before afterwards."""
-    devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
+def measuring(seed: int, *programs: nn.Module) -> Iterator[None]:
+    """Context for measurements: draws from ``seed``, no gradients, no Pyro validation, programs in evaluation mode.
+
+    The global random state and the programs' modes are as before afterwards.
+    """
     with ExitStack() as stack:
+        devices = range(torch.cuda.device_count())
         for context in (torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices)):
             stack.enter_context(context)
-        for program in (model, guide):
+        for program in programs:
             stack.callback(program.train, program.training)
             program.eval()
         torch.manual_seed(seed)
@@ -157,12 +160,14 @@ def _evaluating(model: nn.Module, guide: nn.Module, device: torch.device | str, 
 
 def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chunk: int) -> SentenceBounds:
     """Bounds of the rows of one batch that count (weight above 0)."""
-    log_weights, likelihood = [], []
+    log_weights, likelihood, divergence = [], [], []
     for start in range(0, particles, chunk):
         terms = trace_terms(model, guide, batch, min(chunk, particles - start))
         log_weights.append(terms.log_weights.double())
         likelihood.append(terms.log_likelihood.double())
-    weights, reconstruction = torch.cat(log_weights), torch.cat(likelihood)
+        nothing = torch.zeros_like(likelihood[-1])
+        divergence.append(sum(((s.log_q - s.log_p).double() for s in terms.latents.values()), start=nothing))
+    weights = torch.cat(log_weights)
     normalised = weights.softmax(0)
     ess = 1.0 / normalised.square().sum(0)
     unknown = torch.full_like(ess, math.nan)
@@ -170,8 +175,8 @@ def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chu
     columns = SentenceBounds(
         weights=batch.weights.double(),
         tokens=batch.lengths.double(),
-        rec=-reconstruction.mean(0),
-        kl=(reconstruction - weights).mean(0),
+        rec=-torch.cat(likelihood).mean(0),
+        kl=torch.cat(divergence).mean(0),
         elbo=weights.mean(0),
         iw=log_mean_exp(weights),
         elbo_var=spread / particles,

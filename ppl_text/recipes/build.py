@@ -24,8 +24,9 @@ from ..models import MODELS
 from ..training.options import TrainingOptions
 from ..training.progress import Progress
 from ..training.trainer import Trainer
-from .config import DataSection, RunConfig, as_schedule, check_config, sound_parts, source_of
+from .config import DataSection, RunConfig, as_schedule, as_schedules, check_config, sound_parts, source_of
 from .faults import Faults, RecipeError
+from .lineage import check_parent
 from .options import checked_options
 from .rehearsal import place_of
 
@@ -56,10 +57,11 @@ class Parts(NamedTuple):
     fabric: Fabric
 
 
-def check_parts(tree: Mapping[str, Any], source: str, faults: Faults) -> Parts:
+def check_parts(tree: Mapping[str, Any], source: str, faults: Faults, corpus: Corpus | None = None) -> Parts:
     """Check a recipe's tree and load what it names; raises with every fault at once, those in ``faults`` too.
 
-    A part is looked at where its own section is sound, whatever is wrong with the others.
+    A part is looked at where its own section is sound, whatever is wrong with the others. ``corpus`` is what the
+    tree's ``data`` names, where it has been loaded before.
     """
     config = faults.attempt(check_config, tree, source)
     sound = dict(config) if config else sound_parts(tree)
@@ -68,7 +70,8 @@ def check_parts(tree: Mapping[str, Any], source: str, faults: Faults) -> Parts:
         "programs": (check_programs, {"model", "guide"}),
         "objective": (build_objective, {"objective"}),
         "fabric": (build_fabric, {"device", "precision"}),
-        "corpus": (load_data, {"data"}),
+        "parent": (check_parent, {"parent", "parent_weights"}),
+        "corpus": (load_data if corpus is None else lambda _: corpus, {"data"}),
     }
     found: dict[str, Any] = {
         name: faults.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()
@@ -201,11 +204,18 @@ def build_trainer(
     fabric: Fabric,
     progress: Progress | None,
 ) -> Trainer:
-    """Everything that a run needs to train, put together."""
+    """Everything that a run needs to train, put together.
+
+    A model that is to be frozen gets no gradient from here on, so that the backward pass leaves it out.
+    """
     training = config.training
     learning_rate = as_schedule(training.lr, training.steps)
-    parameters = [*programs.model.parameters(), *programs.guide.parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=learning_rate(0), betas=training.betas, fused=True)
+    if training.freeze == "model":
+        programs.model.requires_grad_(False)
+    parameters = [p for program in programs for p in program.parameters() if p.requires_grad]
+    # A group, because Adam refuses an empty list and nothing may be left to train.
+    group = {"params": parameters}
+    optimizer = torch.optim.Adam([group], lr=learning_rate(0), betas=training.betas, fused=True)
     options = TrainingOptions(
         steps=training.steps,
         clip_norm=training.clip_norm,
@@ -213,7 +223,7 @@ def build_trainer(
         validate_every=training.validate_every,
         checkpoint_every=training.checkpoint_every,
         patience=training.patience,
-        beta=as_schedule(training.beta, training.steps),
+        beta=as_schedules(training.beta, training.steps),
         learning_rate=learning_rate,
         seed=config.seed,
     )
@@ -234,7 +244,9 @@ def build_trainer(
 
 def identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     """What makes a checkpoint this run's: everything but how long and on what it is trained."""
+    frozen = {"freeze": config.training.freeze} if config.training.freeze != "none" else {}
     return {
+        **frozen,
         "recipe": config.recipe,
         "model": repr(sorted(config.model.model_dump().items())),
         "guide": repr(sorted(config.guide.model_dump().items())),

@@ -6,7 +6,8 @@ All faults are reported at once, unknown keys with the nearest right one.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -86,38 +87,57 @@ def as_schedule(spec: Any, steps: int) -> schedules.Schedule:
     return schedules.build(spec)
 
 
-def _checked_schedule(spec: Any) -> Any:
+def as_schedules(spec: Any, steps: int) -> schedules.Schedule | dict[str, schedules.Schedule]:
+    """One schedule for all sites, or one for each site of a mapping without a ``name`` of its own."""
+    if isinstance(spec, dict) and spec and "name" not in spec:
+        return {site: as_schedule(own, steps) for site, own in spec.items()}
+    return as_schedule(spec, steps)
+
+
+def _checked(spec: Any, build: Callable[[Any, int], Any]) -> Any:
     try:
-        as_schedule(spec, steps=1)
+        build(spec, 1)
     except (PplTextError, TypeError) as error:
         raise ValueError(str(error)) from error
     return spec
 
 
-Schedule = Annotated[Any, AfterValidator(_checked_schedule)]
+Schedule = Annotated[Any, AfterValidator(partial(_checked, build=as_schedule))]
 """A number, or ``{name: NAME, ARGUMENT: VALUE, …}``; see :mod:`ppl_text.schedules`."""
+
+SiteSchedules = Annotated[Any, AfterValidator(partial(_checked, build=as_schedules))]
+"""A schedule, or ``{SITE: schedule, …}``."""
+
+Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
+"""A folder by its absolute path: a run must find it again from anywhere."""
 
 Decay = Annotated[Real, Field(ge=0, lt=1)]
 
 
 class TrainingSection(Section):
-    """``training``: see :class:`ppl_text.training.options.TrainingOptions`; ``lr`` and ``beta`` are schedules."""
+    """``training``: see :class:`ppl_text.training.options.TrainingOptions`; ``lr`` and ``beta`` are schedules,
+    ``beta`` one for all latent sites or one by site.
+
+    ``freeze: model`` trains the guide's parameters only.
+    """
 
     steps: Count
     lr: Schedule = 1e-3
-    beta: Schedule = 1.0
+    beta: SiteSchedules = 1.0
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
     log_every: Count = 100
     validate_every: Count = 500
     checkpoint_every: Count = 500
     patience: Count | None = None
+    freeze: Literal["none", "model"] = "none"
 
     @model_validator(mode="after")
     def _no_value_below_zero(self) -> TrainingSection:
         """Adam refuses a negative rate, and a negative β is no weight."""
-        for key in ("lr", "beta"):
-            schedule = as_schedule(getattr(self, key), self.steps)
+        found = as_schedules(self.beta, self.steps)
+        beta = {f"beta.{site}": s for site, s in found.items()} if isinstance(found, dict) else {"beta": found}
+        for key, schedule in {"lr": as_schedule(self.lr, self.steps), **beta}.items():
             lowest = min(schedule(step) for step in (0, self.steps // 2, self.steps))
             if lowest < 0:
                 raise ValueError(f"{key} must be 0 or more at every step; it reaches {lowest:g}")
@@ -135,11 +155,15 @@ class ReportSection(Section):
 class RunConfig(Section):
     """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable.
 
-    ``threads`` is how many torch uses while it trains on a CPU (None: its own default).
+    ``threads`` is how many torch uses while it trains on a CPU (None: its own default). ``parent`` is the folder of
+    the run whose trained model a new training starts from; ``parent_weights``, where it is given, the SHA-256 that
+    the parent's ``model.safetensors`` must have.
     """
 
     recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")]
     description: str = ""
+    parent: Folder | None = None
+    parent_weights: str | None = None
     model: ModelSection
     guide: GuideSection
     objective: str

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import write_atomically
+from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
+from ..core.registry import is_file_reference
 from ..training.checkpoints import Checkpoints
 
 RUNS = Path("runs")
@@ -16,10 +20,20 @@ RUNS = Path("runs")
 
 def next_folder(recipe: str) -> Path:
     """The first of ``runs/RECIPE-1``, ``runs/RECIPE-2``, … that does not exist yet."""
+    return _first_free(RUNS, recipe)
+
+
+def next_swap(parent: Path, guide: str) -> Path:
+    """The first of ``PARENT/swaps/GUIDE-1``, … that does not exist yet; a guide from a file by its class alone."""
+    name = guide.partition(":")[2] if is_file_reference(guide) else guide
+    return _first_free(parent / "swaps", re.sub(r"[^\w.-]", "_", name) or "guide")
+
+
+def _first_free(place: Path, name: str) -> Path:
     number = 1
-    while (RUNS / f"{recipe}-{number}").exists():
+    while (place / f"{name}-{number}").exists():
         number += 1
-    return RUNS / f"{recipe}-{number}"
+    return place / f"{name}-{number}"
 
 
 def newest_first(recipe: str) -> list[Path]:
@@ -65,6 +79,28 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror}; choose another with --out") from error
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Give a run's folder another place, which must be free; at any moment one of the two is whole.
+
+    Raises :class:`RunFolderError` or :class:`UserError` where the place is taken or cannot be used.
+    """
+    check_free(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir():
+            target.rmdir()
+        if folder.stat().st_dev == target.parent.stat().st_dev:
+            os.rename(folder, target)
+            return
+        partial = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(folder, partial)
+        os.rename(partial, target)
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be moved to {target}: {error.strerror}; choose another folder") from error
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -15,18 +16,29 @@ from ..core.protocols import Objective
 from ..data.batches import collate
 from ..data.corpora import Corpus
 from ..objectives.sites import check_sites
-from .config import TrainingSection, as_schedule
+from .config import TrainingSection, as_schedules
 
 
-def rehearse(model: nn.Module, guide: nn.Module, objective: Objective, batch: Batch, training: TrainingSection) -> str:
-    """Return the table of the sites; raises :class:`UserError` where programs or objective fail on ``batch``.
+class Rehearsal(NamedTuple):
+    """What a first batch showed: the table of the sites, and what the objective has to say of the two programs."""
+
+    sites: str
+    remarks: list[str]
+
+
+def rehearse(
+    model: nn.Module, guide: nn.Module, objective: Objective, batch: Batch, training: TrainingSection
+) -> Rehearsal:
+    """Return sites and remarks; raises :class:`UserError` where programs or objective fail on ``batch``.
 
     The parameters stay as they are, and so does the global random state.
     """
     with torch.random.fork_rng(devices=[]):
         try:
             table = check_sites(model, guide, batch)
-            objective(model, guide, batch, as_schedule(training.beta, training.steps)(0))
+            objective(model, guide, batch, _first_beta(training))
+            remarks = getattr(objective, "remarks", None)
+            return Rehearsal(table, remarks(model, guide, batch) if remarks else [])
         except PplTextError:
             raise
         except Exception as error:
@@ -36,7 +48,11 @@ def rehearse(model: nn.Module, guide: nn.Module, objective: Objective, batch: Ba
                 f"a first batch of {batch.size} sentences and {batch.steps} steps does not pass through model and "
                 f"guide: {place_of(error, type(guide))}{type(error).__name__}: {text}; mend the program before training"
             ) from error
-    return table
+
+
+def _first_beta(training: TrainingSection) -> float | dict[str, float]:
+    beta = as_schedules(training.beta, training.steps)
+    return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 
 
 def first_batch(corpus: Corpus, size: int) -> Batch:

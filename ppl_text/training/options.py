@@ -12,6 +12,9 @@ from ..schedules import build
 StepSchedule = Callable[[int], float]
 """Value for the update that follows ``step`` updates."""
 
+Stop = Literal["steps", "patience", "untrained"]
+"""Why a training ended."""
+
 _ALWAYS_ONE = build(1.0)
 
 
@@ -62,10 +65,11 @@ class TrainingResult:
     """Where a training run ended: last update, best validation (nats per sentence), and why it stopped.
 
     ``best_step`` is 0 and ``best_bound`` None when nothing was validated. ``stopped`` is ``"steps"`` when all
-    updates were made and ``"patience"`` when the validation bound no longer rose.
+    updates were made, ``"patience"`` when the validation bound no longer rose, and ``"untrained"`` when there was
+    no parameter to train.
     """
 
     step: int
     best_step: int
     best_bound: float | None
-    stopped: Literal["steps", "patience"]
+    stopped: Stop

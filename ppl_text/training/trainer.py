@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
@@ -25,7 +25,7 @@ from .checkpoints import Checkpoints
 from .clock import Clock
 from .faults import explain_non_finite
 from .guard import NonFinite, make_guard
-from .options import TrainingOptions, TrainingResult
+from .options import Stop, TrainingOptions, TrainingResult
 from .progress import Progress, Quiet
 from .ranks import Ranks
 from .records import MetricsFile, StepRecord
@@ -46,7 +46,8 @@ class Trainer:
                                                        first validation those of the newest checkpoint
         FOLDER/metrics.jsonl                           see records
 
-    ``optimizer`` holds the parameters to train, ``batches`` is endless, ``validation`` can be iterated again
+    ``optimizer`` holds the parameters to train (where it holds none, the programs are validated and saved as they
+    are), ``batches`` is endless, ``validation`` can be iterated again
     and again (None: nothing is validated). ``identity`` is what makes a checkpoint this run's: a flat
     dictionary of plain values. ``fabric`` (default: one CPU process) is launched by the caller where it needs
     launching.
@@ -85,6 +86,7 @@ class Trainer:
         self._state = TrainingState(
             self._fabric, self._joint, optimizer, batches, self._update.meters, Counters(stage=options.stage)
         )
+        self._trains = any(group["params"] for group in optimizer.param_groups)
         self._clock = Clock()
 
     def fit(self, resume: bool = False) -> TrainingResult:
@@ -106,6 +108,8 @@ class Trainer:
             if self._stopped is None:
                 self._check_programs(save=not resume)
                 self._loop(signals)
+            elif not self._trains and not resume:
+                self._keep_untrained()
             else:
                 self._progress.message(f"already trained to step {self._state.counters.step}: nothing is left to do")
             return self._result()
@@ -139,6 +143,16 @@ class Trainer:
         self._state.batches.load_state_dict(position)
         if save:
             self._save()
+
+    def _keep_untrained(self) -> None:
+        """Validate and save programs without a parameter to train."""
+        self._progress.message("no parameter to train (the model is frozen, the guide has none): 0 steps")
+        self._check_programs(save=False)
+        if self._validation is not None:
+            self._validate(self._validation)
+        if self._state.counters.best_bound is None:
+            self._save_weights()
+        self._save()
 
     def _loop(self, signals: StopSignals) -> None:
         options, first = self._options, True
@@ -261,7 +275,9 @@ class Trainer:
         return step % every == 0 or step == self._options.steps
 
     @property
-    def _stopped(self) -> Literal["steps", "patience"] | None:
+    def _stopped(self) -> Stop | None:
+        if not self._trains:
+            return "untrained"
         counters, patience = self._state.counters, self._options.patience
         if patience is not None and counters.stale >= patience:
             return "patience"

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate, Objective
+from ..schedules import Schedule
 from .guard import Guard
 from .options import StepSchedule, TrainingOptions
 
@@ -40,23 +41,43 @@ class Joint(nn.Module):
         super().__init__()
         self.model, self.guide, self.objective = model, guide, objective
 
+    def train(self, mode: bool = True) -> Joint:
+        """Set the mode; a frozen program (parameters, but none to train) stays in evaluation mode.
+
+        Neither its running statistics nor dropout may move what is frozen. Recurrent layers take part in training
+        all the same, since cuDNN refuses a gradient through them otherwise.
+        """
+        super().train(mode)
+        for program in (self.model, self.guide):
+            parameters = list(program.parameters())
+            if mode and parameters and not any(p.requires_grad for p in parameters):
+                for part in program.modules():
+                    part.training = isinstance(part, nn.RNNBase)
+        return self
+
     def forward(self, inputs: Inputs) -> Estimate:
         """Return the objective's estimate for one batch."""
         return self.objective(self.model, self.guide, inputs.batch, inputs.beta)
 
 
 class Beta:
-    """β as tensors that keep their place in memory while their values follow the schedules."""
+    """β as tensors that keep their place in memory while their values follow the schedules.
+
+    A β that is 1 throughout is the plain number 1, so that objectives may leave its terms out.
+    """
 
     def __init__(self, schedule: StepSchedule | Mapping[str, StepSchedule], device: torch.device) -> None:
+        self._always_one = isinstance(schedule, Schedule) and schedule.is_constant(1.0)
         self._by_site = isinstance(schedule, Mapping)
         self._schedules = dict(schedule) if isinstance(schedule, Mapping) else {"": schedule}
         self._tensors = {site: torch.full((), math.nan, device=device) for site in self._schedules}
         self._values = dict.fromkeys(self._schedules, math.nan)
 
     @property
-    def tensors(self) -> Tensor | dict[str, Tensor]:
+    def tensors(self) -> float | Tensor | dict[str, Tensor]:
         """What the objective is given."""
+        if self._always_one:
+            return 1.0
         return self._tensors if self._by_site else self._tensors[""]
 
     @property

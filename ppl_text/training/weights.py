@@ -5,6 +5,7 @@ Model and guide stand in one file under the prefixes ``model.`` and ``guide.``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -47,29 +48,56 @@ def load_weights(path: Path, model: nn.Module, guide: nn.Module) -> dict[str, An
     Raises :class:`RunFolderError` when the file is missing or holds other parameters, and
     :class:`CheckpointError` when it is damaged.
     """
-    if not path.is_file():
-        raise RunFolderError(f"{path} does not exist; give the folder of a run that has saved its weights")
     tensors, metadata = _read(path)
-    for alias, name in metadata.pop("aliases", {}).items():
-        tensors[alias] = tensors[name]
-    module = nn.ModuleDict({"model": model, "guide": guide})
-    faults = _differences(module.state_dict(), tensors)
-    if faults:
-        raise RunFolderError(
-            f"the weights in {path} are not those of this model and guide: {'; '.join(faults[:5])}"
-            f"{' …' if len(faults) > 5 else ''}. Build them with the run's own config.yaml"
-        )
-    module.load_state_dict(tensors)
+    _load(nn.ModuleDict({"model": model, "guide": guide}), tensors, path, "model and guide")
     return metadata
 
 
+def load_model_weights(path: Path, model: nn.Module) -> None:
+    """Load the model's part of ``model.safetensors``, whatever the guide beside it; errors as :func:`load_weights`."""
+    tensors, _ = _read(path)
+    own = {name: tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    _load(nn.ModuleDict({"model": model}), own, path, "model")
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What was saved beside the weights (step, validation bound); errors as :func:`load_weights`."""
+    return _read(path)[1]
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 (hex) of the file; raises :class:`RunFolderError` where there is none."""
+    _require(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
+    faults = _differences(module.state_dict(), tensors)
+    if faults:
+        raise RunFolderError(
+            f"the weights in {path} are not those of this {what}: {'; '.join(faults[:5])}"
+            f"{' …' if len(faults) > 5 else ''}. Build them with the run's own config.yaml"
+        )
+    module.load_state_dict(tensors)
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise RunFolderError(f"{path} does not exist; give the folder of a run that has saved its weights")
+
+
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by all their names, and the metadata."""
+    _require(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); resume the run, which writes it again") from error
+    for alias, name in metadata.pop("aliases", {}).items():
+        tensors[alias] = tensors[name]
+    return tensors, metadata
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

@@ -122,3 +122,56 @@ FINISHED = {
     ),
     "list nothing": Case(lambda w: ["list", "models"], ("'recipes', 'guides', 'objectives', 'corpora'",)),
 }
+
+
+def swap(*arguments):
+    """``swap`` on a finished run."""
+    return lambda world: ["swap", world.run(), *arguments]
+
+
+SWAPS = {
+    "of nothing": Case(lambda w: ["swap", "nothing"], ("nothing does not exist; give the folder of a run",)),
+    "of no run": Case(lambda w: ["swap", ".", "--guide", "tril"], (". holds no run (no config.yaml)",)),
+    "of an untrained run": Case(
+        lambda w: ["swap", w.run_without("model.safetensors"), "--guide", "tril"],
+        ("run run has no weights yet; train it: python -m ppl_text fit --resume run",),
+    ),
+    "in a sitting of an untrained run": Case(
+        lambda w: ["swap", w.run_without("model.safetensors")], ("run run has no weights yet",)
+    ),
+    "damaged weights": Case(
+        lambda w: ["swap", (w.run(), w.file("run/model.safetensors", b"no"))[0], "--guide", "tril"],
+        ("model.safetensors cannot be read",),
+        1,
+    ),
+    "unknown guide": Case(
+        swap("--guide", "trill"), ("unknown guide for deep_state_space 'trill' (did you mean 'tril'?)", "FILE.py:CLASS")
+    ),
+    "guide file missing": Case(swap("--guide", "no.py:Mine"), ("no.py' does not exist; give an existing file as",)),
+    "guide of other sites": Case(
+        lambda w: [
+            *("swap", w.run()),
+            *w.guide(
+                "def forward(self, batch):\n    with pyro.plate('sentences', batch.size, dim=-1):\n"
+                "        pyro.sample('z', dist.Normal(torch.zeros(2), 1.0).to_event(1))"
+            ),
+        ],
+        ("model and guide do not fit:", "site  model", "site 'h' is missing from the guide"),
+    ),
+    "no steps": Case(swap("--guide", "tril", "--steps", "0"), ("--steps",)),
+    "frozen guide": Case(swap("--guide", "tril", "--freeze", "guide"), ("'guide' is not one of 'model', 'none'",)),
+    "unknown objective": Case(swap("--guide", "tril", "--objective", "iwea:2"), ("did you mean 'iwae'?",)),
+    "unknown option": Case(
+        swap("--guide", "tril", "--set", "guide.gru=3"), ("unknown key 'guide.gru' (did you mean 'gru_dim'?)",)
+    ),
+    "another model": Case(
+        swap("--guide", "tril", "--set", "model.layers=2", "--set", "data.corpus=x"),
+        ("a swap keeps the parent's model and data: data.corpus, model.layers cannot change",),
+    ),
+    "out is taken": Case(swap("--guide", "tril", "--out", "run"), ("run is not empty; ",)),
+    "out in a sitting": Case(swap("--out", "new"), ("--out needs --guide; in a sitting 'save DIR' says where",)),
+    "on changed words": Case(
+        lambda w: ["swap", w.run_on(LIST), "--guide", "tril"], ("is not what run run was trained on",)
+    ),
+    "on cuda": Case(swap("--guide", "tril", "--device", "cuda"), ("no CUDA GPU is visible",)),
+}

@@ -10,7 +10,7 @@ import torch
 
 from .bad_configurations import KEYS, NAMES
 from .bad_files import DATA, GUIDES
-from .bad_folders import FINISHED, FOLDERS
+from .bad_folders import FINISHED, FOLDERS, SWAPS
 from .bad_world import World
 
 CASES = {
@@ -22,6 +22,7 @@ CASES = {
         "guides": GUIDES,
         "folders": FOLDERS,
         "finished": FINISHED,
+        "swap": SWAPS,
     }.items()
     for name, case in cases.items()
 }

@@ -10,7 +10,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.data.batches import evaluation_batches
 from ppl_text.data.corpora import Split
 from ppl_text.data.tokenizers import character_tokenizer
-from ppl_text.evaluation.likelihood import sentence_bounds, summarize
+from ppl_text.evaluation.likelihood import sentence_bounds, sentence_log_weights, summarize
 from ppl_text.metrics.words import entropy, letter_cross_entropy, letter_model
 
 from .programs import (
@@ -216,3 +216,27 @@ def test_progress_is_reported_by_batch():
     batches = [batch_of([1, 2]), batch_of([3])]
     measured(Gaussian(), GaussianGuide(), *batches, particles=2, report=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 2), (2, 2)]
+
+
+def test_the_gaps_standard_error_knows_that_both_bounds_share_their_draws(repeated):
+    """The spread over seeds; the difference of dependent estimates varies less than their errors add up to."""
+    gaps, errors = (np.array([getattr(found, name) for found in repeated]) for name in ("gap", "gap_se"))
+    assert gaps.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.15)
+    independent = np.sqrt(np.mean([found.elbo_se**2 + found.iw_se**2 for found in repeated]))
+    assert abs(gaps.std() - independent) > 0.1 * independent
+    assert gaps.mean() == pytest.approx(gap(**WRONG), abs=0.05)
+
+
+@pytest.mark.parametrize("chunk", [16, 3])
+def test_log_weights_are_kept_whole(chunk):
+    """Under the exact posterior each is ln p(x); their mean and log-mean are the bounds; filler rows are left out."""
+    data = evaluation_set(batch_of([1, 4, 6], [3.0, 0.0, 1.0]))
+    exact = sentence_log_weights(Gaussian(), GaussianGuide(), data, draws=8, chunk=chunk)
+    assert exact.weights.tolist() == [3.0, 1.0]
+    assert exact.log_weights.shape == (2, 8)
+    assert exact.log_weights.numpy() == pytest.approx(np.array([log_evidence([1, 6])] * 8).T, abs=1e-5)
+    drawn = sentence_log_weights(Gaussian(), GaussianGuide(**WRONG), data, draws=8, chunk=chunk, seed=4)
+    bounds = sentence_bounds(Gaussian(), GaussianGuide(**WRONG), data, particles=8, chunk=chunk, seed=4)
+    assert torch.allclose(drawn.log_weights.mean(1), bounds.elbo)
+    assert torch.allclose(drawn.log_weights.logsumexp(1) - math.log(8), bounds.iw)
+    assert drawn.log_weights.std() > 0.01

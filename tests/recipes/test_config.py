@@ -6,7 +6,7 @@ import pytest
 
 from ppl_text.core.errors import ConfigError
 from ppl_text.recipes import recipe_names
-from ppl_text.recipes.config import as_schedule, load_config, recipe_tree
+from ppl_text.recipes.config import as_schedule, as_schedules, load_config, recipe_tree
 from ppl_text.recipes.faults import Faults, RecipeError
 from ppl_text.recipes.options import checked_options
 from ppl_text.recipes.reading import parse_assignments, parse_yaml
@@ -29,6 +29,19 @@ def test_changes_reach_their_place():
     )
     assert (config.training.steps, config.guide.options, config.precision) == (5, {"gru_dim": 3}, "32")
     assert as_schedule(config.training.beta, 5)(3) == 0.5
+
+
+def test_beta_has_a_schedule_for_all_sites_or_one_for_each():
+    rising = {"name": "linear", "start": 0.0, "end": 1.0, "steps": 4}
+    both = as_schedules({"z": rising, "u": 0.5}, 10)
+    assert {site: schedule(2) for site, schedule in both.items()} == {"z": 0.5, "u": 0.5}
+    assert as_schedules(rising, 10)(1) == 0.25
+    with pytest.raises(RecipeError, match=r"beta\.u must be 0 or more at every step; it reaches -1"):
+        load_config("words", {"training.beta": {"z": rising, "u": -1.0}})
+    with pytest.raises(RecipeError, match="a schedule needs a name"):
+        load_config("words", {"training.lr": {"z": 1e-3}})
+    with pytest.raises(RecipeError, match="unknown schedule 'linea'"):
+        load_config("words", {"training.beta": {"z": {"name": "linea"}}})
 
 
 def test_another_part_drops_the_options_of_the_one_before():

@@ -7,6 +7,7 @@ import torch
 
 import ppl_text as pt
 from guides import GUIDES
+from ppl_text.core.errors import UnknownNameError
 from ppl_text.objectives import OBJECTIVES
 from ppl_text.recipes import build, recipe_names
 
@@ -52,6 +53,8 @@ SPECS = [
     *("elbo", "elbo:3", "elbo-analytic", "elbo-analytic:2", "iwae:3", "renyi:0.5:3", "renyi:-1:2"),
     *("trace_elbo", "renyi_elbo:0.5:2", "pyro:Trace_ELBO", "pyro:Trace_ELBO:2", "pyro:RenyiELBO:2"),
     *("pyro:RenyiELBO:0.5:2", "pyro:TraceGraph_ELBO", "pyro:TraceMeanField_ELBO"),
+    *("stl", "stl:2", "dreg:3", "stepwise:1", "stepwise:3", "stepwise:2:score", "fivo:3", "fivo:3:multinomial:1:score"),
+    *("free-bits:1", "free-bits:1:batch:2", "renyi:-inf:3", "vr-max:2", "iwae:4/2", "dreg:5/2", "elbo-analytic:3/2"),
 ]
 
 
@@ -83,8 +86,31 @@ def test_every_transition_trains(changes, tiny, tmp_path, one_thread):
     trained_soundly(pt.fit(set={**tiny, **SHORT, **changes}, objective="elbo", out=tmp_path / "run"))
 
 
-def test_half_precision_trains(tiny, tmp_path, one_thread):
-    trained_soundly(pt.fit(set={**tiny, **SHORT}, precision="bf16", out=tmp_path / "run"))
+@pytest.mark.parametrize("spec", ["elbo-analytic", "stl", "dreg:4/2", "fivo:3"])
+def test_half_precision_trains(spec, tiny, tmp_path, one_thread):
+    trained_soundly(pt.fit(set={**tiny, **SHORT}, objective=spec, precision="bf16", out=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("spec", ["stepwise:3", "fivo:3", "dreg:3", "elbo"])
+def test_the_look_ahead_guide_trains_under_every_kind_of_objective(spec, tiny, tmp_path, one_thread):
+    trained_soundly(pt.fit(set={**tiny, **SHORT}, guide="look-ahead", objective=spec, out=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("spec", ["elbo-analytic", "dreg:3", "fivo:3", "free-bits:1"])
+def test_beta_by_site_follows_its_schedule(spec, tiny, tmp_path, one_thread):
+    beta = {"h": {"name": "linear", "start": 0.0, "end": 1.0, "steps": 4}}
+    run = pt.fit(set={**tiny, **SHORT, "training.beta": beta}, objective=spec, out=tmp_path / "run")
+    trained_soundly(run)
+    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [r["beta"] for r in records if r["split"] == "train"] == [{"h": 0.25}, {"h": 0.75}]
+    assert run.config.training.beta == beta
+
+
+def test_beta_of_a_site_that_does_not_exist_is_refused_before_anything_is_written(tiny, tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown latent site in β 'hh' \\(did you mean 'h'\\?\\)"):
+        pt.fit(set={**tiny, "training.beta": {"hh": 0.5}}, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_built_in_words_train(tmp_path, one_thread):

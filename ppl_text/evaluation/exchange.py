@@ -1,0 +1,112 @@
+"""What a guide is worth on a trained model, and two of them side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.registry import is_file_reference
+
+
+@dataclass(frozen=True)
+class GuideFigures:
+    """What a guide is worth on a trained model; bounds in nats per sentence, ``*_se`` by Monte Carlo.
+
+    ``iw``: importance-weighted bound with K particles; ``gap`` = iw - elbo: what is left of KL(q ‖ posterior) as far
+    as K particles see it. ``khat_good``, ``khat_ok``, ``khat_bad``: shares of the sentences whose Pareto k̂ lies below
+    0.5 (importance weights of finite variance), from 0.5 to 0.7, and above (their averages are not to be trusted).
+    """
+
+    guide: str
+    elbo: float
+    elbo_se: float
+    iw: float
+    iw_se: float
+    gap: float
+    gap_se: float
+    kl: float
+    khat_good: float
+    khat_ok: float
+    khat_bad: float
+
+    def bounds(self) -> tuple[str, str, str, str]:
+        """ELBO, importance-weighted bound and gap with their standard errors, and KL, as text."""
+        pairs = ((self.elbo, self.elbo_se), (self.iw, self.iw_se), (self.gap, self.gap_se))
+        elbo, iw, gap = (f"{value:.3f} ± {error:.3f}" for value, error in pairs)
+        return elbo, iw, gap, f"{self.kl:.3f}"
+
+    @property
+    def khat(self) -> tuple[float, float, float]:
+        """The three shares of the sentences."""
+        return self.khat_good, self.khat_ok, self.khat_bad
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Two guides on the same sentences with the same seed; see :class:`GuideFigures`.
+
+    ``particles`` = K; ``sentences``: drawn from the test split for the bounds; ``khat_sentences`` of them and
+    ``khat_draws`` for k̂.
+    """
+
+    before: GuideFigures
+    after: GuideFigures
+    particles: int
+    sentences: int
+    khat_sentences: int
+    khat_draws: int
+    seed: int
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, before, after, as text."""
+        names = (
+            "ELBO",
+            f"importance-weighted bound, K = {self.particles}",
+            "gap: IW - ELBO",
+            "KL(q ‖ p)",
+            "sentences with k̂ < 0.5",
+            "0.5 ≤ k̂ ≤ 0.7",
+            "k̂ > 0.7",
+        )
+        columns = ([*f.bounds(), *(f"{share:.1%}" for share in f.khat)] for f in (self.before, self.after))
+        return list(zip(names, *columns, strict=True))
+
+    def header(self) -> tuple[str, str, str]:
+        """Heads of the columns."""
+        return "quantity", f"before: {label(self.before.guide)}", f"after: {label(self.after.guide)}"
+
+    def how(self) -> str:
+        """How it was measured, in one sentence."""
+        return (
+            f"Nats per sentence ± Monte-Carlo s.e., the same {self.sentences:,} test sentences and seed {self.seed} "
+            f"for both; Pareto k̂ of {self.khat_draws} draws for each of {self.khat_sentences} sentences."
+        )
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> BeforeAfter:
+        """The reverse of :meth:`as_json`."""
+        pair = {key: GuideFigures(**_numbers(stored[key])) for key in ("before", "after")}
+        return cls(**{**stored, **pair})
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; what is no finite number is None."""
+        return {key: _strict(value) for key, value in asdict(self).items()}
+
+
+def label(guide: str) -> str:
+    """A guide as tables name it: a file without its folder."""
+    return Path(guide).name if is_file_reference(guide) else guide
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of :func:`_strict`."""
+    return {key: math.nan if value is None else value for key, value in stored.items()}

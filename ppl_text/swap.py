@@ -1,0 +1,244 @@
+"""Another guide on a trained model: what a child run is made of, and what the exchange is worth.
+
+::
+
+    child = run.swap_guide("tril")       # the model frozen, the guide refitted; a run folder like any other
+    pair = before_after(child)           # the same test sentences under both guides
+    pair.after.iw - pair.before.iw
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from torch import nn
+
+from . import objectives
+from .core.errors import RunFolderError, UserError
+from .core.protocols import Objective
+from .data.corpora import Corpus
+from .evaluation.exchange import BeforeAfter, GuideFigures, label
+from .evaluation.likelihood import Likelihood, sentence_log_weights
+from .evaluation.report import table
+from .recipes import build, folders, lineage
+from .recipes.config import ReportSection, RunConfig, recipe_tree
+from .recipes.faults import Faults
+from .recipes.references import guide_reference
+from .training.weights import weights_digest
+
+__all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
+
+REFIT_STEPS = 2000
+"""Updates of a refit that names no number."""
+
+VALIDATIONS = 5
+"""About how often a refit is validated."""
+
+KHAT_SENTENCES, KHAT_DRAWS = 256, 100
+"""What the distribution of Pareto k̂ is measured on: test sentences, and draws for each."""
+
+_STEP_ARGUMENTS = ("steps", "delay", "warmup_steps", "midpoint", "width", "freeze_after", "period")
+_KEPT = ("model", "data", "parent", "parent_weights", "recipe")
+
+
+class Trained(Protocol):
+    """What is asked of a run here (:class:`ppl_text.run.Run`)."""
+
+    folder: Path
+    config: RunConfig
+
+    @property
+    def corpus(self) -> Corpus:
+        """What it was trained on."""
+        ...
+
+
+class Measurable(Trained, Protocol):
+    """What is asked of a run whose guide is measured."""
+
+    @property
+    def parent(self) -> Measurable | None:
+        """The run that it started from."""
+        ...
+
+    @property
+    def programs(self) -> build.Programs:
+        """Model and guide with the best weights."""
+        ...
+
+    def evaluate(self, split: str = "test", particles: int = 64, limit: int | None = None, seed: int = 0) -> Likelihood:
+        """Bounds of a split."""
+        ...
+
+
+class ChildParts(NamedTuple):
+    """A child that has no folder yet: its configuration, the objective if it is an object, where it will lie."""
+
+    config: RunConfig
+    objective: Objective | None
+    folder: Path
+
+
+def child_parts(
+    parent: Trained,
+    guide: str | type,
+    *,
+    steps: int | None = None,
+    objective: Any = None,
+    freeze: str = "model",
+    set: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+) -> ChildParts:
+    """Check all that a swap asks for; raises with every fault at once, before anything is written.
+
+    Objective, seed, batches and report are the parent's unless they are given. Its schedules are stretched to
+    ``steps`` and it is validated :data:`VALIDATIONS` times; ``set`` (dotted keys: ``guide.``, ``training.``,
+    ``report.``, …) comes after that.
+    """
+    changes, faults = dict(set or {}), Faults()
+    faults.attempt(_refuse_kept, changes)
+    made = None if objective is None else faults.attempt(objectives.build, objective)
+    name = faults.attempt(guide_reference, guide)
+    if out is not None:
+        faults.attempt(folders.check_free, Path(out))
+    steps = changes.get("training.steps", REFIT_STEPS) if steps is None else steps
+    tree = recipe_tree(
+        str(parent.folder / "config.yaml"),
+        {
+            **_stretched_training(parent.config, steps),
+            **changes,
+            "training.steps": steps,
+            "training.freeze": freeze,
+            "seed": parent.config.seed if seed is None else seed,
+            "device": parent.config.device,
+            "parent": str(parent.folder),
+            "parent_weights": weights_digest(parent.folder / lineage.WEIGHTS),
+            **({} if name is None else {"guide.name": name}),
+            **({} if made is None else {"objective": made.name}),
+        },
+    )
+    parts = build.check_parts(tree, f"swap on {parent.folder}", faults, parent.corpus)
+    folder = folders.next_swap(parent.folder, parts.config.guide.name) if out is None else Path(out)
+    return ChildParts(parts.config, made, folder)
+
+
+def _refuse_kept(changes: Mapping[str, Any]) -> None:
+    blocked = sorted(key for key in changes if key.partition(".")[0] in _KEPT)
+    if blocked:
+        raise UserError(
+            f"a swap keeps the parent's model and data: {', '.join(blocked)} cannot change. Change guide.*, training.* "
+            "or report.*, or train a new run with fit"
+        )
+
+
+def _stretched_training(config: RunConfig, steps: Any) -> dict[str, Any]:
+    """Schedules and intervals for a training of ``steps``; what is no number of steps is left to the checks."""
+    if not isinstance(steps, int) or steps < 1:
+        return {}
+    training, validate_every = config.training, math.ceil(steps / VALIDATIONS)
+    share = steps / training.steps
+    return {
+        "training.lr": stretched(training.lr, share),
+        "training.beta": stretched(training.beta, share),
+        "training.log_every": max(1, validate_every // 4),
+        "training.validate_every": validate_every,
+        "training.checkpoint_every": validate_every,
+    }
+
+
+def stretched(spec: Any, share: float) -> Any:
+    """The same schedule (or schedules by site) in ``share`` of its time.
+
+    Example::
+
+        >>> stretched({"name": "warmup", "value": 0.01, "warmup_steps": 100}, 0.2)
+        {'name': 'warmup', 'value': 0.01, 'warmup_steps': 20.0}
+    """
+    if not isinstance(spec, Mapping):
+        return spec
+    if "name" not in spec:
+        return {site: stretched(inner, share) for site, inner in spec.items()}
+    return {k: v * share if k in _STEP_ARGUMENTS and v is not None else v for k, v in spec.items()}
+
+
+def before_after(child: Trained) -> BeforeAfter:
+    """The figures that were stored when a child was finished; raises :class:`RunFolderError` where there are none."""
+    path = child.folder / "results.json"
+    stored = folders.read_record(path).get("swap") if path.is_file() else None
+    if stored is None:
+        raise RunFolderError(
+            f"{child.folder} holds no figures of a swap (no child run, or it is not finished, or its parent was gone "
+            "when it was)"
+        )
+    return BeforeAfter.from_json(stored)
+
+
+def report_section(child: Measurable, likelihood: Likelihood) -> tuple[str, dict[str, Any]]:
+    """What a run with a parent adds to ``report.md`` and ``results.json``; nothing for a run without one.
+
+    A parent that is gone or has changed since leaves the report without figures, and says so in it.
+    """
+    if child.config.parent is None:
+        return "", {}
+    record = folders.read_record(child.folder / lineage.RECORD)
+    title = "\n## Before and after the swap\n\n"
+    try:
+        lineage.check_parent(child.config.model_copy(update={"parent_weights": record["sha256"]}))
+        pair = measure_pair(child, likelihood)
+    except RunFolderError as error:
+        return f"{title}Not measured: {error}\n", {"swap": None}
+    return f"{title}{table(pair.header(), pair.rows())}\n\n{pair.how()}\n", {"swap": pair.as_json()}
+
+
+def measure_pair(child: Measurable, likelihood: Likelihood) -> BeforeAfter:
+    """Both guides on the test sentences of the child's report, of which ``likelihood`` is the child's."""
+    if child.parent is None:
+        raise RunFolderError(f"{child.folder} has no parent: there is no guide before to measure")
+    options, seed = child.config.report, child.config.seed
+    return BeforeAfter(
+        before=measure(child.parent, options, seed),
+        after=measure(child, options, seed, likelihood),
+        particles=options.particles,
+        sentences=options.sentences,
+        khat_sentences=KHAT_SENTENCES,
+        khat_draws=KHAT_DRAWS,
+        seed=seed,
+    )
+
+
+_MEASURED: dict[tuple[Any, ...], GuideFigures] = {}
+"""By weights, data and draws: all children of a sitting have the same parent."""
+
+
+def measure(run: Measurable, options: ReportSection, seed: int, likelihood: Likelihood | None = None) -> GuideFigures:
+    """Figures of a run's guide on the sentences that ``options`` and ``seed`` draw from the test split."""
+    weights, data = weights_digest(run.folder / lineage.WEIGHTS), run.corpus.fingerprint
+    key = (weights, run.config.guide.name, data, run.config.device, options.particles, options.sentences, seed)
+    if key not in _MEASURED:
+        found = likelihood or run.evaluate("test", options.particles, options.sentences, seed)
+        _MEASURED[key] = _figures(run.config.guide.name, found, khat_distribution(run, seed))
+    return _MEASURED[key]
+
+
+def _figures(guide: str, found: Likelihood, khat: tuple[float, float, float]) -> GuideFigures:
+    bounds = (found.elbo, found.elbo_se, found.iw, found.iw_se, found.gap, found.gap_se, found.kl)
+    return GuideFigures(guide, *bounds, *khat)
+
+
+def khat_distribution(run: Measurable, seed: int) -> tuple[float, float, float]:
+    """Shares of :data:`KHAT_SENTENCES` test sentences with k̂ below 0.5, up to 0.7, and above."""
+    from .plots.inference_data import khat_shares, pareto_k
+
+    model, guide = run.programs
+    data = build.evaluation_set(run.corpus, "test", KHAT_SENTENCES, seed)
+    found = sentence_log_weights(model, guide, data, draws=KHAT_DRAWS, device=_device(model), seed=seed)
+    good, fair, bad = khat_shares(pareto_k(found.log_weights.numpy()), found.weights.numpy())
+    return float(good), float(fair), float(bad)
+
+
+def _device(model: nn.Module) -> Any:
+    return next(model.parameters()).device
