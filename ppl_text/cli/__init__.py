@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from .. import __version__
+from .compare import compare
 from .evaluate import evaluate
 from .explain import explain
 from .fit import fit
 from .generate import generate
 from .list import list_
+from .swap import swap
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -21,5 +23,5 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, generate, list_, explain):
+for command in (fit, evaluate, generate, list_, explain, swap, compare):
     cli.add_command(command)

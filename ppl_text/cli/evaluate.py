@@ -11,25 +11,38 @@ from .output import SEED, counter, print_json, print_table
 @click.argument("run", type=click.Path())
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
+@click.option("--objective", metavar="NAME[:K]", help="Also the bound of this objective, e.g. fivo:64 or stepwise:16.")
 @click.option("--limit", type=click.IntRange(min=1), help="Draw that many sentences instead of scoring all.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def evaluate(
-    run: str, split: str, particles: int, limit: int | None, seed: int, device: str | None, as_json: bool
+    run: str,
+    split: str,
+    particles: int,
+    objective: str | None,
+    limit: int | None,
+    seed: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error."""
     from ..evaluation.report import bound_rows, results, sampling_line
     from ..run import load
 
     opened = load(run, device)
+    other = None if objective is None else opened.bound(objective, split, limit, seed, progress=counter(objective))
     likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"))
     references = opened.references(split)
     if as_json:
-        run_values = {"run": str(opened.folder), "split": split, "seed": seed}
-        print_json({**run_values, **results(likelihood, references)})
+        values = {"run": str(opened.folder), "split": split, "seed": seed, **results(likelihood, references)}
+        if other is not None:
+            values |= {"objective": objective, "objective_bound": other[0], "objective_bound_se": other[1]}
+        print_json(values)
         return
     rows = bound_rows(likelihood, references)
+    if other is not None:
+        rows.insert(2, (f"bound of {objective}", f"{other[0]:.3f}", f"{other[1]:.3f}"))
     print_table(["quantity", "nats per word", "s.e."], rows, f"{opened.folder}, {split} split")
     click.echo(sampling_line(likelihood))
     click.echo(

@@ -19,11 +19,13 @@ SEED = click.IntRange(0, 2**63 - 1)
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Print a table on stdout; columns are as wide as their content."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    from rich.cells import cell_len, set_cell_size
+
+    widths = [max(cell_len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     if title:
         click.echo(title)
     for row in [header, *rows]:
-        click.echo("  " + "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip())
+        click.echo("  " + "  ".join(set_cell_size(text, w) for text, w in zip(row, widths, strict=True)).rstrip())
 
 
 def print_json(values: Any) -> None:

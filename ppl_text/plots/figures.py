@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..core.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 120
+"""Dots per inch of every figure."""
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -17,12 +23,8 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 def training_figure(metrics: Path, target: Path) -> None:
     """Bound (train and validation) and KL against the step, nats per sentence, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     train, valid = read_metrics(metrics)
-    figure = Figure(figsize=(7.5, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(7.5, 3.2)
     left, right = figure.subplots(1, 2)
     left.plot([r["step"] for r in train], [r["bound"] for r in train], lw=1, label="train")
     left.plot([r["step"] for r in valid], [r["bound"] for r in valid], "o-", ms=3, label="validation, β = 1")
@@ -31,5 +33,20 @@ def training_figure(metrics: Path, target: Path) -> None:
     right.plot([r["step"] for r in train], [r["kl"] for r in train], lw=1, label="train")
     right.plot([r["step"] for r in valid], [r["kl"] for r in valid], "o-", ms=3, label="validation")
     right.set(xlabel="step", ylabel="KL (nats per sentence)")
+    save_figure(figure, target)
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """An empty figure, inches, that needs no display and leaves pyplot's state alone."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save_figure(figure: Figure, target: Path) -> None:
+    """Write a PNG, whole or not at all; the folder is made where it does not exist."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, lambda file: figure.savefig(file, format="png", dpi=120))
+    write_atomically(target, lambda file: figure.savefig(file, format="png"))

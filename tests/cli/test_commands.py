@@ -7,6 +7,7 @@ import pytest
 
 import ppl_text
 from guides import GUIDES
+from ppl_text.cli.output import print_table
 from ppl_text.objectives import OBJECTIVES
 from ppl_text.recipes import recipe_names
 
@@ -117,6 +118,24 @@ def test_evaluate_of_a_part_says_what_drawing_adds(ppl, trained):
     assert values["sampling_se"] > 0
     out = ppl(*arguments).out
     assert f"30 words drawn from the split ∝ counts (± {values['sampling_se']:.3f} from the draw)" in out
+
+
+def test_evaluate_adds_the_bound_of_an_objective(ppl, trained):
+    arguments = ["evaluate", trained.folder, "--objective", "fivo:4", "--particles", "4", "--limit", "40"]
+    values = strict(ppl(*arguments, "--json").out)
+    mean, error = trained.bound("fivo:4", limit=40)
+    assert (values["objective"], values["objective_bound"], values["objective_bound_se"]) == ("fivo:4", mean, error)
+    assert values["elbo"] - 3 * values["elbo_se"] < mean < values["iw"] + 2.0
+    assert 0 < error < 0.5
+    assert re.search(rf"bound of fivo:4 +{mean:.3f} +{error:.3f}\n", ppl(*arguments).out)
+    wrong = ppl("evaluate", trained.folder, "--objective", "fivo")
+    assert wrong.status == 2
+    assert "write fivo:N" in wrong.err
+
+
+def test_tables_line_up_whatever_the_characters(capsys):
+    print_table(["k̂", "b"], [["0.5", "x"], ["κ̂ > 1", "y"]])
+    assert [line.index(c) for line, c in zip(capsys.readouterr().out.splitlines(), "bxy", strict=True)] == [10, 9, 10]
 
 
 def test_generate_is_repeatable_and_has_as_many_lines_as_asked(ppl, trained):

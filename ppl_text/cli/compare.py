@@ -1,0 +1,85 @@
+"""``compare``: guides and objectives side by side on trained runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+
+from .output import SEED, print_json
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=click.Path(), metavar="RUN…")
+@click.option("--guides", metavar="A,B", help="Also refit these on each run's frozen model. Default: each run's own.")
+@click.option("--objectives", metavar="A,B", help="Default: elbo, elbo-analytic, stl, iwae:16, dreg:16, stepwise:5, …")
+@click.option("--draws", type=int, default=128, show_default=True, help="Per sentence, behind every bound.")
+@click.option("--sentences", type=int, default=256, show_default=True, help="Drawn from the split, for all rows.")
+@click.option("--repeats", type=int, default=24, show_default=True, help="Gradients whose spread is measured.")
+@click.option("--steps", type=click.IntRange(min=1), help="Updates of a refit.")
+@click.option("--split", default="valid", show_default=True, help="train, valid or test.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sentences and all draws.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the result; default: the next RUN/compare-N.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the runs' own.")
+@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
+def compare(
+    runs: tuple[str, ...],
+    guides: str | None,
+    objectives: str | None,
+    steps: int | None,
+    out: str | None,
+    device: str | None,
+    as_json: bool,
+    **settings: int | str,
+) -> None:
+    """Compare guides and objectives on RUN… (folders), every pair on the same sentences.
+
+    Bounds at each objective's own K and at one K for all, from the same number of draws; noise of the
+    gradients, effective sample size, Pareto k̂ over the sentences, time, memory; KL, active units and mutual
+    information; and what all this says in words. Kept with its figures in RUN/compare-N.
+    """
+    from ..compare import Settings, compare_runs
+    from ..run import load
+    from ..training.progress import make_progress
+
+    found = compare_runs(
+        [load(run, device) for run in runs],
+        _listed(guides, "--guides"),
+        _listed(objectives, "--objectives"),
+        settings=Settings(**settings),  # type: ignore[arg-type]
+        steps=steps,
+        out=out,
+        progress=make_progress(),
+        watch=stages(),
+    )
+    if as_json:
+        print_json(found.as_json())
+        return
+    click.echo(found.text)
+    click.echo(f"\nThe comparison is in {found.folder} (comparison.md, comparison.json, inference.nc, figures/). Next:")
+    for command in found.next_commands:
+        click.echo(f"  python -m ppl_text {command}")
+
+
+def _listed(text: str | None, option: str) -> list[str] | None:
+    """The names of ``A,B``; None where the option is not given."""
+    from ..core.errors import UserError
+
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UserError(f"{option} '{text}': expected names with one comma between them, e.g. {option} A,B")
+    return names
+
+
+def stages() -> Callable[[str, int, int], None]:
+    """A callback ``(what, done, total)`` that shows on stderr what is going on: one line that changes on a terminal."""
+    live = sys.stderr.isatty()
+
+    def show(what: str, done: int, total: int) -> None:
+        text = f"{what} ({done}/{total})"
+        click.echo(f"\r\x1b[K{text}" + ("\n" if done == total else "") if live else text, nl=not live, err=True)
+
+    return show

@@ -1,0 +1,187 @@
+"""Rows of a comparison of guides and objectives, and its tables. What they say in words: ``verdict.py``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one (run, guide, objective). Bounds are at β = 1, in nats; None where there is nothing.
+
+    ============================== ====================================================================
+    ``run``, ``guide``             folder of the run as it was given, and the guide
+    ``folder``                     folder of the run whose weights were used: ``run``, or its child with that guide
+    ``objective``                  as named on the command line; ``family`` without K; ``particles`` K
+    ``draws``, ``seed``            draws per sentence behind ``bound``; seed of this row's random numbers
+    ``bound``, ``bound_se``        at the objective's own K, per sentence, with Monte-Carlo standard error
+    ``bound_per_token``, …         the same per scored token (EOS counted)
+    ``equal_k``, ``bound_equal_k`` the same family at the comparison's common K; None where it has no K
+    ``gradient_variance_*``        tr Cov of one gradient estimate, of the model's and the guide's parameters
+    ``snr_*``                      ‖E g‖ / √(tr Cov g), the noise of the mean taken off
+    ``snr_*_equal_draws``          the same for as many estimates as ``settings.draws`` pay for
+    ``ess``                        effective sample size / K, 0 to 1; of the guide's weights where K = 1
+    ``khat_good``, ``_ok``, ``_bad`` share of sentences with Pareto k̂ < 0.5, 0.5 to 0.7, > 0.7
+    ``seconds_per_step``           median of loss and backward on one batch
+    ``peak_bytes``                 most bytes of live tensors meanwhile
+    ``kl``                         KL(q ‖ p), nats per sentence
+    ``active_units``, ``units``    latent dimensions in use, of how many
+    ``mutual_information``, …_cap  I_q(x; z) and the most it can be, nats
+    ``by_sentence``, ``weights``   (N,) ``bound_equal_k`` (or ``bound``) of each common sentence, and its weight
+    ============================== ====================================================================
+    """
+
+    run: str
+    folder: str
+    guide: str
+    objective: str
+    family: str
+    particles: int
+    draws: int
+    seed: int
+    bound: float
+    bound_se: float
+    bound_per_token: float
+    bound_per_token_se: float
+    equal_k: int | None
+    bound_equal_k: float | None
+    bound_equal_k_se: float | None
+    gradient_variance_model: float | None
+    gradient_variance_guide: float | None
+    snr_model: float | None
+    snr_guide: float | None
+    snr_model_equal_draws: float | None
+    snr_guide_equal_draws: float | None
+    ess: float | None
+    khat_good: float | None
+    khat_ok: float | None
+    khat_bad: float | None
+    khat_median: float | None
+    seconds_per_step: float
+    peak_bytes: int
+    kl: float
+    active_units: int | None
+    units: int | None
+    mutual_information: float
+    mutual_information_cap: float
+    by_sentence: Values = field(repr=False, compare=False)
+    weights: Values = field(repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns as plain values; what is no finite number is None."""
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("by_sentence", "weights")}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in named.items()}
+
+
+class Column(NamedTuple):
+    """A heading and how a row's cell is written."""
+
+    heading: str
+    cell: Callable[[Row], str]
+
+
+def tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Title, header and cells of each table: bounds and cost, gradients, guides."""
+    who = _who(rows)
+    objective = [*who, Column("objective", lambda r: r.objective)]
+    k = next((r.equal_k for r in rows if r.equal_k is not None), None)
+    guides = list({(r.run, r.guide): r for r in rows}.values())
+    per_token = Column("per token", lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4))
+    bounds = [
+        *objective,
+        Column("bound ± s.e.", lambda r: _value(r.bound, r.bound_se)),
+        per_token,
+        Column(f"at K = {'-' if k is None else k}", lambda r: _value(r.bound_equal_k, r.bound_equal_k_se)),
+        Column("ESS/K", lambda r: _number(r.ess)),
+        Column("ms/step", lambda r: f"{1e3 * r.seconds_per_step:.1f}"),
+        Column("peak MiB", lambda r: f"{r.peak_bytes / 2**20:.1f}"),
+    ]
+    return [
+        ("Bounds, nats per sentence", *_filled(bounds, rows)),
+        ("Gradients (SNR at its own K, and at equal draws)", *_filled([*objective, *GRADIENTS], rows)),
+        ("Guides", *_filled([*who, *GUIDES], guides)),
+    ]
+
+
+def _who(rows: Sequence[Row]) -> list[Column]:
+    several = len({row.run for row in rows}) > 1
+    return [*([Column("run", lambda r: _short(r.run))] if several else []), Column("guide", lambda r: _short(r.guide))]
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    return [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows]
+
+
+def _value(value: float | None, error: float | None, digits: int = 3) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _short(name: str) -> str:
+    """The end of a long path, by which a reader knows it."""
+    return name if len(name) <= 24 else "…" + name[-23:]
+
+
+GRADIENTS = [
+    Column("SNR model", lambda r: _number(r.snr_model)),
+    Column("SNR guide", lambda r: _number(r.snr_guide)),
+    Column("model, equal", lambda r: _number(r.snr_model_equal_draws)),
+    Column("guide, equal", lambda r: _number(r.snr_guide_equal_draws)),
+    Column("variance model", lambda r: _number(r.gradient_variance_model)),
+    Column("variance guide", lambda r: _number(r.gradient_variance_guide)),
+]
+
+GUIDES = [
+    Column("KL", lambda r: f"{abs(r.kl) if abs(r.kl) < 5e-4 else r.kl:.3f}"),
+    Column("active units", lambda r: "-" if r.active_units is None else f"{r.active_units}/{r.units}"),
+    Column("I(x; z)", lambda r: f"{r.mutual_information:.3f} of {r.mutual_information_cap:.3f}"),
+    Column("k̂ < 0.5", lambda r: _share(r.khat_good)),
+    Column("0.5-0.7", lambda r: _share(r.khat_ok)),
+    Column("> 0.7", lambda r: _share(r.khat_bad)),
+    Column("median k̂", lambda r: "-" if r.khat_median is None else f"{r.khat_median:.2f}"),
+]
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
+
+
+def plain_text(rows: Sequence[Row], verdict: Sequence[str]) -> str:
+    """The tables in columns, for a terminal, and the verdict under them."""
+    parts = []
+    for title, header, cells in tables(rows):
+        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
+        lines = [
+            "  " + "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip()
+            for line in [header, *cells]
+        ]
+        parts.append("\n".join([title, *lines]))
+    return "\n\n".join([*parts, "\n".join(["Verdict", *(f"- {line}" for line in verdict)])])
+
+
+def paired_difference(first: Row, second: Row) -> tuple[float, float]:
+    """Mean of ``first - second`` over the common sentences, nats per sentence, and its standard error.
+
+    With shares w: √(N/(N-1) Σ_n w_n² (d_n - d̄)²), which holds the draw of the sentences and of the latents; what the
+    sentences have in common drops out of d_n.
+    """
+    difference = first.by_sentence - second.by_sentence
+    share = first.weights / first.weights.sum()
+    mean = float(share @ difference)
+    n = len(difference)
+    error = math.sqrt(n / (n - 1) * float(share**2 @ (difference - mean) ** 2)) if n > 1 else math.inf
+    return mean, error

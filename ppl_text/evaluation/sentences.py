@@ -1,0 +1,114 @@
+"""The sentences that several runs are compared on, as batches without filler."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..core.batch import PAD_ID, Batch
+from ..data.batches import EvaluationSet
+
+
+@dataclass(frozen=True)
+class CommonSentences:
+    """N distinct sentences with weights, in batches of one width each.
+
+    ``batches`` hold no filler rows; ``texts`` (N,) in the order of the batches. All per-sentence results of this
+    room are in that order, so that two rows of a comparison can be paired.
+    """
+
+    batches: tuple[Batch, ...]
+    texts: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.batches)
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """(N,) float64 on the CPU: what each sentence counts for, e.g. how often it was drawn."""
+        return torch.cat([batch.weights for batch in self.batches]).double().cpu()
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """(N,) float64 on the CPU: scored tokens of each sentence, EOS counted."""
+        return torch.cat([batch.lengths for batch in self.batches]).double().cpu()
+
+    @property
+    def share(self) -> Tensor:
+        """(N,) weights that sum to 1."""
+        return self.weights / self.weights.sum()
+
+    @property
+    def tokens_per_sentence(self) -> float:
+        """Mean number of scored tokens: nats per sentence divided by it are nats per token."""
+        return float((self.share * self.tokens).sum())
+
+    def merged(self) -> Batch:
+        """All N sentences as one batch, as wide as the longest of them."""
+        return merge(self.batches)
+
+    def minibatch(self, size: int, seed: int) -> Batch:
+        """At most ``size`` of the sentences as training would see them: each as often as it was drawn, at weight 1."""
+        batch = self.merged()
+        rows = torch.repeat_interleave(torch.arange(batch.size), self.weights.round().long())
+        order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]
+        chosen = take(batch, rows[order].to(batch.tokens.device))
+        return Batch(
+            chosen.tokens, chosen.lengths, torch.ones_like(chosen.weights), chosen.decoder_inputs, chosen.source
+        )
+
+
+def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") -> CommonSentences:
+    """The rows of an evaluation set that count, each batch no wider than its longest sentence."""
+    batches = tuple(
+        take(batch, torch.nonzero(batch.weights > 0).squeeze(-1)).to(device)
+        for batch in data
+        if bool((batch.weights > 0).any())
+    )
+    return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
+
+
+def take(batch: Batch, rows: Tensor) -> Batch:
+    """The sentences ``rows`` (R,), in that order, as wide as the longest of them."""
+    steps = int(batch.lengths[rows].max())
+    return Batch(
+        batch.tokens[rows, :steps],
+        batch.lengths[rows],
+        batch.weights[rows],
+        batch.decoder_inputs[rows, :steps],
+        None if batch.source is None else take(batch.source, rows),
+    )
+
+
+def tile(batch: Batch, repeats: int) -> Batch:
+    """Every sentence ``repeats`` times: row r·B + b is sentence b."""
+    return batch if repeats == 1 else take(batch, torch.arange(batch.size, device=batch.tokens.device).repeat(repeats))
+
+
+def merge(batches: tuple[Batch, ...]) -> Batch:
+    """Batches under each other, padded to the width of the widest."""
+    sources = [batch.source for batch in batches if batch.source is not None]
+    return Batch(
+        _stacked([batch.tokens for batch in batches]),
+        torch.cat([batch.lengths for batch in batches]),
+        torch.cat([batch.weights for batch in batches]),
+        _stacked([batch.decoder_inputs for batch in batches]),
+        merge(tuple(sources)) if sources else None,
+    )
+
+
+def _stacked(parts: list[Tensor]) -> Tensor:
+    steps = max(part.shape[1] for part in parts)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(part, (0, steps - part.shape[1]), value=PAD_ID) for part in parts])
+
+
+def stream_seed(seed: int, *labels: object) -> int:
+    """A seed of its own for each row and purpose, the same on every machine whatever else is compared."""
+    text = "\0".join(map(str, (seed, *labels)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -1,0 +1,151 @@
+"""What a comparison means, in words: a pure function of its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .comparison import Row, paired_difference
+
+COLLAPSED_KL = 0.1
+"""Nats per sentence below which the latents say nothing."""
+
+GAIN = 0.01
+"""Nats per sentence below which a gain is not worth a word."""
+
+
+def verdict(rows: Sequence[Row]) -> list[str]:
+    """Sentences on: the best guide, the best estimator, what a richer objective gains, k̂, collapse."""
+    if not rows:
+        return []
+    found = [best_guide(rows), *best_estimators(rows), *gains(rows), *reliability(rows), *collapse(rows)]
+    return [line for line in found if line]
+
+
+def best_guide(rows: Sequence[Row]) -> str:
+    """Which guide has the highest bound, and whether the next one is really lower."""
+    ranked = sorted(_best_rows(rows), key=_height, reverse=True)
+    first = ranked[0]
+    what = f"{name(first, rows)} has the highest bound: {_height(first):.3f} nats per sentence ({_at(first)})"
+    if len(ranked) == 1:
+        return f"{what}; it is the only guide here."
+    second = ranked[1]
+    mean, error = paired_difference(first, second)
+    if mean > 2 * error:
+        return (
+            f"{what}, {mean:.3f} ± {error:.3f} above {name(second, rows)} ({_at(second)}) on the same sentences: "
+            "a real difference."
+        )
+    return (
+        f"{what}, but {mean:.3f} ± {error:.3f} above {name(second, rows)} ({_at(second)}) on the same sentences is "
+        "within two standard errors: too close to call; more --sentences and --draws may tell."
+    )
+
+
+def best_estimators(rows: Sequence[Row]) -> list[str]:
+    """Which objective has the best signal-to-noise ratio at equal draws, guide by guide.
+
+    Not across guides: far from its optimum a guide has large gradients, which say nothing for an estimator.
+    """
+    lines = []
+    for group in _by_guide(rows):
+        found = []
+        for whose in ("model", "guide"):
+            seen = [(snr, row) for row in group if (snr := getattr(row, f"snr_{whose}_equal_draws")) is not None]
+            if len(seen) < 2:
+                continue
+            top, row = max(seen, key=lambda pair: pair[0])
+            found.append(
+                f"of the {whose}'s parameters by {row.objective} (SNR {top:.3g})"
+                if top > 0
+                else f"of the {whose}'s parameters: none above its noise, try more --repeats"
+            )
+        if found:
+            lines.append(f"{name(group[0], rows)}: least noisy gradient at equal draws {', '.join(found)}.")
+    return lines
+
+
+def gains(rows: Sequence[Row]) -> list[str]:
+    """Whether a richer objective still raises the bound above the plain ELBO of the same guide."""
+    lines = []
+    for group in _by_guide(rows):
+        plain = next((row for row in group if row.family in ("elbo", "elbo-analytic", "stl")), None)
+        best = max(group, key=_height)
+        if plain is None or len(group) < 2:
+            continue
+        if best is plain:
+            lines.append(f"{name(plain, rows)}: no objective is above {plain.objective}.")
+            continue
+        mean, error = paired_difference(best, plain)
+        if mean > max(GAIN, 2 * error):
+            lines.append(
+                f"{name(plain, rows)}: {_at(best)} is {mean:.3f} ± {error:.3f} nats above "
+                f"{plain.objective}: at least so far is this guide from the posterior; a tighter objective or a "
+                "richer guide gains."
+            )
+        else:
+            lines.append(
+                f"{name(plain, rows)}: {_at(best)} gains {mean:.3f} ± {error:.3f} nats over "
+                f"{plain.objective}: nothing to speak of; {plain.objective} will do."
+            )
+    return lines
+
+
+def reliability(rows: Sequence[Row]) -> list[str]:
+    """Whether k̂ says that the importance-weighted figures can be trusted."""
+    lines = []
+    for group in _by_guide(rows):
+        row = group[0]
+        if row.khat_bad is None or row.khat_median is None:
+            continue
+        if row.khat_bad > 0.1:
+            lines.append(
+                f"{name(row, rows)}: k̂ > 0.7 on {row.khat_bad:.0%} of the sentences: a few draws carry the weight "
+                "there, so importance-weighted bounds are loose and their standard errors too small."
+            )
+        else:
+            lines.append(
+                f"{name(row, rows)}: k̂ > 0.7 on {row.khat_bad:.0%} of the sentences (median {row.khat_median:.2f}): "
+                "importance-weighted bounds can be trusted."
+            )
+    return lines
+
+
+def collapse(rows: Sequence[Row]) -> list[str]:
+    """A warning where the latents carry nothing, whatever the other columns say."""
+    lines = []
+    for group in _by_guide(rows):
+        row = group[0]
+        if row.kl >= COLLAPSED_KL and row.active_units != 0:
+            continue
+        of = "" if row.units is None else f" of {row.units}"
+        units = "" if row.active_units is None else f", {row.active_units}{of} units active"
+        perfect = " Its ESS is perfect because there is nothing to infer." if (row.ess or 0.0) > 0.9 else ""
+        lines.append(
+            f"WARNING {name(row, rows)}: KL {max(0.0, row.kl):.3f} nats{units}: the guide has collapsed on the prior "
+            f"and tells nothing of the sentence.{perfect}"
+        )
+    return lines
+
+
+def name(row: Row, rows: Sequence[Row]) -> str:
+    """A guide by its name, with its run where there are several."""
+    return f"'{row.guide}'" if len({r.run for r in rows}) == 1 else f"'{row.guide}' of {row.run}"
+
+
+def _height(row: Row) -> float:
+    return row.bound if row.bound_equal_k is None else row.bound_equal_k
+
+
+def _at(row: Row) -> str:
+    return row.objective if row.equal_k in (None, row.particles) else f"{row.family} at K = {row.equal_k}"
+
+
+def _by_guide(rows: Sequence[Row]) -> list[list[Row]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.run, row.guide), []).append(row)
+    return list(groups.values())
+
+
+def _best_rows(rows: Sequence[Row]) -> list[Row]:
+    return [max(group, key=_height) for group in _by_guide(rows)]

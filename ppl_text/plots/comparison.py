@@ -1,0 +1,224 @@
+"""Figures of ``compare``: bounds with their Monte-Carlo error, Pareto k̂ by guide, signal-to-noise against K.
+
+Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too; colour never speaks alone:
+a marker or a panel says the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .figures import blank_figure, save_figure
+from .inference_data import GOOD, OK, khat_shares
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Row = Mapping[str, Any]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
+"""Nine markers and eight colours: 72 pairs before one comes back."""
+
+WIDTH = 7.5
+"""Inches; 900 pixels, what a README shows without shrinking."""
+
+KHAT_RANGE = (-0.5, 1.5)
+"""Values beyond are counted in the outermost bins, and the figure says how many."""
+
+KHAT_BIN = 0.05
+"""So that 0.5 and 0.7 lie between bins."""
+
+
+def bounds_figure(rows: Sequence[Row], target: Path) -> None:
+    """Each bound ± its Monte-Carlo standard error, nats per sentence; guides one below the other.
+
+    Args:
+        rows: of ``compare``: ``run``, ``guide``, ``objective``, ``bound``, ``bound_se``. A bound that is None or
+            not finite has no point, and the guide's label counts such rows.
+        target: the PNG.
+    """
+    groups = _by_guide(rows)
+    objectives = list(dict.fromkeys(row["objective"] for row in rows))
+    figure = blank_figure(WIDTH, 0.9 + max(len(groups) * (0.25 + 0.1 * len(objectives)), 0.17 * len(objectives)))
+    axes = figure.subplots()
+    members = [of_guide for _, of_guide in groups]
+    handles = [_bounds_of(axes, members, index, objectives) for index in range(len(objectives))]
+    axes.set_yticks(range(len(groups)), [_label(names) + _gaps(of_guide) for names, of_guide in groups])
+    axes.set(ylim=(len(groups) - 0.5, -0.5), ylabel="guide")
+    axes.set_xlabel("bound ± Monte-Carlo standard error (nats per sentence)")
+    for between in range(1, len(groups)):
+        axes.axhline(between - 0.5, color="0.8", lw=0.8)
+    axes.locator_params(axis="x", nbins=7)
+    axes.grid(axis="x", color="0.92", lw=0.6)
+    axes.set_axisbelow(True)
+    figure.legend(handles, objectives, loc="outside right center", frameon=False, title="objective", fontsize=8)
+    save_figure(figure, target)
+
+
+def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
+    """Histogram of k̂ over sentences, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
+
+    Args:
+        khats: by guide, (N,) k̂. Values beyond -0.5 and 1.5, ±inf included, are counted in the outermost bins,
+            and the panel says how many they are; NaN is in no bin, but counted too.
+        target: the PNG.
+    """
+    figure = blank_figure(WIDTH, 0.7 + 1.2 * len(khats))
+    panels = figure.subplots(len(khats), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (label, khat) in zip(panels, khats.items(), strict=True):
+        _histogram(axes, label, np.asarray(khat, dtype=np.float64))
+    low, high = KHAT_RANGE
+    ticks = {low: f"≤ −{-low}", 0.0: "0", GOOD: f"{GOOD}", OK: f"{OK}", 1.0: "1", high: f"≥ {high}"}
+    panels[-1].set_xticks(list(ticks), list(ticks.values()))
+    panels[-1].set_xlabel("Pareto k̂ of the importance weights (no unit)")
+    figure.supylabel("sentences", fontsize="medium")
+    save_figure(figure, target)
+
+
+def snr_figure(rows: Sequence[Row], target: Path) -> None:
+    """Signal-to-noise ratio of the gradient against K, log-log, for the model's (left) and the guide's parameters.
+
+    One row of panels a guide, one line a family of objectives. What to look for (Rainforth et al. 2018, Tucker et
+    al. 2019): with K the ratio of the guide falls as 1/√K under ``iwae`` and rises as √K under ``dreg``.
+
+    Args:
+        rows: of ``compare``: ``run``, ``guide``, ``family``, ``particles``, ``snr_model``, ``snr_guide``. None
+            (nothing to differentiate), zero and what is not finite have no point on a logarithmic axis.
+        target: the PNG.
+    """
+    groups = _by_guide(rows)
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure = blank_figure(WIDTH, 1.0 + max(1.6 * len(groups), 0.2 * len(families)))
+    panels = figure.subplots(len(groups), 2, sharex=True, sharey=True, squeeze=False)
+    for pair, (names, members) in zip(panels, groups, strict=True):
+        pair[0].set_title(_label(names), loc="left", fontsize="small")
+        for axes, of in zip(pair, ("model", "guide"), strict=True):
+            axes.set_title(f"{of} parameters", loc="right", fontsize="small")
+            _ratios(axes, [(row["family"], row["particles"], row[f"snr_{of}"]) for row in members], families)
+    ratios = [row[f"snr_{of}"] for row in rows for of in ("model", "guide") if _has_logarithm(row[f"snr_{of}"])]
+    _log_log(panels[0, 0], sorted({row["particles"] for row in rows}), ratios)
+    figure.supxlabel("particles K", fontsize="medium")
+    figure.supylabel("signal-to-noise ratio\nof the gradient (no unit)", fontsize="medium", multialignment="center")
+    _legend(figure, families)
+    save_figure(figure, target)
+
+
+def _by_guide(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[Row]]]:
+    """Rows by guide, in their order; also by run, and named by both, where there are several runs."""
+    several = len({row["run"] for row in rows}) > 1
+    groups: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row["guide"], row["run"]) if several else (row["guide"],), []).append(row)
+    return list(groups.items())
+
+
+def _label(names: Sequence[str]) -> str:
+    """Names of guide and run, one below the other."""
+    return "\n".join(_short(name, 24) for name in names)
+
+
+def _short(name: str, longest: int) -> str:
+    """The end of a long name, which tells more of a path than its beginning; the whole would leave its panel."""
+    return name if len(name) <= longest else f"…{name[1 - longest :]}"
+
+
+def _is_finite(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+def _has_logarithm(value: Any) -> bool:
+    return _is_finite(value) and value > 0
+
+
+def _gaps(members: Sequence[Row]) -> str:
+    """How many of a guide's bounds cannot be drawn."""
+    gaps = sum(not _is_finite(row["bound"]) for row in members)
+    return f"\n({gaps} not finite)" if gaps else ""
+
+
+def _bounds_of(axes: Axes, groups: Sequence[Sequence[Row]], index: int, objectives: Sequence[str]) -> Any:
+    """Points of one objective, each in its own lane of the guide's strip; returns what the legend shows."""
+    lane = (index + 1) / (len(objectives) + 1) - 0.5
+    points = [
+        (row["bound"], place + lane, row["bound_se"] if _is_finite(row["bound_se"]) else 0.0)
+        for place, members in enumerate(groups)
+        for row in members
+        if row["objective"] == objectives[index] and _is_finite(row["bound"])
+    ]
+    bound, height, error = np.array(points, dtype=np.float64).reshape(-1, 3).T
+    style: dict[str, Any] = {"color": _colour(index), "marker": _marker(index), "ms": 4.5}
+    return axes.errorbar(bound, height, xerr=error, ls="none", lw=1.2, capsize=2.5, **style)
+
+
+def _histogram(axes: Axes, label: str, khat: NDArray[np.float64]) -> None:
+    low, high = KHAT_RANGE
+    edges = np.linspace(low, high, round((high - low) / KHAT_BIN) + 1)
+    counts, _ = np.histogram(np.clip(khat, low, high), edges)
+    middle = (edges[:-1] + edges[1:]) / 2
+    colours = np.select([middle < GOOD, middle < OK], COLOURS[0:1] + COLOURS[4:5], COLOURS[1])
+    axes.bar(middle, counts, width=0.9 * KHAT_BIN, color=colours)
+    for limit, style in ((GOOD, "--"), (OK, "-")):
+        axes.axvline(limit, color="0.3", lw=1, ls=style)
+    shares = khat_shares(khat)
+    axes.set_title(_short(label, 30), loc="left", fontsize="medium")
+    percent = f"< {GOOD}: {shares.good:.0%}   to {OK}: {shares.ok:.0%}   > {OK}: {shares.bad:.0%}"
+    axes.set_title(percent + _beyond(khat), loc="right", fontsize="small")
+    axes.locator_params(axis="y", integer=True, nbins=3)
+    axes.margins(x=0.01)
+
+
+def _beyond(khat: NDArray[np.float64]) -> str:
+    """What the outermost bins hide."""
+    low, high = KHAT_RANGE
+    hidden = {f"below −{-low}": khat < low, f"above {high}": khat > high, "no number": np.isnan(khat)}
+    parts = [f"{of.sum()} {where}" for where, of in hidden.items() if of.any()]
+    return f"   ({', '.join(parts)})" if parts else ""
+
+
+def _ratios(axes: Axes, points: Sequence[tuple[str, int, Any]], families: Sequence[str]) -> None:
+    """Lines of one panel; ``points`` are (family, K, ratio)."""
+    points = [(family, k, ratio) for family, k, ratio in points if _has_logarithm(ratio)]
+    for index, family in enumerate(families):
+        line = np.array(sorted((k, ratio) for name, k, ratio in points if name == family), dtype=np.float64)
+        axes.plot(*line.reshape(-1, 2).T, color=_colour(index), marker=_marker(index), ms=4.5, lw=1.1)
+    axes.grid(color="0.92", lw=0.6)
+    if not points:
+        axes.text(0.5, 0.5, "no gradient", transform=axes.transAxes, ha="center", color="0.4")
+
+
+def _log_log(axes: Axes, particles: Sequence[int], ratios: Sequence[float]) -> None:
+    """Logarithmic axes, shared by all panels: every K is named, and the height is a decade or more."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlim(particles[0] / 1.3, particles[-1] * 1.3)
+    axes.set_xticks(particles, [str(k) for k in particles])
+    low, high = min(ratios, default=1.0) / 1.3, max(ratios, default=1.0) * 1.3
+    widen = max(1.0, (10 * low / high) ** 0.5)
+    axes.set_ylim(low / widen, high * widen)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if high < 1e3 * low else (1.0,)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
+
+
+def _legend(figure: Figure, families: Sequence[str]) -> None:
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], color=_colour(i), marker=_marker(i), ms=4.5, lw=1.1) for i in range(len(families))]
+    figure.legend(lines, families, loc="outside right center", frameon=False, title="objective", fontsize="small")
+
+
+def _colour(index: int) -> str:
+    return COLOURS[index % len(COLOURS)]
+
+
+def _marker(index: int) -> str:
+    return MARKERS[index % len(MARKERS)]

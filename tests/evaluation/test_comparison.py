@@ -1,0 +1,204 @@
+"""Tables and verdict of hand-made rows."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ppl_text.evaluation.comparison import Row, paired_difference, plain_text, tables
+from ppl_text.evaluation.verdict import verdict
+
+N = 50
+BASE = np.linspace(-12.0, -8.0, N)
+
+
+def row(guide="rich", objective="iwae:16", level=0.0, spread=0.0, run="runs/a", **changes):
+    """A row whose sentences have BASE + level, apart by ± ``spread`` in turns."""
+    values = BASE + level + spread * np.where(np.arange(N) % 2, 1.0, -1.0)
+    family, _, particles = objective.partition(":")
+    columns = {
+        "run": run,
+        "folder": run,
+        "guide": guide,
+        "objective": objective,
+        "family": family,
+        "particles": int(particles or 1),
+        "draws": 128,
+        "seed": 7,
+        "bound": values.mean(),
+        "bound_se": 0.01,
+        "bound_per_token": values.mean() / 5,
+        "bound_per_token_se": 0.002,
+        "equal_k": 16,
+        "bound_equal_k": values.mean(),
+        "bound_equal_k_se": 0.01,
+        "gradient_variance_model": 2.0,
+        "gradient_variance_guide": 3.0,
+        "snr_model": 1.0,
+        "snr_guide": 1.0,
+        "snr_model_equal_draws": 2.0,
+        "snr_guide_equal_draws": 2.0,
+        "ess": 0.5,
+        "khat_good": 0.9,
+        "khat_ok": 0.08,
+        "khat_bad": 0.02,
+        "khat_median": 0.2,
+        "seconds_per_step": 0.0123,
+        "peak_bytes": 3 * 2**20,
+        "kl": 4.0,
+        "active_units": 8,
+        "units": 8,
+        "mutual_information": 2.0,
+        "mutual_information_cap": 3.0,
+        "by_sentence": values,
+        "weights": np.ones(N),
+    }
+    return Row(**{**columns, **changes})
+
+
+def said(*rows):
+    return "\n".join(verdict(rows))
+
+
+def test_the_difference_is_paired():
+    """Sentences spread over 4 nats, their differences over 0.2: only the latter counts."""
+    first, second = row(level=0.5, spread=0.1), row()
+    mean, error = paired_difference(first, second)
+    assert mean == pytest.approx(0.5)
+    assert error == pytest.approx(0.1 * math.sqrt(N / (N - 1) / N))
+
+
+def test_the_difference_is_weighted():
+    weights = np.r_[np.full(N // 2, 3.0), np.full(N // 2, 1.0)]
+    level = np.r_[np.full(N // 2, 1.0), np.full(N // 2, -1.0)]
+    mean, error = paired_difference(row(by_sentence=level, weights=weights), row(by_sentence=0 * level))
+    assert mean == pytest.approx(0.5)
+    share = weights / weights.sum()
+    assert error == pytest.approx(math.sqrt(N / (N - 1) * (share**2 @ (level - 0.5) ** 2)))
+
+
+def test_a_clear_winner_is_named_with_the_difference():
+    text = said(row("poor", level=-1.0), row("rich", spread=0.1))
+    assert "'rich' has the highest bound: -10.000" in text
+    assert "1.000 ± 0.014 above 'poor'" in text
+    assert "a real difference" in text
+
+
+def test_what_is_within_two_standard_errors_is_too_close_to_call():
+    text = said(row("poor", level=-0.01), row("rich", spread=0.1))
+    assert "'rich' has the highest bound" in text
+    assert "too close to call" in text
+    assert "real difference" not in text
+
+
+def test_two_standard_errors_are_the_line():
+    error = 0.1 * math.sqrt(N / (N - 1) / N)
+    assert "too close" in said(row("poor", level=-1.9 * error), row("rich", spread=0.1))
+    assert "real difference" in said(row("poor", level=-2.1 * error), row("rich", spread=0.1))
+
+
+def test_the_best_bound_at_the_common_k_decides_and_not_the_own_k():
+    low = row("rich", "elbo", level=0.3, bound=-99.0)
+    assert "'rich' has the highest bound: -9.700" in said(low, row("poor"))
+    assert "elbo at K = 16" in said(low, row("poor"))
+
+
+def test_one_guide_has_no_rival():
+    assert "it is the only guide here" in said(row())
+
+
+def test_the_least_noisy_estimators_are_named_for_each_guide():
+    rows = [
+        row("rich", "elbo", snr_model_equal_draws=3.0, snr_guide_equal_draws=0.1),
+        row("rich", "dreg:16", snr_model_equal_draws=1.0, snr_guide_equal_draws=0.9),
+        row("poor", "elbo", snr_model_equal_draws=9.0, snr_guide_equal_draws=None),
+        row("poor", "dreg:16", snr_model_equal_draws=0.0, snr_guide_equal_draws=None),
+    ]
+    text = said(*rows)
+    assert (
+        "'rich': least noisy gradient at equal draws of the model's parameters by elbo (SNR 3), of the guide's "
+        "parameters by dreg:16 (SNR 0.9)." in text
+    )
+    assert "'poor': least noisy gradient at equal draws of the model's parameters by elbo (SNR 9)." in text
+
+
+def test_gradients_that_drown_in_noise_are_not_ranked():
+    quiet = {"snr_model_equal_draws": 0.0, "snr_guide_equal_draws": 0.0}
+    assert "of the model's parameters: none above its noise, try more --repeats" in said(
+        row(objective="elbo", **quiet), row(**quiet)
+    )
+
+
+def test_a_gain_of_a_richer_objective_is_told_from_none():
+    assert "iwae:16 is 0.200 ± 0.000 nats above elbo" in said(row(objective="elbo", level=-0.2), row())
+    assert "nothing to speak of; elbo will do" in said(row(objective="elbo", level=-0.005), row())
+    assert "nothing to speak of" in said(row(objective="elbo", level=-0.05), row(spread=0.5))
+    assert "no objective is above elbo" in said(row(objective="elbo", level=0.1), row())
+
+
+def test_khat_says_whether_importance_weights_can_be_trusted():
+    assert "k̂ > 0.7 on 2% of the sentences (median 0.20): importance-weighted bounds can be trusted" in said(row())
+    bad = said(row(khat_bad=0.4, khat_good=0.5, khat_ok=0.1))
+    assert "k̂ > 0.7 on 40% of the sentences: a few draws carry the weight" in bad
+    assert "can be trusted" not in bad
+
+
+@pytest.mark.parametrize(
+    "changes", [{"kl": 0.01}, {"active_units": 0}, {"kl": 0.0, "active_units": None, "units": None}]
+)
+def test_a_collapsed_guide_with_perfect_ess_is_not_taken_for_a_good_one(changes):
+    text = said(row("flat", ess=0.999, **changes))
+    assert "WARNING 'flat'" in text
+    assert "collapsed" in text
+    assert "Its ESS is perfect because there is nothing to infer" in text
+
+
+def test_a_guide_at_work_is_not_warned_of():
+    assert "WARNING" not in said(row(ess=0.999))
+    assert "perfect" not in said(row("flat", kl=0.0, ess=0.1))
+
+
+def test_guides_of_several_runs_are_told_apart():
+    text = said(row(run="runs/a"), row(run="runs/b", level=-1))
+    assert "'rich' of runs/a has the highest bound" in text
+    assert "above 'rich' of runs/b" in text
+
+
+def test_no_rows_no_words():
+    assert verdict([]) == []
+
+
+GUIDES = ["diagonal", "tril", "bidirectional", "mean-field"]
+OBJECTIVES = ["elbo", "elbo-analytic", "stl", "iwae:16", "dreg:16", "stepwise:5", "fivo:16"]
+
+
+def test_the_tables_fit_into_a_terminal_and_lack_no_row():
+    rows = [row(guide, objective) for guide in GUIDES for objective in OBJECTIVES]
+    bounds, gradients, guides = tables(rows)
+    assert len(bounds[2]) == len(gradients[2]) == 28
+    assert [line[0] for line in guides[2]] == GUIDES
+    text = plain_text(rows, ["the end"])
+    measured = text.split("Verdict")[0].splitlines()
+    assert max(map(len, measured)) <= 120
+    assert text.endswith("Verdict\n- the end")
+
+
+def test_cells_say_what_was_measured():
+    one = row(equal_k=None, bound_equal_k=None, bound_equal_k_se=None, snr_guide=None, khat_median=-math.inf)
+    bounds, gradients, guides = tables([one])
+    cells = dict(zip(bounds[1], bounds[2][0], strict=True))
+    assert cells["bound ± s.e."] == "-10.000 ± 0.010"
+    assert cells["at K = -"] == "-"
+    assert cells["ms/step"] == "12.3"
+    assert cells["peak MiB"] == "3.0"
+    assert dict(zip(gradients[1], gradients[2][0], strict=True))["SNR guide"] == "-"
+    assert "2.000 of 3.000" in guides[2][0]
+    assert "-inf" in guides[2][0]
+
+
+def test_plain_values_are_finite_and_complete():
+    values = row(khat_median=math.inf).as_dict()
+    assert values["khat_median"] is None
+    assert values["bound"] == pytest.approx(-10.0)
+    assert not {"by_sentence", "weights"} & set(values)
+    assert {"run", "guide", "objective", "snr_model", "peak_bytes", "mutual_information"} <= set(values)
