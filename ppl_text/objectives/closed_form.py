@@ -25,9 +25,8 @@ def site_kl(site: LatentTerms) -> Tensor | None:
     Chains of affine flows: :func:`~ppl_text.distributions.chains.chain_kl`; other distributions: what
     ``torch.distributions.kl`` (and Pyro) have registered.
     """
-    masks = (site.p_site["mask"], site.q_site["mask"])
-    if any(mask is not None and mask is not True for mask in masks):
-        return None  # poutine.mask acts on log-densities; a closed form would count what it hides
+    if is_masked(site):
+        return None
     if isinstance(site.q, FlowChain) and isinstance(site.p, FlowChain):
         return chain_kl(site.q, site.p, site.value)
     try:
@@ -35,6 +34,11 @@ def site_kl(site: LatentTerms) -> Tensor | None:
     except NotImplementedError:
         return None
     return divergence
+
+
+def is_masked(site: LatentTerms) -> bool:
+    """Whether ``poutine.mask`` hides a part of the site: of its log-density only, a closed form would count it."""
+    return any(mask is not None and mask is not True for mask in (site.p_site["mask"], site.q_site["mask"]))
 
 
 def describe_coverage(terms: Terms) -> list[str]:

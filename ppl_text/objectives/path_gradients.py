@@ -2,7 +2,8 @@
 
 Both evaluate ln q(z) with the *parameters* of both programs detached, by replaying the guide, and let the gradient
 run through z alone. Detaching the arguments of q's distributions instead would be wrong for chained posteriors,
-where q(h_t | h_{t-1}) depends on the sample through its own parameters.
+where q(h_t | h_{t-1}) depends on the sample through its own parameters. The densities are computed while the
+parameters are detached: a chain runs its network in ``log_prob``, not before.
 
 Sources: Roeder, Wu and Duvenaud 2017; Tucker, Lawson, Gu and Maddison 2019 (eq. 8).
 """
@@ -22,20 +23,21 @@ from torch.func import functional_call
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate
-from .bounds import Scores, iwae, monte_carlo_scores
+from .bounds import Scores, iwae
 from .estimate import Beta, assemble, in_chunks, is_one
-from .terms import Program, collect_terms, is_auxiliary, particle_plate, side_losses, stochastic_sites
+from .terms import collect_terms, is_auxiliary, log_density, particle_plate, stochastic_sites
 
 
-class _Pair(nn.Module):
-    """The guide, called with the model's parameters at hand: a guide may use them (h_0, a shared transition)."""
+class _Densities(nn.Module):
+    """ln q of each latent site, (K, B); holds the model too, whose parameters a guide may use (h_0, a transition)."""
 
     def __init__(self, model: nn.Module, guide: nn.Module) -> None:
         super().__init__()
         self.model, self.guide = model, guide
 
-    def forward(self, batch: Batch) -> Any:
-        return self.guide(batch)
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        sites = stochastic_sites(poutine.trace(self.guide).get_trace(batch))
+        return {name: log_density(site) for name, site in sites if not is_auxiliary(site)}
 
 
 class Share:
@@ -72,17 +74,18 @@ def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int
         values = drawn if share is None else _with_copies(drawn, share)
         model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(batch)
         with same_dropout.replay(values):
-            frozen_trace = poutine.trace(_frozen(model, guide)).get_trace(batch)
-    terms = collect_terms(frozen_trace, model_trace, particles, batch)
-    terms.side.update(side_losses(drawn))
-    return monte_carlo_scores(terms)
+            log_q = _detached_densities(model, guide, batch)
+    terms = collect_terms(values, model_trace, particles, batch)
+    kl = {name: log_q[name] - site.log_p for name, site in terms.latents.items()}
+    return Scores(terms.log_likelihood, kl, terms.side)
 
 
-def _frozen(model: nn.Module, guide: nn.Module) -> Program:
-    """The guide with all parameters of both programs detached."""
-    pair = _Pair(model, guide)
-    detached = {name: parameter.detach() for name, parameter in pair.named_parameters()}
-    return lambda batch: functional_call(pair, detached, (batch,))
+def _detached_densities(model: nn.Module, guide: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """ln q by site, computed with all parameters of both programs detached."""
+    densities = _Densities(model, guide)
+    detached = {name: parameter.detach() for name, parameter in densities.named_parameters()}
+    found: dict[str, Tensor] = functional_call(densities, detached, (batch,))
+    return found
 
 
 def _with_copies(trace: poutine.Trace, share: Share) -> poutine.Trace:

@@ -17,7 +17,7 @@ from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
 from .bounds import Reading, elbo
-from .closed_form import closed_form_scores
+from .closed_form import closed_form_scores, is_masked
 from .estimate import Beta, assemble
 from .terms import LatentTerms, trace_terms
 
@@ -59,8 +59,8 @@ class FreeBits:
 
     def _by_dimension(self, site: LatentTerms) -> Tensor:
         kl = _kl_by_dimension(site)
-        paid = kl * (kl.detach() > self.free / kl.shape[-1])
-        return paid.sum(-1).expand(site.shape).mean(0)
+        kl = kl.expand(*site.shape, kl.shape[-1]).mean(0)
+        return (kl * (kl.detach() > self.free / kl.shape[-1])).sum(-1)
 
 
 def _mean(kl: Tensor, weights: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ def _mean(kl: Tensor, weights: Tensor) -> Tensor:
 def _kl_by_dimension(site: LatentTerms) -> Tensor:
     """KL of each entry of a site, (…, B, D), for distributions whose entries are independent in q and in p."""
     q, p = _entries(site.q), _entries(site.p)
-    if q is None or p is None:
+    if q is None or p is None or is_masked(site):
         raise UserError(
             f"free bits by dimension: the KL of site '{site.q_site['name']}' ({type(site.q).__name__}) is no sum over "
             "its entries; use free-bits:λ:sentence or free-bits:λ:batch"

@@ -53,12 +53,12 @@ class LatentTerms:
     @cached_property
     def log_p(self) -> Tensor:
         """ln p(value), (K, B)."""
-        return _log_prob(self.p_site).expand(self.shape)
+        return log_density(self.p_site).expand(self.shape)
 
     @cached_property
     def log_q(self) -> Tensor:
         """ln q(value), (K, B)."""
-        return _log_prob(self.q_site).expand(self.shape)
+        return log_density(self.q_site).expand(self.shape)
 
 
 class Terms(NamedTuple):
@@ -109,7 +109,7 @@ def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, partic
         latents[name] = LatentTerms(shape, model_trace.nodes[name], site)
     for name, site in stochastic_sites(model_trace):
         if site["is_observed"]:
-            log_likelihood = log_likelihood + _log_prob(site)
+            log_likelihood = log_likelihood + log_density(site)
         elif name not in latents:
             raise GuideMismatchError(f"the model's site '{name}' is not sampled by the guide")
     side = {**side_losses(guide_trace), **side_losses(model_trace)}
@@ -139,7 +139,7 @@ def is_auxiliary(site: dict[str, Any]) -> bool:
     return bool(site["infer"].get("is_auxiliary"))
 
 
-def _log_prob(site: dict[str, Any]) -> Tensor:
+def log_density(site: dict[str, Any]) -> Tensor:
     """Unscaled log-density of a site; masked where the program masks it."""
     value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     mask = site["mask"]
