@@ -181,7 +181,8 @@ class LookAheadGuide(ChainGuide):
     Algorithm 1: each particle simulates a next state of the *model*, h_{g,t} = F_g(h_{t-1}, ξ_t), and the
     proposal N(m, diag s²) (or N(m, G Gᵀ), ``flow="tril"``) is conditioned on it. ξ_{1:T} is the auxiliary site
     ``h_ahead``: for each fixed ξ this is an ordinary guide, so every bound under it is a bound. Gradients reach F_g
-    through h_g too. Made for ``stepwise:K`` and ``fivo:N``; all other objectives take it as well.
+    through h_g too. Made for ``stepwise:K`` and ``fivo:N``; all other objectives take it as well (stock
+    ``pyro.infer.SMCFilter``, which knows no auxiliary sites, does not).
 
     Options as in :class:`ReadingGuide`.
     """

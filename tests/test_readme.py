@@ -36,8 +36,10 @@ def test_python_session_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = code("## From Python", "python")
     small = text.replace('"training.steps": 2000', '"training.steps": 3, "report.sentences": 50')
-    small = small.replace("limit=5000", "limit=50")
+    small = small.replace("limit=5000", "limit=50").replace("steps=500)", "steps=3)", 1)
+    small = small.replace("steps=500)", "steps=3, draws=30, sentences=20, repeats=2)")
     assert small.count("50") == 2
+    assert small.count("steps=3") == 2
     assert len(small) > len(text) > 100
     names: dict[str, object] = {}
     exec(small, names)  # noqa: S102 - our own README

@@ -114,7 +114,7 @@ class DeepStateSpace(nn.Module):
         chain = self.prior(batch.lengths, batch.steps) if chain is None else chain
         with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
             states: Tensor = pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))
-            letter = self.likelihood(states.unsqueeze(-2), (batch.lengths - t).clamp(0, 1))
+            letter = self.likelihood(states.unsqueeze(-2), torch.ones_like(batch.lengths))
             pyro.sample(f"w_{t + 1}", letter, obs=batch.tokens[:, t : t + 1])
         state["h"] = states
 

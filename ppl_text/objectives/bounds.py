@@ -90,7 +90,7 @@ def renyi(alpha: float) -> Bound:
         if math.isinf(alpha):
             target = log_weights.amax(0) if alpha < 0 else log_weights.amin(0)
         else:
-            target = log_mean_exp((1.0 - alpha) * log_weights) / (1.0 - alpha)
+            target = log_power_mean(log_weights, 1.0 - alpha)
         bound = target if alpha >= 0 else log_mean_exp(log_weights)
         return Reading(target, bound, scores.mean_kl, log_weights=log_weights)
 
@@ -100,6 +100,20 @@ def renyi(alpha: float) -> Bound:
 def log_mean_exp(log_weights: Tensor) -> Tensor:
     """ln of the mean weight over the K particles: (K, B) to (B,)."""
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
+
+
+def log_power_mean(log_weights: Tensor, power: float) -> Tensor:
+    """ln[(1/K) Σ_k w_k^power] / power, (K, B) to (B,); exact in single precision however small the power is.
+
+    With e = (1/K) Σ_k (w_k / w_max)^power - 1 (w_min for a negative power) it is ln w_max + ln(1 + e) / power, and
+    where e is near 0 ``expm1`` and ``log1p`` keep the digits that ``logsumexp`` loses to ln K and 1 / power blows up.
+    """
+    top = (log_weights.amax(0) if power > 0 else log_weights.amin(0)).detach()
+    top = torch.where(top.isfinite(), top, 0.0)
+    scaled = power * (log_weights - top)
+    excess = scaled.expm1().mean(0)
+    log_mean = torch.where(excess > -0.5, excess.log1p(), log_mean_exp(scaled))
+    return top + log_mean / power
 
 
 def effective_share(log_weights: Tensor) -> Tensor:

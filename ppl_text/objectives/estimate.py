@@ -55,7 +55,8 @@ class BoundObjective:
         """What a user should know of this objective on these two programs, a line each; often nothing."""
         if self.score is not score_in_closed_form:
             return []
-        with torch.no_grad():
+        devices = [batch.tokens.device] if batch.tokens.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
             return describe_coverage(trace_terms(model, guide, batch))
 
 
@@ -104,9 +105,8 @@ def assemble(reading: Reading, scores: Scores, batch: Batch, beta: Beta) -> Esti
     loss = -(share * target).sum()
     for value in scores.side.values():
         loss = loss + (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()
-    with torch.no_grad():
-        particles = None if reading.log_weights is None else reading.log_weights.shape[0]
-        ess = effective_share(reading.log_weights) if reading.log_weights is not None and particles != 1 else None
+    weights = reading.log_weights
+    ess = None if weights is None or len(weights) == 1 else effective_share(weights.detach())
     log_likelihood = scores.log_likelihood.mean(0).detach()
     return Estimate(loss, reading.bound.detach(), log_likelihood, total_kl(reading).detach(), ess)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
@@ -80,7 +81,7 @@ def _stepwise(spec: str, arguments: list[str]) -> Objective:
     text, *options = arguments
     if options not in ([], ["score"]):
         raise ValueError
-    return SequentialObjective(spec, _whole(text), Resampling(STEPWISE.ancestors, STEPWISE.threshold, bool(options)))
+    return SequentialObjective(spec, _whole(text), replace(STEPWISE, score=bool(options)))
 
 
 def _fivo(spec: str, arguments: list[str]) -> Objective:
@@ -88,7 +89,7 @@ def _fivo(spec: str, arguments: list[str]) -> Objective:
     score = options[-1:] == ["score"]
     options = options[:-1] if score else options
     scheme = options.pop(0) if options and options[0] in SCHEMES else "multinomial" if score else "systematic"
-    threshold = float(options.pop(0)) if options else 0.5
+    threshold = float(options.pop(0)) if options else 1.0 if score else 0.5
     if options or not 0 < threshold <= 1 or (score and scheme != "multinomial"):
         raise ValueError
     return SequentialObjective(spec, _whole(text), Resampling(SCHEMES[scheme], threshold, score))

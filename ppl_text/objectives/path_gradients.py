@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..core.batch import Batch
+from ..core.errors import UserError
 from ..core.protocols import Estimate
 from .bounds import Scores, iwae
 from .estimate import Beta, assemble, in_chunks, is_one
-from .terms import collect_terms, is_auxiliary, log_density, particle_plate, stochastic_sites
+from .terms import collect_terms, is_auxiliary, log_density, particle_plate, side_losses, stochastic_sites
 
 
 class _Densities(nn.Module):
@@ -66,7 +67,8 @@ def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int
     """Scores of K particles in which ln q has its parameters detached; equal in value to those by Monte Carlo.
 
     With ``share`` the densities are taken at copies of what was drawn, through which gradients are scaled; those
-    that run from one site of the guide to the next are not.
+    that run from one site of the guide to the next are not. The guide runs twice, so running statistics of its
+    networks are updated twice.
     """
     with particle_plate(particles):
         same_dropout = _Dropout(guide)
@@ -76,8 +78,20 @@ def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int
         with same_dropout.replay(values):
             log_q = _detached_densities(model, guide, batch)
     terms = collect_terms(values, model_trace, particles, batch)
+    if share is not None:
+        _refuse_side_losses(side_losses(model_trace))
     kl = {name: log_q[name] - site.log_p for name, site in terms.latents.items()}
     return Scores(terms.log_likelihood, kl, terms.side)
+
+
+def _refuse_side_losses(side: dict[str, Tensor]) -> None:
+    """A model's side loss that depends on the latents would reach the guide through the scaled copies."""
+    for name, value in side.items():
+        if value.requires_grad:
+            raise UserError(
+                f"dreg: the model's side loss '{name}' would reach the guide with the weights of the bound; use iwae:K, "
+                "or record it in the guide"
+            )
 
 
 def _detached_densities(model: nn.Module, guide: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -136,9 +150,11 @@ class _Substitute(Messenger):
 
 
 def _drops(module: nn.Module) -> bool:
-    """Whether a module drops units: a dropout layer, or a recurrent one with dropout between its layers."""
+    """Whether a module drops units: a dropout layer, or attention or a recurrent one with dropout inside."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
+    if isinstance(module, nn.MultiheadAttention):
+        return module.dropout > 0
     return isinstance(module, nn.RNNBase) and module.dropout > 0 and module.num_layers > 1
 
 

@@ -35,7 +35,8 @@ class FreeBits:
     batch     Σ_sites 1[mean_b KL_b > λ] KL_b: λ for the mean over the batch
     ========= ==============================================================================================
 
-    The reported bound is the ELBO with the whole KL, closed form where one is known.
+    The reported bound is the ELBO with the whole KL, closed form where one is known. Where none is, the estimate of a
+    KL may be negative and is then masked away, so that even λ = 0 is not quite the ELBO.
     """
 
     name: str

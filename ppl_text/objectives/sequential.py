@@ -9,8 +9,7 @@ Sources: Schmidt and Hofmann 2018, Algorithm 1 and appendix A; Maddison et al. 2
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,8 +55,9 @@ def _pick(weights: Tensor, points: Tensor) -> Tensor:
 class Resampling:
     """When and how: where the effective sample size falls below ``threshold`` N (1: always), by ``ancestors``.
 
-    ``score``: whether the gradient also runs through the draw, by the score function (REINFORCE). Without it, as in
-    both papers, the gradient is biased and of much less variance.
+    ``score``: whether the gradient also runs through the draw, by the score function (REINFORCE): unbiased at threshold
+    1; below it the jump of the decision to resample is left out. Without it, as in both papers, the gradient is biased
+    and of much less variance.
     """
 
     ancestors: Ancestors
@@ -65,25 +65,20 @@ class Resampling:
     score: bool = False
 
 
-class Step(NamedTuple):
-    """What step t said of each particle, (N, B), nats: its likelihood and ln q - ln p by site."""
-
-    log_likelihood: Tensor
-    kl: dict[str, Tensor]
-
-
 class Filtered(NamedTuple):
     """What a particle filter says of a batch: (B,), nats per sentence.
 
     ``bound``: ln of the estimate of p(tokens); ``surrogate``: the same value, plus a term of value 0 whose gradient is
     that of the draws, where asked for; ``log_likelihood`` and ``kl``: sums over the steps of the particles' means;
-    ``ess``: effective sample size / N before resampling, mean over the steps of the sentence.
+    ``side``: auxiliary losses, mean over the particles and sum over the steps, (B,) or scalar; ``ess``: effective
+    sample size / N before resampling, mean over the steps of the sentence.
     """
 
     bound: Tensor
     surrogate: Tensor
     log_likelihood: Tensor
     kl: dict[str, Tensor]
+    side: dict[str, Tensor]
     ess: Tensor
 
 
@@ -104,7 +99,7 @@ class SequentialObjective:
         """See :class:`~ppl_text.core.protocols.Estimate`; the KL is that of the steps, along the chosen paths."""
         require_steps(self.name, model, guide)
         found = particle_filter(model, guide, batch, self.particles, self.resampling)
-        scores = Scores(found.log_likelihood.unsqueeze(0), {k: v.unsqueeze(0) for k, v in found.kl.items()}, {})
+        scores = Scores(found.log_likelihood.unsqueeze(0), {k: v.unsqueeze(0) for k, v in found.kl.items()}, found.side)
         estimate = assemble(Reading(found.surrogate, found.bound, found.kl), scores, batch, beta)
         return estimate._replace(ess=found.ess if self.particles > 1 else None)
 
@@ -132,37 +127,43 @@ def particle_filter(model: Any, guide: Any, batch: Batch, particles: int, resamp
     """
     state: dict[str, Tensor] = {}
     tally = _Tally(particles, batch, resampling)
-    started, first = _run(guide.init, model.init, (), state, batch, particles)
+    by_guide, by_model, first = _run(guide.init, model.init, state, batch, particles)
     tally.add(first)
     for t in range(batch.steps):
-        _, step = _run(guide.step, model.step, (t,), state, batch, particles, started)
+        _, _, step = _run(guide.step, model.step, state, batch, particles, (t, by_guide), (t, by_model))
         tally.add(step, alive=batch.lengths > t)
         if particles > 1 and t + 1 < batch.steps:
-            ancestors = tally.resample(batch.lengths > t + 1)
-            for name, value in state.items():
-                index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2)).expand_as(value)
-                state[name] = value.gather(0, index)
+            _choose(state, tally.resample(batch.lengths > t + 1))
     return tally.result()
+
+
+def _choose(state: dict[str, Tensor], ancestors: Tensor) -> None:
+    """Replace what each particle holds by what its ancestor holds; ``ancestors`` (N, B)."""
+    for name, value in state.items():
+        if value.shape[:2] != ancestors.shape:
+            raise UserError(
+                f"state['{name}'] has shape {tuple(value.shape)}; what init and step keep in the state must begin with "
+                f"the axes (particles, sentences), here {tuple(ancestors.shape)}"
+            )
+        index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2)).expand_as(value)
+        state[name] = value.gather(0, index)
 
 
 def _run(
     guide: Program,
     model: Program,
-    position: tuple[int, ...],
     state: dict[str, Tensor],
     batch: Batch,
     particles: int,
-    started: tuple[Any, Any] | None = None,
-) -> tuple[tuple[Any, Any], Step]:
+    to_guide: tuple[Any, ...] = (),
+    to_model: tuple[Any, ...] = (),
+) -> tuple[Any, Any, Scores]:
     """One ``init`` or ``step`` of the guide, then of the model on what it drew; what both returned, and the scores."""
-    extra_q, extra_p = ((), ()) if started is None else ((started[0],), (started[1],))
     with particle_plate(particles):
-        guide_trace = poutine.trace(guide).get_trace(state, batch, *position, *extra_q)
-        replayed = poutine.replay(model, trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(state, batch, *position, *extra_p)
+        guide_trace = poutine.trace(guide).get_trace(state, batch, *to_guide)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(state, batch, *to_model)
     scores = monte_carlo_scores(collect_terms(guide_trace, model_trace, particles, batch))
-    returned = guide_trace.nodes["_RETURN"]["value"], model_trace.nodes["_RETURN"]["value"]
-    return returned, Step(scores.log_likelihood, scores.kl)
+    return guide_trace.nodes["_RETURN"]["value"], model_trace.nodes["_RETURN"]["value"], scores
 
 
 class _Tally:
@@ -176,13 +177,12 @@ class _Tally:
         """(B,) ln of the mean weight of each stretch that has ended; 0 where it goes on."""
         self.draws: list[Tensor] = []
         """(B,) ln of the probability of each draw of ancestors; 0 where there was none."""
-        self.steps: list[Step] = []
+        self.steps: list[Scores] = []
         self.ess: list[Tensor] = []
 
-    def add(self, step: Step, alive: Tensor | None = None) -> None:
+    def add(self, step: Scores, alive: Tensor | None = None) -> None:
         """Weigh the particles; (N, B)."""
-        increment = step.log_likelihood - sum(step.kl.values(), start=torch.zeros_like(step.log_likelihood))
-        self.log_weights = self.log_weights + increment
+        self.log_weights = self.log_weights + step.log_weights
         self.steps.append(step)
         if alive is not None:
             self.ess.append(torch.where(alive, effective_share(self.log_weights.detach()), 0.0))
@@ -208,24 +208,30 @@ class _Tally:
         """Close the last stretch and sum up."""
         parts = [*self.closed, log_mean_exp(self.log_weights)]
         bound = torch.stack(parts).sum(0)
-        kl: dict[str, Tensor] = {}
-        for step in self.steps:
-            for name, value in step.kl.items():
-                site = name.rpartition("_")[0]
-                kl[site] = kl.get(site, torch.zeros_like(bound)) + value.mean(0)
+        zero = torch.zeros_like(bound)
+        kl = _sums(((name.rpartition("_")[0], value) for step in self.steps for name, value in step.kl.items()), zero)
+        side = _sums(((name, value) for step in self.steps for name, value in step.side.items()), zero)
         log_likelihood = torch.stack([step.log_likelihood.mean(0) for step in self.steps]).sum(0)
         ess = torch.stack(self.ess).sum(0) / self.batch.lengths
-        return Filtered(bound, bound + self._score(parts), log_likelihood, kl, ess)
+        return Filtered(bound, bound + self._score(parts), log_likelihood, kl, side, ess)
 
     def _score(self, parts: list[Tensor]) -> Tensor:
         """Σ_t ln P(draw_t) · (what the bound gains after t), with value 0; (B,)."""
         if not self.draws:
             return torch.zeros_like(parts[0])
-        # gains[t]: the bound's part after the t-th draw; minus the mean over the other sentences, a control variate.
-        after = torch.stack(parts[1:]).detach().flip(0).cumsum(0).flip(0)
-        others = (after.sum(-1, keepdim=True) - after) / max(after.shape[-1] - 1, 1)
-        surrogate = (torch.stack(self.draws) * (after - others)).sum(0)
+        # The bound's part after each draw; minus the mean over the other sentences, a control variate.
+        gains = torch.stack(parts[1:]).detach().flip(0).cumsum(0).flip(0)
+        others = (gains.sum(-1, keepdim=True) - gains) / max(gains.shape[-1] - 1, 1)
+        surrogate = (torch.stack(self.draws) * (gains - others)).sum(0)
         return surrogate - surrogate.detach()
+
+
+def _sums(terms: Iterable[tuple[str, Tensor]], zero: Tensor) -> dict[str, Tensor]:
+    """Sum by name of the means over the particles; values are scalars, (B,) or (N, B)."""
+    found: dict[str, Tensor] = {}
+    for name, value in terms:
+        found[name] = found.get(name, zero) + (value.mean(0) if value.dim() > 1 else value)
+    return found
 
 
 STEPWISE = Resampling(single, threshold=1.0)
@@ -233,8 +239,3 @@ STEPWISE = Resampling(single, threshold=1.0)
 
 SCHEMES: dict[str, Ancestors] = {"systematic": systematic, "multinomial": multinomial}
 """Names of FIVO's ways to draw ancestors."""
-
-
-def check_threshold(value: float) -> bool:
-    """Whether a threshold of the effective sample size makes sense: a share above 0, at most 1."""
-    return math.isfinite(value) and 0 < value <= 1

@@ -61,7 +61,7 @@ def pareto_k(log_weights: NDArray[Any]) -> NDArray[np.float64]:
     Raises:
         UserError: S < 30, or a log-weight that is NaN or +inf.
     """
-    log_weights = np.array(log_weights, dtype=np.float64)
+    log_weights = np.asarray(log_weights, dtype=np.float64)
     _check_log_weights(log_weights)
     tail = _tail_length(log_weights.shape[1])
     heaviest = np.partition(log_weights, -tail, axis=1)[:, -tail:]
@@ -192,10 +192,12 @@ def load_comparison(path: Path) -> Any:
         raise UserError(f"{path} does not exist; `python -m ppl_text compare` writes it")
     try:
         data = _arviz().from_netcdf(str(path), engine="h5netcdf")
-        data.load()
+        # load and close of InferenceData work on copies; its datasets are what holds the file.
+        for part in [data] if hasattr(data, "children") else data.values():
+            part.load()
+            part.close()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no netCDF file that ArviZ can open: {error}") from error
-    data.close()
     return data
 
 

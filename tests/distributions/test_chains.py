@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from ppl_text.distributions.bijections import DiagonalAffine
-from ppl_text.distributions.chains import FlowChain, standard_normal_log_density
+from ppl_text.distributions.chains import FlowChain, FlowStep, standard_normal_log_density
 from ppl_text.distributions.transforms import ConditionalFlow, FlowFamily, conditional_flow
 
 from .flow_cases import AFFINE, CASES, FlowCase, affine_by_hand, conditional, mlp
@@ -243,3 +243,127 @@ def test_validation_refuses_values_outside_the_support() -> None:
     density = FlowChain(flow, torch.zeros(3).double(), LENGTHS, T, contexts(B), validate_args=True)
     with pytest.raises(ValueError, match="support"):
         density.log_prob(torch.full((B, T, 3), float("nan"), dtype=torch.float64))
+
+
+@every_affine_case
+def test_a_step_is_the_gaussian_of_its_map(case: FlowCase) -> None:
+    flow, context = conditional(case, 3, context_dim=C), contexts(B)
+    density, state = chain(flow, context=context), torch.randn(B, 3, dtype=torch.float64)
+    value = torch.randn(B, 3, dtype=torch.float64)
+    for t in range(T):
+        found = density.at(t, state).log_prob(value)
+        for b in range(B):
+            torch.testing.assert_close(found[b], step_gaussian(flow, state[b], context[b, t]).log_prob(value[b]))
+
+
+@every_case
+def test_a_step_is_white_noise_over_the_jacobian_of_its_map(case: FlowCase) -> None:
+    flow, context = reading(case), contexts(B)
+    density, state = chain(flow, context=context), torch.randn(B, case.dims[-1], dtype=torch.float64)
+    torch.manual_seed(5)
+    value = density.at(2, state).rsample()
+    torch.manual_seed(5)
+    noise = torch.randn(B, case.dims[-1], dtype=torch.float64)
+    found = density.at(2, state).log_prob(value)
+    for b in range(B):
+        step = flow.condition(state[b], context[b, 2])
+        torch.testing.assert_close(value[b], step(noise[b]))
+        jacobian = torch.autograd.functional.jacobian(step, noise[b])
+        expected = Normal(0.0, 1.0).log_prob(noise[b]).sum() - torch.linalg.slogdet(jacobian).logabsdet
+        torch.testing.assert_close(found[b], expected, rtol=1e-7, atol=1e-7)
+
+
+@every_case
+@pytest.mark.parametrize("with_context", [True, False])
+def test_the_steps_add_up_to_the_chain_gradients_included(case: FlowCase, with_context: bool) -> None:
+    flow = reading(case) if with_context else conditional(case, case.dims[-1])
+    context = contexts(B) if with_context else None
+    path = torch.randn(5, B, T, flow.family.dim, dtype=torch.float64)
+    whole = chain(flow, context=context).log_prob(path)
+    density = chain(flow, context=context)
+    state, total = density.initial.expand(5, B, -1), torch.zeros(5, B, dtype=torch.float64)
+    for t in range(T):
+        step = density.at(t, state)
+        assert (step.batch_shape, step.event_shape) == ((5, B), (flow.family.dim,))
+        total = total + torch.where(t < LENGTHS, step.log_prob(path[:, :, t]), 0.0)
+        state = path[:, :, t]
+    torch.testing.assert_close(total, whole)
+    for a, b in zip(gradients(total.sum(), flow), gradients(whole.sum(), flow), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_case
+def test_a_step_without_particles_broadcasts_over_the_states(case: FlowCase) -> None:
+    density = chain(reading(case), context=contexts(B))
+    states = torch.randn(5, B, case.dims[-1], dtype=torch.float64)
+    value = torch.randn(5, B, case.dims[-1], dtype=torch.float64)
+    found = density.at(1, states).log_prob(value)
+    one_by_one = [density.at(1, s).log_prob(v) for s, v in zip(states, value, strict=True)]
+    torch.testing.assert_close(found, torch.stack(one_by_one))
+
+
+@every_case
+def test_the_density_of_a_drawn_step_equals_the_recomputed_one(case: FlowCase) -> None:
+    """In value and total derivative; under ``no_grad`` as well, and drawn there it is still scored with a gradient."""
+    flow, state = reading(case), torch.randn(B, case.dims[-1], dtype=torch.float64)
+    density = chain(flow, context=contexts(B))
+    weight = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    for expanded in (False, True):
+        step = density.at(0, state)
+        step = step.expand(torch.Size((4, B))) if expanded else step
+        value = step.rsample()
+        assert value.shape == ((4, B) if expanded else (B,)) + step.event_shape
+        cached, again = step.log_prob(value), density.at(0, state).log_prob(value)
+        torch.testing.assert_close(cached, again, rtol=1e-8, atol=1e-8)
+        assert cached.shape == step.batch_shape
+        both = [gradients((weight * x).sum(), flow) for x in (cached, again)]
+        for a, b in zip(*both, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+    step = density.at(0, state)
+    drawn = step.sample()
+    assert not drawn.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(step.log_prob(drawn), density.at(0, state).log_prob(drawn.clone()))
+    found = gradients(step.log_prob(drawn).sum(), flow)
+    for a, b in zip(found, gradients(density.at(0, state).log_prob(drawn.clone()).sum(), flow), strict=True):
+        torch.testing.assert_close(a, b)
+    assert any(bool(g.abs().max() > 0) for g in found)
+
+
+def test_another_value_than_the_drawn_one_is_not_taken_from_the_cache() -> None:
+    flow = reading(CASES["tril"])
+    step = chain(flow, context=contexts(B)).at(0, torch.zeros(B, 3).double())
+    value = step.rsample()
+    torch.testing.assert_close(step.log_prob(value), step.log_prob(value.clone()))
+    assert not torch.allclose(step.log_prob(value + 1.0), step.log_prob(value))
+    assert not torch.allclose(step.rsample((2,))[0], value)
+
+
+def test_draws_of_a_step_have_its_moments() -> None:
+    flow, n = conditional(CASES["tril"], 3, context_dim=C), 20_000
+    context, state = contexts(B), torch.randn(B, 3, dtype=torch.float64)
+    torch.manual_seed(0)
+    draws = chain(flow, context=context).at(1, state).expand(torch.Size((n, B))).sample()
+    for b in range(B):
+        gaussian = step_gaussian(flow, state[b], context[b, 1])
+        error = gaussian.variance.sqrt() / n**0.5
+        assert ((draws[:, b].mean(0) - gaussian.mean).abs() < 4.5 * error).all()
+        scale = (gaussian.variance.unsqueeze(0) * gaussian.variance.unsqueeze(1)).sqrt()
+        assert ((torch.cov(draws[:, b].T) - gaussian.covariance_matrix).abs() < 6.5 * scale / n**0.5).all()
+
+
+def test_a_step_validates_its_values() -> None:
+    flow = reading(CASES["diag"]).condition(torch.zeros(3).double(), torch.zeros(C).double())
+    step = FlowStep(flow, torch.Size((B, 3)), torch.zeros(1).double(), validate_args=True)
+    with pytest.raises(ValueError, match="support"):
+        step.log_prob(torch.full((B, 3), float("nan"), dtype=torch.float64))
+
+
+def test_a_step_without_feedback_takes_no_notice_of_the_state() -> None:
+    torch.manual_seed(0)
+    flow = conditional_flow("diag", 2, state_dim=0, context_dim=C, hidden=(4,)).double()
+    density = chain(flow, context=contexts(B))
+    value = torch.randn(6, B, 2, dtype=torch.float64)
+    one, other = (density.at(1, torch.randn(6, B, 2).double()) for _ in range(2))
+    torch.testing.assert_close(one.log_prob(value), other.log_prob(value))
+    assert one.rsample().shape == (6, B, 2)

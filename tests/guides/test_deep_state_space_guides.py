@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro
 import pytest
 import torch
-from guide_cases import NAMES, READING, guide_of, guides, log_q, model_of, particle_plate, posterior, words
+from guide_cases import NAMES, READING, ahead, guide_of, guides, log_q, model_of, particle_plate, posterior, words
 from pyro import poutine
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
@@ -271,3 +271,138 @@ def test_guides_are_listed_under_the_family_of_their_class() -> None:
         kind = guides().load(name)
         assert kind.family == DeepStateSpace.family
         assert kind.__doc__.splitlines()[0].startswith("q(h_")
+
+
+def stepped(guide: torch.nn.Module, batch, states: Tensor, *, keep_chain: bool = True) -> list[poutine.Trace]:
+    """Traces of ``init`` and of every ``step`` with states (…, B, T, D) and auxiliary noise given."""
+    noise = {"h_ahead": ahead(batch.steps)}
+    first = poutine.trace(poutine.condition(guide.init, data=noise)).get_trace({}, batch)
+    chain, traces = first.nodes["_RETURN"]["value"], [first]
+    before = guide.model.initial.expand(*states.shape[:-2], -1)
+    for t in range(batch.steps):
+        run = poutine.condition(guide.step, data={**noise, f"h_{t + 1}": states[..., t, :]})
+        traces.append(poutine.trace(run).get_trace({"h": before}, batch, t, *([chain] if keep_chain else [])))
+        before = states[..., t, :]
+    for trace in traces:
+        trace.compute_log_prob()
+    return traces
+
+
+@pytest.mark.parametrize("keep_chain", [True, False])
+@every_guide
+def test_the_steps_of_a_guide_add_up_to_its_density(name: str, keep_chain: bool) -> None:
+    model, batch = model_of(), words(IDS, 5)
+    guide, states = guide_of(name, model), torch.randn(3, 5, 2, dtype=torch.float64)
+    traces = stepped(guide, batch, states, keep_chain=keep_chain)
+    for t, trace in enumerate(traces):
+        own = {n for n, s in trace.nodes.items() if s["type"] == "sample" and not s["infer"].get("is_auxiliary")}
+        assert own - {"sentences"} == {f"h_{t}"}
+        alive = (batch.lengths > t - 1) & (t > 0)
+        assert torch.equal(trace.nodes[f"h_{t}"]["log_prob"] != 0, alive)
+    total = sum(trace.nodes[f"h_{t}"]["log_prob"] for t, trace in enumerate(traces))
+    whole = log_q(guide, batch, states)
+    torch.testing.assert_close(total, whole)
+    both = [gradients(value.sum(), guide, model) for value in (total, whole)]
+    for a, b in zip(*both, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@every_guide
+def test_the_steps_of_a_guide_run_on_particles(name: str) -> None:
+    model, batch = model_of(), words(IDS, 5)
+    guide, states = guide_of(name, model), torch.randn(4, 3, 5, 2, dtype=torch.float64)
+    with particle_plate(4):
+        traces = stepped(guide, batch, states)
+        first = poutine.trace(guide.init).get_trace({}, batch).nodes
+    total = sum(trace.nodes[f"h_{t}"]["log_prob"] for t, trace in enumerate(traces))
+    torch.testing.assert_close(total.expand(4, 3), log_q_of_particles(guide, batch, states))
+    if name == "look-ahead":
+        assert first["h_ahead"]["value"].shape == (4, 3, 5, 2)  # noise of its own for every particle and word
+        assert float(first["h_ahead"]["value"].std(0).min()) > 0
+
+
+def log_q_of_particles(guide: torch.nn.Module, batch, states: Tensor) -> Tensor:
+    return torch.stack([log_q(guide, batch, h) for h in states])
+
+
+def test_the_look_ahead_guide_is_a_gaussian_given_where_the_model_may_go() -> None:
+    """q(h_t | h_{t-1}, F_g(h_{t-1}, ξ_t), w): mean and scale by the networks' weights written out."""
+    model, batch = model_of("tril"), words([[3, 4, 5]], 4)
+    guide, states = guide_of("look-ahead", model), torch.randn(1, 4, 2, dtype=torch.float64)
+    contexts = guide.reader(batch.tokens, batch.lengths)[0]
+    net, before, expected = guide.kernel.conditioner, model.initial, torch.zeros((), dtype=torch.float64)
+    for t, noise in enumerate(ahead(4)):
+        going = model.transition.condition(before)(noise)
+        x = net.bias + net.state.weight @ torch.cat([before, going]) + net.context.weight @ contexts[t]
+        for layer in net.layers:
+            x = layer.weight @ torch.tanh(x) + layer.bias
+        scale = torch.nn.functional.softplus(x[2:] + guide.kernel.family.positive.shift) + 1e-3
+        expected = expected + Normal(x[:2], scale).log_prob(states[0, t]).sum()
+        before = states[0, t]
+    torch.testing.assert_close(log_q(guide, batch, states)[0], expected)
+
+
+def test_the_look_ahead_guide_follows_its_noise_and_trains_the_transition_through_it() -> None:
+    model, batch = model_of("tril"), words(IDS, 5)
+    guide, states = guide_of("look-ahead", model), torch.randn(3, 5, 2, dtype=torch.float64)
+
+    def density(noise: Tensor) -> Tensor:
+        data = {"h": states, "h_ahead": noise}
+        trace = poutine.trace(poutine.condition(guide, data=data)).get_trace(batch)
+        trace.compute_log_prob()
+        return trace.nodes["h"]["log_prob"]
+
+    noise = ahead(5)
+    moved = noise.clone()
+    moved[1] += 1.0
+    changed = (density(moved) - density(noise)).abs() > 1e-9
+    assert changed.tolist() == [True, False, True]  # the empty word has ended before step 2
+    found = torch.autograd.grad(density(noise).sum(), list(model.transition.parameters()))
+    assert all(float(value.abs().max()) > 0 for value in found)
+
+
+@pytest.mark.parametrize("flow", ["diag", "tril"])
+def test_the_look_ahead_guide_takes_a_full_covariance(flow: str) -> None:
+    model, batch = model_of(), words([[3, 4, 5]], 4)
+    guide = guide_of("look-ahead", model, flow=flow)
+    params = posterior(guide, batch).params_along(torch.randn(1, 4, 2, dtype=torch.float64))
+    assert params.shape[-1] == {"diag": 4, "tril": 5}[flow]
+
+
+EVERY_OBJECTIVE = (
+    *("elbo", "elbo:4", "elbo-analytic:3", "stl:3", "iwae:4", "iwae:5/2", "renyi:0.5:3", "vr-max:3", "dreg:3"),
+    *("stepwise:1", "stepwise:4", "stepwise:3:score", "fivo:4", "fivo:3:multinomial:1:score"),
+    *("free-bits:1", "free-bits:1:batch", "pyro:Trace_ELBO:4", "pyro:RenyiELBO:4", "pyro:TraceMeanField_ELBO"),
+)
+
+
+@pytest.mark.parametrize("spec", EVERY_OBJECTIVE)
+def test_every_objective_takes_the_look_ahead_guide(spec: str) -> None:
+    model, batch = model_of(), words(IDS, 5)
+    guide = guide_of("look-ahead", model)
+    with pyro.validation_enabled(True):
+        estimate = build(spec)(model, guide, batch)
+    assert estimate.bound.shape == (3,)
+    found = gradients(estimate.loss, guide, model)
+    assert all(torch.isfinite(value).all() for value in found)
+    # Dead: the transition's gradient, were the noise not followed; the guide's, were the proposal not.
+    assert sum(float(value.abs().max()) > 0 for value in found) == len(found)
+
+
+def test_bounds_under_auxiliary_noise_are_bounds() -> None:
+    """E[exp(bound)] = p(w) for the look-ahead guide as for an ordinary one, step-wise and not."""
+    model, batch = model_of(), words([[4, 3]] * 3000, 3)
+    guide = guide_of("look-ahead", model)
+    with torch.no_grad():
+        guide.kernel.conditioner.layers[-1].bias[2:] += 1.5  # a wide proposal, so that weights have a variance
+        torch.manual_seed(0)
+        reference = build("iwae:200")(model, guide_of("prior", model), batch).bound.exp()
+        truth, error = float(reference.mean()), float(reference.std()) / 3000**0.5
+        for spec in ("iwae:8", "stepwise:8", "fivo:8", "fivo:8:multinomial:1"):
+            torch.manual_seed(1)
+            bound = build(spec)(model, guide, batch).bound
+            weight = bound.exp() / truth
+            spread = float(weight.std()) / 3000**0.5
+            assert abs(float(weight.mean()) - 1) < 4.5 * (spread**2 + (error / truth) ** 2) ** 0.5, spec
+            assert spread < 0.1
+            assert bound.mean() < torch.tensor(truth).log()

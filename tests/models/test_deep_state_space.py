@@ -258,3 +258,61 @@ def test_faulty_options_are_refused(options: dict, kind: type[Exception], messag
     with pytest.raises(kind) as caught:
         DeepStateSpace(6, state_dim=3, **options)
     assert message in str(caught.value)
+
+
+def stepped(model: DeepStateSpace, batch: Batch, states: Tensor, *, keep_chain: bool = True) -> list[poutine.Trace]:
+    """Traces of ``init`` and of every ``step`` with the states (…, B, T, D) given."""
+    state: dict[str, Tensor] = {}
+    first = poutine.trace(model.init).get_trace(state, batch)
+    torch.testing.assert_close(state["h"], model.initial.expand_as(state["h"]))
+    chain, traces = first.nodes["_RETURN"]["value"], [first]
+    for t in range(batch.steps):
+        given = poutine.condition(model.step, data={f"h_{t + 1}": states[..., t, :]})
+        traces.append(poutine.trace(given).get_trace(state, batch, t, *([chain] if keep_chain else [])))
+        assert state["h"] is states[..., t, :] or torch.equal(state["h"], states[..., t, :])
+    for trace in traces:
+        trace.compute_log_prob()
+    return traces
+
+
+@pytest.mark.parametrize("keep_chain", [True, False])
+@every_transition
+def test_the_steps_of_the_program_add_up_to_the_whole(options: dict, keep_chain: bool) -> None:
+    """With what ``init`` returned, and without, as SMCFilter has it."""
+    model, batch = model_of(options), words([[3, 4, 5], [], [5]], 5)
+    states = torch.randn(3, 5, 3, dtype=torch.float64)
+    traces = stepped(model, batch, states, keep_chain=keep_chain)
+    for t, trace in enumerate(traces):
+        sampled = {n for n, s in trace.nodes.items() if s["type"] == "sample"} - {"sentences"}
+        assert sampled == ({f"h_{t}", f"w_{t}"} if t else {"h_0"})
+    steps = [trace.nodes[f"{site}_{t + 1}"] for t, trace in enumerate(traces[1:]) for site in "hw"]
+    total = sum(site["log_prob"] for site in steps)
+    whole = log_joint(model, batch, states)
+    torch.testing.assert_close(total, whole)
+    for a, b in zip(
+        torch.autograd.grad(total.sum(), list(model.parameters()), retain_graph=True),
+        torch.autograd.grad(whole.sum(), list(model.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_word_that_has_ended_is_masked_site_by_site() -> None:
+    model, batch = model_of({"transition": "tril"}), words([[3, 4, 5], [], [5]], 5)
+    traces = stepped(model, batch, torch.randn(3, 5, 3, dtype=torch.float64))
+    for t, trace in enumerate(traces[1:]):
+        alive = batch.lengths > t
+        for name in (f"h_{t + 1}", f"w_{t + 1}"):
+            density = trace.nodes[name]["log_prob"]
+            assert density.shape == (3,)
+            assert torch.equal(density != 0, alive)
+
+
+def test_steps_run_on_particles() -> None:
+    model, batch = model_of({"transition": "tril"}), words([[3, 4], [5]], 3)
+    states = torch.randn(4, 2, 3, 3, dtype=torch.float64)
+    with pyro.plate("particles", 4, dim=-2):
+        traces = stepped(model, batch, states)
+    assert traces[0].nodes["h_0"]["value"].shape == (4, 2, 3)
+    total = sum(t.nodes[f"{s}_{i}"]["log_prob"] for i, t in enumerate(traces) if i for s in "hw")
+    torch.testing.assert_close(total, torch.stack([log_joint(model, batch, h) for h in states]))

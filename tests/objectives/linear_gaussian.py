@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from typing import NamedTuple
 
 import numpy as np
@@ -63,6 +64,30 @@ def kalman(chain: Chain) -> Smoothed:
         after_mean, after_cov = now_mean, now_cov
     gains, offsets, covs = (np.stack(parts) for parts in zip(*steps[::-1], strict=True))
     return Smoothed(float(log_likelihood), gains, offsets, covs)
+
+
+Proposal = Callable[[Chain], tuple[Array, Array, Array]]
+"""Gains, offsets and covariances of q(h_t | h_{t-1}) for every step."""
+
+
+def exact_posterior(chain: Chain) -> tuple[Array, Array, Array]:
+    """q(h_t | h_{t-1}, y_{t:T}) of the smoother."""
+    exact = kalman(chain)
+    return exact.gain, exact.offset, exact.cov
+
+
+def transition(chain: Chain) -> tuple[Array, Array, Array]:
+    """p(h_t | h_{t-1}), blind to y."""
+    steps = len(chain.y)
+    return np.stack([chain.A] * steps), np.zeros((steps, 2)), np.stack([chain.Q] * steps)
+
+
+def one_step(chain: Chain) -> tuple[Array, Array, Array]:
+    """p(h_t | h_{t-1}, y_t): the "optimal" proposal of a filter, whose weight p(y_t | h_{t-1}) forgets h_t."""
+    weight = chain.Q @ chain.c / (chain.c @ chain.Q @ chain.c + chain.r**2)
+    shrink = np.eye(2) - np.outer(weight, chain.c)
+    steps = len(chain.y)
+    return np.stack([shrink @ chain.A] * steps), np.outer(chain.y, weight), np.stack([shrink @ chain.Q] * steps)
 
 
 def dense_log_likelihood(chain: Chain) -> float:
@@ -130,29 +155,60 @@ class LinearModel(nn.Module):
         self.start, self.y, self.r = torch.tensor(chain.start), torch.tensor(chain.y), chain.r
         self.c = nn.Parameter(torch.tensor(chain.c))
 
+    def prior(self, rows: int) -> FlowChain:
+        """p(h_{1:T})."""
+        steps = len(self.y)
+        return FlowChain(self.kernel, self.start, torch.full((rows,), steps), steps)
+
     def forward(self, batch: Batch) -> None:
         """The Pyro program."""
         with pyro.plate("sentences", batch.size, dim=-1):
-            steps = len(self.y)
-            lengths = torch.full((batch.size,), steps)
-            h = pyro.sample("h", FlowChain(self.kernel, self.start, lengths, steps))
-            pyro.sample("tokens", dist.Normal(h @ self.c, self.r).to_event(1), obs=self.y.expand(batch.size, steps))
+            h = pyro.sample("h", self.prior(batch.size))
+            observed = self.y.expand(batch.size, len(self.y))
+            pyro.sample("tokens", dist.Normal(h @ self.c, self.r).to_event(1), obs=observed)
+
+    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+        """The same story step by step."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            state["h"] = pyro.sample("h_0", dist.Delta(self.start, event_dim=1))
+        return self.prior(batch.size)
+
+    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
+        """Step t = 0, …, T-1."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            state["h"] = pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))
+            pyro.sample(f"y_{t + 1}", dist.Normal(state["h"] @ self.c, self.r), obs=self.y[t].expand(batch.size))
 
 
 class LinearGuide(nn.Module):
-    """q(h_t | h_{t-1}, y): the exact posterior, with its offsets moved and its noise stretched if asked."""
+    """q(h_t | h_{t-1}): a proposal, with its offsets moved and its noise stretched if asked."""
 
-    def __init__(self, chain: Chain, *, shift: float = 0.0, stretch: float = 1.0) -> None:
+    def __init__(
+        self, chain: Chain, proposal: Proposal = exact_posterior, *, shift: float = 0.0, stretch: float = 1.0
+    ) -> None:
         super().__init__()
-        exact = kalman(chain)
-        steps = zip(exact.gain, exact.offset, exact.cov, strict=True)
+        steps = zip(*proposal(chain), strict=True)
         table = torch.stack([packed(gain, offset + shift, stretch**2 * cov) for gain, offset, cov in steps])
         self.start, self.table = torch.tensor(chain.start), nn.Parameter(table)
 
+    def posterior(self, rows: int) -> FlowChain:
+        """q(h_{1:T})."""
+        steps = len(self.table)
+        context = self.table.expand(rows, steps, 9)
+        return FlowChain(LinearKernel(), self.start, torch.full((rows,), steps), steps, context)
+
     def forward(self, batch: Batch) -> None:
         """The Pyro program."""
-        steps = len(self.table)
         with pyro.plate("sentences", batch.size, dim=-1):
-            lengths = torch.full((batch.size,), steps)
-            context = self.table.expand(batch.size, steps, 9)
-            pyro.sample("h", FlowChain(LinearKernel(), self.start, lengths, steps, context))
+            pyro.sample("h", self.posterior(batch.size))
+
+    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+        """The same guide step by step."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("h_0", dist.Delta(self.start, event_dim=1))
+        return self.posterior(batch.size)
+
+    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
+        """Step t = 0, …, T-1."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))

@@ -11,7 +11,14 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from guides.deep_state_space import DiagonalGuide, TriangularGuide
+from guides.deep_state_space import (
+    DiagonalGuide,
+    LookAheadGuide,
+    MeanFieldGuide,
+    PriorGuide,
+    SharedTransitionGuide,
+    TriangularGuide,
+)
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import collate
 from ppl_text.models.deep_state_space import DeepStateSpace
@@ -31,12 +38,27 @@ def plain_batch(rows: int) -> Batch:
     return collate([[]] * rows, torch.ones(rows, dtype=torch.float64), 1, rows)
 
 
+def chain_batch(rows: int, steps: int) -> Batch:
+    """The same for programs that run step by step: every sentence has ``steps`` tokens."""
+    return collate([[3] * (steps - 1)] * rows, torch.ones(rows, dtype=torch.float64), steps, rows)
+
+
+STATE_SPACE_GUIDES = {
+    "diag": DiagonalGuide,
+    "tril": TriangularGuide,
+    "shared": SharedTransitionGuide,
+    "mean-field": MeanFieldGuide,
+    "look-ahead": LookAheadGuide,
+    "prior": PriorGuide,
+}
+
+
 def state_space(transition: str = "tril", guide: str = "diag") -> tuple[DeepStateSpace, nn.Module]:
     """A small model and guide in float64, far enough from their start that q differs from p."""
     torch.manual_seed(0)
     model = DeepStateSpace(6, state_dim=2, transition=transition, hidden=(5,), layers=1)
-    kind = {"diag": DiagonalGuide, "tril": TriangularGuide}[guide]
-    q = kind(model, embedding_dim=3, gru_dim=4, hidden=(5,))
+    options = {} if guide == "prior" else {"embedding_dim": 3, "gru_dim": 4, "hidden": (5,)}
+    q = STATE_SPACE_GUIDES[guide](model, **options)
     with torch.no_grad():
         for parameter in [*model.parameters(), *q.parameters()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -105,3 +127,9 @@ def stock_gradients(stock: pyro.infer.ELBO, model: nn.Module, guide: nn.Module, 
         loss = stock.loss_and_grads(registered("m", model), registered("g", guide), batch)
     named = [(f"{i}.{n}", p) for i, program in enumerate((model, guide)) for n, p in program.named_parameters()]
     return loss, {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named}
+
+
+def within(values: Tensor, expected: Tensor | float, *, errors: float = 4.5) -> bool:
+    """Whether the mean over the first axis of independent draws is as expected, within that many standard errors."""
+    error = values.std(0) / len(values) ** 0.5
+    return bool(((values.mean(0) - expected).abs() <= errors * error + 1e-12).all())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,10 +16,14 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.distributions.side import record_side_loss
 from ppl_text.objectives import build
+from ppl_text.objectives.bounds import Scores, effective_share, log_power_mean, renyi
 
 from .programs import Discrete, Program, gradients, plain_batch, state_space, word_batch
 
-SPECS = ("elbo", "elbo:3", "elbo-analytic", "elbo-analytic:3", "iwae:4", "renyi:0.5:4", "renyi:3:2", "renyi:-1:3")
+SPECS = (
+    *("elbo", "elbo:3", "elbo-analytic", "elbo-analytic:3", "iwae:4", "renyi:0.5:4", "renyi:3:2", "renyi:-1:3"),
+    *("stl", "stl:3", "iwae:5/2", "free-bits:1", "free-bits:1:batch:2"),
+)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -251,7 +257,20 @@ def test_side_losses_by_particle_are_averaged_and_trained() -> None:
     torch.testing.assert_close(found, torch.full((3,), 1e3 / 3).double(), rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("spec", ["elbo", "elbo-analytic", "iwae:3", "renyi:-1:3"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "elbo",
+        "elbo-analytic",
+        "iwae:3",
+        "renyi:-1:3",
+        "vr-max:3",
+        "stl:2",
+        "dreg:3",
+        "free-bits:1",
+        "free-bits:1:batch",
+    ],
+)
 def test_filler_rows_change_nothing_gradients_included(spec: str) -> None:
     model, guide = state_space()
     objective = build(spec)
@@ -288,3 +307,131 @@ def test_weights_are_relative() -> None:
         expected = -(torch.tensor([0.1, 0.2, 0.3, 0.4]).double() * estimate.bound).sum()
         torch.testing.assert_close(estimate.loss.detach(), expected)
     torch.testing.assert_close(losses[0], losses[1])
+
+
+def scores(log_weights: Tensor) -> Scores:
+    return Scores(log_weights, {}, {})
+
+
+@pytest.mark.parametrize(("alpha", "of"), [(-torch.inf, "amax"), (torch.inf, "amin")])
+def test_the_limits_of_the_order_are_one_particle_in_value_and_gradient(alpha: float, of: str) -> None:
+    torch.manual_seed(0)
+    log_weights = (3 * torch.randn(5, 20).double()).requires_grad_()
+    reading = renyi(alpha)(scores(log_weights))
+    extreme = getattr(log_weights, of)(0)
+    torch.testing.assert_close(reading.target, extreme, rtol=0, atol=0)
+    (found,) = torch.autograd.grad(reading.target.sum(), log_weights)
+    assert torch.equal(found, (log_weights == extreme).double())
+    iwae = log_weights.exp().mean(0).log()
+    torch.testing.assert_close(reading.bound, iwae if alpha < 0 else extreme)
+    for order, sign in ((-2e3, 1), (2e3, -1)):
+        if alpha * order > 0:
+            near = renyi(order)(scores(log_weights)).target
+            assert (sign * (extreme - near) > -1e-9).all()
+            torch.testing.assert_close(near, extreme, rtol=0, atol=2e-3)
+
+
+def test_the_largest_particle_alone_is_trained() -> None:
+    model, guide = two_sites()
+    torch.manual_seed(3)
+    estimate = build("vr-max:4")(model, guide, plain_batch(3))
+    torch.manual_seed(3)
+    log_weights = build("elbo:4").score(model, guide, plain_batch(3), 4).log_weights
+    best = log_weights.gather(0, log_weights.argmax(0, keepdim=True))
+    torch.testing.assert_close(estimate.loss, -best.mean())
+    torch.testing.assert_close(estimate.bound, log_weights.exp().mean(0).log().detach())
+    wanted = gradients(-best.mean(), guide)
+    for name, value in gradients(estimate.loss, guide).items():
+        torch.testing.assert_close(value, wanted[name])
+
+
+@pytest.mark.parametrize("alpha", [-5.0, 0.0, 0.5, 0.9, 0.999, 0.99999, 1.00001, 1.001, 1.5, 6.0])
+@pytest.mark.parametrize("particles", [1, 2, 64, 4000])
+def test_every_order_is_exact_in_single_precision(alpha: float, particles: int) -> None:
+    """Against double precision by the plain formula, ill-conditioned near order 1 as that is even there."""
+    torch.manual_seed(0)
+    log_weights = (-60 + 3 * torch.randn(particles, 300)).requires_grad_()
+    exact = log_weights.detach().double().requires_grad_()
+    plain = ((1 - alpha) * exact).logsumexp(0) - torch.log(torch.tensor(particles).double())
+    target, plain = renyi(alpha)(scores(log_weights)).target, plain / (1 - alpha)
+    assert target.dtype == torch.float32
+    torch.testing.assert_close(target.double(), plain, rtol=0, atol=2e-5)
+    (found,) = torch.autograd.grad(target.sum(), log_weights)
+    (wanted,) = torch.autograd.grad(plain.sum(), exact)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-3, atol=1e-6)
+
+
+def test_close_to_order_one_it_is_the_elbo_less_the_variance() -> None:
+    """ln[(1/K) Σ w^ε] / ε = mean + ε/2 variance + O(ε²)."""
+    torch.manual_seed(0)
+    log_weights = -60 + torch.randn(8, 100)
+    for alpha in (0.999, 1.001):
+        target = renyi(alpha)(scores(log_weights)).target
+        expected = log_weights.mean(0) + 0.5 * (1 - alpha) * log_weights.var(0, unbiased=False)
+        torch.testing.assert_close(target, expected, rtol=0, atol=3e-5)
+        assert ((target > log_weights.mean(0)) == (alpha < 1)).float().mean() > 0.95
+
+
+def test_a_particle_without_weight_leaves_a_finite_bound_and_gradient() -> None:
+    log_weights = torch.tensor([[-1.0, -torch.inf], [-torch.inf, -torch.inf]]).double().requires_grad_()
+    for alpha in (0.0, 0.5, -2.0, 0.999):
+        target = renyi(alpha)(scores(log_weights)).target
+        expected = -1.0 - torch.log(torch.tensor(2.0).double()) / (1 - alpha)
+        torch.testing.assert_close(target[0], expected)
+        assert target[1] == -torch.inf
+        (found,) = torch.autograd.grad(target[0], log_weights)
+        torch.testing.assert_close(found[:, 0], torch.tensor([1.0, 0.0]).double())
+    assert log_power_mean(log_weights, -1.0)[0] == -torch.inf
+
+
+def test_the_effective_share_by_hand() -> None:
+    weights = torch.tensor([[1.0, 3.0, 1.0], [1.0, 1.0, 0.0]]).double()
+    found = effective_share(weights.log() + 500.0)
+    torch.testing.assert_close(found, torch.tensor([1.0, 16 / 20, 0.5]).double())
+
+
+@pytest.mark.parametrize("spec", ["elbo:4", "iwae:4", "renyi:0.5:4", "vr-max:4", "stl:4", "dreg:4", "iwae:4/3"])
+def test_the_estimate_reports_the_effective_sample_size_of_its_weights(spec: str) -> None:
+    model, guide = state_space()
+    torch.manual_seed(3)
+    found = build(spec)(model, guide, word_batch()).ess
+    if "/" not in spec:
+        torch.manual_seed(3)
+        weights = build("elbo:4").score(model, guide, word_batch(), 4).log_weights.exp()
+        torch.testing.assert_close(found, (weights.sum(0) ** 2 / weights.square().sum(0) / 4).detach())
+    assert ((found > 0) & (found <= 1)).all()
+    alone = re.sub(r"4(/3)?$", "1", spec)
+    assert build(alone)(model, guide, word_batch()).ess is None
+
+
+REMARKS = {
+    "elbo-analytic": ("diag", "tril", ["KL of site 'h': in closed form"]),
+    "elbo-analytic:3/2": ("shared", "tril", ["KL of site 'h': in closed form"]),
+    "elbo-analytic:2": (
+        "diag",
+        "nvp",
+        ["KL of site 'h': no closed form of KL(FlowChain ‖ FlowChain) for these two, so by Monte Carlo"],
+    ),
+    "elbo": ("diag", "nvp", []),
+    "stl": ("diag", "tril", []),
+}
+
+
+@pytest.mark.parametrize(("spec", "case"), REMARKS.items(), ids=REMARKS)
+def test_remarks_say_how_each_kl_is_computed(spec: str, case: tuple[str, str, list[str]]) -> None:
+    guide, transition, lines = case
+    assert build(spec).remarks(*state_space(transition, guide), word_batch()) == lines
+
+
+def test_remarks_leave_the_random_numbers_alone() -> None:
+    model, guide = state_space()
+    state = torch.get_rng_state()
+    build("elbo-analytic").remarks(model, guide, word_batch())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_remarks_go_by_site() -> None:
+    lines = build("elbo-analytic").remarks(*two_sites(torch.tensor([True, False, True])), plain_batch(3))
+    assert [line.partition(":")[0] for line in lines] == ["KL of site 'z'", "KL of site 'u'"]
+    assert lines[1].endswith("in closed form")
+    assert lines[0].endswith("by Monte Carlo")

@@ -11,11 +11,16 @@ import torch
 from ppl_text.objectives import build
 
 from .linear_gaussian import Chain, LinearGuide, LinearModel, dense_log_likelihood, kalman
-from .programs import gradients, plain_batch
+from .programs import chain_batch, gradients, plain_batch
 
 CHAIN = Chain()
 TRUTH = kalman(CHAIN).log_likelihood
-SPECS = ("elbo", "elbo:4", "iwae:1", "iwae:4", "iwae:16", "renyi:0.5:4", "renyi:2:4", "renyi:-1:4", "renyi:5:16")
+SPECS = (
+    *("elbo", "elbo:4", "iwae:1", "iwae:4", "iwae:16", "renyi:0.5:4", "renyi:2:4", "renyi:-1:4", "renyi:5:16"),
+    *("renyi:-inf:4", "renyi:inf:4", "renyi:0.999:4", "stl", "stl:4", "dreg:1", "dreg:4", "dreg:16", "iwae:16/5"),
+    *("stepwise:1", "fivo:1", "fivo:4:1e-9"),
+)
+"""What is exact at the exact posterior: of the filters, those that never resample (see test_sequential)."""
 
 
 def test_the_kalman_filter_agrees_with_the_dense_gaussian() -> None:
@@ -24,7 +29,7 @@ def test_the_kalman_filter_agrees_with_the_dense_gaussian() -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_the_exact_posterior_leaves_no_gap_and_no_variance_at_any_k(spec: str) -> None:
-    batch = plain_batch(50)
+    batch = chain_batch(50, len(CHAIN.y))
     torch.manual_seed(0)
     estimate = build(spec)(LinearModel(CHAIN), LinearGuide(CHAIN), batch)
     torch.testing.assert_close(estimate.bound, torch.full((50,), TRUTH, dtype=torch.float64), rtol=0, atol=1e-9)
@@ -39,13 +44,13 @@ def test_analytic_kl_at_the_exact_posterior_agrees_in_expectation() -> None:
     assert abs(float(estimate.bound.mean()) - TRUTH) < 4.5 * error
 
 
-@pytest.mark.parametrize("spec", ["elbo", "elbo-analytic", "iwae:4", "renyi:0.5:4"])
+@pytest.mark.parametrize("spec", ["elbo", "elbo-analytic", "iwae:4", "renyi:0.5:4", "stl", "dreg:4", "fivo:4:1e-9"])
 def test_gradient_at_the_exact_posterior_is_that_of_the_kalman_likelihood(spec: str) -> None:
     chain, runs, step = CHAIN._replace(c=np.array([0.2, -1.5])), 16, 1e-5
     model, guide = LinearModel(chain), LinearGuide(chain)
     torch.manual_seed(0)
     found = torch.stack(
-        [-gradients(build(spec)(model, guide, plain_batch(2000)).loss, model)["0.c"] for _ in range(runs)]
+        [-gradients(build(spec)(model, guide, chain_batch(2000, 4)).loss, model)["0.c"] for _ in range(runs)]
     )
     beside = [
         [kalman(chain._replace(c=chain.c + move * e)).log_likelihood for e in np.eye(2)] for move in (step, -step)
@@ -97,5 +102,5 @@ def test_a_negative_order_trains_above_the_iwae_bound_and_reports_the_iwae_bound
 
 def test_one_particle_is_the_elbo_for_every_bound() -> None:
     elbo = bounds("elbo", rows=50)
-    for spec in ("iwae:1", "renyi:0.5:1", "renyi:3:1", "renyi:-1:1"):
+    for spec in ("iwae:1", "renyi:0.5:1", "renyi:3:1", "renyi:-1:1", "renyi:-inf:1", "stl", "dreg:1"):
         torch.testing.assert_close(bounds(spec, rows=50), elbo)

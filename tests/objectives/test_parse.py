@@ -69,7 +69,7 @@ ALIKE = {
     "renyi_elbo:0.5:4": "renyi:0.5:4",
     "vr-max:4": "renyi:-inf:4",
     "fivo:4": "fivo:4:systematic:0.5",
-    "fivo:4:score": "fivo:4:multinomial:0.5:score",
+    "fivo:4:score": "fivo:4:multinomial:1:score",
     "free-bits:2": "free-bits:2:sentence:1",
 }
 

@@ -51,6 +51,22 @@ def test_equals_stock_pyro_on_the_same_seed(spec: str, stock, transition: str) -
         torch.testing.assert_close(value, wanted[name] / batch.size, rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
 
 
+@pytest.mark.parametrize("guide", ["shared", "look-ahead", "mean-field"])
+@pytest.mark.parametrize(("spec", "stock"), [("elbo:4", "pyro:Trace_ELBO:4"), ("iwae:4", "pyro:RenyiELBO:4")])
+def test_stock_pyro_takes_every_guide_its_auxiliary_noise_included(spec: str, stock: str, guide: str) -> None:
+    model, q = state_space(guide=guide)
+    estimates = []
+    for name in (spec, stock):
+        torch.manual_seed(11)
+        with pyro.validation_enabled(True):
+            estimates.append(build(name)(model, q, word_batch()))
+    ours, theirs = estimates
+    assert ours.loss.item() == pytest.approx(theirs.loss.item(), rel=1e-6)
+    wanted = gradients(theirs.loss, model, q)
+    for name, value in gradients(ours.loss, model, q).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-7, atol=1e-9, msg=lambda m, n=name: n + m)
+
+
 WRAPPED = {
     "pyro:Trace_ELBO": lambda: trace(1),
     "pyro:Trace_ELBO:4": lambda: trace(4),

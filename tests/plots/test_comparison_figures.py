@@ -126,8 +126,8 @@ def test_bounds_stand_at_their_values_with_their_errors_in_the_strip_of_their_gu
             assert round(y) == axes.get_yticks()[i] == i
     heights = [y for container in axes.containers for _, y, _ in points(container)]
     assert len(set(heights)) == len(rows), "two points in one lane"
-    looks = {(c.lines[0].get_color(), c.lines[0].get_marker()) for c in axes.containers}
-    assert len(looks) == len(FAMILIES)
+    assert len({c.lines[0].get_color() for c in axes.containers}) == len(FAMILIES)
+    assert len({c.lines[0].get_marker() for c in axes.containers}) == len(FAMILIES), "colour would speak alone"
     assert "nats per sentence" in axes.get_xlabel()
 
 
@@ -166,13 +166,13 @@ def test_runs_are_told_apart_by_the_end_of_their_names(tmp_path, drawn):
 
 
 def test_k_hats_are_counted_in_bins_and_beyond_them(tmp_path, drawn):
-    khat = np.array([-np.inf, -0.7, 0.12, 0.13, 0.49, 0.51, 0.69, 0.71, 2.0, np.inf])
+    khat = np.array([-np.inf, -0.7, -0.23, 0.12, 0.13, 0.49, 0.51, 0.69, 0.71, 2.0, np.inf])
     axes = drawn(khat_figure, {"tril": khat}, tmp_path / "khat.png").axes[0]
     bars = {round(bar.get_x() + bar.get_width() / 2, 3): bar.get_height() for bar in axes.patches if bar.get_height()}
-    assert bars == {-0.475: 2, 0.125: 2, 0.475: 1, 0.525: 1, 0.675: 1, 0.725: 1, 1.475: 2}
+    assert bars == {-0.475: 2, -0.225: 1, 0.125: 2, 0.475: 1, 0.525: 1, 0.675: 1, 0.725: 1, 1.475: 2}
     assert sorted(line.get_xdata()[0] for line in axes.lines) == [0.5, 0.7]
     assert axes.get_title("left") == "tril"
-    assert axes.get_title("right") == "< 0.5: 50%   to 0.7: 20%   > 0.7: 30%   (2 below −0.5, 2 above 1.5)"
+    assert axes.get_title("right") == "< 0.5: 55%   to 0.7: 18%   > 0.7: 27%   (2 below −0.5, 2 above 1.5)"
 
 
 def test_the_colour_of_a_bar_says_where_it_lies(tmp_path, drawn):
@@ -206,6 +206,13 @@ def test_signal_to_noise_is_drawn_log_log_by_guide_and_family(tmp_path, drawn):
         assert (model.get_xscale(), model.get_yscale()) == ("log", "log")
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(FAMILIES[::-1])
     assert [axes.get_title("left") for axes in figure.axes[::2]] == list(GUIDES[::-1])
+
+
+def test_near_equal_ratios_do_not_look_far_apart(tmp_path, drawn):
+    rows = [row(snr_model=2.0, snr_guide=2.0), row(snr_model=2.01, snr_guide=2.0, particles=4)]
+    low, high = drawn(snr_figure, rows, tmp_path / "snr.png").axes[0].get_ylim()
+    assert low < 2.0 < 2.01 < high
+    assert high >= 9.99 * low
 
 
 def test_what_has_no_gradient_is_left_out_and_said(tmp_path, drawn):
