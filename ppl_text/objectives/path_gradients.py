@@ -89,8 +89,8 @@ def _refuse_side_losses(side: dict[str, Tensor]) -> None:
     for name, value in side.items():
         if value.requires_grad:
             raise UserError(
-                f"dreg: the model's side loss '{name}' would reach the guide with the weights of the bound; use iwae:K, "
-                "or record it in the guide"
+                f"dreg: the model's side loss '{name}' would reach the guide with the weights of the bound; use "
+                "iwae:K, or record it in the guide"
             )
 
 

@@ -31,7 +31,7 @@ NAMES = {
     ),
     "unknown objective": Case(fit("--objective", "iwea:4"), ("unknown objective 'iwea' (did you mean 'iwae'?)",)),
     "malformed objective": Case(
-        fit("--objective", "iwae"), ("objective 'iwae' is malformed: write iwae:K, e.g. iwae:16",)
+        fit("--objective", "iwae"), ("objective 'iwae' is malformed: write iwae:K or iwae:K/CHUNK, e.g. iwae:16",)
     ),
     "objective with K = 0": Case(fit("--objective", "iwae:0"), ("objective 'iwae:0' is malformed",)),
     "Rényi of order 1": Case(fit("--objective", "renyi:1:4"), ("use --objective elbo",)),
