@@ -56,10 +56,14 @@ NAMES = (*OBJECTIVES, *STOCK)
 
 
 class Cell(NamedTuple):
-    """One contestant at one K: seconds of a loss and its gradient, peak bytes of live tensors."""
+    """One contestant at one K: seconds of a loss and its gradient, round by round; peak bytes of live tensors."""
 
-    seconds: float
+    seconds: list[float]
     peak: int
+
+    def over(self, other: Cell) -> float:
+        """How many times longer this one takes: the median over rounds of the ratio within a round."""
+        return float(np.median(np.asarray(self.seconds) / np.asarray(other.seconds)))
 
 
 class World:
@@ -104,12 +108,12 @@ class World:
 
 
 def measure(particles: int, *, rounds: int, names: Sequence[str] = NAMES, seed: int = 0) -> dict[str, Cell]:
-    """Median seconds and peak bytes of each contestant at one K."""
+    """Seconds by round and peak bytes of each contestant at one K."""
     world = World(seed)
     works = {name: world.gradient(name, particles) for name in names}
     runners = {name: _repeated(work) for name, work in works.items()}
     times = race.interleaved(runners, rounds=rounds, steps=1, warmup=1, settle=1, seed=seed)
-    return {name: Cell(float(np.median(times[name])), peak_bytes(work)) for name, work in works.items()}
+    return {name: Cell(list(map(float, times[name])), peak_bytes(work)) for name, work in works.items()}
 
 
 def _repeated(work: Callable[[], Any]) -> Callable[[int], None]:
@@ -125,9 +129,9 @@ def time_table(cells: dict[int, dict[str, Cell]]) -> str:
     header = ["one loss and gradient, ms", *(f"K = {k}" for k in cells), *(f"stock / ours, {k}" for k in cells)]
     rows = []
     for name in NAMES:
-        times = [f"{1e3 * column[name].seconds:.1f}" for column in cells.values()]
+        times = [f"{1e3 * np.median(column[name].seconds):.1f}" for column in cells.values()]
         peer = COUNTERPART.get(name)
-        ratios = [f"{c[peer].seconds / c[name].seconds:.2f}" if peer else "" for c in cells.values()]
+        ratios = [f"{c[peer].over(c[name]):.2f}" if peer else "" for c in cells.values()]
         rows.append([f"`{name}`" if name in OBJECTIVES else name, *times, *ratios])
     return _markdown(header, rows)
 
