@@ -20,7 +20,7 @@ import ppl_text
 
 ROOT = Path(__file__).parent.parent
 
-HEAVY = ("torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers")
+HEAVY = ("torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers", "nltk")
 
 
 def command_line(*arguments: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
@@ -45,11 +46,23 @@ def entropy(counts: ArrayLike) -> float:
         >>> round(entropy([1, 1]), 4)
         0.6931
     """
-    numbers = np.asarray(counts, dtype=np.float64)
-    if not numbers.size or not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.sum():
-        raise DataError("entropy needs finite counts, 0 or more, not all of them 0")
-    p = numbers[numbers > 0] / numbers.sum()
+    p = _probabilities(counts, "entropy")
     return float(max(0.0, -(p * np.log(p)).sum()))
+
+
+def cross_entropy(model: CountedTexts, data: CountedTexts) -> float:
+    """H[P_data, P̂] = -Σ_w P_data(w) ln P̂(w) in nats per text, P̂ the relative frequencies of ``model``.
+
+    What "sampling from the training texts" achieves; infinite where a text of ``data`` is not in ``model``. Raises
+    :class:`DataError` for counts that are no distribution.
+    """
+    if not sum(model.counts) or not sum(data.counts):
+        raise DataError("a cross-entropy needs a text or more with a count above 0 on both sides")
+    q = dict(zip(model.texts, np.asarray(model.counts, np.float64) / np.sum(model.counts), strict=True))
+    p = np.asarray(data.counts, np.float64) / np.sum(data.counts)
+    with np.errstate(divide="ignore"):
+        surprise = -np.log([q.get(text, 0.0) for text in data.texts])
+    return float((p[p > 0] * surprise[p > 0]).sum())
 
 
 def letter_model(split: CountedTexts) -> LetterModel:
@@ -98,6 +111,48 @@ def share_unique(samples: Iterable[str]) -> float:
     """Number of different samples over the number of samples ("w unique"); it falls as samples are added."""
     drawn = _drawn(samples)
     return len(set(drawn)) / len(drawn)
+
+
+def expected_unique(counts: ArrayLike, n: int) -> float:
+    """Expected share of distinct words among n i.i.d. draws ∝ counts: Σ_w (1 - (1 - p_w)^n) / n.
+
+    1 for n = 1; it falls as n grows and is at most (number of words) / n. Raises :class:`DataError` for counts that are
+    no distribution and for n below 1.
+
+    Example::
+
+        >>> expected_unique([1, 1], 2)
+        0.75
+    """
+    if n < 1:
+        raise DataError(f"a share of distinct words needs 1 draw or more; got {n}")
+    p = _probabilities(counts, "the expected share of distinct words")
+    with np.errstate(divide="ignore"):  # ln(1 - p) = -inf for the only word there is, which is then seen for certain
+        return float(-np.expm1(n * np.log1p(-p)).sum() / n)
+
+
+def draws_for_unique(counts: ArrayLike, share: float) -> int:
+    """The smallest n at which :func:`expected_unique` has fallen to ``share``: how many words someone has drawn.
+
+    Found by bisection, since the expected share falls with n. Raises :class:`DataError` for a share outside (0, 1],
+    which no number of draws has.
+    """
+    if not 0 < share <= 1:
+        raise DataError(f"a share of distinct words is above 0 and at most 1; got {share}")
+    p = _probabilities(counts, "the expected share of distinct words")
+    few, many = 0, math.ceil(len(p) / share)
+    while many - few > 1:
+        middle = (few + many) // 2
+        few, many = (few, middle) if expected_unique(p, middle) <= share else (middle, many)
+    return many
+
+
+def _probabilities(counts: ArrayLike, what: str) -> NDArray[np.float64]:
+    """Counts above 0 over their sum; raises :class:`DataError` where they are no distribution."""
+    numbers = np.asarray(counts, dtype=np.float64)
+    if not numbers.size or not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.sum():
+        raise DataError(f"{what} needs finite counts, 0 or more, not all of them 0")
+    return numbers[numbers > 0] / numbers.sum()
 
 
 def _drawn(samples: Iterable[str]) -> list[str]:

@@ -22,17 +22,21 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
 
 
 def training_figure(metrics: Path, target: Path) -> None:
-    """Bound (train and validation) and KL against the step, nats per sentence, as a PNG."""
+    """Bound (train and validation) and KL against the step, nats per sentence, as a PNG.
+
+    A KL that is 0 throughout (nothing is latent, or q is the prior) has no panel.
+    """
     train, valid = read_metrics(metrics)
     figure = blank_figure(7.5, 3.2)
-    left, right = figure.subplots(1, 2)
+    left, *others = figure.subplots(1, 2 if any(r["kl"] for r in [*train, *valid]) else 1, squeeze=False)[0]
     left.plot([r["step"] for r in train], [r["bound"] for r in train], lw=1, label="train")
     left.plot([r["step"] for r in valid], [r["bound"] for r in valid], "o-", ms=3, label="validation, β = 1")
     left.set(xlabel="step", ylabel="bound (nats per sentence)")
     left.legend(frameon=False)
-    right.plot([r["step"] for r in train], [r["kl"] for r in train], lw=1, label="train")
-    right.plot([r["step"] for r in valid], [r["kl"] for r in valid], "o-", ms=3, label="validation")
-    right.set(xlabel="step", ylabel="KL (nats per sentence)")
+    for right in others:
+        right.plot([r["step"] for r in train], [r["kl"] for r in train], lw=1, label="train")
+        right.plot([r["step"] for r in valid], [r["kl"] for r in valid], "o-", ms=3, label="validation")
+        right.set(xlabel="step", ylabel="KL (nats per sentence)")
     save_figure(figure, target)
 
 

@@ -11,6 +11,9 @@ from rich.progress import Progress as RichBar
 
 from .records import StepRecord, ValidationRecord
 
+LINE = 120
+"""Characters of a line at which it takes up nothing more."""
+
 
 class Progress(Protocol):
     """Told of everything worth showing. All calls come from the thread that trains, between two steps."""
@@ -141,11 +144,16 @@ def _brief(record: StepRecord) -> str:
 
 
 def describe_validation(record: ValidationRecord) -> str:
-    """Bound on the validation data in one line."""
-    return (
+    """Bound on the validation data in one line, and of what was monitored as much as the line holds."""
+    line = (
         f"validation at step {record.step:,}: bound {record.bound:.3f} nats/sentence "
-        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:.3f}{'  (best)' if record.best else ''}"
+        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:.3f}"
     )
+    best = "  (best)" if record.best else ""
+    for name, value in record.monitor.items():
+        part = f"  {name.replace('_', ' ')} {value:.3f}"
+        line += part if len(line + part + best) <= LINE else ""
+    return line + best
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ class StepRecord:
 class ValidationRecord:
     """The bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
 
-    ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher.
+    ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher;
+    ``monitor`` holds what else was measured, by name, and is left out of the line where that is nothing.
     """
 
     step: int
@@ -62,10 +63,12 @@ class ValidationRecord:
     tokens: float
     best: bool = False
     seconds: float = 0.0
+    monitor: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as a line of ``metrics.jsonl``."""
-        return {"step": self.step, "split": "valid", **_without(asdict(self), "step")}
+        absent = () if self.monitor else ("monitor",)
+        return {"step": self.step, "split": "valid", **_without(asdict(self), "step", *absent)}
 
 
 class MetricsFile:

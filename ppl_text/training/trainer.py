@@ -32,7 +32,7 @@ from .records import MetricsFile, StepRecord
 from .signals import StopSignals
 from .state import Batches, Counters, TrainingState
 from .update import Joint, Update, set_up, to_device
-from .validation import modes_kept, own_random_numbers, validate
+from .validation import Monitor, modes_kept, observe, own_random_numbers, validate
 from .weights import save_weights
 
 
@@ -50,7 +50,8 @@ class Trainer:
     are), ``batches`` is endless, ``validation`` can be iterated again
     and again (None: nothing is validated). ``identity`` is what makes a checkpoint this run's: a flat
     dictionary of plain values. ``fabric`` (default: one CPU process) is launched by the caller where it needs
-    launching.
+    launching. ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process only;
+    they stand under ``monitor`` in its line of ``metrics.jsonl``, and the training is the same with and without it.
 
     The first update of each process runs with Pyro's validation on, after ``check_sites``; the later ones run
     without. A resumed run on a CPU equals an uninterrupted one bit for bit. Torch's global random state,
@@ -70,11 +71,13 @@ class Trainer:
         fabric: Fabric | None = None,
         progress: Progress | None = None,
         identity: Mapping[str, Any] | None = None,
+        monitor: Monitor | None = None,
     ) -> None:
         self._fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
         self._options, self._validation, self._folder = options, validation, Path(folder)
+        self._monitor = monitor
         self._checkpoints = Checkpoints(
             self._folder, identity or {}, keep=options.keep_checkpoints, report=self._progress.message
         )
@@ -214,6 +217,9 @@ class Trainer:
         best = math.isfinite(record.bound) and (counters.best_bound is None or record.bound > counters.best_bound)
         record = replace(record, best=best, seconds=self._clock.seconds)
         if self._ranks.is_first:
+            if self._monitor is not None:
+                seen = observe(self._joint, self._monitor, self._fabric, seed=self._options.seed)
+                record = replace(record, monitor=seen)
             self._metrics.append(record)
         self._progress.validation(record)
         counters.stale = 0 if best else counters.stale + 1

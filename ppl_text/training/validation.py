@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -15,6 +15,9 @@ from ..core.protocols import Estimate
 from .ranks import Ranks
 from .records import ValidationRecord
 from .update import Inputs, Joint, to_device
+
+Monitor = Callable[[nn.Module, nn.Module], Mapping[str, float]]
+"""Measures model and guide at each validation: numbers by name."""
 
 
 def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, seed: int) -> ValidationRecord:
@@ -45,6 +48,17 @@ def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, 
         sentences=sentences,
         tokens=tokens,
     )
+
+
+def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> dict[str, float]:
+    """What ``monitor`` says of model and guide: in evaluation mode, without gradients, from the same seed each time.
+
+    Whatever it draws leaves no trace in the training's random numbers.
+    """
+    with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
+        joint.eval()
+        torch.manual_seed(seed)
+        return {name: float(value) for name, value in monitor(joint.model, joint.guide).items()}
 
 
 @contextmanager

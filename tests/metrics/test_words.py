@@ -7,7 +7,16 @@ import pytest
 
 from ppl_text.core.errors import DataError
 from ppl_text.data.corpora import Split
-from ppl_text.metrics.words import entropy, letter_cross_entropy, letter_model, share_in_list, share_unique
+from ppl_text.metrics.words import (
+    cross_entropy,
+    draws_for_unique,
+    entropy,
+    expected_unique,
+    letter_cross_entropy,
+    letter_model,
+    share_in_list,
+    share_unique,
+)
 
 
 def split(**counts):
@@ -45,6 +54,23 @@ def test_entropy_is_the_expected_surprise():
 def test_entropy_of_no_distribution(counts):
     with pytest.raises(DataError, match="entropy needs finite counts"):
         entropy(counts)
+
+
+# -- sampling from the training words -------------------------------------------------------------------
+
+
+def test_cross_entropy_of_relative_frequencies():
+    train, test = split(ab=1, b=3), split(b=2, ab=2, c=0)
+    assert cross_entropy(train, test) == pytest.approx(0.5 * math.log(4 / 3) + 0.5 * math.log(4))
+    assert cross_entropy(train, train) == pytest.approx(entropy(train.counts))
+    assert cross_entropy(train, split(b=1, c=1)) == math.inf
+    assert cross_entropy(split(b=1, c=0), split(c=1)) == math.inf
+
+
+@pytest.mark.parametrize("sides", [(split(), split(a=1)), (split(a=1), split(a=0))])
+def test_cross_entropy_of_nothing(sides):
+    with pytest.raises(DataError, match="a text or more with a count above 0"):
+        cross_entropy(*sides)
 
 
 # -- the letter model -------------------------------------------------------------------------------
@@ -139,3 +165,68 @@ def test_share_unique():
 def test_no_samples(share):
     with pytest.raises(DataError, match="no samples were given"):
         share()
+
+
+# -- how many are distinct ------------------------------------------------------------------------------
+
+
+def test_expected_unique_by_hand():
+    assert expected_unique([7], 4) == 0.25, "a single word is seen for certain"
+    assert expected_unique([1, 1], 2) == pytest.approx(3 / 4)
+    # Two of p = 1/2, 1/3, 1/6: the second differs from the first unless both are the same word.
+    assert expected_unique([3, 2, 1, 0], 2) == pytest.approx(1 - (9 + 4 + 1) / 36 / 2)
+    assert expected_unique([3, 2, 1], 1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 1000])
+def test_expected_unique_of_equal_words(n):
+    assert expected_unique(np.full(50, 9), n) == pytest.approx(50 * (1 - (49 / 50) ** n) / n)
+
+
+def test_expected_unique_is_the_mean_of_simulated_shares():
+    rng = np.random.default_rng(0)
+    counts = np.ceil(1000 / np.arange(1, 301))
+    draws = rng.choice(300, size=(3000, 200), p=counts / counts.sum())
+    shares = np.array([len(set(row)) / 200 for row in draws.tolist()])
+    assert expected_unique(counts, 200) == pytest.approx(shares.mean(), abs=4 * shares.std() / math.sqrt(3000))
+
+
+def test_expected_unique_of_words_rarer_than_a_rounding_error():
+    """1 - (1 - p)^n computed as written is 0 for p = 10⁻¹⁷: the thousand rare words would be lost."""
+    counts = np.append(np.full(1000, 1e-17), 1.0)
+    n = 10**16
+    assert n * expected_unique(counts, n) == pytest.approx(1 + 1000 * (1 - math.exp(-0.1)), rel=1e-6)
+    assert expected_unique([1] * 10**6, 10) == pytest.approx(1 - 4.5e-6, abs=1e-9), "ten draws of a million: 45 pairs"
+
+
+def test_draws_for_unique_is_the_first_that_falls_so_far():
+    counts = np.ceil(10_000 / np.arange(1, 2001))
+    for share in (0.9, 0.5, 0.27, 0.01, 1e-4):
+        n = draws_for_unique(counts, share)
+        assert expected_unique(counts, n) <= share < expected_unique(counts, n - 1)
+
+
+def test_draws_for_unique_at_the_ends():
+    assert draws_for_unique([5, 3], 1.0) == 1
+    assert draws_for_unique([5], 0.25) == 4
+    assert draws_for_unique([5], 0.3) == 4, "three draws of one word: a third"
+    assert draws_for_unique(np.ones(10), 1e-6) == 10**7
+    assert draws_for_unique([5, 3, 0, 0], 0.5) == draws_for_unique([5, 3], 0.5)
+
+
+@pytest.mark.parametrize("share", [0, -0.1, 1.01, math.nan])
+def test_a_share_that_no_number_of_draws_has(share):
+    with pytest.raises(DataError, match="above 0 and at most 1"):
+        draws_for_unique([1, 2], share)
+
+
+@pytest.mark.parametrize("count", [lambda c: expected_unique(c, 5), lambda c: draws_for_unique(c, 0.5)])
+@pytest.mark.parametrize("counts", [[], [0], [1, -1], [math.nan]])
+def test_distinct_words_of_no_distribution(count, counts):
+    with pytest.raises(DataError, match="needs finite counts"):
+        count(counts)
+
+
+def test_distinct_words_of_no_draws():
+    with pytest.raises(DataError, match="1 draw or more; got 0"):
+        expected_unique([1, 2], 0)

@@ -68,7 +68,16 @@ def make():
     """``make(folder, steps=…, objective=…, validation=…, identity=…, **options)``."""
 
     def build(
-        folder, *, objective=None, validation="held out", identity=None, fused=True, lr=1e-2, fabric=None, **options
+        folder,
+        *,
+        objective=None,
+        validation="held out",
+        identity=None,
+        fused=True,
+        lr=1e-2,
+        fabric=None,
+        monitor=None,
+        **options,
     ):
         model, guide = programs()
         optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=lr, fused=fused)
@@ -86,6 +95,7 @@ def make():
             fabric=fabric,
             progress=progress,
             identity={"recipe": "small"} if identity is None else identity,
+            monitor=monitor,
         )
         return Made(trainer, model, guide, optimizer, batches, progress)
 

@@ -8,12 +8,20 @@ import os
 import pty
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 
 from ppl_text.core.errors import CheckpointError
 from ppl_text.training.clock import Clock
-from ppl_text.training.progress import BarProgress, PlainProgress, Quiet, duration, make_progress
+from ppl_text.training.progress import (
+    BarProgress,
+    PlainProgress,
+    Quiet,
+    describe_validation,
+    duration,
+    make_progress,
+)
 from ppl_text.training.records import MetricsFile, StepRecord, ValidationRecord
 
 STEP = StepRecord(
@@ -54,6 +62,18 @@ def test_plain_lines_have_bound_kl_rate_and_time_left():
     )
     assert lines[4] == ("validation at step 1,500: bound -12.500 nats/sentence (-2.500 nats/token)  KL 3.000  (best)")
     assert len(lines) == 5
+
+
+def test_the_validation_line_takes_up_what_was_monitored_while_it_fits():
+    plain = describe_validation(VALID)
+    one = describe_validation(replace(VALID, monitor={"entropy_gap": 1.07}))
+    assert one == plain.replace("  (best)", "  entropy gap 1.070  (best)")
+    long = replace(VALID, monitor={"x" * 60: 1.0, "gap": 2.0})
+    assert describe_validation(long) == plain.replace("  (best)", "  gap 2.000  (best)")
+    many = describe_validation(replace(VALID, monitor={f"entropy {n}": float(n) for n in range(9)}))
+    assert len(many) <= 120
+    assert "entropy 0 0.000" in many
+    assert many.endswith("  (best)")
 
 
 def read_all(descriptor):
@@ -129,6 +149,14 @@ def test_metrics_are_strict_json_in_order(tmp_path):
     assert {"bound", "kl", "log_likelihood", "loss", "beta", "lr", "grad_norm", "seconds"} <= step.keys()
     assert valid["split"] == "valid"
     assert valid["bound_per_token"] == -2.5
+    assert "monitor" not in valid
+
+
+def test_what_was_monitored_is_an_object_of_its_own(tmp_path):
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(replace(VALID, monitor={"gap": 1.5, "odd": math.inf}))
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line["monitor"] == {"gap": 1.5, "odd": None}
 
 
 def test_what_json_does_not_know_becomes_null(tmp_path):

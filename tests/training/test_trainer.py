@@ -1,5 +1,6 @@
 """The training loop: resume, stop, choose, leave no trace."""
 
+import math
 import os
 import signal
 import threading
@@ -243,6 +244,51 @@ def test_validation_is_the_weighted_mean_per_sentence_and_token():
     assert record.bound == pytest.approx(bound / sentences, rel=1e-6)
     assert record.bound_per_token == pytest.approx(bound / tokens, rel=1e-6)
     assert validate(joint, data, fabric, step=7, seed=3) == record
+
+
+class Watching:
+    """A monitor that draws random numbers, and remembers in which state it found the programs."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, model, guide):
+        self.seen.append((model.training, guide.training, model.dropout.training, torch.is_grad_enabled()))
+        return {"norm": model.head.weight.norm(), "draw": torch.rand(()).item(), "no number": math.nan}
+
+
+def without_monitor(records):
+    return [{k: v for k, v in record.items() if k != "monitor"} for record in records]
+
+
+def test_a_monitor_is_written_beside_the_bound_and_does_not_disturb_the_training(make, whole, tmp_path):
+    monitor = Watching()
+    made = make(tmp_path / "watched", monitor=monitor)
+    assert made.trainer.fit() == whole[2]
+    assert equal(made.parameters(), whole[1].parameters())
+    records = metrics(tmp_path / "watched")
+    assert without_monitor(records) == metrics(whole[0])
+    valid = [r for r in records if r["split"] == "valid"]
+    assert [r["step"] for r in valid] == [5, 10, 12]
+    assert not any("monitor" in r for r in records if r["split"] == "train")
+    assert monitor.seen == [(False, False, False, False)] * 3
+    assert valid[-1]["monitor"]["norm"] == pytest.approx(made.model.head.weight.norm().item())
+    assert len({r["monitor"]["norm"] for r in valid}) == 3
+    assert len({r["monitor"]["draw"] for r in valid}) == 1, "the same random numbers every time"
+    assert [r["monitor"]["no number"] for r in valid] == [None] * 3
+    assert [v.monitor.keys() for v in made.progress.validations] == [{"norm", "draw", "no number"}] * 3
+    assert made.model.training
+    name = "checkpoints/step-00000012.pt"
+    assert equal(stored_state(tmp_path / "watched" / name), stored_state(whole[0] / name))
+
+
+def test_a_monitored_run_resumes(make, tmp_path):
+    make(tmp_path / "whole", monitor=Watching()).trainer.fit()
+    for stop, folder in ((5, tmp_path / "on a validation"), (7, tmp_path / "between")):
+        with pytest.raises(Interrupted):
+            make(folder, objective=Watched({stop: send(signal.SIGTERM)}), monitor=Watching()).trainer.fit()
+        make(folder, monitor=Watching()).trainer.fit(resume=True)
+        assert_same_run(folder, tmp_path / "whole")
 
 
 def test_validation_data_without_a_sentence_are_refused(make, tmp_path):
