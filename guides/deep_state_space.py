@@ -15,9 +15,16 @@ from pyro.distributions import Delta, Normal
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
+from ppl_text.core.errors import UnknownNameError
 from ppl_text.distributions.chains import FlowChain, Kernel
 from ppl_text.distributions.transforms import ConditionalFlow, FlowFamily, Stack, conditional_flow
 from ppl_text.nn.recurrent import BackwardGRU, BidirectionalGRU
+
+READERS: dict[str, type[BackwardGRU] | type[BidirectionalGRU]] = {
+    "backward": BackwardGRU,
+    "bidirectional": BidirectionalGRU,
+}
+"""What reads the word for a guide, by name."""
 
 
 class StateSpaceModel(Protocol):
@@ -184,7 +191,8 @@ class LookAheadGuide(ChainGuide):
     through h_g too. Made for ``stepwise:K`` and ``fivo:N``; all other objectives take it as well (stock
     ``pyro.infer.SMCFilter``, which knows no auxiliary sites, does not).
 
-    Options as in :class:`ReadingGuide`.
+    Options as in :class:`ReadingGuide`, and ``reader``: ``backward``, or ``bidirectional`` (the paper's BIDI), which
+    gives q(h_t | h_{t-1}, F_g(h_{t-1}, ξ_t), w_{1:T}).
     """
 
     def __init__(
@@ -192,16 +200,19 @@ class LookAheadGuide(ChainGuide):
         model: StateSpaceModel,
         *,
         flow: str = "diag",
+        reader: str = "backward",
         embedding_dim: int = 32,
         gru_dim: int = 64,
         hidden: Sequence[int] = (64, 64),
         delta: float = 1e-3,
     ) -> None:
         super().__init__(model)
-        reader = BackwardGRU(model.vocab_size, embedding_dim, gru_dim)
-        self.reader, dim = reader, model.state_dim
+        if reader not in READERS:
+            raise UnknownNameError("reader", reader, READERS)
+        reading = READERS[reader](model.vocab_size, embedding_dim, gru_dim)
+        self.reader, dim = reading, model.state_dim
         self.kernel = conditional_flow(
-            flow, dim, state_dim=2 * dim, context_dim=reader.output_dim, hidden=hidden, delta=delta
+            flow, dim, state_dim=2 * dim, context_dim=reading.output_dim, hidden=hidden, delta=delta
         )
 
     def posterior(self, batch: Batch) -> FlowChain:

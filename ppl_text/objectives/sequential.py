@@ -64,6 +64,11 @@ class Resampling:
     threshold: float = 0.5
     score: bool = False
 
+    @property
+    def shared(self) -> bool:
+        """Whether all particles go on from one state: then what sentences that have ended carry does not matter."""
+        return self.ancestors is single and self.threshold >= 1
+
 
 class Filtered(NamedTuple):
     """What a particle filter says of a batch: (B,), nats per sentence.
@@ -133,20 +138,25 @@ def particle_filter(model: Any, guide: Any, batch: Batch, particles: int, resamp
         _, _, step = _run(guide.step, model.step, state, batch, particles, (t, by_guide), (t, by_model))
         tally.add(step, alive=batch.lengths > t)
         if particles > 1 and t + 1 < batch.steps:
-            _choose(state, tally.resample(batch.lengths > t + 1))
+            ancestors = tally.resample(batch.lengths > t + 1)
+            _choose(state, ancestors[:1] if resampling.shared else ancestors, particles)
     return tally.result()
 
 
-def _choose(state: dict[str, Tensor], ancestors: Tensor) -> None:
-    """Replace what each particle holds by what its ancestor holds; ``ancestors`` (N, B)."""
+def _choose(state: dict[str, Tensor], ancestors: Tensor, particles: int) -> None:
+    """Replace what each particle holds by what its ancestor holds; ``ancestors`` (N, B), or (1, B): one for all.
+
+    One for all leaves states (1, B, …): the next step's networks run once for all particles.
+    """
     for name, value in state.items():
-        if value.shape[:2] != ancestors.shape:
+        if value.shape[:1] not in ((1,), (particles,)) or value.shape[1:2] != ancestors.shape[1:]:
             raise UserError(
                 f"state['{name}'] has shape {tuple(value.shape)}; what init and step keep in the state must begin with "
-                f"the axes (particles, sentences), here {tuple(ancestors.shape)}"
+                f"the axes (particles, sentences), here {(particles, ancestors.shape[1])}"
             )
-        index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2)).expand_as(value)
-        state[name] = value.gather(0, index)
+        if value.shape[0] > 1:
+            index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2))
+            state[name] = value.gather(0, index.expand(-1, -1, *value.shape[2:]))
 
 
 def _run(
