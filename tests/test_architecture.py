@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("schedules", "nn", "distributions", "data", "metrics"), 1),
     **dict.fromkeys(("models", "guides", "objectives"), 2),
     **dict.fromkeys(("training", "evaluation", "plots"), 3),
-    **dict.fromkeys(("recipes", "run", "fitting", "swap", "compare", "sitting"), 4),
+    **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduce"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """Rooms by layer (DESIGN, section 2); imports go downwards only."""
@@ -31,7 +31,7 @@ SIBLINGS = {"models", "guides", "objectives"}
 LAZY_FACE = "ppl_text"
 """The package itself resolves its public names lazily: it may name what lies above, inside a function."""
 
-HEAVY = {"torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers"}
+HEAVY = {"torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers", "nltk"}
 
 
 @dataclass(frozen=True)

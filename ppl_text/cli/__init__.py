@@ -11,6 +11,7 @@ from .explain import explain
 from .fit import fit
 from .generate import generate
 from .list import list_
+from .reproduce import reproduce
 from .swap import swap
 
 
@@ -23,5 +24,5 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, generate, list_, explain, swap, compare):
+for command in (fit, evaluate, generate, list_, explain, swap, compare, reproduce):
     cli.add_command(command)

@@ -45,8 +45,8 @@ def compare(
 
     found = compare_runs(
         [load(run, device) for run in runs],
-        _listed(guides, "--guides"),
-        _listed(objectives, "--objectives"),
+        listed(guides, "--guides"),
+        listed(objectives, "--objectives"),
         settings=Settings(**settings),  # type: ignore[arg-type]
         steps=steps,
         out=out,
@@ -62,7 +62,7 @@ def compare(
         click.echo(f"  python -m ppl_text {command}")
 
 
-def _listed(text: str | None, option: str) -> list[str] | None:
+def listed(text: str | None, option: str) -> list[str] | None:
     """The names of ``A,B``; None where the option is not given."""
     from ..core.errors import UserError
 

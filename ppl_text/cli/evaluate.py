@@ -42,7 +42,7 @@ def evaluate(
         return
     rows = bound_rows(likelihood, references)
     if other is not None:
-        rows.insert(2, (f"bound of {objective}", f"{other[0]:.3f}", f"{other[1]:.3f}"))
+        rows.insert(1 if likelihood.exact else 2, (f"bound of {objective}", f"{other[0]:.3f}", f"{other[1]:.3f}"))
     print_table(["quantity", "nats per word", "s.e."], rows, f"{opened.folder}, {split} split")
     click.echo(sampling_line(likelihood))
     click.echo(

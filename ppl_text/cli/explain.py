@@ -27,6 +27,7 @@ def explain(
     from ..recipes import build
     from ..recipes.config import recipe_tree, source_of
     from ..recipes.faults import Faults
+    from ..recipes.presets import describe_presets
     from ..recipes.reading import parse_assignments
     from ..recipes.rehearsal import first_batch, rehearse
 
@@ -45,6 +46,9 @@ def explain(
     click.echo(rehearsal.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
     print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
+    presets = describe_presets(config.model.family)
+    if presets:
+        print_table(["key", "paper", "corrected", "why"], presets, f"\nPreset {config.preset} (--set preset=NAME):")
     click.echo("\nConfiguration (change with --set KEY=VALUE):")
     click.echo(config.to_yaml())
 

@@ -174,7 +174,8 @@ class Conversation:
     def _generate(self, number: str = "5") -> None:
         samples, pairs = self._sitting.texts(count(number, "texts"))
         click.echo("samples from the model: " + " ".join(text or "∅" for text in samples))
-        print_table(["test text", f"reconstruction by {self._sitting.name}"], pairs)
+        if pairs:
+            print_table(["test text", f"reconstruction by {self._sitting.name}"], pairs)
 
 
 def show_guides(sitting: Sitting) -> None:

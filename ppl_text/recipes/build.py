@@ -20,6 +20,7 @@ from ..core.registry import Registry
 from ..data.batches import EvaluationSet, TrainingBatches, default_buckets, evaluation_batches
 from ..data.corpora import Corpus, load_corpus
 from ..data.wordlist import WordOptions
+from ..evaluation.entropy_gap import entropy_monitor
 from ..models import MODELS
 from ..training.options import TrainingOptions
 from ..training.progress import Progress
@@ -239,6 +240,7 @@ def build_trainer(
         fabric,
         progress,
         identity(config, corpus),
+        entropy_monitor(programs.model, steps=2 * corpus.max_steps),
     )
 
 

@@ -28,6 +28,7 @@ from .. import schedules
 from ..core.errors import ConfigError, PplTextError, UnknownNameError
 from . import recipe_names, recipe_text
 from .faults import RecipeError, faults_of
+from .presets import preset_values
 from .reading import parse_yaml
 from .references import with_absolute_paths
 
@@ -157,11 +158,12 @@ class RunConfig(Section):
 
     ``threads`` is how many torch uses while it trains on a CPU (None: its own default). ``parent`` is the folder of
     the run whose trained model a new training starts from; ``parent_weights``, where it is given, the SHA-256 that
-    the parent's ``model.safetensors`` must have.
+    the parent's ``model.safetensors`` must have. ``preset`` says which preset's values have gone in: a record.
     """
 
     recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")]
     description: str = ""
+    preset: Literal["corrected", "paper"] = "corrected"
     parent: Folder | None = None
     parent_weights: str | None = None
     model: ModelSection
@@ -196,11 +198,11 @@ def source_of(recipe: str) -> str:
 def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The tree of a recipe after ``changes``, with its name under ``recipe``; nothing is checked yet.
 
-    A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one. Files that it
-    names stand in it by their absolute paths.
+    A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one; a change of
+    ``preset`` comes before all others. Files that it names stand in it by their absolute paths.
     """
     tree = read_recipe(recipe)
-    changes = dict(changes or {})
+    changes = _with_preset(tree, dict(changes or {}))
     for owner, key in (("guide", "name"), ("model", "family"), ("data", "corpus")):
         new, section = changes.get(f"{owner}.{key}"), tree.get(owner)
         if new is not None and isinstance(section, dict) and section.get(key) != new:
@@ -209,6 +211,15 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
     for dotted, value in changes.items():
         _assign(tree, dotted, value)
     return with_absolute_paths(tree)
+
+
+def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The changes with what a change of ``preset`` stands for in front of them."""
+    if "preset" not in changes:
+        return changes
+    model = tree.get("model")
+    family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
+    return {**preset_values(str(family), changes["preset"], tree.get("preset", "corrected")), **changes}
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+"""``reproduce``: a published table, filled again."""
+
+from __future__ import annotations
+
+import click
+
+from .compare import listed
+from .output import print_json
+
+
+@click.command()
+@click.argument("table")
+@click.option("--rows", metavar="A,B", help="Default: every row of the table.")
+@click.option("--budget", default="small", show_default=True, help="smoke, small or full: how long, how finely.")
+@click.option("--seeds", metavar="0,1,2", default="0", show_default=True, help="Each row once with each seed.")
+@click.option("--data", metavar="NAME|PATH", help="Another corpus than the table's own.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE-BUDGET.")
+@click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
+def reproduce(
+    table: str,
+    rows: str | None,
+    budget: str,
+    seeds: str,
+    data: str | None,
+    out: str | None,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Train and measure the rows of a published TABLE and print ours beside the published figures.
+
+    `words`: deep state-space models of words (Tables 1 and 2). Every row is a normal run folder; the same
+    command goes on where it was stopped. The table, its figures and results.json lie in the folder of the
+    reproduction.
+    """
+    from ..core.errors import UserError
+    from ..reproduce import reproduce as fill
+    from ..training.progress import make_progress
+
+    try:
+        numbers = [int(text) for text in seeds.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds '{seeds}': expected whole numbers with one comma between them, e.g. 0,1,2") from error
+    found = fill(
+        table,
+        listed(rows, "--rows"),
+        budget=budget,
+        seeds=numbers,
+        data=data,
+        out=out,
+        jobs=jobs,
+        progress=make_progress(),
+        say=lambda line: click.echo(line, err=True),
+    )
+    if as_json:
+        print_json(found.results)
+        return
+    click.echo(found.text)
+    click.echo(f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row). Next:")
+    for row in (row for row in found.results["rows"] if row["seeds"]):
+        click.echo(f"  python -m ppl_text evaluate {found.folder}/{row['name']}-s{row['seeds'][0]}")
+        break
+    click.echo(f"  python -m ppl_text reproduce {table} --budget full")

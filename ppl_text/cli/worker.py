@@ -1,0 +1,34 @@
+"""One row in a process of its own: ``python -m ppl_text.cli.worker TABLE ROW BUDGET SEED OUT [--data PATH]``.
+
+What :mod:`ppl_text.tables.jobs` starts; people type ``python -m ppl_text reproduce TABLE --rows ROW``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from ..tables.rows import Task, run_task
+from ..tables.table import load_table
+from ..training.progress import PlainProgress
+from .entry import run_command
+
+
+@click.command()
+@click.argument("table")
+@click.argument("row")
+@click.argument("budget")
+@click.argument("seed", type=int)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--data")
+def worker(table: str, row: str, budget: str, seed: int, out: Path, data: str | None) -> None:
+    """Bring one row to its end."""
+    found = load_table(table)
+    (chosen,) = found.select([row])
+    run_task(Task(found, chosen, budget, seed, out, data), PlainProgress(sys.stdout))
+
+
+if __name__ == "__main__":
+    run_command(worker)

@@ -1,0 +1,54 @@
+"""Figures of a reproduction: ours beside the published figures, and the entropies over training of every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..plots.entropies import entropies_figure
+from ..plots.figures import blank_figure, read_metrics, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+BASELINE = "gru8"
+"""Row whose entropy per letter is the dashed line of the paper's Figure 2."""
+
+
+def reproduction_figures(place: Path, results: Mapping[str, Any]) -> None:
+    """``figures/distance.png`` in the reproduction's folder and ``figures/entropies.png`` in the rows' own."""
+    if any(_value(row, "distance") is not None for row in results["rows"]):
+        save_figure(draw_distances(results), place / "figures" / "distance.png")
+    baseline = next((row["measures"].get("test_per_token") for row in results["rows"] if row["name"] == BASELINE), None)
+    for row in results["rows"]:
+        for seed in row["seeds"]:
+            metrics = place / f"{row['name']}-s{seed}" / "metrics.jsonl"
+            if metrics.is_file() and any(record.get("monitor") for record in read_metrics(metrics)[1]):
+                entropies_figure(metrics, metrics.parent / "figures" / "entropies.png", baseline)
+
+
+def draw_distances(results: Mapping[str, Any]) -> Figure:
+    """Cross-entropy of the test words above their entropy, nats per word: ours and the published, row by row."""
+    rows = [row for row in results["rows"] if _value(row, "distance") is not None or "distance" in row["published"]][
+        ::-1
+    ]
+    figure = blank_figure(7.5, 1.2 + 0.28 * len(rows))
+    axes = figure.subplots()
+    for what, marker in (("published", "o"), ("ours", "D")):
+        points = [(_of(row, what), place) for place, row in enumerate(rows) if _of(row, what) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, label=what)
+    axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    axes.set_xlabel("cross-entropy of the test words - their entropy (nats per word)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _of(row: Mapping[str, Any], what: str) -> float | None:
+    return _value(row, "distance") if what == "ours" else row["published"].get("distance")
+
+
+def _value(row: Mapping[str, Any], key: str) -> float | None:
+    value: float | None = row["measures"].get(key)
+    return value

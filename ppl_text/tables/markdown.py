@@ -1,0 +1,85 @@
+"""A result file as Markdown: ours beside the published figures, row by row, and what became of the claims."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..evaluation.report import table
+
+NOT_RUN = "not run"
+
+
+def table_markdown(results: Mapping[str, Any]) -> str:
+    """Tables by group (ours, the published figure in brackets), notes, and the published orderings looked up."""
+    parts = []
+    for group, title in results["groups"].items():
+        rows = [row for row in results["rows"] if row["group"] == group]
+        if rows:
+            parts += [f"**{title}**", _group(results, rows)]
+    parts.append("\n".join(f"- {note}" for note in [*results["notes"], *_entropy_notes(results)]))
+    if results["claims"]:
+        parts += ["**Published orderings, looked up**", _claims(results["claims"])]
+    return "\n\n".join(parts)
+
+
+def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+    columns = [c for c in results["columns"] if any(_has(row, c) for row in rows)]
+    header = ["row", *(c["title"] for c in columns), "steps", "remark"]
+    return table(
+        header, [[row["title"], *(_cell(row, c) for c in columns), _steps(row), _remark(row, results)] for row in rows]
+    )
+
+
+def _has(row: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
+    return row["measures"].get(column["key"]) is not None or column["published"] in row["published"]
+
+
+def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
+    """``ours ± spread over seeds (published)``; a dash stands for what there is not."""
+    digits, value = column["digits"], row["measures"].get(column["key"])
+    spread = row["spread"].get(column["key"])
+    ours = "–" if value is None else f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    published = row["published"].get(column["published"])
+    return ours if published is None else f"{ours} ({published:.{digits}f})"
+
+
+def _steps(row: Mapping[str, Any]) -> str:
+    steps = row["measures"].get("steps")
+    return "" if steps is None else f"{steps:,.0f}"
+
+
+def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
+    if row["seeds"]:
+        seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
+        return "; ".join(part for part in (seeds, row["remark"]) if part)
+    command = f"`python -m ppl_text reproduce {results['table']} --rows {row['name']} --budget {results['budget']}`"
+    return f"{NOT_RUN}: {command}"
+
+
+def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
+    rows = [[c["text"], _number(c["published"]), _ours(c), c["verdict"], c["remark"]] for c in claims]
+    return table(["published claim", "published difference", "ours", "verdict", "why"], rows)
+
+
+def _ours(claim: Mapping[str, Any]) -> str:
+    error = "" if claim["error"] is None else f" ± {claim['error']:.2f}"
+    return _number(claim["difference"]) + error
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2f}"
+
+
+def _entropy_notes(results: Mapping[str, Any]) -> list[str]:
+    """Entropies of the data and the sample size, where they were measured."""
+    notes = []
+    for group in results["groups"]:
+        row = next((r for r in results["rows"] if r["group"] == group and r["seeds"]), None)
+        if row and row["measures"].get("entropy_test") is not None:
+            m = row["measures"]
+            notes.append(
+                f"{results['groups'][group].split(':')[0]}: entropy of the test words {m['entropy_test']:.3f} nats, of "
+                f"the training words {m['entropy_train']:.3f}; {m['samples']:,.0f} samples a row."
+            )
+    return notes

@@ -1,0 +1,164 @@
+"""What is measured of a row: plain numbers under plain names, from a finished run or from the data alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..data.corpora import Corpus, Split
+from ..evaluation.entropy_gap import Average, EntropyGap, entropy_gap
+from ..evaluation.generation import sample_texts
+from ..evaluation.trajectories import emits, prior_cross_entropy
+from ..metrics.words import cross_entropy, draws_for_unique, entropy, share_in_list, share_unique
+from ..plots.entropies import gap_figure
+from ..recipes import build
+from ..run import Run
+
+Measures = dict[str, float | int | None]
+
+
+class Measured(NamedTuple):
+    """Numbers by name, and profiles: a number by position or length, ``{name: {key: [nats, s.e., words]}}``."""
+
+    numbers: Measures
+    profiles: dict[str, dict[str, list[float | int | None]]]
+
+
+PAPER_UNIQUE = 0.27
+"""Share of distinct words among the paper's oracle samples; it fixes the sample size that the paper does not state."""
+
+PAPER_DRAWS = 20
+"""Draws of the noise behind the paper's entropy gap (its section 5.2)."""
+
+ORDERS = (3, 5)
+"""Orders of the n-gram models (the paper's section 5)."""
+
+DISCOUNTS = {"": 0.1, "_d75": 0.75}
+"""Kneser-Ney discounts by the suffix of the measure: the library's own, which comes nearest to the paper's scale (it
+states none), and the customary one."""
+
+
+def measure_words(run: Run, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
+    """Cross-entropies (nats per word), set-based measures, entropy gap (nats) and n-gram perplexities of a word model.
+
+    ``settings``: ``sentences`` drawn from each split, ``particles`` K of the importance-weighted bound,
+    ``trajectories`` of the prior Monte Carlo, ``gap_words`` and ``gap_draws``, ``samples`` (default: as many as give
+    the training words themselves the paper's share of distinct words). The entropy gap's box plots go into the run's
+    ``figures/entropy-gap.png``.
+    """
+    profiles = {}
+    found: Measures = {"steps": run.config.training.steps, **_entropies(run.corpus)}
+    for split in ("train", "test"):
+        report(f"cross-entropy of the {split} words")
+        found.update(_cross_entropies(run, split, settings))
+    report("samples")
+    found.update(_samples(run, settings))
+    if emits(run.model):
+        report("entropy gap")
+        gap = _gap(run, settings, settings["gap_draws"])
+        found |= {**_of_gap(gap, ""), **_of_gap(_gap(run, settings, PAPER_DRAWS), f"_{PAPER_DRAWS}")}
+        profiles = {"gap_by_position": _profile(gap.by_position()), "gap_by_length": _profile(gap.by_length())}
+        gap_figure(gap, run.folder / "figures" / "entropy-gap.png")
+    found["distance"] = _number(found["test"]) - _number(found["entropy_test"])
+    return Measured(_finite(found), profiles)
+
+
+def measure_word_oracle(corpus: Corpus, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
+    """The same for "sampling from the training words": P̂ is their relative frequency."""
+    report("samples")
+    train, test = corpus.splits["train"], corpus.splits["test"]
+    number = _number_of_samples(corpus, settings)
+    draws = np.random.default_rng(0).choice(len(train), size=number, p=train.probabilities())
+    found: Measures = {**_entropies(corpus), **_of_texts([train.texts[i] for i in draws.tolist()], corpus)}
+    found["train"], found["test"] = entropy(train.counts), cross_entropy(train, test)
+    found["distance"] = _number(found["test"]) - _number(found["entropy_test"])
+    return Measured(_finite(found), {})
+
+
+def _finite(found: Measures) -> Measures:
+    """What is infinite (a word that has no probability) or unknown is None, as JSON and the table have it."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in found.items()}
+
+
+def _cross_entropies(run: Run, split: str, settings: Mapping[str, Any]) -> Measures:
+    """By importance weighting through the guide and, where the model has free paths, by prior Monte Carlo."""
+    seed, limit = run.config.seed, settings["sentences"]
+    likelihood = run.evaluate(split, settings["particles"], limit, seed)
+    found: Measures = {
+        split: -likelihood.iw,
+        f"{split}_se": likelihood.iw_se,
+        f"{split}_elbo": -likelihood.elbo,
+        f"{split}_per_token": -likelihood.iw_per_token,
+        f"{split}_words": limit,
+        f"{split}_sampling_se": likelihood.sampling_se,
+    }
+    if emits(run.model):
+        data = build.evaluation_set(run.corpus, split, limit, seed)
+        prior = prior_cross_entropy(run.model, data, trajectories=settings["trajectories"], seed=seed)
+        found |= {f"{split}_prior": prior.value, f"{split}_prior_low": prior.low, f"{split}_prior_high": prior.high}
+        found |= {f"{split}_prior_bias": prior.bias, f"{split}_prior_alone": prior.alone}
+        found["trajectories"] = prior.trajectories
+    return found
+
+
+def _samples(run: Run, settings: Mapping[str, Any]) -> Measures:
+    number, corpus = _number_of_samples(run.corpus, settings), run.corpus
+    drawn = sample_texts(run.model, corpus.tokenizer, number, steps=2 * corpus.max_steps, seed=run.config.seed)  # type: ignore[arg-type]
+    return {**_of_texts(drawn.texts, corpus), "unfinished": drawn.unfinished}
+
+
+def _of_texts(texts: list[str], corpus: Corpus) -> Measures:
+    """Set-based measures against the training words; n-gram perplexity under models of the test words."""
+    known = frozenset(corpus.splits["train"].texts)
+    found: Measures = {"samples": len(texts), "unique": share_unique(texts), "in_list": share_in_list(texts, known)}
+    for order, (suffix, discount) in product(ORDERS, DISCOUNTS.items()):
+        model = _ngrams(corpus.splits["test"], order, discount)
+        found[f"kn{order}{suffix}"] = model.perplexity(texts)
+        found[f"kn{order}{suffix}_nats"] = model.mean_surprise(texts)
+    return found
+
+
+def _gap(run: Run, settings: Mapping[str, Any], draws: int) -> EntropyGap:
+    steps, seed = 2 * run.corpus.max_steps, run.config.seed
+    return entropy_gap(run.model, words=settings["gap_words"], draws=draws, steps=steps, seed=seed)
+
+
+def _of_gap(gap: EntropyGap, suffix: str) -> Measures:
+    mean = gap.mean()
+    numbers = {"": mean.nats, "_se": mean.error, "_bits": mean.bits, "_draws": gap.draws}
+    return {f"gap{suffix}{name}": value for name, value in numbers.items()}
+
+
+def _profile(averages: Mapping[int, Average]) -> dict[str, list[float | int | None]]:
+    """By position or length, as JSON has it; an error that one word does not know is None."""
+    return {str(k): [a.nats, a.error if math.isfinite(a.error) else None, a.words] for k, a in averages.items()}
+
+
+def _entropies(corpus: Corpus) -> Measures:
+    return {f"entropy_{split}": entropy(corpus.splits[split].counts) for split in ("train", "test")}
+
+
+def _number_of_samples(corpus: Corpus, settings: Mapping[str, Any]) -> int:
+    given = settings.get("samples")
+    return int(given) if given else draws_for_unique(corpus.splits["train"].counts, PAPER_UNIQUE)
+
+
+@lru_cache(maxsize=8)
+def _ngrams(split: Split, order: int, discount: float) -> Any:
+    """The n-gram model of a split; rows of one table share it."""
+    from ..metrics.ngrams import kneser_ney
+
+    return kneser_ney(split, order, discount=discount)
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+MEASURES = {"words": (measure_words, measure_word_oracle)}
+"""By the name in a table: what measures a run, and what measures a row without one."""

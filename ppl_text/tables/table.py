@@ -1,0 +1,133 @@
+"""What a published table is: columns, rows, claims and budgets, typed and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..core.errors import ConfigError, UnknownNameError
+from ..recipes.reading import parse_yaml
+from . import table_text
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
+"""A name that is safe as a folder's."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Part):
+    """One measured quantity: its key in the measures, its heading, how many digits to print.
+
+    ``published``: the key of the published figure that belongs beside it; ``error``: the key of its standard error.
+    """
+
+    key: str
+    title: str
+    digits: int = 2
+    published: str | None = None
+    error: str | None = None
+
+
+class Budget(_Part):
+    """How long to train and how finely to measure: changes of every row's recipe, and the settings of the measures."""
+
+    about: str
+    set: dict[str, Any] = {}
+    measure: dict[str, Any] = {}
+
+
+class Row(_Part):
+    """One row: a recipe with changes (None: nothing is trained), beside the published figures.
+
+    ``group`` is the part of the table that it stands in; ``remark`` what the comparison must know (a reason for a
+    difference, a fault of the paper); ``data`` changes that hold for rows which train nothing too.
+    """
+
+    name: Name
+    title: str
+    group: str
+    recipe: str | None = None
+    set: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    published: dict[str, float] = {}
+    remark: str = ""
+
+    def changes(self, budget: Budget, seed: int) -> dict[str, Any]:
+        """Dotted key to value of everything that is changed of the recipe; the row's own values win."""
+        return {**budget.set, **self.data, **self.set, "seed": seed}
+
+
+class Claim(_Part):
+    """A published ordering, to be looked up in our rows: ``better`` is said to beat ``worse`` in ``column``."""
+
+    text: str
+    better: Name
+    worse: Name
+    column: str
+    higher: bool = False
+    remark: str = ""
+
+
+class Table(_Part):
+    """A published table (or several of one paper) with everything that is needed to fill it again."""
+
+    name: Name
+    title: str
+    source: str
+    corpus: str
+    measure: str
+    columns: tuple[Column, ...]
+    groups: dict[str, str]
+    budgets: dict[str, Budget]
+    rows: tuple[Row, ...]
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def budget(self, name: str) -> Budget:
+        """A budget by name; raises :class:`UnknownNameError`."""
+        if name not in self.budgets:
+            raise UnknownNameError("budget", name, self.budgets)
+        return self.budgets[name]
+
+    def select(self, names: Sequence[str] | None) -> tuple[Row, ...]:
+        """Rows by name, in the table's order; all of them for None. Raises :class:`UnknownNameError`."""
+        known = {row.name: row for row in self.rows}
+        for name in names or ():
+            if name not in known:
+                raise UnknownNameError(f"row of table {self.name}", name, known)
+        return tuple(row for row in self.rows if names is None or row.name in names)
+
+
+def load_table(name: str) -> Table:
+    """Read a table that comes with the package; raises :class:`UnknownNameError` or, for a faulty file, ConfigError."""
+    return parse_table(name, table_text(name))
+
+
+def parse_table(name: str, text: str) -> Table:
+    """A table from its YAML; raises :class:`ConfigError` with every fault."""
+    tree = parse_yaml(text, f"table '{name}'")
+    try:
+        table = Table.model_validate({"name": name, **(tree if isinstance(tree, Mapping) else {})})
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise ConfigError(f"table '{name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults)) from error
+    _check_references(table)
+    return table
+
+
+def _check_references(table: Table) -> None:
+    """Rows of claims, groups and columns must exist, and names must differ."""
+    names, keys = [row.name for row in table.rows], {column.key for column in table.columns}
+    faults = [f"row '{name}' stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    faults += [
+        f"row '{row.name}' is of unknown group '{row.group}'" for row in table.rows if row.group not in table.groups
+    ]
+    for claim in table.claims:
+        faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]
+        faults += [] if claim.column in keys else [f"claim '{claim.text}' names no column '{claim.column}'"]
+    if faults:
+        raise ConfigError(f"table '{table.name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults))

@@ -1,0 +1,140 @@
+"""``reproduce`` as it is typed: the smoke budget of every row, going on, several rows at once, signals, bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+ROWS = "tril,gru8,oracle"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """The smoke budget of the whole table, in this process; what it printed, and its folder."""
+    from click.testing import CliRunner
+
+    from ppl_text.cli import cli
+
+    out = tmp_path_factory.mktemp("smoke") / "words"
+    done = CliRunner().invoke(cli, ["reproduce", "words", "--budget", "smoke", "--jobs", "1", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return done.output, out
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(600)
+def test_every_row_is_filled(filled):
+    text, out = filled
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    assert all(row["seeds"] == [0] for row in results["rows"])
+    assert all(claim["verdict"] != "not run" for claim in results["claims"] if "alternative" not in claim["text"])
+    for row in results["rows"]:
+        assert row["measures"]["train"] is not None, row["name"]
+        assert (out / f"{row['name']}-s0" / "measures.json").is_file()
+    assert "not run" not in text.split("Published orderings")[0]
+    assert (out / "table.md").read_text(encoding="utf-8").strip() in text
+    assert (out / "figures" / "distance.png").stat().st_size > 1000
+    assert (out / "tril-s0" / "figures" / "entropies.png").stat().st_size > 1000
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(600)
+def test_the_same_command_reads_what_is_there(filled, ppl):
+    _, out = filled
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*/measures.json")}
+    done = ppl("reproduce", "words", "--budget", "smoke", "--out", str(out), "--json")
+    assert done.status == 0, done.err
+    assert f"{len(before)} rows, {len(before)} of them done before" in done.err
+    assert json.loads(done.out)["rows"][0]["name"] == "tril"
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/measures.json")} == before
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(600)
+def test_another_budget_in_the_same_folder_is_refused(filled, ppl):
+    _, out = filled
+    done = ppl("reproduce", "words", "--rows", "tril", "--budget", "small", "--out", str(out))
+    assert done.status == 2
+    assert "another configuration than row 'tril'" in done.err
+
+
+BAD = {
+    "unknown table": (["reproduce", "word"], "unknown table 'word' (did you mean 'words'?)"),
+    "unknown row": (
+        ["reproduce", "words", "--rows", "trill"],
+        "unknown row of table words 'trill' (did you mean 'tril'",
+    ),
+    "unknown budget": (["reproduce", "words", "--budget", "big"], "unknown budget 'big'"),
+    "no seeds": (["reproduce", "words", "--seeds", "a"], "--seeds 'a': expected whole numbers"),
+    "negative seed": (["reproduce", "words", "--seeds", "-1", "--rows", "tril"], "seed"),
+    "no job": (["reproduce", "words", "--jobs", "0"], "--jobs must be 1 or more; got 0"),
+    "no data": (["reproduce", "words", "--rows", "tril", "--data", "nowhere"], "unknown corpus 'nowhere'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_met_in_words(case, ppl, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments, says = BAD[case]
+    done = ppl(*arguments, *([] if "--jobs" in arguments else ["--jobs", "1"]))
+    assert done.status == 2, done.err
+    assert says in done.err
+    assert not list(tmp_path.rglob("*.json"))
+
+
+def start(tmp_path, word_list, *arguments):
+    command = [sys.executable, "-m", "ppl_text", "reproduce", "words", "--budget", "smoke", "--data", str(word_list)]
+    return subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.mark.timeout(300)
+def test_rows_run_in_processes_of_their_own(tmp_path, word_list):
+    out, err = start(tmp_path, word_list, "--rows", ROWS, "--jobs", "2").communicate(timeout=250)
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in results["rows"] if row["seeds"]] == ROWS.split(","), err
+    assert "[tril-s0] " in err
+    assert "[gru8-s0] " in err
+    assert "| TRIL | " in out
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_stops_all_rows_and_the_same_command_goes_on(tmp_path, word_list):
+    process = start(tmp_path, word_list, "--rows", "tril,tril2", "--jobs", "2")
+    folder = tmp_path / "out" / "tril-s0"
+    deadline = time.monotonic() + 200
+    while not (folder / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 130, err
+    assert "stopped by SIGINT; finished rows are kept" in err
+    assert "Traceback" not in err
+    _, err = start(tmp_path, word_list, "--rows", "tril,tril2", "--jobs", "2").communicate(timeout=250)
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in results["rows"] if row["seeds"]] == ["tril", "tril2"], err
+
+
+@pytest.mark.timeout(300)
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path, word_list):
+    broken = tmp_path / "out" / "gru8-s0"
+    broken.mkdir(parents=True)
+    (broken / "left-over").write_text("something", encoding="utf-8")
+    process = start(tmp_path, word_list, "--rows", "tril,gru8", "--jobs", "2")
+    _, err = process.communicate(timeout=250)
+    assert process.returncode == 1
+    assert "rows that failed" in err
+    assert "gru8-s0: error: " in err
+    assert "is not empty" in err
+    assert (tmp_path / "out" / "tril-s0" / "measures.json").is_file()
+    assert (tmp_path / "out" / "results.json").is_file()

@@ -1,0 +1,122 @@
+"""From the records of rows to one result: means and spread over seeds, claims looked up, Markdown."""
+
+import json
+import math
+
+import pytest
+
+from ppl_text.core.errors import RunFolderError
+from ppl_text.tables.markdown import table_markdown
+from ppl_text.tables.results import gather, read_results
+from ppl_text.tables.rows import RECORD
+from ppl_text.tables.table import parse_table
+
+TABLE = parse_table(
+    "t",
+    """
+title: T
+source: S
+corpus: words
+measure: words
+groups: {g: "Group one: x", h: "Group two: y"}
+columns:
+  - {key: test, title: H, published: test, error: test_se}
+  - {key: gap, title: gap, digits: 1}
+  - {key: other, title: nothing}
+budgets: {small: {about: a few steps}}
+rows:
+  - {name: a, title: A, group: g, published: {test: 3.5}, remark: "x|y"}
+  - {name: b, title: B, group: g, published: {test: 4.0}}
+  - {name: c, title: C, group: h}
+claims:
+  - {text: a beats b, better: a, worse: b, column: test, remark: why}
+  - {text: b beats a, better: b, worse: a, column: test}
+  - {text: b has the wider gap, better: b, worse: a, column: gap, higher: true}
+  - {text: a beats c, better: a, worse: c, column: test}
+notes: [a note]
+""",
+)
+
+
+def put(folder, row, seed, **measures):
+    """A record as :func:`run_task` leaves it."""
+    place = folder / f"{row}-s{seed}"
+    place.mkdir(parents=True)
+    record = {"row": row, "seed": seed, "budget": "small", "measures": measures, "training_seconds": 1.5, "machine": {}}
+    (place / RECORD).write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.fixture
+def one_seed(tmp_path):
+    put(tmp_path, "a", 0, test=2.0, test_se=0.03, gap=1.0, steps=10)
+    put(tmp_path, "b", 0, test=2.5, test_se=0.04, gap=1.5, steps=10)
+    return gather(TABLE, tmp_path, "small")
+
+
+def claim(results, text):
+    return next(c for c in results["claims"] if c["text"] == text)
+
+
+def test_claims_are_judged_by_the_difference_and_its_error(one_seed):
+    first = claim(one_seed, "a beats b")
+    assert (first["verdict"], first["difference"], first["error"]) == ("holds", 0.5, pytest.approx(0.05))
+    assert first["published"] == pytest.approx(0.5)
+    assert claim(one_seed, "b beats a")["verdict"] == "does not hold"
+    wider = claim(one_seed, "b has the wider gap")
+    assert (wider["verdict"], wider["difference"], wider["error"]) == ("holds", 0.5, None)
+    assert claim(one_seed, "a beats c")["verdict"] == "not run"
+
+
+def test_two_standard_errors_are_too_close_to_call(tmp_path):
+    put(tmp_path, "a", 0, test=2.0, test_se=0.3)
+    put(tmp_path, "b", 0, test=2.9, test_se=0.4)
+    results = gather(TABLE, tmp_path, "small")
+    assert claim(results, "a beats b")["verdict"] == claim(results, "b beats a")["verdict"] == "too close to call"
+
+
+def test_seeds_give_means_and_their_spread(tmp_path):
+    for seed, value in enumerate((2.0, 3.0, 4.0)):
+        put(tmp_path, "a", seed, test=value, test_se=0.01, gap=None if seed else 1.0)
+    put(tmp_path, "b", 0, test=3.5, test_se=0.01)
+    results = gather(TABLE, tmp_path, "small")
+    row = results["rows"][0]
+    assert row["seeds"] == [0, 1, 2]
+    assert row["measures"]["test"] == 3.0
+    assert row["spread"]["test"] == 1.0
+    assert row["measures"]["gap"] is None
+    assert "gap" not in row["spread"]
+    found = claim(results, "a beats b")
+    assert found["error"] == pytest.approx(math.hypot(1 / math.sqrt(3), 0.01))
+    assert found["verdict"] == "too close to call"
+
+
+def test_another_rows_folder_is_not_taken_for_a_seed(tmp_path):
+    put(tmp_path, "a", 0, test=2.0)
+    put(tmp_path, "a-s1-x", 0, test=9.0)
+    assert gather(TABLE, tmp_path, "small")["rows"][0]["measures"]["test"] == 2.0
+
+
+def test_markdown_shows_ours_beside_the_published(one_seed):
+    text = table_markdown(one_seed)
+    lines = text.splitlines()
+    assert "| A | 2.00 (3.50) | 1.0 | 10 | x\\|y |" in lines
+    assert "| row | H | gap | steps | remark |" in lines, "a column without any figure is left out"
+    assert "| C |  | not run: `python -m ppl_text reproduce t --rows c --budget small` |" in lines
+    assert "**Group two: y**" in lines
+    assert "- a note" in lines
+    assert "| a beats b | +0.50 | +0.50 ± 0.05 | holds | why |" in lines
+    assert "| a beats c | – | – | not run |  |" in lines
+
+
+def test_markdown_shows_the_spread_over_seeds(tmp_path):
+    for seed, value in enumerate((2.0, 3.0)):
+        put(tmp_path, "a", seed, test=value)
+    text = table_markdown(gather(TABLE, tmp_path, "small"))
+    assert "| A | 2.50 ± 0.71 (3.50) |  | 2 seeds; x\\|y |" in text.splitlines()
+
+
+def test_what_is_no_result_file_is_refused(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('{"rows": []}', encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"holds no results of a table"):
+        read_results(path)

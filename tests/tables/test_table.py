@@ -1,0 +1,123 @@
+"""Tables as data: the published figures, rows that can be built, files with faults."""
+
+import pytest
+
+from ppl_text.core.errors import ConfigError, UnknownNameError
+from ppl_text.recipes import build
+from ppl_text.tables import table_names
+from ppl_text.tables.rows import Task
+from ppl_text.tables.table import load_table, parse_table
+
+PUBLISHED = {
+    "tril": (11.88, 11.93, 0.11, 0.62, 1.07),
+    "tril-k2": (11.96, 12.20, 0.11, 0.62, 0.94),
+    "tril-k5": (11.49, 11.56, 0.14, 0.63, 1.30),
+    "tril-k10": (11.54, 11.58, 0.13, 0.59, 1.24),
+    "tril2": (11.85, 11.89, 0.11, 0.55, 0.87),
+    "tril2-k5": (11.39, 11.45, 0.14, 0.54, 1.23),
+    "tril2-k10": (11.37, 11.43, 0.15, 0.56, 1.42),
+    "tril2-k10-bidi": (11.45, 11.41, 0.15, 0.56, 1.36),
+    "nvp": (11.77, 11.81, 0.12, 0.61, 0.94),
+    "gru8": (12.92, 12.97, 0.13, 0.53, None),
+    "gru16": (12.55, 12.60, 0.14, 0.62, None),
+    "oracle": (7.0, 7.02, 0.27, 1.0, None),
+}
+"""Table 1 of the paper: H train, H test, unique, in V, H_gap."""
+
+TEST_ENTROPY = 6.80
+"""Entropy of the paper's test words (its footnote 5)."""
+
+WORDS = load_table("words")
+
+
+def test_published_figures_are_the_papers():
+    rows = {row.name: row.published for row in WORDS.rows if row.group == "standard"}
+    for name, figures in PUBLISHED.items():
+        expected = dict(zip(("train", "test", "unique", "in_list", "gap"), figures, strict=True))
+        expected = {key: value for key, value in expected.items() if value is not None}
+        assert rows[name].pop("distance") == pytest.approx(figures[1] - TEST_ENTROPY, abs=1e-9), name
+        assert rows[name] == expected, name
+    assert {name for name, published in rows.items() if published} == set(PUBLISHED)
+    alternative = {row.name: row.published for row in WORDS.rows if row.group == "alternative"}
+    assert alternative["alt-tril2-k5"] == {"train": 11.33, "test": 12.49, "kn3": 21.74, "kn5": 66.15}
+    assert alternative["alt-gru8"] == {"train": 12.81, "test": 13.55, "kn3": 22.54, "kn5": 64.92}
+
+
+def test_rows_hold_what_the_issue_asks_for():
+    objectives = {row.name: row.set.get("objective") for row in WORDS.rows}
+    for prefix in ("tril", "tril2"):
+        assert [objectives[f"{prefix}-k{k}"] for k in (2, 5, 10)] == ["stepwise:2", "stepwise:5", "stepwise:10"]
+    names = {row.name for row in WORDS.rows}
+    assert {"diag", "nvp", "gru8", "gru16", "oracle", "tril-fivo", "tril-nvp", "tril-d16", "tril-d32"} <= names
+
+
+@pytest.mark.parametrize("budget", WORDS.budgets)
+@pytest.mark.parametrize("row", WORDS.rows, ids=lambda row: row.name)
+def test_every_row_is_a_sound_configuration_under_every_budget(row, budget, tmp_path):
+    config = Task(WORDS, row, budget, 3, tmp_path).config()
+    build.check_programs(config)
+    build.build_objective(config)
+    wanted = {**WORDS.budgets[budget].set, **row.set}
+    if row.recipe:
+        assert config.seed == 3
+        assert config.training.steps == wanted["training.steps"]
+        assert config.objective == wanted.get("objective", "elbo" if row.name in PLAIN else "elbo-analytic")
+    assert config.data.options.get("split", "standard") == ("alternative" if row.group == "alternative" else "standard")
+
+
+PLAIN = {"nvp", "gru8", "gru16", "alt-gru8", "tril-paper"}
+"""Rows that train on the plain ELBO: no closed-form KL, nothing latent, or the paper's way."""
+
+
+def test_unknown_names_are_met_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'words'"):
+        load_table("word")
+    with pytest.raises(UnknownNameError, match="did you mean 'tril-k10'"):
+        WORDS.select(["tril-k1O"])
+    with pytest.raises(UnknownNameError, match="did you mean 'small'"):
+        WORDS.budget("smal")
+    assert table_names() == ["words"]
+
+
+def test_selection_keeps_the_order_of_the_table():
+    assert [row.name for row in WORDS.select(["gru8", "tril"])] == ["tril", "gru8"]
+    assert WORDS.select(None) == WORDS.rows
+
+
+SMALL = """
+title: T
+source: S
+corpus: words
+measure: words
+groups: {g: G}
+columns: [{key: test, title: H}]
+budgets: {smoke: {about: a}}
+rows: [{name: a, title: A, group: g}, {name: b, title: B, group: g}]
+claims: [{text: c, better: a, worse: b, column: test}]
+"""
+
+
+def test_a_small_table_is_read():
+    table = parse_table("t", SMALL)
+    assert (table.name, len(table.rows), table.claims[0].column) == ("t", 2, "test")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("title: T\n", "", "title: Field required"),
+        ("{key: test, title: H}", "{key: test, titel: H}", "columns.0.titel: Extra inputs"),
+        ("name: b", "name: a", "row 'a' stands twice"),
+        ("title: B, group: g", "title: B, group: h", "row 'b' is of unknown group 'h'"),
+        ("better: a", "better: c", "names no row 'c'"),
+        ("column: test}]", "column: tset}]", "names no column 'tset'"),
+        ("name: b", "name: ../b", "rows.1.name"),
+        ("groups: {g: G}", "groups: {g: G", "is not valid YAML"),
+    ],
+)
+def test_faults_of_a_file_are_named(old, new, says):
+    assert old in SMALL
+    with pytest.raises(ConfigError) as error:
+        parse_table("t", SMALL.replace(old, new))
+    assert says in str(error.value)
+    assert "table 't'" in str(error.value)
