@@ -16,5 +16,6 @@ GUIDES: dict[str, dict[str, str]] = {
         "look-ahead": "guides.deep_state_space:LookAheadGuide",
         "prior": "guides.deep_state_space:PriorGuide",
     },
+    "language_model": {"exact": "guides.language_model:ExactGuide"},
 }
 """``"module:class"`` by model family and guide name."""

@@ -136,8 +136,13 @@ class Sitting:
         return [row.run.folder for row in self.tried if row.saved or not row.undone]
 
     def texts(self, n: int, seed: int = 0) -> tuple[list[str], list[tuple[str, str]]]:
-        """``n`` samples from the model, and up to ``n`` test texts with their reconstructions by the current guide."""
+        """``n`` samples from the model, and up to ``n`` test texts with their reconstructions by the current guide.
+
+        Where nothing is latent there is nothing to reconstruct from, and no such text.
+        """
         samples = self.current.generate(n, seed)
+        if not self.current.model.latents:
+            return samples, []
         drawn = build.evaluation_set(self.start.corpus, "test", n, seed)
         texts = [text for batch in drawn.texts for text in batch]
         return samples, list(zip(texts, self.current.reconstruct(texts, seed), strict=True))

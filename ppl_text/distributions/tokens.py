@@ -49,7 +49,9 @@ class TokenSequence(TorchDistribution):
         # Padding and BOS are no outcomes: where they are scored, the density is 0.
         steps = (picked - self.logits.logsumexp(-1)).masked_fill(value < FIRST_SCORED_ID, -torch.inf)
         mask = torch.arange(self.event_shape[0], device=steps.device) < self.lengths.unsqueeze(-1)
-        return torch.where(mask, steps, 0.0).sum(-1)
+        total = torch.where(mask, steps, 0.0).sum(-1)
+        # Particles that the logits do not depend on (nothing latent) were put in front by expand().
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Token ids (…, B, T); everything after the first EOS is padding."""

@@ -36,6 +36,9 @@ from .bijections import (
 )
 from .precision import at_least_float32
 
+COUPLINGS = 6
+"""Couplings of a Real-NVP, as many as the paper's masks 2..7."""
+
 
 class FlowFamily(nn.Module):
     """A flow without its conditioner: ``forward(params (…, param_dim)) -> Flow``.
@@ -120,7 +123,7 @@ class RealNVP(FlowFamily):
 
     affine = False
 
-    def __init__(self, dim: int, *, layers: int = 6, hidden: int = 8, masks: str = "halves") -> None:
+    def __init__(self, dim: int, *, layers: int = COUPLINGS, hidden: int = 8, masks: str = "halves") -> None:
         super().__init__()
         if masks not in ("halves", "paper"):
             raise UnknownNameError("Real-NVP mask scheme", masks, ["halves", "paper"])
@@ -208,7 +211,7 @@ class ConditionalFlow(ConditionalTransformModule):
         return self.family(self.params(state, self.project(context)))
 
 
-FLOWS = ("diag", "tril", "nvp")
+FLOWS = ("diag", "tril", "nvp", "tril-nvp")
 """Names that :func:`conditional_flow` knows."""
 
 
@@ -225,20 +228,26 @@ def conditional_flow(
     delta: float = 0.1,
     masks: str = "halves",
 ) -> ConditionalFlow:
-    """Build p(h_t | h_{t-1}, c_t)'s flow by name: ``diag``, ``tril`` or ``nvp``, ``layers`` times.
+    """Build p(h_t | h_{t-1}, c_t)'s flow by name: ``diag``, ``tril`` or ``nvp``, ``layers`` times; or ``tril-nvp``.
 
     One network of widths ``hidden`` computes the parameters of all layers. ``state_dim`` is D unless
-    given (0: no state feedback). ``inverse`` parametrises f^{-1} (``tril`` only). For ``nvp`` the
+    given (0: no state feedback). ``inverse`` parametrises f^{-1} (of ``tril``). For ``nvp`` the
     coupling nets have two hidden layers of 8 (the paper's) and read the state through a linear map;
-    ``layers`` counts couplings (1 means the default of 6).
+    ``layers`` counts couplings (1 means the default of 6; ``masks="paper"`` has D - 2 of them, whatever it is).
+    ``tril-nvp`` is ``nvp`` on the noise and then one ``tril``, both with parameters from the network of widths
+    ``hidden``: it starts near TRIL and, unlike any number of TRILs, need not stay Gaussian given h_{t-1} (SPEC 4G.1).
     """
     state_dim = dim if state_dim is None else state_dim
+    couplings = COUPLINGS if layers == 1 else layers
     if name == "diag":
         families: list[FlowFamily] = [Diagonal(dim, diagonal=diagonal, delta=delta) for _ in range(layers)]
     elif name == "tril":
         families = [Triangular(dim, inverse=inverse, diagonal=diagonal, delta=delta) for _ in range(layers)]
     elif name == "nvp":
-        families, hidden = [RealNVP(dim, layers=6 if layers == 1 else layers, masks=masks)], ()
+        families, hidden = [RealNVP(dim, layers=couplings, masks=masks)], ()
+    elif name == "tril-nvp":
+        affine = Triangular(dim, inverse=inverse, diagonal=diagonal, delta=delta)
+        families = [RealNVP(dim, layers=couplings, masks=masks), affine]
     else:
         raise UnknownNameError("flow", name, FLOWS)
     family = families[0] if len(families) == 1 else Stack(families)

@@ -35,6 +35,7 @@ class Row:
     ``kl``                         KL(q ‖ p), nats per sentence
     ``active_units``, ``units``    latent dimensions in use, of how many
     ``mutual_information``, …_cap  I_q(x; z) and the most it can be, nats
+    ``exact``                      nothing is latent: every bound is ln p(x) itself, and there is no k̂
     ``by_sentence``, ``weights``   (N,) ``bound_equal_k`` (or ``bound``) of each common sentence, and its weight
     ============================== ====================================================================
     """
@@ -74,6 +75,7 @@ class Row:
     mutual_information_cap: float
     by_sentence: Values = field(repr=False, compare=False)
     weights: Values = field(repr=False, compare=False)
+    exact: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The columns as plain values; what is no finite number is None."""

@@ -1,4 +1,4 @@
-"""Texts out of a trained model: from the prior, through the guide and back, and between two texts."""
+"""Texts out of a trained model: from the model itself, through the guide and back, and between two texts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CHUNK = 256
 
 
 class Generative(Protocol):
-    """What a model offers for generation."""
+    """What a model offers for generation; ``decode`` and ``interpolate`` where something is latent."""
 
     latents: Any
 
     def generate(self, n: int, steps: int) -> Tensor:
-        """Ids (n, steps) from the prior."""
+        """Ids (n, steps) from the model."""
         ...
 
     def decode(self, states: Tensor) -> Tensor:
@@ -38,14 +38,14 @@ class Generative(Protocol):
 
 
 class Samples(NamedTuple):
-    """Texts drawn from the prior, and how many of them were cut off at the step limit without an EOS."""
+    """Texts drawn from the model, and how many of them were cut off at the step limit without an EOS."""
 
     texts: list[str]
     unfinished: int
 
 
 def sample_texts(model: Generative, tokenizer: Tokenizer, n: int, *, steps: int, seed: int) -> Samples:
-    """Draw n texts from the prior; those without EOS after ``steps`` tokens are cut off and counted."""
+    """Draw n texts from the model; those without EOS after ``steps`` tokens are cut off and counted."""
     with seeded(seed):
         tokens = model.generate(n, steps).cpu()
     unfinished = int((~(tokens == EOS_ID).any(-1)).sum())
@@ -58,7 +58,9 @@ def reconstruct_texts(
     """z ~ q(z | text), then the most probable tokens given z: one reconstruction for each text.
 
     Where z has one step for each token (axis T), it ends with the text's own steps: beyond them is padding.
+    Raises :class:`UserError` where the model has nothing latent.
     """
+    check_latent(model, "reconstruct from")
     check_texts(tokenizer, texts, max_steps)
     decoded: list[str] = []
     with seeded(seed), torch.no_grad():
@@ -74,7 +76,11 @@ def reconstruct_texts(
 def interpolate_texts(
     model: Any, guide: Any, tokenizer: Tokenizer, first: str, second: str, *, points: int, max_steps: int, seed: int
 ) -> list[str]:
-    """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide."""
+    """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide.
+
+    Raises :class:`UserError` where the model has nothing latent.
+    """
+    check_latent(model, "interpolate between")
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
     check_texts(tokenizer, [first, second], max_steps)
@@ -84,6 +90,15 @@ def interpolate_texts(
         lengths = batch.lengths.tolist()
         tokens = model.interpolate(states[0], states[1], (lengths[0], lengths[1]), points).cpu()
     return [tokenizer.decode(row) for row in tokens.tolist()]
+
+
+def check_latent(model: Any, purpose: str) -> None:
+    """Raise :class:`UserError` where a model has no latent site: a text has no encoding then."""
+    if not model.latents:
+        raise UserError(
+            f"this model ({model.family}) has no latent to {purpose}: it can only generate; take a run of a model with "
+            "latents, such as the recipe words"
+        )
 
 
 def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> None:

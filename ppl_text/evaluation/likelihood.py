@@ -24,7 +24,8 @@ class SentenceBounds(NamedTuple):
     ``weights``: what each counts for; ``tokens``: scored tokens, EOS included; ``rec``: -E_q ln p(x | z);
     ``kl``: E_q[ln q - ln p]; ``elbo`` = -(rec + kl); ``iw``: ln of the mean of K importance weights;
     ``elbo_var``, ``iw_var`` and ``gap_var``: variances of these two estimates and of their difference, which share
-    their draws (NaN for K = 1); ``ess``: effective sample size of the K weights.
+    their draws (NaN for K = 1); ``ess``: effective sample size of the K weights. Where nothing is latent all bounds are
+    ln p(x) and all variances 0.
     """
 
     weights: Tensor
@@ -57,7 +58,8 @@ class Likelihood:
     ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard
     errors (draws of the latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
     standard error that drawing ``n_sent`` sentences from the split adds; 0 where every text of the split was
-    scored with its count. ``gap_se`` is that of :attr:`gap`.
+    scored with its count. ``gap_se`` is that of :attr:`gap`. ``exact``: nothing is latent, so that ELBO and
+    importance-weighted bound are ln p(x) itself, from one scoring (``particles`` = 1), with standard errors 0.
     """
 
     particles: int
@@ -75,6 +77,7 @@ class Likelihood:
     n_eos: float
     n_words: float
     gap_se: float = math.nan
+    exact: bool = False
 
     @property
     def gap(self) -> float:
@@ -163,6 +166,8 @@ def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chu
     log_weights, likelihood, divergence = [], [], []
     for start in range(0, particles, chunk):
         terms = trace_terms(model, guide, batch, min(chunk, particles - start))
+        if not terms.latents:
+            return _kept(_exact(terms.log_likelihood[0].double(), batch), batch)
         log_weights.append(terms.log_weights.double())
         likelihood.append(terms.log_likelihood.double())
         nothing = torch.zeros_like(likelihood[-1])
@@ -186,12 +191,34 @@ def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chu
         gap_var=(particles * normalised - weights).var(0) / particles if particles > 1 else unknown,
         ess=ess,
     )
+    return _kept(columns, batch)
+
+
+def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceBounds:
+    """All bounds of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
+    zero, one = torch.zeros_like(log_likelihood), torch.ones_like(log_likelihood)
+    return SentenceBounds(
+        weights=batch.weights.double(),
+        tokens=batch.lengths.double(),
+        rec=-log_likelihood,
+        kl=zero,
+        elbo=log_likelihood,
+        iw=log_likelihood,
+        elbo_var=zero,
+        iw_var=zero,
+        gap_var=zero,
+        ess=one,
+    )
+
+
+def _kept(columns: SentenceBounds, batch: Batch) -> SentenceBounds:
+    """The rows that count, on the CPU."""
     kept = batch.weights > 0
     return SentenceBounds(*(column[kept].cpu() for column in columns))
 
 
-def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool) -> Likelihood:
-    """Weighted means over the sentences; ``sampled``: the sentences are a draw from their split."""
+def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool, exact: bool = False) -> Likelihood:
+    """Weighted means over the sentences; ``sampled``: drawn from their split; ``exact``: nothing is latent."""
     total = bounds.weights.sum()
     share = bounds.weights / total
 
@@ -203,7 +230,7 @@ def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool) -> Likel
 
     spread = float((share * (bounds.iw - mean(bounds.iw)).square()).sum() / total)
     return Likelihood(
-        particles=particles,
+        particles=1 if exact else particles,
         elbo=mean(bounds.elbo),
         elbo_se=standard_error(bounds.elbo_var),
         iw=mean(bounds.iw),
@@ -218,4 +245,5 @@ def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool) -> Likel
         n_eos=float((bounds.weights * bounds.tokens).sum()),
         n_words=float((bounds.weights * (bounds.tokens - 1)).sum()),
         gap_se=standard_error(bounds.gap_var),
+        exact=exact,
     )

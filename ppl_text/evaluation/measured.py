@@ -143,7 +143,7 @@ class Measured:
             bound_equal_k_se=None if equal is None else equal.standard_error(share),
             **_gradient_columns(cost, self.settings.draws / objective.particles),
             ess=self._ess(guide, bounds),
-            **_khat_columns(khat, self.sentences),
+            **_khat_columns(khat if guide.terms.log_q else None, self.sentences),
             seconds_per_step=cost.seconds,
             peak_bytes=cost.peak_bytes,
             kl=guide.kl,
@@ -153,6 +153,7 @@ class Measured:
             mutual_information_cap=guide.information.cap,
             by_sentence=(own if equal is None else equal).by_sentence.numpy(),
             weights=self.sentences.weights.numpy(),
+            exact=not guide.terms.log_q,
         )
 
     def _ess(self, guide: DrawFigures, bounds: ObjectiveFigures) -> float | None:
@@ -190,7 +191,10 @@ def _gradient_columns(cost: Cost, estimates: float) -> dict[str, float | None]:
     return columns
 
 
-def _khat_columns(khat: NDArray[Any], sentences: CommonSentences) -> dict[str, float]:
+def _khat_columns(khat: NDArray[Any] | None, sentences: CommonSentences) -> dict[str, float | None]:
+    """Shares and median of k̂; None where nothing is latent and no weight varies."""
+    if khat is None:
+        return dict.fromkeys(("khat_good", "khat_ok", "khat_bad", "khat_median"))
     good, fair, bad = khat_shares(khat, sentences.weights.numpy())
     order = khat.argsort()
     cumulated = sentences.share.numpy()[order].cumsum()

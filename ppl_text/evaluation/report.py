@@ -12,13 +12,20 @@ from .words import WordReferences, WordSamples
 
 
 def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple[str, str, str]]:
-    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word."""
+    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word.
+
+    Where nothing is latent, one row takes the place of the bounds and their parts: ln p(w), exact.
+    """
     k = likelihood.particles
-    return [
+    bounds = [
         ("ELBO", f"{likelihood.elbo:.3f}", _error(likelihood.elbo_se)),
         (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", _error(likelihood.iw_se)),
         ("KL(q ‖ p)", f"{likelihood.kl:.3f}", ""),
         ("reconstruction E_q[ln p(w | h)]", f"{-likelihood.rec:.3f}", ""),
+    ]
+    exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:.3f}", "exact")]
+    return [
+        *(exact if likelihood.exact else bounds),
         ("i.i.d. letter model (letters and EOS)", f"{-references.letters:.3f}", "exact"),
         ("entropy of the split: no model can pass", f"{-references.entropy:.3f}", "exact"),
     ]
@@ -44,7 +51,8 @@ def sampling_line(likelihood: Likelihood) -> str:
     every = f"every type of the split, weighted by its count ({likelihood.n_sent:,.0f} tokens)"
     return (
         f"Nats per word, EOS scored, over {drawn if likelihood.sampling_se else every}; "
-        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a word. Standard errors are of the draws of h."
+        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a word."
+        + ("" if likelihood.exact else " Standard errors are of the draws of h.")
     )
 
 
@@ -58,17 +66,18 @@ def run_report(
     shown: int = 60,
 ) -> str:
     """``report.md``: what was run, the bounds, samples, and what to run next."""
+    curves = "log-likelihood" if likelihood.exact else "bound and KL"
     parts = [
         f"# {facts['run']}",
         table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
-        f"## Bounds on the {split} words",
+        f"## {'Log-likelihood of' if likelihood.exact else 'Bounds on'} the {split} words",
         table(["quantity", "nats per word", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
         sampling_line(likelihood),
-        f"## Samples from the prior ({samples.drawn:,} drawn)",
+        f"## Samples from the {'model' if likelihood.exact else 'prior'} ({samples.drawn:,} drawn)",
         f"Words of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
         f"cut off without EOS: {samples.unfinished}",
         "> " + " ".join(word or "∅" for word in samples.words[:shown]),
-        "## Training\n\n![bound and KL over training](figures/training.png)",
+        f"## Training\n\n![{curves} over training](figures/training.png)",
     ]
     if notes:
         parts += ["## Notes on the data", "\n".join(f"- {note}" for note in notes)]

@@ -68,6 +68,9 @@ def gains(rows: Sequence[Row]) -> list[str]:
     """Whether a richer objective still raises the bound above the plain ELBO of the same guide."""
     lines = []
     for group in _by_guide(rows):
+        if group[0].exact:
+            lines.append(f"{name(group[0], rows)}: nothing is latent, so every bound is ln p(x) itself, without error.")
+            continue
         plain = next((row for row in group if row.family in ("elbo", "elbo-analytic", "stl")), None)
         best = max(group, key=_height)
         if plain is None or len(group) < 2:
@@ -115,7 +118,7 @@ def collapse(rows: Sequence[Row]) -> list[str]:
     lines = []
     for group in _by_guide(rows):
         row = group[0]
-        if row.kl >= COLLAPSED_KL and row.active_units != 0:
+        if row.exact or (row.kl >= COLLAPSED_KL and row.active_units != 0):
             continue
         of = "" if row.units is None else f" of {row.units}"
         units = "" if row.active_units is None else f", {row.active_units}{of} units active"
@@ -137,6 +140,8 @@ def _height(row: Row) -> float:
 
 
 def _at(row: Row) -> str:
+    if row.exact:
+        return "exact"
     return row.objective if row.equal_k in (None, row.particles) else f"{row.family} at K = {row.equal_k}"
 
 

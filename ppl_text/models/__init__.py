@@ -1,4 +1,7 @@
 """L2: generative stories, one file per family. ``MODELS`` names them; nothing heavy is imported here."""
 
-MODELS = {"deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace"}
+MODELS = {
+    "deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace",
+    "language_model": "ppl_text.models.language_model:LanguageModel",
+}
 """Model families by name."""

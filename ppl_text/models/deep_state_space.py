@@ -32,8 +32,8 @@ class DeepStateSpace(nn.Module):
     Arguments:
         vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
         state_dim: D (the paper's default is 8).
-        transition: F_g: ``diag``, ``tril`` or ``nvp`` (Real-NVP).
-        layers: n of n×TRIL; for ``nvp`` the number of couplings (1: six of them). With ``diag`` and
+        transition: F_g: ``diag``, ``tril``, ``nvp`` (Real-NVP) or ``tril-nvp`` (Real-NVP on the noise, then TRIL).
+        layers: n of n×TRIL; for ``nvp`` and ``tril-nvp`` the number of couplings (1: six of them). With ``diag`` and
             ``tril`` p(h_t | h_{t-1}) is Gaussian for every n (SPEC 4G.1).
         hidden: widths of the MLP that computes the flow's parameters from h_{t-1}.
         parametrization: ``inverse`` parametrises f_g^{-1}, so that training needs no triangular solve

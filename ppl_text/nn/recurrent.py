@@ -23,6 +23,26 @@ def reverse_within_length(x: Tensor, lengths: Tensor) -> Tensor:
     return x.gather(1, index.view(*index.shape, *(1,) * (x.dim() - 2)).expand_as(x))
 
 
+def gate_table(gru: nn.GRU, embedding: nn.Embedding) -> Tensor:
+    """W_ih e + b_ih of every symbol, (V, 3H): the input gates of a sequence are rows of it, computed once."""
+    input_weight, _, input_bias, _ = gru.all_weights[0]
+    return F.linear(embedding.weight, input_weight, input_bias)
+
+
+def states_from_gates(gru: nn.GRU, gates: Tensor) -> Tensor:
+    """States (T, B, H) of a one-layer GRU from its input gates (T, B, 3H), by :class:`~.fused.GatedRecurrence`."""
+    _, hidden_weight, _, hidden_bias = gru.all_weights[0]
+    states: Tensor = GatedRecurrence.apply(gates, hidden_weight, hidden_bias)
+    return states
+
+
+def forward_states(gru: nn.GRU, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
+    """States (B, T, H) of ``gru(embedding(tokens))`` from left to right, by the faster way there is."""
+    if worthwhile(embedding.weight):
+        return states_from_gates(gru, F.embedding(tokens.t(), gate_table(gru, embedding))).transpose(0, 1)
+    return gru(embedding(tokens))[0]
+
+
 class BackwardGRU(nn.Module):
     """a_t = GRU(w_t, a_{t+1}): the state after digesting w_{t:T}, read from right to left.
 
@@ -45,15 +65,13 @@ class BackwardGRU(nn.Module):
 
     def _from_gate_table(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The same states: the gates of every symbol computed once, padding skipped, nothing reversed."""
-        input_weight, hidden_weight, input_bias, hidden_bias = self.gru.all_weights[0]
-        table = F.linear(self.embedding.weight, input_weight, input_bias)
+        table = gate_table(self.gru, self.embedding)
         hold = torch.zeros_like(table[:1])
         hold[:, self.output_dim : 2 * self.output_dim] = _HOLD
         padding = torch.arange(tokens.shape[1], device=tokens.device) >= lengths.unsqueeze(-1)
         symbols = torch.where(padding, table.shape[0], tokens)
         gates = F.embedding(symbols.t().flip(0), torch.cat([table, hold]))
-        states: Tensor = GatedRecurrence.apply(gates, hidden_weight, hidden_bias)
-        return states.flip(0).transpose(0, 1)
+        return states_from_gates(self.gru, gates).flip(0).transpose(0, 1)
 
 
 class BidirectionalGRU(nn.Module):

@@ -72,6 +72,8 @@ def site_faults(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> list[s
 
 def site_table(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> str:
     """Both programs' latent sites side by side, as plain text."""
+    if not wanted and not given:
+        return "no latent site: every bound is ln p(tokens) itself"
     header = ("site", "model", "guide")
     rows = [(n, _cell(wanted.get(n)), _cell(given.get(n))) for n in dict.fromkeys([*wanted, *given])]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(3)]

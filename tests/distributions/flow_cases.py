@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ppl_text.distributions.transforms import ConditionalFlow, Diagonal, FlowFamily, RealNVP, Stack, Triangular
+from ppl_text.distributions.transforms import (
+    ConditionalFlow,
+    Diagonal,
+    FlowFamily,
+    RealNVP,
+    Stack,
+    Triangular,
+    conditional_flow,
+)
 from ppl_text.nn.conditioner import Conditioner
 
 
@@ -35,6 +43,10 @@ def _triangular(inverse: bool, diagonal: str = "softplus+delta", times: int = 1)
     return make
 
 
+def _tril_nvp(inverse: bool) -> Callable[[int], FlowFamily]:
+    return lambda dim: conditional_flow("tril-nvp", dim, layers=3, inverse=inverse, delta=0.2).family
+
+
 CASES = {
     "diag": FlowCase(lambda d: Diagonal(d), affine=True),
     "diag clip": FlowCase(lambda d: Diagonal(d, diagonal="clip", delta=0.2), affine=True),
@@ -53,6 +65,8 @@ CASES = {
         affine=False,
         dims=(2, 3),
     ),
+    "tril-nvp": FlowCase(_tril_nvp(inverse=True), affine=False, dims=(2, 3)),
+    "tril-nvp direct": FlowCase(_tril_nvp(inverse=False), affine=False, dims=(2, 3)),
 }
 """Every property runs over all of these."""
 

@@ -242,8 +242,9 @@ def test_only_affine_flows_have_a_quadratic_log_density(case: FlowCase) -> None:
     assert bool(third_differences < 1e-9) is case.affine
 
 
-def test_real_nvp_is_skewed_given_the_state() -> None:
-    family, params, _ = drawn(CASES["nvp halves"], 5, dim=2, scale=2.0)
+@pytest.mark.parametrize("name", ["nvp halves", "tril-nvp", "tril-nvp direct"])
+def test_real_nvp_is_skewed_given_the_state(name: str) -> None:
+    family, params, _ = drawn(CASES[name], 5, dim=2, scale=2.0)
     axis = torch.linspace(-8, 8, 101, dtype=torch.float64)
     points, cell = torch.cartesian_prod(axis, axis), float(axis[1] - axis[0]) ** 2
     weight = torch.exp(-0.5 * points.square().sum(-1)) / (2 * torch.pi) * cell
@@ -293,6 +294,46 @@ def test_conditioner_widths_and_state_feedback_follow_the_options() -> None:
     nvp = conditional_flow("nvp", 4)
     assert [net.keep_first for net in nvp.family.nets] == [True, False] * 3
     assert [net.keep for net in conditional_flow("nvp", 8, masks="paper").family.nets] == [2, 3, 4, 5, 6, 7]
+
+
+LAYERS = {
+    "one layer is six couplings": ({}, [(4, True), (4, False)] * 3),
+    "layers counts couplings": ({"layers": 3}, [(4, True), (4, False), (4, True)]),
+    "the paper's masks": ({"masks": "paper", "layers": 3}, [(keep, True) for keep in range(2, 8)]),
+}
+
+
+@pytest.mark.parametrize(("options", "couplings"), LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_tril_nvp_is_real_nvp_on_the_noise_and_then_one_tril(options: dict, couplings: list, inverse: bool) -> None:
+    flow = conditional_flow("tril-nvp", 8, hidden=(16, 12), inverse=inverse, delta=0.2, **options)
+    noise, affine = flow.family.families
+    assert [(net.keep, net.keep_first) for net in noise.nets] == couplings
+    assert isinstance(affine, Triangular)
+    assert (affine.inverse, affine.positive.delta) == (inverse, 0.2)
+    assert flow.family.param_dim == noise.param_dim + affine.param_dim == 8 * len(couplings) + 2 * 8 + 28
+    # One network computes the parameters of both, unlike that of a bare Real-NVP, which reads the state linearly.
+    assert [layer.out_features for layer in flow.conditioner.layers] == [12, flow.family.param_dim]
+    assert flow.conditioner.bias.shape == (16,)
+    assert len(conditional_flow("nvp", 8, hidden=(16, 12)).conditioner.layers) == 0
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_tril_nvp_whose_couplings_are_silent_has_the_density_of_tril(inverse: bool) -> None:
+    flow = conditional_flow("tril-nvp", 3, hidden=(5,), inverse=inverse, delta=0.2).double()
+    randomised(flow, 0.5)
+    noise, affine = flow.family.families
+    for net in noise.nets:
+        torch.nn.init.zeros_(net.last.weight)
+        torch.nn.init.zeros_(net.last.bias)
+    base = dist.Normal(torch.zeros(3, dtype=torch.float64), 1.0).to_event(1)
+    for state in torch.randn(4, 3, dtype=torch.float64):
+        mean, matrix = affine_by_hand(affine, flow.params(state, flow.project())[noise.param_dim :])
+        gaussian = MultivariateNormal(mean, scale_tril=matrix)
+        points = 3 * torch.randn(20, 3, dtype=torch.float64)
+        found = dist.ConditionalTransformedDistribution(base, [flow]).condition(state).log_prob(points)
+        torch.testing.assert_close(found, gaussian.log_prob(points))
+    assert not torch.allclose(matrix, torch.eye(3, dtype=torch.float64), atol=0.1)
 
 
 FAULTS = {

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from guides.language_model import ExactGuide
 from ppl_text.core.errors import DataError, UserError
 from ppl_text.evaluation import generation
 from ppl_text.evaluation.generation import interpolate_texts, reconstruct_texts, sample_texts, seeded
+from ppl_text.models.language_model import LanguageModel
 
 
 @pytest.fixture
@@ -94,6 +96,17 @@ def test_texts_that_do_not_fit_are_refused(programs, texts, kind, message):
     model, guide, tokenizer = programs
     with pytest.raises(kind, match=message):
         reconstruct_texts(model, guide, tokenizer, texts, max_steps=6, seed=0)
+
+
+def test_a_model_without_latents_generates_and_does_no_more(programs):
+    _, _, tokenizer = programs
+    model = LanguageModel(tokenizer.size)
+    assert len(sample_texts(model, tokenizer, 5, steps=4, seed=0).texts) == 5
+    arguments = model, ExactGuide(model), tokenizer
+    with pytest.raises(UserError, match=r"this model \(language_model\) has no latent to reconstruct from"):
+        reconstruct_texts(*arguments, ["ma"], max_steps=6, seed=0)
+    with pytest.raises(UserError, match=r"this model \(language_model\) has no latent to interpolate between"):
+        interpolate_texts(*arguments, "ma", "ro", points=3, max_steps=6, seed=0)
 
 
 def test_an_interpolation_needs_two_points(programs):

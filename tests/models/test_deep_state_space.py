@@ -26,6 +26,8 @@ TRANSITIONS = {
     "2 x tril": {"transition": "tril", "layers": 2},
     "nvp": {"transition": "nvp", "layers": 2},
     "nvp paper": {"transition": "nvp", "masks": "paper"},
+    "tril-nvp": {"transition": "tril-nvp", "layers": 2},
+    "tril-nvp paper direct": {"transition": "tril-nvp", "masks": "paper", "parametrization": "direct"},
 }
 every_transition = pytest.mark.parametrize("options", TRANSITIONS.values(), ids=TRANSITIONS)
 LETTERS = [3, 4, 5]
@@ -239,6 +241,26 @@ def test_the_model_keeps_its_contract() -> None:
     assert [f.name for f in trace.nodes["h"]["cond_indep_stack"]] == ["sentences"]
     assert len(pyro.get_param_store()) == 0
     assert MODELS[model.family].endswith(f":{type(model).__name__}")
+
+
+@pytest.mark.parametrize("options", [TRANSITIONS["nvp"], TRANSITIONS["tril-nvp"]], ids=["nvp", "tril-nvp"])
+def test_without_a_closed_form_the_analytic_bound_is_by_monte_carlo_and_says_so(options: dict) -> None:
+    from guides.deep_state_space import TriangularGuide
+    from ppl_text.objectives import build
+
+    model, batch = model_of(options), words([[3, 4], [5]], 4)
+    guide = TriangularGuide(model, embedding_dim=3, gru_dim=4, hidden=(5,)).double()
+    analytic = build("elbo-analytic:3")
+    (remark,) = analytic.remarks(model, guide, batch)
+    assert remark.startswith("KL of site 'h': no closed form of KL(FlowChain ‖ FlowChain)")
+    assert remark.endswith("by Monte Carlo")
+    losses = []
+    for objective in (analytic, build("elbo:3")):
+        torch.manual_seed(0)
+        losses.append(objective(model, guide, batch).loss)
+    torch.testing.assert_close(*losses, rtol=0, atol=0)
+    affine = model_of(TRANSITIONS["tril"])
+    assert analytic.remarks(affine, TriangularGuide(affine).double(), batch) == ["KL of site 'h': in closed form"]
 
 
 FAULTS = {

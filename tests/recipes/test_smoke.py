@@ -77,6 +77,13 @@ TRANSITIONS = {
     "tril x2": {"model.transition": "tril", "model.layers": 2},
     "tril, clipped": {"model.transition": "tril", "model.diagonal": "clip"},
     "nvp, halves": {"model.transition": "nvp", "model.layers": 3},
+    "tril-nvp": {"model.transition": "tril-nvp", "model.layers": 3},
+    "tril-nvp, the paper's masks, direct": {
+        "model.transition": "tril-nvp",
+        "model.masks": "paper",
+        "model.parametrization": "direct",
+        "model.state_dim": 8,
+    },
     "nvp, the paper's masks": {"model.transition": "nvp", "model.masks": "paper", "model.state_dim": 8},
 }
 
@@ -84,6 +91,14 @@ TRANSITIONS = {
 @pytest.mark.parametrize("changes", TRANSITIONS.values(), ids=TRANSITIONS)
 def test_every_transition_trains(changes, tiny, tmp_path, one_thread):
     trained_soundly(pt.fit(set={**tiny, **SHORT, **changes}, objective="elbo", out=tmp_path / "run"))
+
+
+@pytest.mark.parametrize("transition", ["nvp", "tril-nvp"])
+def test_fit_says_that_a_transition_has_no_closed_form(transition, ppl, tiny_arguments, tmp_path):
+    options = [*tiny_arguments, "--steps", "2", "--set", f"model.transition={transition}", "--out", tmp_path / "run"]
+    ended = ppl("fit", *options, "--objective", "elbo-analytic")
+    assert ended.status == 0, ended.err
+    assert "KL of site 'h': no closed form of KL(FlowChain ‖ FlowChain) for these two, so by Monte Carlo" in ended.err
 
 
 @pytest.mark.parametrize("spec", ["elbo-analytic", "stl", "dreg:4/2", "fivo:3"])

@@ -1,0 +1,79 @@
+"""Recurrent language model: tokens are fed back, nothing is latent, so the likelihood is exact.
+
+The baseline of the state-space paper (a GRU cell trained with teacher forcing).
+"""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID, Batch
+from ..core.errors import UnknownNameError
+from ..core.latents import LatentSpec
+from ..distributions.tokens import TokenSequence
+from ..nn.recurrent import forward_states
+
+CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
+"""Recurrent cells by name."""
+
+
+class LanguageModel(nn.Module):
+    """p(w_{1:T}) = Π_t softmax(E s_t + b)[w_t], s_t = cell(w_{t-1}, s_{t-1}), w_0 = BOS.
+
+    Each w_t is conditioned on all tokens before it ("teacher forcing"). EOS is an outcome and nothing after it is
+    scored, so p is a distribution over strings as it stands: no normalisation over all strings is needed, which the
+    paper supposes (SPEC 4G.7). Every bound equals ln p(w).
+
+    Arguments:
+        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        hidden_dim: units of the cell (the paper's baselines have 8 and 16).
+        embedding_dim: of the tokens fed back; ``hidden_dim`` where it is not given, as in the paper.
+        cell: ``gru`` or ``lstm``.
+    """
+
+    family = "language_model"
+    story = ("s_t = cell(w_{t-1}, s_{t-1}), w_0 = BOS;  w_t ~ softmax(E s_t + b), to the first EOS: nothing is latent",)
+    latents: tuple[LatentSpec, ...] = ()
+
+    def __init__(
+        self, vocab_size: int, *, hidden_dim: int = 8, embedding_dim: int | None = None, cell: str = "gru"
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise UnknownNameError("cell", cell, CELLS)
+        width = hidden_dim if embedding_dim is None else embedding_dim
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.cell = CELLS[cell](width, hidden_dim, batch_first=True)
+        self.head = nn.Linear(hidden_dim, vocab_size - FIRST_SCORED_ID)
+
+    def likelihood(self, batch: Batch) -> TokenSequence:
+        """p(w_{1:T}), each token given those before it."""
+        return TokenSequence(self.head(self.states(batch.decoder_inputs)), batch.lengths)
+
+    def states(self, inputs: Tensor) -> Tensor:
+        """s_1..s_T (B, T, H) given the tokens fed back, w_0..w_{T-1} (B, T)."""
+        if isinstance(self.cell, nn.GRU):
+            return forward_states(self.cell, self.embedding, inputs)
+        states: Tensor = self.cell(self.embedding(inputs))[0]
+        return states
+
+    def forward(self, batch: Batch) -> None:
+        """The Pyro program: observes site ``tokens``."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("tokens", self.likelihood(batch), obs=batch.tokens)
+
+    @torch.no_grad()
+    def generate(self, n: int, steps: int) -> Tensor:
+        """Draw n texts: ids (n, steps), padding after EOS; a row without EOS was cut off."""
+        token = torch.full((n, 1), BOS_ID, device=self.head.weight.device)
+        ended, drawn, memory = torch.zeros_like(token, dtype=torch.bool), [], None
+        for _ in range(steps):
+            state, memory = self.cell(self.embedding(token), memory)
+            draw = torch.distributions.Categorical(logits=self.head(state)).sample() + FIRST_SCORED_ID
+            token = draw.masked_fill(ended, PAD_ID)
+            ended = ended | (token == EOS_ID)
+            drawn.append(token)
+        return torch.cat(drawn, dim=-1)
