@@ -1,5 +1,6 @@
 """What the README shows is run: its own-guide example, its Python session, its table of names."""
 
+import importlib.util
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -56,3 +57,11 @@ def test_tables_name_all_guides_objectives_and_recipes():
 def test_every_placeholder_is_filled():
     assert "filled from" not in README
     assert re.findall(r"<!-- (\w+) -->", README).count("speed") == 1
+
+
+def test_reproduction_tables_are_those_of_their_result_files():
+    spec = importlib.util.spec_from_file_location("fill_readme", Path(__file__).parents[1] / "docs" / "fill_readme.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert script.BLOCK.findall(README), "the README has no reproduction table"
+    assert script.filled(README) == README, "run python docs/fill_readme.py"

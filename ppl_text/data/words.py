@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import string
+from functools import lru_cache
 from typing import Any
 
 from ppl_text.core.errors import DataError
@@ -28,7 +29,12 @@ def words(**options: Any) -> Corpus:
     ``limit=143_000``. The same options give the same splits. Raises :class:`ConfigError` for faulty
     options and :class:`DataError` where they leave too few words.
     """
-    chosen = word_options(options, DEFAULTS)
+    return _corpus(word_options(options, DEFAULTS))
+
+
+@lru_cache(maxsize=4)
+def _corpus(chosen: WordOptions) -> Corpus:
+    """Made once for each choice of options: nothing in a corpus can be changed."""
     found = scaled_counts()
     tally = Tally(len(found))
     is_word = re.compile("[a-z]+").fullmatch
