@@ -72,8 +72,8 @@ def reproduce(
         if any(row["seeds"] for row in results["rows"]):
             folders.write_record(place / RESULTS, results)
     reproduction = Reproduction(place, results)
-    folders.write_text(place / "table.md", reproduction.text + "\n")
-    reproduction_figures(place, results)
+    figures = reproduction_figures(place, results)
+    folders.write_text(place / "table.md", f"# {found.title}\n\n{reproduction.text}\n\n{figures}\n")
     return reproduction
 
 

@@ -16,8 +16,11 @@ BASELINE = "gru8"
 """Row whose entropy per letter is the dashed line of the paper's Figure 2."""
 
 
-def reproduction_figures(place: Path, results: Mapping[str, Any]) -> None:
-    """``figures/distance.png`` in the reproduction's folder and ``figures/entropies.png`` in the rows' own."""
+def reproduction_figures(place: Path, results: Mapping[str, Any]) -> str:
+    """Draw ``figures/distance.png`` in the reproduction's folder and ``figures/entropies.png`` in the rows' own.
+
+    Returns the Markdown that shows them, and the entropy gaps that were drawn when the rows were measured.
+    """
     if any(_value(row, "distance") is not None for row in results["rows"]):
         save_figure(draw_distances(results), place / "figures" / "distance.png")
     baseline = next((row["measures"].get("test_per_token") for row in results["rows"] if row["name"] == BASELINE), None)
@@ -26,6 +29,17 @@ def reproduction_figures(place: Path, results: Mapping[str, Any]) -> None:
             metrics = place / f"{row['name']}-s{seed}" / "metrics.jsonl"
             if metrics.is_file() and any(record.get("monitor") for record in read_metrics(metrics)[1]):
                 entropies_figure(metrics, metrics.parent / "figures" / "entropies.png", baseline)
+    return "\n\n".join(["**Figures**", *_links(place, results)])
+
+
+def _links(place: Path, results: Mapping[str, Any]) -> list[str]:
+    """One line for each figure that there is."""
+    titles = {f"{row['name']}-s{seed}": row["title"] for row in results["rows"] for seed in row["seeds"]}
+    files = {"distance.png": "test cross-entropy above the entropy of the words, ours and published"}
+    named = [(place / "figures" / name, about) for name, about in files.items()]
+    abouts = {"entropy-gap.png": "entropy gap by position and word length", "entropies.png": "entropies over training"}
+    named += [(place / r / "figures" / n, f"{title}: {a}") for r, title in titles.items() for n, a in abouts.items()]
+    return [f"![{about}]({path.relative_to(place).as_posix()})" for path, about in named if path.is_file()]
 
 
 def draw_distances(results: Mapping[str, Any]) -> Figure:

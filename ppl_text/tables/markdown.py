@@ -36,10 +36,14 @@ def _has(row: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
 
 
 def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
-    """``ours ± spread over seeds (published)``; a dash stands for what there is not."""
+    """``ours [interval] ± spread over seeds (published)``; a dash stands for what there is not."""
     digits, value = column["digits"], row["measures"].get(column["key"])
-    spread = row["spread"].get(column["key"])
-    ours = "–" if value is None else f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    ours = "–"
+    if value is not None:
+        ends = [row["measures"].get(key) for key in column.get("interval") or ()]
+        within = "" if None in ends or not ends else " [" + ", ".join(f"{end:.{digits}f}" for end in ends) + "]"
+        spread = row["spread"].get(column["key"])
+        ours = f"{value:.{digits}f}{within}" + ("" if spread is None else f" ± {spread:.{digits}f}")
     published = row["published"].get(column["published"])
     return ours if published is None else f"{ours} ({published:.{digits}f})"
 

@@ -60,10 +60,12 @@ def measure_words(run: Run, settings: Mapping[str, Any], report: Callable[[str],
     found.update(_samples(run, settings))
     if emits(run.model):
         report("entropy gap")
-        gap = _gap(run, settings, settings["gap_draws"])
-        found |= {**_of_gap(gap, ""), **_of_gap(_gap(run, settings, PAPER_DRAWS), f"_{PAPER_DRAWS}")}
-        profiles = {"gap_by_position": _profile(gap.by_position()), "gap_by_length": _profile(gap.by_length())}
-        gap_figure(gap, run.folder / "figures" / "entropy-gap.png")
+        for suffix, draws in (("", settings["gap_draws"]), (f"_{PAPER_DRAWS}", PAPER_DRAWS)):
+            gap = _gap(run, settings, draws)
+            found |= _of_gap(gap, suffix)
+            profiles[f"gap{suffix}_by_position"] = _profile(gap.by_position())
+            profiles[f"gap{suffix}_by_length"] = _profile(gap.by_length())
+            gap_figure(gap, run.folder / "figures" / f"entropy-gap{suffix}.png")
     found["distance"] = _number(found["test"]) - _number(found["entropy_test"])
     return Measured(_finite(found), profiles)
 

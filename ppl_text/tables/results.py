@@ -80,6 +80,7 @@ def _row(table: Table, row: Row, records: Sequence[Mapping[str, Any]]) -> dict[s
         "spread": spread,
         "budgets": sorted({record["budget"] for record in records}),
         "training_seconds": [record["training_seconds"] for record in records],
+        "profiles": records[0]["profiles"] if records else {},
         "machine": records[0]["machine"] if records else None,
     }
 

@@ -22,7 +22,8 @@ class _Part(BaseModel):
 class Column(_Part):
     """One measured quantity: its key in the measures, its heading, how many digits to print.
 
-    ``published``: the key of the published figure that belongs beside it; ``error``: the key of its standard error.
+    ``published``: the key of the published figure that belongs beside it; ``error``: the key of its standard error;
+    ``interval``: the keys of the ends of its interval.
     """
 
     key: str
@@ -30,6 +31,7 @@ class Column(_Part):
     digits: int = 2
     published: str | None = None
     error: str | None = None
+    interval: tuple[str, str] | None = None
 
 
 class Budget(_Part):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -36,7 +37,11 @@ def test_every_row_is_filled(filled):
         assert row["measures"]["train"] is not None, row["name"]
         assert (out / f"{row['name']}-s0" / "measures.json").is_file()
     assert "not run" not in text.split("Published orderings")[0]
-    assert (out / "table.md").read_text(encoding="utf-8").strip() in text
+    page = (out / "table.md").read_text(encoding="utf-8")
+    assert page.split("\n\n", 1)[1].split("\n\n**Figures**")[0] in text
+    shown = re.findall(r"!\[.*\]\((.*)\)", page)
+    assert len(shown) == 1 + 2 * sum("gap" in row["measures"] for row in results["rows"])
+    assert all((out / name).is_file() for name in shown)
     assert (out / "figures" / "distance.png").stat().st_size > 1000
     assert (out / "tril-s0" / "figures" / "entropies.png").stat().st_size > 1000
 

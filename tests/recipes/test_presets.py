@@ -1,4 +1,4 @@
-"""Presets: what ``preset=paper`` sets, that single values can be put back, and that a run's record of it is only that."""
+"""Presets: what ``preset=paper`` sets, that single values can be put back, and that a run only keeps a record of it."""
 
 import pytest
 import yaml

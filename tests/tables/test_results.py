@@ -21,7 +21,7 @@ measure: words
 groups: {g: "Group one: x", h: "Group two: y"}
 columns:
   - {key: test, title: H, published: test, error: test_se}
-  - {key: gap, title: gap, digits: 1}
+  - {key: gap, title: gap, digits: 1, interval: [low, high]}
   - {key: other, title: nothing}
 budgets: {small: {about: a few steps}}
 rows:
@@ -42,7 +42,15 @@ def put(folder, row, seed, **measures):
     """A record as :func:`run_task` leaves it."""
     place = folder / f"{row}-s{seed}"
     place.mkdir(parents=True)
-    record = {"row": row, "seed": seed, "budget": "small", "measures": measures, "training_seconds": 1.5, "machine": {}}
+    record = {
+        "row": row,
+        "seed": seed,
+        "budget": "small",
+        "measures": measures,
+        "training_seconds": 1.5,
+        "machine": {},
+        "profiles": {},
+    }
     (place / RECORD).write_text(json.dumps(record), encoding="utf-8")
 
 
@@ -106,6 +114,13 @@ def test_markdown_shows_ours_beside_the_published(one_seed):
     assert "- a note" in lines
     assert "| a beats b | +0.50 | +0.50 ± 0.05 | holds | why |" in lines
     assert "| a beats c | – | – | not run |  |" in lines
+
+
+def test_markdown_shows_an_interval_where_there_is_one(tmp_path):
+    put(tmp_path, "a", 0, gap=1.0, low=0.8, high=1.3)
+    assert (
+        "| A | – (3.50) | 1.0 [0.8, 1.3] |  | x\\|y |" in table_markdown(gather(TABLE, tmp_path, "small")).splitlines()
+    )
 
 
 def test_markdown_shows_the_spread_over_seeds(tmp_path):
