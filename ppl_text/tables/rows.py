@@ -79,8 +79,8 @@ class Task:
 
 
 def trained_values(config: RunConfig) -> dict[str, Any]:
-    """What two runs of a row must agree in; they may have been made on different devices."""
-    return config.model_dump(mode="json", exclude={"device", "threads", "description"})
+    """What two runs of a row must agree in: what was trained, on what and how; not where, nor how it was reported."""
+    return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
 DATA_RECIPE = "words"
