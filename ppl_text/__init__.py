@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "fit": "ppl_text.fitting",
     "load": "ppl_text.run",
+    "reproduce": "ppl_text.reproduction",
     "Run": "ppl_text.run",
     "Batch": "ppl_text.core.batch",
     "LatentSpec": "ppl_text.core.latents",

@@ -212,7 +212,8 @@ class Run:
         self.__dict__.pop("programs", None)
         progress.message("evaluating on the test split …")
         try:
-            self.report(result)
+            with torch_threads(self.config.threads):
+                self.report(result)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped while the report was written; training is done and saved. Write the report with: "

@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("schedules", "nn", "distributions", "data", "metrics"), 1),
     **dict.fromkeys(("models", "guides", "objectives"), 2),
     **dict.fromkeys(("training", "evaluation", "plots"), 3),
-    **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduce"), 4),
+    **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduction"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """Rooms by layer (DESIGN, section 2); imports go downwards only."""

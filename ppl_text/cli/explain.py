@@ -27,7 +27,7 @@ def explain(
     from ..recipes import build
     from ..recipes.config import recipe_tree, source_of
     from ..recipes.faults import Faults
-    from ..recipes.presets import describe_presets
+    from ..recipes.presets import CHOICES, TWO_WAYS, described
     from ..recipes.reading import parse_assignments
     from ..recipes.rehearsal import first_batch, rehearse
 
@@ -46,9 +46,12 @@ def explain(
     click.echo(rehearsal.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
     print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
-    presets = describe_presets(config.model.family)
-    if presets:
-        print_table(["key", "paper", "corrected", "why"], presets, f"\nPreset {config.preset} (--set preset=NAME):")
+    for choices, title in (
+        (CHOICES, f"Preset {config.preset} (change with --set preset=NAME):"),
+        (TWO_WAYS, "Measured both ways by reproduce:"),
+    ):
+        if found := choices.get(config.model.family):
+            print_table(["what", "paper", "corrected", "why"], described(found), f"\n{title}")
     click.echo("\nConfiguration (change with --set KEY=VALUE):")
     click.echo(config.to_yaml())
 

@@ -34,7 +34,7 @@ def reproduce(
     reproduction.
     """
     from ..core.errors import UserError
-    from ..reproduce import reproduce as fill
+    from ..reproduction import reproduce as fill
     from ..training.progress import make_progress
 
     try:
@@ -57,7 +57,8 @@ def reproduce(
         return
     click.echo(found.text)
     click.echo(f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row). Next:")
-    for row in (row for row in found.results["rows"] if row["seeds"]):
-        click.echo(f"  python -m ppl_text evaluate {found.folder}/{row['name']}-s{row['seeds'][0]}")
-        break
-    click.echo(f"  python -m ppl_text reproduce {table} --budget full")
+    trained = [row for row in found.results["rows"] if any(row["training_seconds"])]
+    if trained:
+        click.echo(f"  python -m ppl_text evaluate {found.folder}/{trained[0]['name']}-s{trained[0]['seeds'][0]}")
+    longer = "" if budget == "full" else " --budget full"
+    click.echo(f"  python -m ppl_text reproduce {table}{longer} --seeds 0,1,2")

@@ -1,4 +1,4 @@
-"""One row in a process of its own: ``python -m ppl_text.cli.worker TABLE ROW BUDGET SEED OUT [--data PATH]``.
+"""One row in a process of its own: ``python -m ppl_text.cli.worker [--data PATH] TABLE ROW BUDGET SEED OUT``.
 
 What :mod:`ppl_text.tables.jobs` starts; people type ``python -m ppl_text reproduce TABLE --rows ROW``.
 """
@@ -10,9 +10,6 @@ from pathlib import Path
 
 import click
 
-from ..tables.rows import Task, run_task
-from ..tables.table import load_table
-from ..training.progress import PlainProgress
 from .entry import run_command
 
 
@@ -25,6 +22,10 @@ from .entry import run_command
 @click.option("--data")
 def worker(table: str, row: str, budget: str, seed: int, out: Path, data: str | None) -> None:
     """Bring one row to its end."""
+    from ..tables.rows import Task, run_task
+    from ..tables.table import load_table
+    from ..training.progress import PlainProgress
+
     found = load_table(table)
     (chosen,) = found.select([row])
     run_task(Task(found, chosen, budget, seed, out, data), PlainProgress(sys.stdout))

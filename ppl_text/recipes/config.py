@@ -219,7 +219,7 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, 
         return changes
     model = tree.get("model")
     family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
-    return {**preset_values(str(family), changes["preset"], tree.get("preset", "corrected")), **changes}
+    return {**preset_values(str(family), changes["preset"], tree), **changes}
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:

@@ -81,6 +81,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror}; choose another with --out") from error
 
 
+def remove_unstarted(folder: Path) -> None:
+    """Remove the folder of a run that was killed before its first checkpoint: it holds nothing that was trained.
+
+    A folder with anything else in it is left alone.
+    """
+    if not folder.is_dir() or has_checkpoint(folder):
+        return
+    made = {"config.yaml", "data.json", "environment.json", "tokenizer.json", "parent.json", "checkpoints"}
+    if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
 def move_folder(folder: Path, target: Path) -> None:
     """Give a run's folder another place, which must be free; at any moment one of the two is whole.
 

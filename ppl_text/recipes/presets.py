@@ -6,6 +6,7 @@ applied before all other ``--set``, so that single values can be put back.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.errors import UnknownNameError
@@ -47,7 +48,7 @@ CHOICES: dict[str, tuple[Choice, ...]] = {
 }
 """What a family's presets set. Recipes are ``corrected`` as they stand; some set a key otherwise for a reason."""
 
-MEASURES: dict[str, tuple[Choice, ...]] = {
+TWO_WAYS: dict[str, tuple[Choice, ...]] = {
     "deep_state_space": (
         Choice(
             "cross-entropy",
@@ -63,20 +64,31 @@ MEASURES: dict[str, tuple[Choice, ...]] = {
         ),
     ),
 }
-"""What is measured in two ways; not a matter of training, so no preset switches it."""
+"""What ``reproduce`` measures both ways; not a matter of training, so no preset switches it."""
 
 
-def preset_values(family: str, name: Any, current: Any) -> dict[str, Any]:
-    """Dotted key to value of what a change of preset sets; nothing where ``name`` is the ``current`` one.
+def preset_values(family: str, name: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted key to value of what a change of a configuration's preset to ``name`` sets.
 
-    Raises :class:`UnknownNameError` for an unknown preset.
+    ``paper`` sets every key of the family. Back to ``corrected`` only those are set that still have the paper's value:
+    what a user put there stays. Nothing where the tree has that preset already. Raises :class:`UnknownNameError`.
     """
     if name not in PRESETS:
         raise UnknownNameError("preset", str(name), PRESETS)
-    return {} if name == current else {c.key: getattr(c, name) for c in CHOICES.get(family, ())}
+    choices = CHOICES.get(family, ())
+    if name == tree.get("preset", PRESETS[0]):
+        return {}
+    if name == "paper":
+        return {choice.key: choice.paper for choice in choices}
+    return {choice.key: choice.corrected for choice in choices if _value(tree, choice.key) == choice.paper}
 
 
-def describe_presets(family: str) -> list[tuple[str, str, str, str]]:
-    """Key, the paper's value, ours, and why, for ``explain``."""
-    chosen = [*CHOICES.get(family, ()), *MEASURES.get(family, ())]
-    return [(c.key, str(c.paper), str(c.corrected), c.why) for c in chosen]
+def _value(tree: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def described(choices: Sequence[Choice]) -> list[tuple[str, str, str, str]]:
+    """Key, the paper's value, ours, and why, as text for ``explain``."""
+    return [(c.key, str(c.paper), str(c.corrected), c.why) for c in choices]

@@ -12,8 +12,8 @@ from ..plots.figures import blank_figure, read_metrics, save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINE = "gru8"
-"""Row whose entropy per letter is the dashed line of the paper's Figure 2."""
+BASELINES = ("gru8", "alt-gru8")
+"""Rows whose entropy per letter is the dashed line of the paper's Figure 2, in the figures of their group."""
 
 
 def reproduction_figures(place: Path, results: Mapping[str, Any]) -> str:
@@ -23,12 +23,14 @@ def reproduction_figures(place: Path, results: Mapping[str, Any]) -> str:
     """
     if any(_value(row, "distance") is not None for row in results["rows"]):
         save_figure(draw_distances(results), place / "figures" / "distance.png")
-    baseline = next((row["measures"].get("test_per_token") for row in results["rows"] if row["name"] == BASELINE), None)
+    baselines = {
+        row["group"]: row["measures"].get("test_per_token") for row in results["rows"] if row["name"] in BASELINES
+    }
     for row in results["rows"]:
         for seed in row["seeds"]:
             metrics = place / f"{row['name']}-s{seed}" / "metrics.jsonl"
             if metrics.is_file() and any(record.get("monitor") for record in read_metrics(metrics)[1]):
-                entropies_figure(metrics, metrics.parent / "figures" / "entropies.png", baseline)
+                entropies_figure(metrics, metrics.parent / "figures" / "entropies.png", baselines.get(row["group"]))
     return "\n\n".join(["**Figures**", *_links(place, results)])
 
 
@@ -53,7 +55,7 @@ def draw_distances(results: Mapping[str, Any]) -> Figure:
         points = [(_of(row, what), place) for place, row in enumerate(rows) if _of(row, what) is not None]
         if points:
             axes.plot(*zip(*points, strict=True), marker, label=what)
-    axes.set_yticks(range(len(rows)), [row["title"] for row in rows])
+    axes.set_yticks(range(len(rows)), [f"{row['title']} ({row['name']})" for row in rows])
     axes.set_xlabel("cross-entropy of the test words - their entropy (nats per word)")
     axes.legend(frameon=False)
     return figure

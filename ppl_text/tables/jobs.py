@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NamedTuple
 
@@ -18,6 +17,12 @@ from ..core.errors import Interrupted, PplTextError
 from .rows import Task
 
 Say = Callable[[str], None]
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop the work."""
+
+GO_ON = "finished rows are kept, stopped ones go on with the same command"
+"""What a user must know who has stopped it."""
 
 POLL = 0.1
 """Seconds between two looks at the workers."""
@@ -37,44 +42,47 @@ class RowsFailedError(PplTextError):
 def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
     """Run tasks as ``python -m ppl_text.cli.worker``, ``jobs`` at a time, until all have ended.
 
-    A row that fails does not stop the others: :class:`RowsFailedError` names all that did, at the end. SIGINT and
-    SIGTERM are passed on to the workers, which save and stop; then :class:`Interrupted` is raised.
+    A row that fails does not stop the others: :class:`RowsFailedError` names all that did, at the end. SIGINT,
+    SIGTERM and SIGHUP are passed on to the workers, which save and stop; then :class:`Interrupted` is raised.
     """
     waiting, running, failed = list(tasks), list[_Job](), list[str]()
     with _passed_on_signals(running) as received:
-        while waiting or running:
-            while waiting and len(running) < jobs and not received:
-                running.append(_start(waiting.pop(0), say))
-            ended = _wait_for_one(running)
-            for job in ended:
-                running.remove(job)
-                if job.process.returncode and not received:
-                    failed.append(f"{job.task.folder.name}: {' '.join(job.last) or 'no message'}")
-            if received and not running:
-                name = signal.Signals(received[0]).name
-                raise Interrupted(
-                    f"stopped by {name}; finished rows are kept, stopped ones resume with the same command",
-                    exit_code=128 + received[0],
-                )
+        try:
+            while running or (waiting and not received):
+                while waiting and len(running) < jobs and not received:
+                    running.append(_start(waiting.pop(0), say))
+                    for number in received:  # one that came before the job stood in the list
+                        running[-1].process.send_signal(_known_to_workers(number))
+                for job in _wait_for_one(running):
+                    running.remove(job)
+                    failed += [] if received or not job.process.returncode else [_why(job)]
+        finally:
+            for job in running:  # only where something went wrong here
+                job.process.terminate()
+        if received:
+            raise Interrupted(f"stopped by {signal.Signals(received[0]).name}; {GO_ON}", exit_code=128 + received[0])
+    raise_failed(failed)
+
+
+def raise_failed(failed: Sequence[str]) -> None:
+    """Raise :class:`RowsFailedError` where there is a failed row."""
     if failed:
-        raise RowsFailedError("rows that failed (run them again with the same command):\n- " + "\n- ".join(failed))
+        raise RowsFailedError("rows that failed (the same command runs them again):\n- " + "\n- ".join(failed))
 
 
 def _start(task: Task, say: Say) -> _Job:
-    """A worker in a process group of its own, so that a terminal's Ctrl-C reaches it once, through us."""
-    task.out.mkdir(parents=True, exist_ok=True)
+    """A worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
     where = [] if task.data is None else ["--data", task.data]
     names = [task.table.name, task.row.name, task.budget, str(task.seed), str(task.out)]
     process = subprocess.Popen(
-        [sys.executable, "-m", "ppl_text.cli.worker", *names, *where],
+        [sys.executable, "-m", "ppl_text.cli.worker", *where, "--", *names],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
         start_new_session=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"},
-        cwd=Path.cwd(),
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     last: list[str] = []
     reader = threading.Thread(target=_pass_on, args=(process, task.folder.name, say, last), daemon=True)
@@ -83,14 +91,28 @@ def _start(task: Task, say: Say) -> _Job:
 
 
 def _pass_on(process: subprocess.Popen[str], name: str, say: Say, last: list[str]) -> None:
-    """Print a worker's lines as they come, and remember the last error."""
+    """Print a worker's lines as they come; keep its last line, or all lines from its ``error: `` on."""
     for line in process.stdout or ():
         text = line.rstrip()
-        if text.startswith("error: "):
+        if text.startswith("error: ") or not (last and last[0].startswith("error: ")):
             last.clear()
-        if last or text.startswith("error: "):
-            last.append(text)
-        say(f"[{name}] {text}")
+        last.append(text)
+        with suppress(OSError):  # nobody reads our output any more; the worker must not wait for that
+            say(f"[{name}] {text}")
+
+
+def _why(job: _Job) -> str:
+    """Why a job failed: its message, or what killed it."""
+    code = job.process.returncode
+    if code < 0:
+        memory = " (is the memory used up? try fewer --jobs)" if -code == signal.SIGKILL else ""
+        return f"{job.task.folder.name}: killed by {signal.Signals(-code).name}{memory}"
+    return f"{job.task.folder.name}: " + ("\n  ".join(job.last) or f"ended with status {code} and no message")
+
+
+def _known_to_workers(number: int) -> int:
+    """The signal by which a worker saves and stops: a hang-up is a wish to end, too."""
+    return signal.SIGTERM if number == signal.SIGHUP else number
 
 
 def _wait_for_one(running: Sequence[_Job]) -> list[_Job]:
@@ -106,7 +128,7 @@ def _wait_for_one(running: Sequence[_Job]) -> list[_Job]:
 
 @contextmanager
 def _passed_on_signals(running: Sequence[_Job]) -> Iterator[list[int]]:
-    """Context that passes SIGINT and SIGTERM on to the running jobs and collects them instead of obeying them.
+    """Context that passes SIGINT, SIGTERM and SIGHUP on to the running jobs and collects them instead of obeying them.
 
     The old handlers are back afterwards. Outside the main thread, where Python takes no signals, it does nothing.
     """
@@ -115,12 +137,12 @@ def _passed_on_signals(running: Sequence[_Job]) -> Iterator[list[int]]:
     def notice(number: int, frame: FrameType | None) -> None:
         received.append(number)
         for job in running:
-            job.process.send_signal(number)
+            job.process.send_signal(_known_to_workers(number))
 
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.signal(number, notice) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, notice) for number in SIGNALS}
     try:
         yield received
     finally:

@@ -17,9 +17,10 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["rows"] if row["group"] == group]
         if rows:
             parts += [f"**{title}**", _group(results, rows)]
-    parts.append("\n".join(f"- {note}" for note in [*results["notes"], *_entropy_notes(results)]))
+    parts.append("\n".join(f"- {note}" for note in [*results["notes"], *_data_notes(results)]))
     if results["claims"]:
-        parts += ["**Published orderings, looked up**", _claims(results["claims"])]
+        parts += ["**Published orderings, looked up** (in units of the column; positive: as published)"]
+        parts += [_claims(results["claims"])]
     return "\n\n".join(parts)
 
 
@@ -75,15 +76,17 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
 
 
-def _entropy_notes(results: Mapping[str, Any]) -> list[str]:
-    """Entropies of the data and the sample size, where they were measured."""
+def _data_notes(results: Mapping[str, Any]) -> list[str]:
+    """Entropies of the data, sample size, errors of the cross-entropies: by group, where they were measured."""
     notes = []
-    for group in results["groups"]:
-        row = next((r for r in results["rows"] if r["group"] == group and r["seeds"]), None)
-        if row and row["measures"].get("entropy_test") is not None:
-            m = row["measures"]
+    for group, title in results["groups"].items():
+        rows = [row["measures"] for row in results["rows"] if row["group"] == group and row["seeds"]]
+        sampled = [m for m in rows if m.get("test_sampling_se") is not None]
+        if sampled and sampled[0].get("entropy_test") is not None:
+            m, error = sampled[0], max(m["test_se"] for m in sampled)
             notes.append(
-                f"{results['groups'][group].split(':')[0]}: entropy of the test words {m['entropy_test']:.3f} nats, of "
-                f"the training words {m['entropy_train']:.3f}; {m['samples']:,.0f} samples a row."
+                f"{title.split(':')[0]}: entropy of the test words {m['entropy_test']:.3f} nats, of the training words "
+                f"{m['entropy_train']:.3f}; {m['samples']:,.0f} samples a row; Monte-Carlo standard error of H test at "
+                f"most {error:.3f}; the draw of the words adds {m['test_sampling_se']:.2f}, the same for all rows."
             )
     return notes

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import RunFolderError
 from ..recipes import folders
-from .rows import RECORD
+from .rows import RECORD, is_current
 from .table import Claim, Row, Table
 
 RESULTS = "results.json"
@@ -21,43 +21,57 @@ RESULTS = "results.json"
 class Finding:
     """A published ordering and ours: ``difference`` is by how much ``better`` is better, in units of the column.
 
-    ``error``: its standard error from what is known (Monte-Carlo errors, or the spread over seeds); None where nothing
-    is. ``verdict``: ``holds``, ``does not hold``, ``too close to call`` (within two standard errors), or ``not run``.
+    ``error``: its standard error, between the ``seeds`` that both rows were run with where there are two or more; for
+    one, the Monte-Carlo errors of the two figures, None where those are not known. ``verdict``: ``holds``, ``does not
+    hold`` (for one seed both with ``in one run``: runs differ by more than their Monte-Carlo errors), ``too close to
+    call`` (within two standard errors), or ``not run``.
     """
 
     text: str
     verdict: str
     difference: float | None
     error: float | None
+    seeds: int
     published: float | None
     remark: str
 
 
-def gather(table: Table, out: Path, budget: str) -> dict[str, Any]:
-    """Read the rows of a reproduction's folder into one plain value, as it is kept in ``results.json``."""
-    rows = [_row(table, row, _records(out, row)) for row in table.rows]
+def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> dict[str, Any]:
+    """Read the rows of a reproduction's folder into one plain value, as it is kept in ``results.json``.
+
+    Rows of another budget or corpus, or measured otherwise than today, do not count.
+    """
+    corpus = corpus or table.corpus
+    rows = [_row(row, _records(table, row, out, budget, corpus)) for row in table.rows]
     known = {row["name"]: row for row in rows}
+    settings = table.budget(budget).measure
     return {
         "table": table.name,
         "title": table.title,
         "source": table.source,
+        "corpus": corpus,
         "budget": budget,
         "about": table.budget(budget).about,
+        "settings": settings,
         "columns": [column.model_dump() for column in table.columns],
         "groups": table.groups,
         "rows": rows,
         "claims": [asdict(look_up(claim, table, known)) for claim in table.claims],
-        "notes": list(table.notes),
+        "notes": [note.format_map(settings) for note in table.notes],
     }
 
 
-def _records(out: Path, row: Row) -> list[dict[str, Any]]:
+def _records(table: Table, row: Row, out: Path, budget: str, corpus: str) -> list[dict[str, Any]]:
     """Records of a row by seed, in the order of the seeds."""
     found = [folders.read_record(path) for path in out.glob(f"{row.name}-s*/{RECORD}")]
-    return sorted((record for record in found if record.get("row") == row.name), key=lambda record: record["seed"])
+    wanted, settings = (row.name, budget, corpus), table.budget(budget).measure
+    fitting = [
+        r for r in found if (r.get("row"), r.get("budget"), r.get("corpus")) == wanted and is_current(r, settings)
+    ]
+    return sorted(fitting, key=lambda record: record["seed"])
 
 
-def _row(table: Table, row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Means over the seeds and, for two seeds or more, the standard deviation between them."""
     means: dict[str, float | None] = {}
     spread: dict[str, float] = {}
@@ -68,7 +82,7 @@ def _row(table: Table, row: Row, records: Sequence[Mapping[str, Any]]) -> dict[s
             continue
         means[key] = sum(values) / len(values)
         if len(values) > 1:
-            spread[key] = math.sqrt(sum((v - means[key]) ** 2 for v in values) / (len(values) - 1))
+            spread[key] = _deviation(values)
     return {
         "name": row.name,
         "title": row.title,
@@ -78,26 +92,44 @@ def _row(table: Table, row: Row, records: Sequence[Mapping[str, Any]]) -> dict[s
         "seeds": [record["seed"] for record in records],
         "measures": means,
         "spread": spread,
-        "budgets": sorted({record["budget"] for record in records}),
-        "training_seconds": [record["training_seconds"] for record in records],
+        "by_seed": {str(record["seed"]): record["measures"] for record in records},
         "profiles": records[0]["profiles"] if records else {},
+        "training_seconds": [record["training_seconds"] for record in records],
         "machine": records[0]["machine"] if records else None,
     }
 
 
+def _deviation(values: Sequence[float]) -> float:
+    """Standard deviation of two values or more."""
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]]) -> Finding:
-    """Whether a published ordering holds in our rows."""
+    """Whether a published ordering holds in our rows, seed by seed where both were run with several."""
     sign, better, worse = (1 if claim.higher else -1), rows[claim.better], rows[claim.worse]
     column = next(c for c in table.columns if c.key == claim.column)
     published = _difference(better["published"], worse["published"], column.published or "", sign)
-    difference = _difference(better["measures"], worse["measures"], claim.column, sign)
-    if difference is None:
-        return Finding(claim.text, "not run", None, None, published, claim.remark)
-    errors = [_error(row, claim.column, column.error) for row in (better, worse)]
-    error = None if None in errors else math.hypot(*(e for e in errors if e is not None))
-    close = error is not None and abs(difference) <= 2 * error
-    verdict = "too close to call" if close else "holds" if difference > 0 else "does not hold"
-    return Finding(claim.text, verdict, difference, error, published, claim.remark)
+    pairs = [
+        (better["by_seed"][seed], worse["by_seed"][seed]) for seed in better["by_seed"] if seed in worse["by_seed"]
+    ]
+    found = [_difference(a, b, claim.column, sign) for a, b in pairs]
+    differences = [value for value in found if value is not None]
+    if not differences:
+        return Finding(claim.text, "not run", None, None, 0, published, claim.remark)
+    several = len(differences) > 1
+    error = (
+        _deviation(differences) / math.sqrt(len(differences)) if several else _monte_carlo_error(pairs[0], column.error)
+    )
+    difference = sum(differences) / len(differences)
+    verdict = _verdict(difference, error, several)
+    return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark)
+
+
+def _verdict(difference: float, error: float | None, several: bool) -> str:
+    if error is not None and abs(difference) <= 2 * error:
+        return "too close to call"
+    return ("holds" if difference > 0 else "does not hold") + ("" if several else " in one run")
 
 
 def _difference(better: Mapping[str, Any], worse: Mapping[str, Any], key: str, sign: int) -> float | None:
@@ -105,12 +137,10 @@ def _difference(better: Mapping[str, Any], worse: Mapping[str, Any], key: str, s
     return None if None in values else sign * (values[0] - values[1])  # type: ignore[operator]
 
 
-def _error(row: Mapping[str, Any], key: str, error_key: str | None) -> float | None:
-    """Standard error of a row's mean: between the seeds where there are several, else the Monte-Carlo one."""
-    if key in row["spread"]:
-        return float(row["spread"][key]) / math.sqrt(len(row["seeds"]))
-    found = row["measures"].get(error_key) if error_key else None
-    return None if found is None else float(found)
+def _monte_carlo_error(pair: tuple[Mapping[str, Any], Mapping[str, Any]], key: str | None) -> float | None:
+    """Standard error of the difference of two figures from their own ones; None where one has none."""
+    errors = [None if key is None else measures.get(key) for measures in pair]
+    return None if None in errors else math.hypot(*errors)  # type: ignore[arg-type]
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import RunFolderError, UserError
+from ..core.errors import RunFolderError
 from ..fitting import fit
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree, source_of
 from ..run import Run, load
 from ..training.environment import describe_environment
 from ..training.progress import Progress
-from .measures import MEASURES
-from .table import Budget, Row, Table
+from ..training.threads import torch_threads
+from .measures import MEASURES, VERSION, Measured
+from .table import Row, Table
 
 RECORD = "measures.json"
 """The file of a row's folder with what was measured of it; written last, so it says that the row is done."""
@@ -24,7 +27,7 @@ RECORD = "measures.json"
 
 @dataclass(frozen=True)
 class Task:
-    """A row of a table, a budget and a seed: what one folder holds."""
+    """A row of a table, a budget and a seed: what one folder holds. ``data`` replaces the table's corpus."""
 
     table: Table
     row: Row
@@ -39,43 +42,58 @@ class Task:
         return self.out / f"{self.row.name}-s{self.seed}"
 
     @property
-    def _budget(self) -> Budget:
-        return self.table.budget(self.budget)
+    def corpus(self) -> str:
+        """Name or path of what is trained on."""
+        return self.data or self.table.corpus
 
     @property
     def changes(self) -> dict[str, Any]:
         """Dotted key to value: what is changed of the row's recipe."""
-        corpus = {} if self.data is None else {"data.corpus": self.data}
-        return {**corpus, **self.row.changes(self._budget, self.seed)}
+        given = {} if self.data is None else {"data.corpus": self.data}
+        return {
+            "data.corpus": self.table.corpus,
+            **self.row.changes(self.table.budget(self.budget), self.seed),
+            **given,
+        }
 
     @property
     def settings(self) -> dict[str, Any]:
         """Of the measures."""
-        return dict(self._budget.measure)
+        return dict(self.table.budget(self.budget).measure)
 
     def config(self) -> RunConfig:
         """The configuration to train, checked; raises with every fault. Rows that train nothing take their data's."""
         recipe = self.row.recipe or DATA_RECIPE
-        changes = self.changes if self.row.recipe else {k: v for k, v in self.changes.items() if k.startswith("data.")}
+        free = ("data.", "seed") if self.row.recipe is None else ("",)
+        changes = {key: value for key, value in self.changes.items() if key.startswith(free)}
         return check_config(recipe_tree(recipe, changes), source_of(recipe))
 
     def done(self) -> dict[str, Any] | None:
-        """What was measured before, or None; raises :class:`RunFolderError` where the folder holds another row."""
-        if (self.folder / RECORD).is_file():
-            record = folders.read_record(self.folder / RECORD)
-            if (record.get("settings"), record.get("config")) != (self.settings, trained_values(self.config())):
-                raise self._other()
-            return record
-        if folders.has_run(self.folder) and trained_values(load(self.folder).config) != trained_values(self.config()):
-            raise self._other()
-        return None
+        """What was measured of it, or None where something is left to do.
 
-    def _other(self) -> RunFolderError:
+        Raises :class:`RunFolderError` where the folder holds another row, or one of other data.
+        """
+        config, path = self.config(), self.folder / RECORD
+        if folders.has_run(self.folder) and trained_values(load(self.folder).config) != trained_values(config):
+            raise self._other("another configuration")
+        if not path.is_file():
+            return None
+        record = folders.read_record(path)
+        if record["config"]["data"] != trained_values(config)["data"]:
+            raise self._other("other data")
+        if record["fingerprint"] != build.load_data(config).fingerprint:
+            raise self._other("other words or counts")
+        return record if is_current(record, self.settings) else None
+
+    def _other(self, what: str) -> RunFolderError:
         return RunFolderError(
-            f"{self.folder} holds a run with another configuration than row '{self.row.name}' of table "
-            f"'{self.table.name}' has now (budget {self.budget}, seed {self.seed}); remove that folder, or choose "
-            "another with --out"
+            f"{self.folder} holds a run with {what} than row '{self.row.name}' of table '{self.table.name}' has now "
+            f"(budget {self.budget}, seed {self.seed}); remove that folder, or choose another with --out"
         )
+
+
+DATA_RECIPE = "words"
+"""Recipe whose data a row without a recipe is measured on."""
 
 
 def trained_values(config: RunConfig) -> dict[str, Any]:
@@ -83,57 +101,85 @@ def trained_values(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
-DATA_RECIPE = "words"
-"""Recipe whose data a row without a recipe is measured on."""
+def is_current(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether a row was measured as it would be today."""
+    return record.get("settings") == settings and record.get("version") == VERSION
 
 
 def run_task(task: Task, progress: Progress) -> dict[str, Any]:
     """Bring a row to its end, from wherever it stands, and return its record.
 
-    A finished row is read, a trained one measured, a stopped one resumed, a new one trained.
+    A finished row is read, a trained one measured, a stopped one resumed, a new one trained. Raises
+    :class:`RunFolderError` where another process is at work on it.
     """
-    if (record := task.done()) is not None:
+    with _locked(task):
+        if (record := task.done()) is not None:
+            return record
+        config = task.config()
+        run = None if task.row.recipe is None else _trained(task, progress)
+        with torch_threads(config.threads):
+            measured = _measured(task, run, progress)
+        record = _record(task, config, measured, run)
+        folders.write_record(task.folder / RECORD, record)
         return record
-    config = task.config()
-    report: Callable[[str], None] = lambda what: progress.message(f"measuring: {what}")  # noqa: E731 - a callback
-    of_run, of_data = MEASURES[task.table.measure]
-    if task.row.recipe is None:
-        if task.folder.exists() and not task.folder.is_dir():
-            raise UserError(f"{task.folder} is a file; choose another folder with --out")
-        task.folder.mkdir(parents=True, exist_ok=True)
-        measured, seconds = of_data(build.load_data(config), task.settings, report), None
-    else:
-        run = _trained(task, progress)
-        measured, seconds = of_run(run, task.settings, report), _seconds(run)
-    record = {
-        "table": task.table.name,
-        "row": task.row.name,
-        "budget": task.budget,
-        "seed": task.seed,
-        "settings": task.settings,
-        "config": trained_values(config),
-        "measures": measured.numbers,
-        "profiles": measured.profiles,
-        "training_seconds": seconds,
-        "machine": _machine(task.folder),
-    }
-    folders.write_record(task.folder / RECORD, record)
-    return record
+
+
+@contextmanager
+def _locked(task: Task) -> Iterator[None]:
+    """Context in which no other process works on the row; the system frees the lock whatever becomes of this one."""
+    task.out.mkdir(parents=True, exist_ok=True)
+    with (task.out / f".{task.folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunFolderError(
+                f"another process is at work on {task.folder}; wait for it, or choose another folder with --out"
+            ) from error
+        yield
 
 
 def _trained(task: Task, progress: Progress) -> Run:
     """The run of a task, trained to its end."""
-    folder = task.folder
-    if not folders.has_run(folder):
-        return fit(task.row.recipe, set=task.changes, out=folder, progress=progress)
-    run = load(folder)
-    if run.finished:
-        return run
-    if folders.has_checkpoint(folder):
-        return fit(resume=folder, progress=progress)
-    raise RunFolderError(
-        f"{folder} holds a run that was stopped before its first checkpoint; remove that folder and start again"
-    )
+    if folders.has_run(task.folder):
+        run = load(task.folder)
+        if run.finished:
+            return run
+        if folders.has_checkpoint(task.folder):
+            return fit(resume=task.folder, progress=progress)
+    folders.remove_unstarted(task.folder)
+    return fit(task.row.recipe, set=task.changes, out=task.folder, progress=progress)
+
+
+def _measured(task: Task, run: Run | None, progress: Progress) -> Measured:
+    of_run, of_data = MEASURES[task.table.measure]
+
+    def report(what: str) -> None:
+        progress.message(f"measuring: {what}")
+
+    if run is not None:
+        return of_run(run, task.settings, report)
+    return of_data(build.load_data(task.config()), task.settings, task.seed, report)
+
+
+def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) -> dict[str, Any]:
+    """What ``measures.json`` keeps."""
+    corpus = build.load_data(config) if run is None else run.corpus
+    task.folder.mkdir(exist_ok=True)
+    return {
+        "table": task.table.name,
+        "row": task.row.name,
+        "budget": task.budget,
+        "corpus": task.corpus,
+        "seed": task.seed,
+        "version": VERSION,
+        "settings": task.settings,
+        "config": trained_values(config),
+        "fingerprint": corpus.fingerprint,
+        "measures": measured.numbers,
+        "profiles": measured.profiles,
+        "training_seconds": None if run is None else _seconds(run),
+        "machine": _machine(task.folder),
+    }
 
 
 def _seconds(run: Run) -> float | None:

@@ -7,12 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..core.errors import ConfigError, UnknownNameError
+from ..core.errors import ConfigError, UnknownNameError, nearest
 from ..recipes.reading import parse_yaml
 from . import table_text
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 """A name that is safe as a folder's."""
+
+
+KINDS = ("words",)
+"""Names of what can be measured of a row; ``measures.py`` has the functions."""
 
 
 class _Part(BaseModel):
@@ -122,12 +126,15 @@ def parse_table(name: str, text: str) -> Table:
 
 
 def _check_references(table: Table) -> None:
-    """Rows of claims, groups and columns must exist, and names must differ."""
+    """Rows of claims, groups, columns and measures must exist, and names must differ."""
     names, keys = [row.name for row in table.rows], {column.key for column in table.columns}
     faults = [f"row '{name}' stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     faults += [
         f"row '{row.name}' is of unknown group '{row.group}'" for row in table.rows if row.group not in table.groups
     ]
+    if table.measure not in KINDS:
+        known = ", ".join(KINDS)
+        faults.append(f"measures '{table.measure}' are not known{nearest(table.measure, KINDS)}; known: {known}")
     for claim in table.claims:
         faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]
         faults += [] if claim.column in keys else [f"claim '{claim.text}' names no column '{claim.column}'"]

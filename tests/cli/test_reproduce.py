@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_the_same_command_reads_what_is_there(filled, ppl):
     before = {path: path.stat().st_mtime_ns for path in out.glob("*/measures.json")}
     done = ppl("reproduce", "words", "--budget", "smoke", "--out", str(out), "--json")
     assert done.status == 0, done.err
-    assert f"{len(before)} rows, {len(before)} of them done before" in done.err
+    assert f"{len(before)} rows and seeds, {len(before)} of them done before" in done.err
     assert json.loads(done.out)["rows"][0]["name"] == "tril"
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/measures.json")} == before
 
@@ -62,9 +63,26 @@ def test_the_same_command_reads_what_is_there(filled, ppl):
 @pytest.mark.timeout(600)
 def test_another_budget_in_the_same_folder_is_refused(filled, ppl):
     _, out = filled
-    done = ppl("reproduce", "words", "--rows", "tril", "--budget", "small", "--out", str(out))
+    done = ppl("reproduce", "words", "--rows", "tril", "--budget", "small", "--out", str(out), "--jobs", "1")
     assert done.status == 2
     assert "another configuration than row 'tril'" in done.err
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.timeout(600)
+def test_figures_draw_what_was_found(filled):
+    from ppl_text.tables.figures import draw_distances
+
+    results = json.loads((filled[1] / "results.json").read_text(encoding="utf-8"))
+    axes = draw_distances(results).axes[0]
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == len(labels)
+    drawn = {line.get_label(): line for line in axes.get_lines()}
+    for row in results["rows"]:
+        place = next((i for i, label in enumerate(labels) if label.endswith(f"({row['name']})")), None)
+        for what, value in (("ours", row["measures"]["distance"]), ("published", row["published"].get("distance"))):
+            points = dict(zip(drawn[what].get_ydata(), drawn[what].get_xdata(), strict=True))
+            assert points.get(place) == value
 
 
 BAD = {
@@ -75,7 +93,12 @@ BAD = {
     ),
     "unknown budget": (["reproduce", "words", "--budget", "big"], "unknown budget 'big'"),
     "no seeds": (["reproduce", "words", "--seeds", "a"], "--seeds 'a': expected whole numbers"),
-    "negative seed": (["reproduce", "words", "--seeds", "-1", "--rows", "tril"], "seed"),
+    "negative seed": (["reproduce", "words", "--seeds", "-1", "--rows", "oracle"], "seed or more, 0 or above"),
+    "no rows": (["reproduce", "words", "--rows", ""], "--rows ''"),
+    "a file for a folder": (
+        ["reproduce", "words", "--rows", "oracle", "--out", "taken"],
+        "taken is a file; choose another",
+    ),
     "no job": (["reproduce", "words", "--jobs", "0"], "--jobs must be 1 or more; got 0"),
     "no data": (["reproduce", "words", "--rows", "tril", "--data", "nowhere"], "unknown corpus 'nowhere'"),
 }
@@ -84,11 +107,12 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_met_in_words(case, ppl, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file", encoding="utf-8")
     arguments, says = BAD[case]
-    done = ppl(*arguments, *([] if "--jobs" in arguments else ["--jobs", "1"]))
+    done = ppl(*arguments)
     assert done.status == 2, done.err
-    assert says in done.err
-    assert not list(tmp_path.rglob("*.json"))
+    assert done.err.count(says) == 1, "one message, before any row is started"
+    assert [path.name for path in tmp_path.rglob("*")] == ["taken"]
 
 
 def start(tmp_path, word_list, *arguments):
@@ -128,6 +152,60 @@ def test_ctrl_c_stops_all_rows_and_the_same_command_goes_on(tmp_path, word_list)
     _, err = start(tmp_path, word_list, "--rows", "tril,tril2", "--jobs", "2").communicate(timeout=250)
     results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
     assert [row["name"] for row in results["rows"] if row["seeds"]] == ["tril", "tril2"], err
+
+
+def tasks(tmp_path, word_list, *rows):
+    from ppl_text.tables.rows import Task
+    from ppl_text.tables.table import load_table
+
+    table = load_table("words")
+    return [Task(table, row, "smoke", 0, tmp_path / "out", str(word_list)) for row in table.select(rows)]
+
+
+@pytest.mark.timeout(300)
+def test_a_worker_that_is_killed_is_named(tmp_path, word_list):
+    from ppl_text.tables.jobs import RowsFailedError, run_at_once
+
+    lines = []
+
+    def say(line):
+        lines.append(line)
+        if len(lines) == 1:
+            (worker,) = (int(pid) for pid in children(os.getpid()))
+            os.kill(worker, signal.SIGKILL)
+
+    with pytest.raises(RowsFailedError, match=r"tril-s0: killed by SIGKILL \(is the memory used up"):
+        run_at_once(tasks(tmp_path, word_list, "tril"), 1, say)
+
+
+def children(pid):
+    """Process ids of the direct children."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+
+
+@pytest.mark.timeout(300)
+def test_an_output_that_nobody_reads_does_not_stop_the_rows(tmp_path, word_list):
+    from ppl_text.tables.jobs import run_at_once
+
+    def say(line):
+        raise BrokenPipeError
+
+    run_at_once(tasks(tmp_path, word_list, "oracle"), 1, say)
+    assert (tmp_path / "out" / "oracle-s0" / "measures.json").is_file()
+
+
+@pytest.mark.timeout(300)
+def test_a_row_that_fails_in_this_process_does_not_stop_the_others(tmp_path, word_list, ppl):
+    broken = tmp_path / "out" / "gru8-s0"
+    broken.mkdir(parents=True)
+    (broken / "left-over").write_text("something", encoding="utf-8")
+    smoke = ["reproduce", "words", "--budget", "smoke", "--data", str(word_list), "--out", str(tmp_path / "out")]
+    done = ppl(*smoke, "--rows", "gru8,oracle", "--jobs", "1")
+    assert done.status == 1
+    assert "gru8-s0: " in done.err
+    assert "is not empty" in done.err
+    assert (tmp_path / "out" / "oracle-s0" / "measures.json").is_file()
+    assert "| Oracle | " in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(300)

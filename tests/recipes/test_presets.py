@@ -7,7 +7,7 @@ from ppl_text.core.errors import UnknownNameError
 from ppl_text.distributions.transforms import ClipOutside
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config, recipe_tree
-from ppl_text.recipes.presets import CHOICES, MEASURES, describe_presets
+from ppl_text.recipes.presets import CHOICES, TWO_WAYS, described
 
 PAPER = {"model.diagonal": "clip", "model.masks": "paper", "objective": "elbo"}
 
@@ -52,6 +52,15 @@ def test_a_stored_configuration_keeps_what_was_put_back(tmp_path):
     assert values(back) == {"model.diagonal": "softplus+delta", "model.masks": "halves", "objective": "elbo-analytic"}
 
 
+def test_the_way_back_leaves_what_a_user_chose(tmp_path):
+    config = load_config("words", {"preset": "paper", "objective": "stepwise:5"})
+    path = tmp_path / "config.yaml"
+    path.write_text(config.to_yaml(), encoding="utf-8")
+    back = load_config(str(path), {"preset": "corrected"})
+    assert back.objective == "stepwise:5"
+    assert back.model.options["diagonal"] == "softplus+delta"
+
+
 def test_a_family_without_presets_is_left_alone():
     given, plain = load_config("words-gru8", {"preset": "paper"}), load_config("words-gru8")
     assert given.model_copy(update={"preset": "corrected"}) == plain
@@ -72,11 +81,11 @@ def test_every_key_of_a_preset_is_one_that_the_family_takes():
 def test_explain_says_what_both_presets_are_and_why(ppl, tiny_arguments):
     done = ppl("explain", "words", *tiny_arguments, "--set", "preset=paper")
     assert done.status == 0, done.err
-    assert "Preset paper (--set preset=NAME):" in done.out
-    for key, paper, corrected, why in describe_presets("deep_state_space"):
+    assert "Preset paper (change with --set preset=NAME):" in done.out
+    for key, paper, corrected, why in described([*CHOICES["deep_state_space"], *TWO_WAYS["deep_state_space"]]):
         line = next(line for line in done.out.splitlines() if line.strip().startswith(key))
         assert paper in line
         assert corrected in line
         assert why in line
     assert yaml.safe_load(done.out.split("(change with --set KEY=VALUE):")[1])["preset"] == "paper"
-    assert {c.key for c in MEASURES["deep_state_space"]} == {"cross-entropy", "entropy gap"}
+    assert {c.key for c in TWO_WAYS["deep_state_space"]} == {"cross-entropy", "entropy gap"}

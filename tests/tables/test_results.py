@@ -7,6 +7,7 @@ import pytest
 
 from ppl_text.core.errors import RunFolderError
 from ppl_text.tables.markdown import table_markdown
+from ppl_text.tables.measures import VERSION
 from ppl_text.tables.results import gather, read_results
 from ppl_text.tables.rows import RECORD
 from ppl_text.tables.table import parse_table
@@ -23,7 +24,7 @@ columns:
   - {key: test, title: H, published: test, error: test_se}
   - {key: gap, title: gap, digits: 1, interval: [low, high]}
   - {key: other, title: nothing}
-budgets: {small: {about: a few steps}}
+budgets: {small: {about: a few steps, measure: {k: 4}}, full: {about: more, measure: {k: 4}}}
 rows:
   - {name: a, title: A, group: g, published: {test: 3.5}, remark: "x|y"}
   - {name: b, title: B, group: g, published: {test: 4.0}}
@@ -33,7 +34,7 @@ claims:
   - {text: b beats a, better: b, worse: a, column: test}
   - {text: b has the wider gap, better: b, worse: a, column: gap, higher: true}
   - {text: a beats c, better: a, worse: c, column: test}
-notes: [a note]
+notes: ["a note, K = {k}"]
 """,
 )
 
@@ -46,6 +47,9 @@ def put(folder, row, seed, **measures):
         "row": row,
         "seed": seed,
         "budget": "small",
+        "corpus": "words",
+        "settings": {"k": 4},
+        "version": VERSION,
         "measures": measures,
         "training_seconds": 1.5,
         "machine": {},
@@ -67,11 +71,12 @@ def claim(results, text):
 
 def test_claims_are_judged_by_the_difference_and_its_error(one_seed):
     first = claim(one_seed, "a beats b")
-    assert (first["verdict"], first["difference"], first["error"]) == ("holds", 0.5, pytest.approx(0.05))
+    assert (first["verdict"], first["difference"]) == ("holds in one run", 0.5)
+    assert (first["error"], first["seeds"]) == (pytest.approx(0.05), 1)
     assert first["published"] == pytest.approx(0.5)
-    assert claim(one_seed, "b beats a")["verdict"] == "does not hold"
+    assert claim(one_seed, "b beats a")["verdict"] == "does not hold in one run"
     wider = claim(one_seed, "b has the wider gap")
-    assert (wider["verdict"], wider["difference"], wider["error"]) == ("holds", 0.5, None)
+    assert (wider["verdict"], wider["difference"], wider["error"]) == ("holds in one run", 0.5, None)
     assert claim(one_seed, "a beats c")["verdict"] == "not run"
 
 
@@ -85,17 +90,43 @@ def test_two_standard_errors_are_too_close_to_call(tmp_path):
 def test_seeds_give_means_and_their_spread(tmp_path):
     for seed, value in enumerate((2.0, 3.0, 4.0)):
         put(tmp_path, "a", seed, test=value, test_se=0.01, gap=None if seed else 1.0)
-    put(tmp_path, "b", 0, test=3.5, test_se=0.01)
-    results = gather(TABLE, tmp_path, "small")
-    row = results["rows"][0]
+    row = gather(TABLE, tmp_path, "small")["rows"][0]
     assert row["seeds"] == [0, 1, 2]
     assert row["measures"]["test"] == 3.0
     assert row["spread"]["test"] == 1.0
     assert row["measures"]["gap"] is None
     assert "gap" not in row["spread"]
-    found = claim(results, "a beats b")
-    assert found["error"] == pytest.approx(math.hypot(1 / math.sqrt(3), 0.01))
-    assert found["verdict"] == "too close to call"
+    assert row["by_seed"]["2"]["test"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict", "difference", "error"),
+    [
+        ((2.1, 3.2, 4.3, 9.9), "holds", 0.2, 0.1 / math.sqrt(3)),  # seed 3 has no partner
+        ((2.3, 2.7, 4.3), "too close to call", 0.1, math.sqrt(0.12 / 3)),
+        ((1.9, 2.8, 3.7), "does not hold", -0.2, 0.1 / math.sqrt(3)),
+    ],
+)
+def test_seeds_are_compared_pair_by_pair(tmp_path, others, verdict, difference, error):
+    for seed, value in enumerate((2.0, 3.0, 4.0)):
+        put(tmp_path, "a", seed, test=value, test_se=0.001)
+    for seed, value in enumerate(others):
+        put(tmp_path, "b", seed, test=value, test_se=0.001)
+    found = claim(gather(TABLE, tmp_path, "small"), "a beats b")
+    assert (found["verdict"], found["seeds"]) == (verdict, 3)
+    assert found["difference"] == pytest.approx(difference)
+    assert found["error"] == pytest.approx(error)
+
+
+@pytest.mark.parametrize(
+    "change", [{"budget": "full"}, {"corpus": "other.txt"}, {"settings": {"k": 5}}, {"version": VERSION - 1}]
+)
+def test_what_was_measured_otherwise_does_not_count(tmp_path, change):
+    put(tmp_path, "a", 0, test=2.0)
+    path = tmp_path / "a-s0" / RECORD
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    row = gather(TABLE, tmp_path, "small")["rows"][0]
+    assert (row["seeds"], row["measures"]) == ([], {})
 
 
 def test_another_rows_folder_is_not_taken_for_a_seed(tmp_path):
@@ -111,8 +142,8 @@ def test_markdown_shows_ours_beside_the_published(one_seed):
     assert "| row | H | gap | steps | remark |" in lines, "a column without any figure is left out"
     assert "| C |  | not run: `python -m ppl_text reproduce t --rows c --budget small` |" in lines
     assert "**Group two: y**" in lines
-    assert "- a note" in lines
-    assert "| a beats b | +0.50 | +0.50 ± 0.05 | holds | why |" in lines
+    assert "- a note, K = 4" in lines
+    assert "| a beats b | +0.50 | +0.50 ± 0.05 | holds in one run | why |" in lines
     assert "| a beats c | – | – | not run |  |" in lines
 
 

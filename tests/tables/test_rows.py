@@ -1,14 +1,17 @@
 """One row: trained, stopped, resumed, measured, read again; and what a folder with something else says."""
 
 import json
+import math
 
 import pytest
 
 import ppl_text as pt
 from ppl_text.core.errors import Interrupted, RunFolderError
+from ppl_text.evaluation.likelihood import sentence_bounds
 from ppl_text.metrics.words import entropy
+from ppl_text.recipes import build
 from ppl_text.tables import measures
-from ppl_text.tables.rows import RECORD, Task, run_task
+from ppl_text.tables.rows import RECORD, Task, _locked, run_task
 from ppl_text.training.progress import Quiet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,13 +31,13 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
     assert run.finished
     found = record["measures"]
     for split in ("train", "test"):
-        bound = run.evaluate(split, 4, 40, 0)
+        bound = run.evaluate(split, 4, 40, measures.SEED)
         assert found[split] == pytest.approx(-bound.iw, rel=1e-6)
         assert found[f"{split}_elbo"] == pytest.approx(-bound.elbo, rel=1e-6)
         assert found[f"entropy_{split}"] == entropy(run.corpus.splits[split].counts)
     assert found["test_prior_low"] <= found["test_prior_high"]
     assert found["test_prior"] > found["entropy_test"]
-    assert found["distance"] == pytest.approx(found["test"] - found["entropy_test"])
+    assert found["distance"] == pytest.approx(distance_of_drawn(run, 40))
     assert (found["samples"], found["trajectories"], found["gap_draws"], found["gap_20_draws"]) == (30, 300, 20, 20)
     assert found["kn3"] > 1
     positions = record["profiles"]["gap_by_position"]
@@ -43,6 +46,18 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
     assert (task.folder / "figures" / "entropy-gap.png").stat().st_size > 1000
     assert record["training_seconds"] > 0
     assert json.loads((task.folder / RECORD).read_text(encoding="utf-8")) == record
+
+
+def distance_of_drawn(run, limit):
+    """Mean of ln P_test(w) - ln P̂(w) over the drawn words, word by word."""
+    data = build.evaluation_set(run.corpus, "test", limit, measures.SEED)
+    found = sentence_bounds(run.model, run.guide, data, particles=4, seed=measures.SEED)
+    texts = [text for batch in data.texts for text in batch]
+    test = run.corpus.splits["test"]
+    counts = dict(zip(test.texts, test.counts.tolist(), strict=True))
+    log_p = [math.log(counts[text] / test.total) for text in texts]
+    pairs = zip(found.weights.tolist(), log_p, found.iw.tolist(), strict=True)
+    return sum(weight * (p - iw) for weight, p, iw in pairs) / limit
 
 
 def test_a_finished_row_is_only_read(finished, monkeypatch):
@@ -65,12 +80,61 @@ def test_a_folder_of_another_configuration_is_refused(finished):
     other = task.row.model_copy(update={"set": {**task.row.set, "model.hidden": [9]}})
     with pytest.raises(RunFolderError, match=r"another configuration than row 'chain' .*--out"):
         run_task(Task(task.table, other, "small", 0, task.out), Quiet())
-    (task.folder / RECORD).rename(task.folder / "kept")
-    try:
-        with pytest.raises(RunFolderError, match="another configuration"):
-            run_task(Task(task.table, other, "small", 0, task.out), Quiet())
-    finally:
-        (task.folder / "kept").rename(task.folder / RECORD)
+
+
+def changed(task, **change):
+    """The same task with another budget."""
+    budget = task.table.budgets["small"].model_copy(update=change)
+    table = task.table.model_copy(update={"budgets": {"small": budget}})
+    return Task(table, task.row, "small", 0, task.out)
+
+
+def test_a_run_is_kept_where_only_reporting_or_measuring_changes(finished, monkeypatch):
+    task, record = finished
+    monkeypatch.setattr("ppl_text.tables.rows.fit", None)
+    other = changed(task, set={**task.table.budgets["small"].set, "report.samples": 33})
+    assert other.done() == record
+    finer = changed(task, measure={**task.settings, "sentences": 50})
+    assert finer.done() is None
+    assert run_task(finer, Quiet())["measures"]["test_words"] == 50
+    assert task.done() is None
+    run_task(task, Quiet())
+
+
+def test_data_that_have_changed_are_noticed(tiny_table, tmp_path, word_list):
+    data = tmp_path / "list.tsv"
+    data.write_bytes(word_list.read_bytes())
+    task = Task(tiny_table, tiny_table.rows[2], "small", 0, tmp_path / "out", str(data))
+    record = run_task(task, Quiet())
+    assert task.done() == record
+    data.write_text(data.read_text(encoding="utf-8") + "zzz\t500\n", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="other words or counts than row 'oracle'"):
+        task.done()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_anew(finished, tmp_path):
+    task, record = finished
+    again = Task(task.table, task.row, "small", 0, tmp_path)
+    again.folder.mkdir()
+    for name in ("config.yaml", "data.json", "environment.json", "tokenizer.json"):
+        (again.folder / name).write_bytes((task.folder / name).read_bytes())
+    assert run_task(again, Quiet())["measures"] == record["measures"]
+
+
+def test_a_folder_with_something_else_in_it_is_left_alone(tiny_table, tmp_path):
+    task = Task(tiny_table, tiny_table.rows[1], "small", 0, tmp_path)
+    task.folder.mkdir()
+    (task.folder / "data.json").write_text("{}", encoding="utf-8")
+    (task.folder / "mine").write_text("something", encoding="utf-8")
+    with pytest.raises(RunFolderError, match="is not empty"):
+        run_task(task, Quiet())
+    assert (task.folder / "mine").read_text(encoding="utf-8") == "something"
+
+
+def test_two_processes_do_not_share_a_row(finished):
+    task, _ = finished
+    with _locked(task), pytest.raises(RunFolderError, match="another process is at work on"):
+        run_task(task, Quiet())
 
 
 class StopsAt(Quiet):

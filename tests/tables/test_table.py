@@ -5,8 +5,9 @@ import pytest
 from ppl_text.core.errors import ConfigError, UnknownNameError
 from ppl_text.recipes import build
 from ppl_text.tables import table_names
+from ppl_text.tables.measures import MEASURES
 from ppl_text.tables.rows import Task
-from ppl_text.tables.table import load_table, parse_table
+from ppl_text.tables.table import KINDS, load_table, parse_table
 
 PUBLISHED = {
     "tril": (11.88, 11.93, 0.11, 0.62, 1.07),
@@ -65,8 +66,45 @@ def test_every_row_is_a_sound_configuration_under_every_budget(row, budget, tmp_
     assert config.data.options.get("split", "standard") == ("alternative" if row.group == "alternative" else "standard")
 
 
+ALGORITHM_1 = {"tril-k2": 2, "tril-k5": 5, "tril-k10": 10}
+"""Rows of TRIL by K; each has a twin of two layers under ``tril2``."""
+
+
+def test_rows_of_one_k_differ_in_their_layers_only(tmp_path):
+    configs = {row.name: Task(WORDS, row, "small", 0, tmp_path).config() for row in WORDS.rows}
+    for name, k in {**ALGORITHM_1, "tril": None}.items():
+        one, two = configs[name], configs[name.replace("tril", "tril2")]
+        assert (one.model.options["layers"], two.model.options["layers"]) == (1, 2)
+        assert two.model_dump(exclude={"model"}) == one.model_dump(exclude={"model"})
+        assert one.objective == ("elbo-analytic" if k is None else f"stepwise:{k}")
+        assert one.guide.name == ("diagonal" if k is None else "look-ahead")
+    bidi, plain = configs["tril2-k10-bidi"], configs["tril2-k10"]
+    assert bidi.guide.options == {"reader": "bidirectional"}
+    assert bidi.model_copy(update={"guide": plain.guide}) == plain
+    assert configs["alt-tril2-k5"].model_copy(update={"data": configs["tril2-k5"].data}) == configs["tril2-k5"]
+    assert [configs[f"tril-d{d}"].model.options["state_dim"] for d in (16, 32)] == [16, 32]
+    assert configs["diag"].model.options["transition"] == "diag"
+
+
+def test_every_claim_holds_in_the_published_figures():
+    rows = {row.name: row.published for row in WORDS.rows}
+    keys = {column.key: column.published for column in WORDS.columns}
+    seen = 0
+    for claim in WORDS.claims:
+        better, worse = (rows[name].get(keys[claim.column]) for name in (claim.better, claim.worse))
+        if None not in (better, worse):
+            seen += 1
+            assert (better > worse) == claim.higher, claim.text
+            assert better != worse
+    assert seen == len(WORDS.claims) - 1, "of DIAG the paper gives no figure"
+
+
 PLAIN = {"nvp", "gru8", "gru16", "alt-gru8", "tril-paper"}
 """Rows that train on the plain ELBO: no closed-form KL, nothing latent, or the paper's way."""
+
+
+def test_every_kind_of_measure_has_its_functions():
+    assert tuple(MEASURES) == KINDS
 
 
 def test_unknown_names_are_met_with_the_nearest():
@@ -113,6 +151,7 @@ def test_a_small_table_is_read():
         ("column: test}]", "column: tset}]", "names no column 'tset'"),
         ("name: b", "name: ../b", "rows.1.name"),
         ("groups: {g: G}", "groups: {g: G", "is not valid YAML"),
+        ("measure: words", "measure: wrods", "measures 'wrods' are not known (did you mean 'words'?)"),
     ],
 )
 def test_faults_of_a_file_are_named(old, new, says):

@@ -1,0 +1,142 @@
+"""Fill a published table again: every row a run, ours beside the published figure.
+
+:func:`reproduce` is behind ``python -m ppl_text reproduce``; tables are data, see ``ppl_text/tables/``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .core.errors import CheckpointError, Interrupted, PplTextError, UserError
+from .recipes import build, folders
+from .recipes.faults import Faults
+from .tables.figures import reproduction_figures
+from .tables.jobs import GO_ON, raise_failed, run_at_once
+from .tables.markdown import table_markdown
+from .tables.results import RESULTS, gather
+from .tables.rows import Task, run_task
+from .tables.table import Table, load_table
+from .training.progress import Progress, Quiet
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A table that was filled again: ``results`` as in ``results.json`` of ``folder``."""
+
+    folder: Path
+    results: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The table in Markdown."""
+        return table_markdown(self.results)
+
+
+def reproduce(
+    table: str,
+    rows: Sequence[str] | None = None,
+    *,
+    budget: str = "small",
+    seeds: Sequence[int] = (0,),
+    data: str | None = None,
+    out: str | Path | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    say: Say = lambda line: None,
+) -> Reproduction:
+    """Train and measure ``rows`` of a table (all of them for None) under ``seeds``, and write the result.
+
+    ``budget``: how long and how finely, by name; ``data`` replaces the table's corpus; ``out``: default
+    ``runs/reproduce/TABLE-BUDGET``. What lies finished there is read, what was stopped goes on: the same command
+    continues where it ended. ``jobs`` rows run at once, each in a process of its own (default: one a CPU; 1: all in
+    this process, told to ``progress``). A row that fails does not stop the others. All rows are checked, and their
+    data loaded, before the first is trained; what was reached is written whatever happens.
+    """
+    found = load_table(table)
+    about = found.budget(budget).about
+    place = _place(out, f"{table}-{budget}")
+    chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))
+    if not (chosen and seeds) or min(seeds) < 0:
+        raise UserError("reproduce needs one row or more and one seed or more, 0 or above, e.g. --seeds 0,1,2")
+    tasks = [Task(found, row, budget, seed, place, data) for seed in seeds for row in chosen]
+    missing = _missing(tasks)
+    at_once = min(_jobs(jobs), max(1, len(missing)))
+    say(f"{len(tasks)} rows and seeds, {len(tasks) - len(missing)} of them done before; {budget}: {about}")
+    with _written(found, place, budget, data):
+        if at_once > 1:
+            run_at_once(missing, at_once, say)
+        else:
+            _run_here(missing, progress or Quiet(), say)
+    return Reproduction(place, gather(found, place, budget, data))
+
+
+def _place(out: str | Path | None, name: str) -> Path:
+    """The folder of a reproduction, which may hold an earlier part of it."""
+    place = Path(out) if out is not None else folders.RUNS / "reproduce" / name
+    if place.exists() and not place.is_dir():
+        raise UserError(f"{place} is a file; choose another folder with --out")
+    return place
+
+
+def _missing(tasks: Sequence[Task]) -> list[Task]:
+    """Tasks that are not done; raises with everything that is wrong with any of them."""
+    faults = Faults()
+    missing = [task for task in tasks if faults.attempt(_is_missing, task)]
+    faults.raise_any(f"table '{tasks[0].table.name}'")
+    return missing
+
+
+def _is_missing(task: Task) -> bool:
+    config = task.config()
+    build.load_data(config)
+    if task.row.recipe is not None:
+        for check in (build.check_programs, build.build_objective, build.build_fabric):
+            check(config)
+    return task.done() is None
+
+
+def _jobs(given: int | None) -> int:
+    """How many rows run at once: as many as there are CPUs, unless it is said."""
+    if given is not None and given < 1:
+        raise UserError(f"--jobs must be 1 or more; got {given}")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return given or cores
+
+
+def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:
+    """One row after the other in this process; a failed one does not stop the others, a full disk does."""
+    failed = []
+    for number, task in enumerate(tasks, 1):
+        say(f"row {number} of {len(tasks)}: {task.folder.name}")
+        try:
+            run_task(task, progress)
+        except Interrupted as stop:
+            raise Interrupted(f"{stop}\n{GO_ON}", stop.exit_code) from stop
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped while a row was measured; {GO_ON}", exit_code=130) from None
+        except CheckpointError:
+            raise
+        except PplTextError as error:
+            failed.append(f"{task.folder.name}: {error}")
+            say(f"[{task.folder.name}] error: {error}")
+    raise_failed(failed)
+
+
+@contextmanager
+def _written(table: Table, place: Path, budget: str, data: str | None) -> Iterator[None]:
+    """Context after which the results, the page and the figures of all rows so far are written, whatever happened."""
+    try:
+        yield
+    finally:
+        results = gather(table, place, budget, data)
+        if any(row["seeds"] for row in results["rows"]):
+            folders.write_record(place / RESULTS, results)
+            figures = reproduction_figures(place, results)
+            folders.write_text(place / "table.md", f"# {table.title}\n\n{table_markdown(results)}\n\n{figures}\n")
