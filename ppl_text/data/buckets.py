@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ppl_text.core.errors import ConfigError, DataError
 
 from .corpora import Split
+from .tables import token_table
 from .tokenizers import Tokenizer
 
 
@@ -40,7 +41,7 @@ def default_buckets(split: Split, tokenizer: Tokenizer, n: int, longest: int | N
     """
     if n < 1:
         raise ConfigError(f"the number of buckets must be 1 or more; got {n}")
-    lengths = np.array([len(ids) + 1 for ids in tokenizer.encode(split.texts)], dtype=np.int64)
+    lengths = token_table(split, tokenizer).lengths
     if not len(lengths):
         raise DataError("a split without any text has no lengths to choose buckets from")
     present, places = np.unique(lengths, return_inverse=True)

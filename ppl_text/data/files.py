@@ -10,7 +10,8 @@ from typing import Any
 
 from ppl_text.core.errors import DataError
 
-from .corpora import SPLITS, Corpus, Split
+from .corpora import Corpus, Split
+from .folders import listed, split_files
 from .reading import Reading, entries, read_words
 from .tokenizers import describe_character
 from .wordlist import Tally, WordOptions, character_corpus, divide, frequent, word_options
@@ -84,7 +85,7 @@ def _alphabet(words: Split) -> str:
 
 
 def _load_folder(folder: Path, options: WordOptions, given: Mapping[str, Any]) -> Corpus:
-    found = _split_files(folder)
+    found = split_files(folder, ENDINGS, "sentences in csv, jsonl or parquet are read with data.unit=sentences")
     train = load_file(found["train"], options)
     own = {name: load_file(path, replace(options, min_count=1, limit=None)) for name, path in found.items()}
     del own["train"]
@@ -99,32 +100,9 @@ def _load_folder(folder: Path, options: WordOptions, given: Mapping[str, Any]) -
     if not missing and unused:
         notes.append(f"the folder holds all three splits: {', '.join(unused)} not used")
     if others := sorted(p.name for p in folder.iterdir() if p not in found.values() and p.name[0] != "."):
-        notes.append(f"not read in {folder}: {_listed(others)}")
+        notes.append(f"not read in {folder}: {listed(others)}")
     splits = {**parts, **{name: read.words for name, read in own.items()}}
     return character_corpus(str(folder), splits, alphabet, notes)
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    """The file of each split that the folder has; train must be there, and none may be there twice."""
-    expected = "expected train.txt or train.tsv (and, if there are any, valid.* and test.*)"
-    try:
-        names = sorted(p.name for p in folder.iterdir())
-    except OSError as error:
-        raise DataError(f"the folder cannot be read: {error.strerror}", folder) from error
-    found = {}
-    for split in SPLITS:
-        candidates = [f"{split}{ending}" for ending in ENDINGS if f"{split}{ending}" in names]
-        if len(candidates) > 1:
-            raise DataError(f"both {' and '.join(candidates)} are there; keep the one that is meant", folder)
-        if candidates:
-            found[split] = folder / candidates[0]
-    if "train" not in found:
-        raise DataError(f"no training file in the folder: {expected}; found {_listed(names) or 'nothing'}", folder)
-    return found
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_alphabet(read: WordFile, alphabet: str) -> None:

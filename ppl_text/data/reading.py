@@ -111,7 +111,7 @@ def _text_lines(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
     try:
         with path.open("rb") as file:
             for number, raw in enumerate(file, 1):
-                text = _decoded(raw, path, number).strip()
+                text = decoded(raw, path, number).strip()
                 if text:
                     yield number, text
                 else:
@@ -120,7 +120,8 @@ def _text_lines(path: Path, reading: Reading) -> Iterator[tuple[int, str]]:
         raise DataError(f"the file cannot be read: {error.strerror}", path) from error
 
 
-def _decoded(raw: bytes, path: Path, line: int) -> str:
+def decoded(raw: bytes, path: Path, line: int) -> str:
+    """One line as text, without a byte-order mark; raises :class:`DataError` for what is not UTF-8 or has a NUL."""
     if line == 1:
         raw = raw.removeprefix(codecs.BOM_UTF8)
     wide = line == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -144,7 +145,7 @@ def _counted_word(line: str, path: Path, number: int) -> tuple[str, int]:
     columns = [column.strip() for column in line.split("\t")]
     if len(columns) != 2:
         raise DataError(
-            f"expected two columns, 'word<TAB>count'; got {len(columns)}: {_shortened(line)}; "
+            f"expected two columns, 'word<TAB>count'; got {len(columns)}: {shortened(line)}; "
             "plain text belongs into a .txt whose first line has no tab",
             path,
             number,
@@ -153,13 +154,14 @@ def _counted_word(line: str, path: Path, number: int) -> tuple[str, int]:
     if not re.fullmatch("[0-9]+", count) or not 0 < int(count[:20]) <= LARGEST_COUNT:
         header = "; remove the line if it is a heading" if not any(c.isdigit() for c in count) else ""
         raise DataError(
-            f"the count must be a whole number from 1 to 10^15; got {_shortened(count)} for the word "
-            f"{_shortened(word)}{header}",
+            f"the count must be a whole number from 1 to 10^15; got {shortened(count)} for the word "
+            f"{shortened(word)}{header}",
             path,
             number,
         )
     return word, int(count)
 
 
-def _shortened(text: str, width: int = 60) -> str:
+def shortened(text: str, width: int = 60) -> str:
+    """A text in quotes, cut where it is long."""
     return repr(text if len(text) <= width else text[: width - 1] + "…")

@@ -7,6 +7,7 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from ppl_text.core.errors import DataError, UserError
 SPECIALS = ("<pad>", "<s>", "</s>")
 """Names of the ids PAD 0, BOS 1 and EOS 2. No text is ever encoded to them, not even ``"<s>"``."""
 
+UNKNOWN = "<unk>"
+"""Name of the id that stands for what a vocabulary does not have, where it is not closed."""
+
+UNK_ID = 3
+"""Id of :data:`UNKNOWN`."""
+
 
 class Tokenizer:
     """A vocabulary of V symbols, of which ids 0, 1 and 2 are padding, BOS and EOS.
@@ -27,6 +34,11 @@ class Tokenizer:
     ``symbols`` is the tuple of the V strings by id, ``size`` is V, ``fingerprint`` a SHA-256 that is
     equal for tokenizers that encode alike. A text is put into Unicode's form NFC before it is encoded,
     and what comes back from :meth:`decode` is in NFC.
+
+    What ``decode(encode([x])[0])`` gives depends on the tokenizer: x in NFC for characters of a closed
+    alphabet and for BPE; for words, those of x with one space between them and ``<unk>`` for what the
+    vocabulary lacks; for characters with ``<unk>``, that in the place of each character it lacks. See
+    :mod:`ppl_text.data.vocabularies` for those made from sentences.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -39,7 +51,7 @@ class Tokenizer:
             )
         self._backend = backend
         # Without an <unk> the vocabulary is closed: the backend would drop an unknown character in silence.
-        self._alphabet = None if getattr(backend.model, "unk_token", None) else frozenset(self.symbols[len(SPECIALS) :])
+        self._alphabet = None if self.has_unknown else frozenset(self.symbols[len(SPECIALS) :])
 
     @property
     def size(self) -> int:
@@ -47,6 +59,11 @@ class Tokenizer:
         return len(self.symbols)
 
     @property
+    def has_unknown(self) -> bool:
+        """Whether id 3 is ``<unk>``; without it the vocabulary is closed."""
+        return self.symbols[UNK_ID : UNK_ID + 1] == (UNKNOWN,)
+
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over all that decides how a text is encoded."""
         parts = json.loads(self._backend.to_str())
@@ -60,6 +77,19 @@ class Tokenizer:
         self._check_characters(texts)
         # One by one: on short texts this is faster than encode_batch, and it starts no threads.
         return [self._backend.encode(text, add_special_tokens=False).ids for text in texts]
+
+    def prefix(self, text: str, most: int) -> str:
+        """The longest beginning of ``text`` that is at most ``most`` tokens long.
+
+        It ends where a token ends, so that its ids are the first ones of ``text``; where the last token would be
+        a part of a character (BPE of bytes), before that character.
+        """
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        if len(encoding.ids) <= most:
+            return text
+        start, end = encoding.offsets[most - 1]
+        # A character of several byte tokens lies across the cut where the next token begins before the last ends.
+        return text[: start if encoding.offsets[most][0] < end else end].rstrip()
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text up to the first EOS; PAD and BOS are skipped. Takes any iterable of ints, tensors too."""

@@ -5,18 +5,18 @@ What the built-in list and a user's own list have in common; only how the words 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import compress
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_text.core.errors import ConfigError, DataError, nearest
+from ppl_text.core.errors import ConfigError, DataError
 
 from .corpora import SPLITS, Corpus, Split, fingerprint
+from .options import SENTENCE_RULES, SHARE, Rule, faults_in, one_of, whole, whole_rule
 from .tokenizers import character_tokenizer
 
 
@@ -47,39 +47,27 @@ class WordOptions:
     valid_share: float = 0.05
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def _share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < 1
-
-
-_VALID: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "split": (lambda v: v in ("standard", "alternative"), "'standard' or 'alternative'"),
-    "seed": (lambda v: _whole(v, 0), "a whole number, 0 or more"),
-    "limit": (lambda v: v is None or _whole(v, 1), "a whole number, 1 or more, or none for all types"),
-    "min_count": (lambda v: _whole(v, 1), "a whole number, 1 or more"),
-    "min_length": (lambda v: _whole(v, 1), "a whole number, 1 or more"),
-    "max_length": (lambda v: _whole(v, 1), "a whole number, 1 or more"),
-    "test_share": (_share, "a number between 0 and 1, both excluded"),
-    "valid_share": (_share, "a number between 0 and 1, both excluded"),
+_VALID: dict[str, Rule] = {
+    "split": one_of("standard", "alternative"),
+    "seed": whole_rule(0),
+    "limit": whole_rule(1, "all types"),
+    "min_count": whole_rule(1),
+    "min_length": whole_rule(1),
+    "max_length": whole_rule(1),
+    "test_share": SHARE,
+    "valid_share": SHARE,
 }
 
 
 def word_options(given: Mapping[str, Any], defaults: WordOptions) -> WordOptions:
     """Return ``defaults`` with what was given; raises :class:`ConfigError` with all faults at once."""
-    known = [f.name for f in fields(WordOptions)]
-    faults = [
-        f"unknown option '{name}'{nearest(name, known)}; known: {', '.join(known)}"
-        for name in given
-        if name not in known
-    ]
-    merged = {**asdict(defaults), **{k: v for k, v in given.items() if k in known}}
-    wrong = [name for name, value in merged.items() if not _VALID[name][0](value)]
-    faults += [f"{name} must be {_VALID[name][1]}; got {merged[name]!r}" for name in wrong]
-    if not {"min_length", "max_length"} & set(wrong) and merged["min_length"] > merged["max_length"]:
-        faults.append(f"min_length {merged['min_length']} is greater than max_length {merged['max_length']}")
+    merged = {**asdict(defaults), **{k: v for k, v in given.items() if k in _VALID}}
+    sentences_only = sorted(set(given) & set(SENTENCE_RULES) - set(_VALID))
+    hint = f" ({', '.join(sentences_only)}: for sentences, data.unit=sentences)" if sentences_only else ""
+    faults = faults_in(merged, given, _VALID, hint)
+    least, most = merged["min_length"], merged["max_length"]
+    if whole(least, 1) and whole(most, 1) and least > most:
+        faults.append(f"min_length {least} is greater than max_length {most}")
     if faults:
         raise ConfigError("corpus options: " + "; ".join(faults))
     return replace(defaults, **merged)

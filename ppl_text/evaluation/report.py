@@ -12,7 +12,7 @@ from .words import WordReferences, WordSamples
 
 
 def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple[str, str, str]]:
-    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word.
+    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word or sentence.
 
     Where nothing is latent, one row takes the place of the bounds and their parts: ln p(w), exact.
     """
@@ -26,7 +26,7 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
     exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:.3f}", "exact")]
     return [
         *(exact if likelihood.exact else bounds),
-        ("i.i.d. letter model (letters and EOS)", f"{-references.letters:.3f}", "exact"),
+        (f"i.i.d. {references.symbol} model ({references.symbol}s and EOS)", f"{-references.letters:.3f}", "exact"),
         ("entropy of the split: no model can pass", f"{-references.entropy:.3f}", "exact"),
     ]
 
@@ -43,15 +43,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, "|" + " --- |" * len(header), *others])
 
 
-def sampling_line(likelihood: Likelihood) -> str:
+def sampling_line(likelihood: Likelihood, unit: str = "word") -> str:
     """How the bounds were measured, in one sentence."""
-    drawn = (
-        f"{likelihood.n_sent:,.0f} words drawn from the split ∝ counts (± {likelihood.sampling_se:.3f} from the draw)"
-    )
-    every = f"every type of the split, weighted by its count ({likelihood.n_sent:,.0f} tokens)"
+    n, error = f"{likelihood.n_sent:,.0f}", f"± {likelihood.sampling_se:.3f} from the draw"
+    drawn = f"{n} {unit}s drawn from the split" + (" ∝ counts" if unit == "word" else "") + f" ({error})"
+    every = f"every type of the split, weighted by its count ({n} tokens)" if unit == "word" else f"all {n} {unit}s"
     return (
-        f"Nats per word, EOS scored, over {drawn if likelihood.sampling_se else every}; "
-        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a word."
+        f"Nats per {unit}, EOS scored, over {drawn if likelihood.sampling_se else every}; "
+        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a {unit}."
         + ("" if likelihood.exact else " Standard errors are of the draws of h.")
     )
 
@@ -66,17 +65,18 @@ def run_report(
     shown: int = 60,
 ) -> str:
     """``report.md``: what was run, the bounds, samples, and what to run next."""
-    curves = "log-likelihood" if likelihood.exact else "bound and KL"
+    curves, unit = "log-likelihood" if likelihood.exact else "bound and KL", references.unit
+    gap = " " if unit == "word" else "\n>\n> "
     parts = [
         f"# {facts['run']}",
         table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
-        f"## {'Log-likelihood of' if likelihood.exact else 'Bounds on'} the {split} words",
-        table(["quantity", "nats per word", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
-        sampling_line(likelihood),
+        f"## {'Log-likelihood of' if likelihood.exact else 'Bounds on'} the {split} {unit}s",
+        table(["quantity", f"nats per {unit}", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
+        sampling_line(likelihood, unit),
         f"## Samples from the {'model' if likelihood.exact else 'prior'} ({samples.drawn:,} drawn)",
-        f"Words of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
+        f"{unit.capitalize()}s of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
         f"cut off without EOS: {samples.unfinished}",
-        "> " + " ".join(word or "∅" for word in samples.words[:shown]),
+        "> " + gap.join(word or "∅" for word in samples.words[: shown if unit == "word" else 10]),
         f"## Training\n\n![{curves} over training](figures/training.png)",
     ]
     if notes:

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..data.corpora import Corpus
+from ..data.tables import SentenceSplit, TokenTable
 from ..metrics.words import entropy, letter_cross_entropy, share_in_list, share_unique
 from .generation import Generative, sample_texts
 
 
 @dataclass(frozen=True)
 class WordReferences:
-    """What bounds are compared with; nats per word, EOS scored.
+    """What bounds are compared with; nats per word (or sentence: ``unit``), EOS scored.
 
-    ``letters``: cross-entropy of an i.i.d. letter model (letters and EOS, maximum likelihood on train);
-    ``entropy``: of the split itself, below which no model's cross-entropy can fall.
+    ``letters``: cross-entropy of an i.i.d. letter model (letters and EOS, maximum likelihood on train), for sentences
+    of an i.i.d. token model; ``entropy``: of the split itself, below which no model's cross-entropy can fall.
     """
 
     letters: float
     entropy: float
+    unit: str = "word"
+
+    @property
+    def symbol(self) -> str:
+        """What a text is made of."""
+        return "letter" if self.unit == "word" else "token"
 
 
 @dataclass(frozen=True)
@@ -35,9 +44,25 @@ class WordSamples:
 
 
 def word_references(corpus: Corpus, split: str) -> WordReferences:
-    """References for a split of a word list."""
-    data = corpus.splits[split]
+    """References for a split of a word list, or of sentences."""
+    train, data = corpus.splits["train"], corpus.splits[split]
+    if isinstance(train, SentenceSplit) and isinstance(data, SentenceSplit):
+        return WordReferences(token_cross_entropy(train.table, data.table), entropy(data.counts), unit="sentence")
     return WordReferences(letter_cross_entropy(corpus.splits["train"], data), entropy(data.counts))
+
+
+def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:
+    """-(1/N) Σ_sentences ln p(x), nats per sentence, p(x) = Π_i p(x_i) · p(EOS) with the frequencies of ``train``.
+
+    In closed form from the counts of the tokens (SPEC 5.i); infinite where ``train`` lacks a token of ``data``.
+    """
+    size = 1 + max(int(table.ids.max(initial=0)) for table in (train, data))
+    of_train, of_data = (np.bincount(table.ids, minlength=size).astype(float) for table in (train, data))
+    total = of_train.sum() + len(train)
+    used = of_data > 0
+    with np.errstate(divide="ignore"):
+        log_p = np.log(of_train[used] / total)
+    return float(-(of_data[used] @ log_p) / len(data) - np.log(len(train) / total))
 
 
 def word_samples(model: Generative, corpus: Corpus, n: int, seed: int) -> WordSamples:

@@ -17,8 +17,16 @@ from .. import objectives
 from ..core.errors import PplTextError, UserError, nearest
 from ..core.protocols import Objective
 from ..core.registry import Registry
-from ..data.batches import EvaluationSet, TrainingBatches, default_buckets, evaluation_batches
+from ..data.batches import (
+    BatchStream,
+    EpochBatches,
+    EvaluationSet,
+    TrainingBatches,
+    default_buckets,
+    evaluation_batches,
+)
 from ..data.corpora import Corpus, load_corpus
+from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
 from ..evaluation.entropy_gap import entropy_monitor
 from ..models import MODELS
@@ -150,12 +158,13 @@ def build_objective(config: RunConfig) -> Objective:
 
 def load_data(config: RunConfig) -> Corpus:
     """The corpus with its own options; raises :class:`ConfigError` or :class:`DataError`."""
-    known = [*DataSection.model_fields, *(field.name for field in fields(WordOptions))]
+    own = {"word-list": [field.name for field in fields(WordOptions)], "sentences": list(SENTENCE_RULES)}
+    known = [*DataSection.model_fields, *own[config.data.unit]]
     unknown = [name for name in config.data.options if name not in known]
     lines = [f"unknown key 'data.{name}'{nearest(name, known)}; known here: {', '.join(known)}" for name in unknown]
     options = {name: value for name, value in config.data.options.items() if name in known}
     try:
-        corpus = load_corpus(config.data.corpus, **options)
+        corpus = load_corpus(config.data.corpus, unit=config.data.unit, **options)
     except UserError as error:
         if not lines:
             raise
@@ -175,15 +184,17 @@ def build_fabric(config: RunConfig) -> Fabric:
     return Fabric(accelerator=accelerator, devices=1, precision=precision)
 
 
-def training_batches(config: RunConfig, corpus: Corpus) -> TrainingBatches:
-    """The endless stream of training batches."""
+def training_batches(config: RunConfig, corpus: Corpus) -> BatchStream:
+    """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch."""
     train = corpus.splits["train"]
-    return TrainingBatches(
+    stream = EpochBatches if config.data.unit == "sentences" else TrainingBatches
+    return stream(
         train,
         corpus.tokenizer,
         batch_size=config.data.batch_size,
         buckets=default_buckets(train, corpus.tokenizer, config.data.buckets),
         seed=config.seed,
+        word_dropout=config.data.word_dropout,
     )
 
 

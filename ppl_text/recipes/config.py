@@ -69,9 +69,14 @@ class GuideSection(NamedSection):
 
 
 class DataSection(NamedSection):
-    """``data``: ``corpus`` (a name or a path), how it is batched, and the corpus's own options."""
+    """``data``: ``corpus`` (a name or a path), what it is a list of, how it is batched, and the corpus's own options.
+
+    ``word_dropout`` replaces each token that is fed back by ``<unk>`` with that probability, in training.
+    """
 
     corpus: str
+    unit: Literal["word-list", "sentences"] = "word-list"
+    word_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
     batch_size: Count = 128
     buckets: Count = 1
     validation_sentences: Count = 2000

@@ -167,7 +167,7 @@ def test_list_shows_all_there_is(ppl):
         "recipes": recipe_names(),
         "guides": [*GUIDES["deep_state_space"], "guide", *GUIDES["language_model"]],
         "objectives": OBJECTIVES,
-        "corpora": ["words"],
+        "corpora": ["words", "verses"],
     }.items():
         ended = ppl("list", kind)
         assert ended.status == 0

@@ -207,3 +207,22 @@ def test_a_resumed_run_is_the_uninterrupted_one(cell, word_list, tmp_path, one_t
     before, after = (dict(r.model.named_parameters()) for r in (whole, resumed))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert resumed.evaluate() == whole.evaluate()
+
+
+def test_sentences_train_epoch_by_epoch_with_word_dropout(ppl, tmp_path):
+    lines = ["the dog sees the cat", "the cat sees the dog", "a dog barks", "a cat sleeps"] * 8
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("\n".join(f"{line} {i % 5}" for i, line in enumerate(lines)) + "\n")
+    sizes = {"data.unit": "sentences", "data.word_dropout": 0.3, "data.batch_size": 8, "report.samples": 4}
+    given = [part for key, value in sizes.items() for part in ("--set", f"{key}={value}")]
+    run = tmp_path / "run"
+    done = ppl("fit", "words-gru8", "--data", str(tmp_path), *given, "--steps", "6", "--out", str(run))
+    assert done.status == 0, done.err
+    report = (run / "report.md").read_text(encoding="utf-8")
+    assert "## Log-likelihood of the test sentences" in report
+    assert "i.i.d. token model (tokens and EOS)" in report
+    shown = ppl("evaluate", str(run)).out
+    assert "Nats per sentence, EOS scored, over all 32 sentences" in shown
+    refused = ppl("fit", "words-gru8", "--data", "verses", "--steps", "1", "--out", str(tmp_path / "other"))
+    assert refused.status == 2
+    assert "data.unit=sentences" in refused.err
