@@ -7,6 +7,7 @@ eqs. (1), (2), (8) and (10).
 from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
+from itertools import pairwise
 
 import pyro
 import torch
@@ -40,6 +41,8 @@ class DeepStateSpace(nn.Module):
             (the paper's advice, section 2.4); ``direct`` parametrises f_g. Only ``tril`` knows both.
         diagonal, delta: how diagonals stay away from zero, see :class:`~ppl_text.distributions.transforms.Triangular`.
         masks: ``halves`` or ``paper``, see :class:`~ppl_text.distributions.transforms.RealNVP`.
+        emission_hidden: widths of tanh layers between h_t and the softmax; none in the paper: P(w_t | h_t) is then
+            log-linear in h_t, and one Gaussian step must move the state between 27 convex regions.
     """
 
     family = "deep_state_space"
@@ -60,6 +63,7 @@ class DeepStateSpace(nn.Module):
         diagonal: str = "softplus+delta",
         delta: float = 0.1,
         masks: str = "halves",
+        emission_hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if parametrization not in ("inverse", "direct"):
@@ -77,10 +81,7 @@ class DeepStateSpace(nn.Module):
             delta=delta,
             masks=masks,
         )
-        self.emission = nn.Linear(state_dim, vocab_size - FIRST_SCORED_ID)
-        # Unit-scale letter embeddings: with torch's small default the first gradients say that h is not
-        # worth its KL, and training starts from a collapsed guide.
-        nn.init.normal_(self.emission.weight)
+        self.emission = _emission(state_dim, emission_hidden, vocab_size - FIRST_SCORED_ID)
 
     def prior(self, lengths: Tensor, steps: int) -> FlowChain:
         """p(h_{1:T}) for words of these lengths: event (T, D), batch (B,)."""
@@ -146,3 +147,18 @@ class DeepStateSpace(nn.Module):
         angle = torch.linspace(0, torch.pi / 2, points, device=first.device).view(-1, 1, 1)
         states, _ = chain.push_forward(angle.cos() * noise[0] + angle.sin() * noise[1])
         return self.decode(states)
+
+
+def _emission(state_dim: int, hidden: Sequence[int], outcomes: int) -> nn.Module:
+    """Logits of the outcomes given h_t: linear, or with tanh layers between.
+
+    Unit-scale letter embeddings: with torch's small default the first gradients say that h is not worth its KL, and
+    training starts from a collapsed guide.
+    """
+    widths = [state_dim, *hidden, outcomes]
+    layers: list[nn.Module] = []
+    for width, following in pairwise(widths):
+        layers += [nn.Tanh()] if layers else []
+        layers.append(nn.Linear(width, following))
+    nn.init.normal_(layers[-1].weight, std=(state_dim / widths[-2]) ** 0.5)  # type: ignore[arg-type]
+    return layers[0] if len(layers) == 1 else nn.Sequential(*layers)

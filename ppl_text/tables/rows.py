@@ -79,7 +79,7 @@ class Task:
         if not path.is_file():
             return None
         record = folders.read_record(path)
-        if record["config"]["data"] != trained_values(config)["data"]:
+        if check_config(record["config"], str(path)).data != config.data:
             raise self._other("other data")
         if record["fingerprint"] != build.load_data(config).fingerprint:
             raise self._other("other words or counts")

@@ -24,6 +24,7 @@ TRANSITIONS = {
     "tril direct": {"transition": "tril", "parametrization": "direct"},
     "tril clip": {"transition": "tril", "diagonal": "clip", "delta": 0.2},
     "2 x tril": {"transition": "tril", "layers": 2},
+    "tril, deep emission": {"transition": "tril", "emission_hidden": (5, 4)},
     "nvp": {"transition": "nvp", "layers": 2},
     "nvp paper": {"transition": "nvp", "masks": "paper"},
     "tril-nvp": {"transition": "tril-nvp", "layers": 2},
@@ -63,6 +64,24 @@ def step_log_density(model: DeepStateSpace, before: Tensor, after: Tensor) -> Te
     return unit.log_prob(noise) - torch.linalg.slogdet(jacobian).logabsdet
 
 
+def by_layers(model: DeepStateSpace, state: Tensor) -> Tensor:
+    """Logits of one state, layer by layer, tanh between them."""
+    first, *others = [layer for layer in model.emission.modules() if isinstance(layer, torch.nn.Linear)]
+    value = first.weight @ state + first.bias
+    for layer in others:
+        value = layer.weight @ torch.tanh(value) + layer.bias
+    return value
+
+
+def test_the_emission_is_the_papers_softmax_unless_it_is_given_layers() -> None:
+    assert isinstance(model_of({}).emission, torch.nn.Linear)
+    deep = model_of({"emission_hidden": (5, 4)}).emission
+    assert [layer.out_features for layer in deep if isinstance(layer, torch.nn.Linear)][:2] == [5, 4]
+    states = torch.randn(1000, 3, dtype=torch.float64)
+    plain, layered = model_of({}).emission(states).std(), deep(states).std()
+    assert 0.3 < layered / plain < 2, "letters differ as much at the start as without layers"
+
+
 @every_transition
 def test_log_joint_equals_plain_loops(options: dict) -> None:
     model, ids = model_of(options), [[3, 4, 5], [], [5]]
@@ -73,7 +92,7 @@ def test_log_joint_equals_plain_loops(options: dict) -> None:
         before, expected = model.initial, torch.zeros((), dtype=torch.float64)
         for t, token in enumerate([*word, EOS_ID]):
             expected = expected + step_log_density(model, before, states[b, t])
-            scores = model.emission.weight @ states[b, t] + model.emission.bias
+            scores = by_layers(model, states[b, t])
             expected = expected + scores[token - EOS_ID] - scores.exp().sum().log()
             before = states[b, t]
         torch.testing.assert_close(found[b], expected)
@@ -152,7 +171,8 @@ def generated_lengths(tokens: torch.Tensor) -> torch.Tensor:
 def test_generated_words_end_at_their_first_eos(options: dict) -> None:
     model = model_of(options)
     with torch.no_grad():
-        model.emission.bias[0] += 0.5
+        head = list(model.emission.modules())[-1]
+        head.bias[0] += 0.5
     torch.manual_seed(0)
     ids = model.generate(300, 6)
     assert ids.shape == (300, 6)

@@ -499,7 +499,5 @@ class Forgetful(LinearModel):
 
 def test_a_state_without_particles_and_sentences_is_named() -> None:
     batch = chain_batch(2, 4)
-    with pytest.raises(
-        UserError, match=r"state\['clock'\] has shape \(3,\); .*, sentences\), here \(4, 2\)"
-    ):
+    with pytest.raises(UserError, match=r"state\['clock'\] has shape \(3,\); .*, sentences\), here \(4, 2\)"):
         build("fivo:4")(Forgetful(CHAIN), LinearGuide(CHAIN), batch)

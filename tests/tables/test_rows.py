@@ -37,7 +37,9 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
         assert found[f"entropy_{split}"] == entropy(run.corpus.splits[split].counts)
     assert found["test_prior_low"] <= found["test_prior_high"]
     assert found["test_prior"] > found["entropy_test"]
-    assert found["distance"] == pytest.approx(distance_of_drawn(run, 40))
+    assert found["tightest"] == min(found["test"], found["test_prior"])
+    of_test = distance_of_drawn(run, 40)
+    assert found["distance"] == pytest.approx(of_test + found["tightest"] - found["test"])
     assert (found["samples"], found["trajectories"], found["gap_draws"], found["gap_20_draws"]) == (30, 300, 20, 20)
     assert found["kn3"] > 1
     positions = record["profiles"]["gap_by_position"]
@@ -158,6 +160,17 @@ def test_a_stopped_row_resumes_to_the_same_figures(finished, tmp_path):
         run_task(again, StopsAt(10))
     assert not (again.folder / RECORD).exists()
     assert run_task(again, Quiet())["measures"] == record["measures"]
+
+
+def test_a_guide_trained_by_steps_is_measured_by_a_filter(tiny_table, tmp_path):
+    row = tiny_table.rows[0]
+    sequential = row.model_copy(update={"set": {**row.set, "guide.name": "look-ahead", "objective": "stepwise:2"}})
+    task = Task(tiny_table, sequential, "small", 0, tmp_path)
+    found = run_task(task, Quiet())["measures"]
+    bound, error = pt.load(task.folder).bound("fivo:4", "test", 40, measures.SEED)
+    assert found["test_filter"] == pytest.approx(-bound)
+    assert found["test_filter_se"] == pytest.approx(error)
+    assert found["tightest"] == min(found[key] for key in ("test", "test_filter", "test_prior"))
 
 
 def test_a_baseline_has_no_entropy_gap_and_no_trajectories(tiny_table, tmp_path):
