@@ -56,7 +56,7 @@ def draw_distances(results: Mapping[str, Any]) -> Figure:
         if points:
             axes.plot(*zip(*points, strict=True), marker, label=what)
     axes.set_yticks(range(len(rows)), [f"{row['title']} ({row['name']})" for row in rows])
-    axes.set_xlabel("cross-entropy of the test words - their entropy (nats per word)")
+    axes.set_xlabel("nats per word above the entropy of the test words")
     axes.legend(frameon=False)
     return figure
 
