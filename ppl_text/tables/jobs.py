@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import NamedTuple
 
@@ -92,13 +92,14 @@ def _start(task: Task, say: Say) -> _Job:
 
 def _pass_on(process: subprocess.Popen[str], name: str, say: Say, last: list[str]) -> None:
     """Print a worker's lines as they come; keep its last line, or all lines from its ``error: `` on."""
-    for line in process.stdout or ():
-        text = line.rstrip()
-        if text.startswith("error: ") or not (last and last[0].startswith("error: ")):
-            last.clear()
-        last.append(text)
-        with suppress(OSError):  # nobody reads our output any more; the worker must not wait for that
-            say(f"[{name}] {text}")
+    with process.stdout or nullcontext(()) as lines:
+        for line in lines:
+            text = line.rstrip()
+            if text.startswith("error: ") or not (last and last[0].startswith("error: ")):
+                last.clear()
+            last.append(text)
+            with suppress(OSError):  # nobody reads our output any more; the worker must not wait for that
+                say(f"[{name}] {text}")
 
 
 def _why(job: _Job) -> str:

@@ -98,6 +98,15 @@ class Terminal:
         os.write(self._ours, text.encode())
         return self.until(then)
 
+    def press(self, key, then):
+        """Press a key until ``then`` is shown: a prompt that has only just appeared may not hear it yet."""
+        deadline = time.monotonic() + 120
+        while then not in self.shown[self._seen :]:
+            assert time.monotonic() < deadline, self.shown
+            os.write(self._ours, key.encode())
+            self._read(5)
+        return self.until(then)
+
     def end(self):
         """Exit status, after all has been read."""
         while self._read(60):
@@ -171,7 +180,8 @@ def test_ctrl_c_stops_the_training_and_not_the_sitting(terminal, copied):
     assert "The guide before stays: diagonal" in shown
     folder = re.search(r"fit --resume (\S+)", shown)[1]
     assert Path(folder) == copied / "swaps" / "tril-1"
-    assert "'quit' or Ctrl-D leaves" in terminal.type("\x03", "diagonal> ")
+    terminal.press("\x03", "'quit' or Ctrl-D leaves")
+    terminal.until("diagonal> ")
     terminal.type("prior\n", "prior> ")
     assert f"kept: {copied}/swaps/prior-1" in terminal.type("quit\n", "compare")
     assert terminal.end() == 0
