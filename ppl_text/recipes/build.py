@@ -30,6 +30,7 @@ from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
 from ..evaluation.entropy_gap import entropy_monitor
 from ..models import MODELS
+from ..training.optimizers import build_optimizer
 from ..training.options import TrainingOptions
 from ..training.progress import Progress
 from ..training.trainer import Trainer
@@ -225,9 +226,9 @@ def build_trainer(
     if training.freeze == "model":
         programs.model.requires_grad_(False)
     parameters = [p for program in programs for p in program.parameters() if p.requires_grad]
-    # A group, because Adam refuses an empty list and nothing may be left to train.
+    # A group, because optimizers refuse an empty list and nothing may be left to train.
     group = {"params": parameters}
-    optimizer = torch.optim.Adam([group], lr=learning_rate(0), betas=training.betas, fused=True)
+    optimizer = build_optimizer(training.optimizer, [group], lr=learning_rate(0), betas=training.betas)
     options = TrainingOptions(
         steps=training.steps,
         clip_norm=training.clip_norm,

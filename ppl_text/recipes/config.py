@@ -124,13 +124,15 @@ class TrainingSection(Section):
     """``training``: see :class:`ppl_text.training.options.TrainingOptions`; ``lr`` and ``beta`` are schedules,
     ``beta`` one for all latent sites or one by site.
 
+    ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
     ``freeze: model`` trains the guide's parameters only.
     """
 
     steps: Count
     lr: Schedule = 1e-3
     beta: SiteSchedules = 1.0
-    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    optimizer: Literal["adam", "soap", "sgd"] = "adam"
+    betas: tuple[Decay, Decay] | None = None
     clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
     log_every: Count = 100
     validate_every: Count = 500
@@ -139,8 +141,15 @@ class TrainingSection(Section):
     freeze: Literal["none", "model"] = "none"
 
     @model_validator(mode="after")
+    def _betas_of_the_optimizer(self) -> TrainingSection:
+        """Plain gradient descent keeps no moving averages."""
+        if self.optimizer == "sgd" and self.betas is not None:
+            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
+        return self
+
+    @model_validator(mode="after")
     def _no_value_below_zero(self) -> TrainingSection:
-        """Adam refuses a negative rate, and a negative β is no weight."""
+        """Optimizers refuse a negative rate, and a negative β is no weight."""
         found = as_schedules(self.beta, self.steps)
         beta = {f"beta.{site}": s for site, s in found.items()} if isinstance(found, dict) else {"beta": found}
         for key, schedule in {"lr": as_schedule(self.lr, self.steps), **beta}.items():

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from ppl_text.training.records import TIME_FIELDS
 from ppl_text.training.trainer import Trainer
 
 from .small_world import Batches, Elbo, held_out, programs
+
+FUSED_ADAM = partial(torch.optim.Adam, fused=True)
 
 
 @dataclass
@@ -73,14 +76,14 @@ def make():
         objective=None,
         validation="held out",
         identity=None,
-        fused=True,
+        optimizer=FUSED_ADAM,
         lr=1e-2,
         fabric=None,
         monitor=None,
         **options,
     ):
         model, guide = programs()
-        optimizer = torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=lr, fused=fused)
+        optimizer = optimizer([{"params": [*model.parameters(), *guide.parameters()]}], lr=lr)
         options = {"steps": 12, "log_every": 4, "validate_every": 5, "checkpoint_every": 3, "seed": 3} | options
         batches, progress = Batches(), Recorder()
         trainer = Trainer(

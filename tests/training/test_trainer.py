@@ -354,7 +354,7 @@ def test_beta_by_site_and_a_rate_in_a_tensor(make, tmp_path):
 
 def test_the_gradient_is_clipped_as_a_whole(make, tmp_path):
     norms = []
-    made = make(tmp_path, clip_norm=0.01, fused=False)
+    made = make(tmp_path, clip_norm=0.01, optimizer=torch.optim.Adam)
     step = made.optimizer.step
     parameters = [*made.model.parameters(), *made.guide.parameters()]
 

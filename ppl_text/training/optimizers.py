@@ -1,0 +1,60 @@
+"""Optimizers by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch.optim import SGD, Adam, Optimizer
+
+from ..core.errors import UnknownNameError
+
+LARGEST_PRECONDITIONER = 2048
+"""SOAP leaves an axis that is longer (a vocabulary) to Adam: its preconditioner is a matrix of that width."""
+
+
+class Kind(NamedTuple):
+    """How an optimizer is made of parameter groups, and the decay rates it has where none are given."""
+
+    make: Callable[..., Optimizer]
+    betas: tuple[float, float] | None
+
+
+def _adam(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
+    return Adam(groups, lr=lr, betas=betas, fused=True)
+
+
+def _soap(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
+    from pytorch_optimizer import SOAP  # two seconds, for those who use it
+
+    return SOAP(groups, lr=lr, betas=betas, weight_decay=0.0, max_precondition_dim=LARGEST_PRECONDITIONER)
+
+
+def _sgd(groups: list[dict[str, Any]], lr: float) -> Optimizer:
+    return SGD(groups, lr=lr, fused=True)
+
+
+OPTIMIZERS: Mapping[str, Kind] = {
+    "adam": Kind(_adam, (0.9, 0.999)),
+    "soap": Kind(_soap, (0.95, 0.95)),
+    "sgd": Kind(_sgd, None),
+}
+"""``adam`` (Kingma and Ba 2015), ``soap`` (Adam in the eigenbasis of Shampoo's preconditioner, Vyas et al. 2024) and
+``sgd`` (no momentum)."""
+
+
+def build_optimizer(
+    name: str, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float] | None = None
+) -> Optimizer:
+    """The optimizer ``name`` of parameter groups; ``betas`` None: the optimizer's own.
+
+    Raises :class:`UnknownNameError`, and ``ValueError`` for decay rates of an optimizer that has none.
+    """
+    if name not in OPTIMIZERS:
+        raise UnknownNameError("optimizer", name, OPTIMIZERS)
+    kind = OPTIMIZERS[name]
+    if kind.betas is None:
+        if betas is not None:
+            raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
+        return kind.make(groups, lr)
+    return kind.make(groups, lr, betas or kind.betas)

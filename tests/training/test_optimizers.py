@@ -1,0 +1,91 @@
+"""Optimizers by name: what each step is, and that a run goes on with any of them bit for bit."""
+
+import signal
+from functools import partial
+
+import pytest
+import torch
+
+from ppl_text.core.errors import Interrupted, UnknownNameError
+from ppl_text.training.optimizers import LARGEST_PRECONDITIONER, OPTIMIZERS, build_optimizer
+
+from .test_trainer import Watched, assert_same_run, send
+
+
+def quadratic(name, left, right, start, *, lr, steps):
+    """Descend ½ |L W R|²; returns W."""
+    weights = torch.nn.Parameter(start.clone())
+    optimizer = build_optimizer(name, [{"params": [weights]}], lr=lr)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (0.5 * (left @ weights @ right).square().sum()).backward()
+        optimizer.step()
+    return weights.detach()
+
+
+def test_sgd_is_plain_gradient_descent():
+    start = torch.tensor([[1.0, -2.0]])
+    found = quadratic("sgd", torch.eye(1), torch.diag(torch.tensor([1.0, 2.0])), start, lr=0.1, steps=3)
+    assert torch.allclose(found, start * torch.tensor([0.9, 0.6]) ** 3)
+
+
+@pytest.mark.parametrize("name", ["adam", "soap"])
+def test_the_first_steps_of_adam_and_soap_have_the_length_of_the_rate(name):
+    """Both divide the mean gradient by its root mean square: a constant gradient moves each entry by lr a step."""
+    weights = torch.nn.Parameter(torch.zeros(5))
+    optimizer = build_optimizer(name, [{"params": [weights]}], lr=0.01)
+    for _ in range(4):
+        weights.grad = torch.tensor([1.0, -1.0, 0.5, 3.0, -0.1])
+        optimizer.step()
+    moved = 4 if name == "adam" else 3  # SOAP's first call only begins its preconditioner
+    assert torch.allclose(weights.detach(), -0.01 * moved * weights.grad.sign(), atol=1e-5)
+
+
+def test_soap_goes_the_same_way_in_every_basis_and_adam_does_not():
+    """In the basis W = P W' the same quadratic is ½ |(L P) W' R|²: SOAP's W' stays Pᵀ W, Adam's does not.
+
+    Ten steps: afterwards its basis is renewed in single precision.
+    """
+    torch.manual_seed(0)
+    scales = torch.diag(torch.logspace(0, -2, 6, dtype=torch.float64))
+    turn, other, basis = (torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64))[0] for _ in range(3))
+    left, right, start = scales @ turn, other @ scales, torch.randn(6, 6, dtype=torch.float64)
+    apart = {}
+    for name in ("adam", "soap"):
+        here = quadratic(name, left, right, start, lr=0.01, steps=10)
+        there = quadratic(name, left @ basis, right, basis.T @ start, lr=0.01, steps=10)
+        apart[name] = float((basis @ there - here).abs().max())
+    assert apart["soap"] < 1e-3
+    assert apart["adam"] > 1e-2
+
+
+def test_soap_leaves_long_axes_without_a_preconditioner():
+    table = torch.nn.Parameter(torch.randn(LARGEST_PRECONDITIONER + 1, 3))
+    optimizer = build_optimizer("soap", [{"params": [table]}], lr=0.01)
+    for _ in range(2):
+        table.grad = torch.randn_like(table)
+        optimizer.step()
+    assert [len(matrix) for matrix in optimizer.state[table]["GG"]] == [0, 3]
+
+
+def test_own_decay_rates_replace_the_usual_ones():
+    def build(name, **options):
+        return build_optimizer(name, [{"params": [torch.nn.Parameter(torch.zeros(2))]}], lr=0.1, **options)
+
+    assert build("adam", betas=(0.5, 0.6)).param_groups[0]["betas"] == (0.5, 0.6)
+    assert build("soap").param_groups[0]["betas"] == (0.95, 0.95)
+    with pytest.raises(ValueError, match="no decay rates"):
+        build("sgd", betas=(0.5, 0.6))
+    with pytest.raises(UnknownNameError, match="did you mean 'soap'"):
+        build("soup")
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, tmp_path, name):
+    optimizer = partial(build_optimizer, name)
+    make(tmp_path / "whole", optimizer=optimizer).trainer.fit()
+    part = make(tmp_path / "part", optimizer=optimizer, objective=Watched({5: send(signal.SIGTERM)}))
+    with pytest.raises(Interrupted):
+        part.trainer.fit()
+    make(tmp_path / "part", optimizer=optimizer).trainer.fit(resume=True)
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
