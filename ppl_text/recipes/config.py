@@ -26,8 +26,9 @@ from pydantic import (
 
 from .. import schedules
 from ..core.errors import ConfigError, PplTextError, UnknownNameError
-from . import recipe_names, recipe_text
+from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of
+from .inheritance import extended
 from .presets import preset_values
 from .reading import parse_yaml
 from .references import with_absolute_paths
@@ -237,11 +238,11 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, 
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:
-    """The tree of a recipe as it is written, with its name under ``recipe``."""
+    """The tree of a recipe with what it extends, and with its name under ``recipe``."""
     if not recipe.endswith((".yaml", ".yml")):
         if recipe not in recipe_names():
             raise UnknownNameError("recipe", recipe, recipe_names(), "A recipe file (.yaml) is accepted too.")
-        return {"recipe": recipe, **parse_yaml(recipe_text(recipe), source_of(recipe))}
+        return extended({"recipe": recipe, **_named(recipe)}, source_of(recipe), _named)
     path = Path(os.path.expanduser(recipe))  # pathlib raises for an unknown user
     try:
         text = path.read_text(encoding="utf-8")
@@ -257,7 +258,15 @@ def read_recipe(recipe: str) -> dict[str, Any]:
             f"{source_of(recipe)} must be a mapping with model, guide, objective, data and training; "
             "the config.yaml of a run is an example"
         )
-    return {"recipe": path.stem, **tree}
+    return extended({"recipe": path.stem, **tree}, source_of(recipe), _named)
+
+
+def _named(name: str) -> Mapping[str, Any]:
+    """The tree of a recipe that comes with the package, or of a part of one, as it is written."""
+    if name not in (known := [*recipe_names(), *part_names()]):
+        raise UnknownNameError("recipe", name, known)
+    tree: Mapping[str, Any] = parse_yaml(recipe_text(name), source_of(name))
+    return tree
 
 
 def check_config(tree: Mapping[str, Any], source: str) -> RunConfig:
