@@ -9,12 +9,18 @@ import pytest
 from benchmarks import race
 from benchmarks.contestants import available
 
-TABLE = pytest.StashKey[str]()
+TABLES = pytest.StashKey[dict[str, str]]()
+"""Tables of the interleaved races by title."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """``--race-threads 1`` where other programs want the second CPU."""
     parser.addoption("--race-threads", type=int, help="CPUs and threads for all contestants (default: all there are)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """No race has been run yet."""
+    config.stash[TABLES] = {}
 
 
 @pytest.fixture(scope="session")
@@ -27,12 +33,13 @@ def threads(request: pytest.FixtureRequest) -> int:
 def standings(request: pytest.FixtureRequest, threads: int) -> dict[str, race.Standing]:
     """Ratios of an interleaved race; medians of runs made one after the other drift with the machine's load."""
     rows = race.standings(race.run(available(), rounds=20, steps=5, warmup=20))
-    request.config.stash[TABLE] = f"{race.table(rows)}\n\n{threads} threads each"
+    title = "side by side: one training step, B=128, T=13, D=8"
+    request.config.stash[TABLES][title] = f"{race.table(rows)}\n\n{threads} threads each"
     return {row.name: row for row in rows}
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print the interleaved ratios under pytest-benchmark's own table."""
-    if TABLE in config.stash:
-        terminalreporter.section("side by side: one training step, B=128, T=13, D=8")
-        terminalreporter.write_line(config.stash[TABLE])
+    for title, table in config.stash[TABLES].items():
+        terminalreporter.section(title)
+        terminalreporter.write_line(table)

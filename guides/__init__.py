@@ -17,5 +17,14 @@ GUIDES: dict[str, dict[str, str]] = {
         "prior": "guides.deep_state_space:PriorGuide",
     },
     "language_model": {"exact": "guides.language_model:ExactGuide"},
+    "sentence_vae": {
+        "gaussian": "guides.sentence_vae:GaussianGuide",
+        "pooled": "guides.sentence_vae:PooledGuide",
+        "batch-norm": "guides.sentence_vae:BatchNormGuide",
+        "iaf": "guides.sentence_vae:FlowGuide",
+        "point": "guides.sentence_vae:PointGuide",
+        "prior": "guides.sentence_vae:PriorGuide",
+        "exact": "guides.sentence_vae:ExactGuide",
+    },
 }
 """``"module:class"`` by model family and guide name."""

@@ -18,9 +18,10 @@ from .recipes.faults import Faults
 from .tables.figures import reproduction_figures
 from .tables.jobs import GO_ON, raise_failed, run_at_once
 from .tables.markdown import table_markdown
+from .tables.parts import choose_part
 from .tables.results import RESULTS, gather
 from .tables.rows import Task, run_task
-from .tables.table import Table, load_table
+from .tables.table import Table, load_table, table_parts
 from .training.progress import Progress, Quiet
 
 Say = Callable[[str], None]
@@ -53,15 +54,18 @@ def reproduce(
 ) -> Reproduction:
     """Train and measure ``rows`` of a table (all of them for None) under ``seeds``, and write the result.
 
-    ``budget``: how long and how finely, by name; ``data`` replaces the table's corpus; ``out``: default
-    ``runs/reproduce/TABLE-BUDGET``. What lies finished there is read, what was stopped goes on: the same command
-    continues where it ended. ``jobs`` rows run at once, each in a process of its own (default: one a CPU; 1: all in
-    this process, told to ``progress``). A row that fails does not stop the others. All rows are checked, and their
-    data loaded, before the first is trained; what was reached is written whatever happens.
+    ``rows``: names, or numbers as the table counts them (``"1-7"``). ``budget``: how long and how finely, by name;
+    ``data`` replaces the table's corpus, for a table of several corpora as ``[NAME=]PATH`` (see
+    :mod:`ppl_text.tables.parts`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies finished there
+    is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at once, each in a
+    process of its own (default: one a CPU; 1: all in this process, told to ``progress``). A row that fails does not
+    stop the others. All rows are checked, and their data loaded, before the first is trained; what was reached is
+    written whatever happens.
     """
-    found = load_table(table)
+    part, data = choose_part(table, table_parts(table), data)
+    found = load_table(table, part)
     about = found.budget(budget).about
-    place = _place(out, f"{table}-{budget}")
+    place = _place(out, "-".join(name for name in (table, part, budget) if name))
     chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))
     if not (chosen and seeds) or min(seeds) < 0:
         raise UserError("reproduce needs one row or more and one seed or more, 0 or above, e.g. --seeds 0,1,2")

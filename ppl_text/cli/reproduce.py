@@ -10,11 +10,11 @@ from .output import print_json
 
 @click.command()
 @click.argument("table")
-@click.option("--rows", metavar="A,B", help="Default: every row of the table.")
+@click.option("--rows", metavar="A,B", help="Names, or numbers as 1-7. Default: every row.")
 @click.option("--budget", default="small", show_default=True, help="smoke, small or full: how long, how finely.")
 @click.option("--seeds", metavar="0,1,2", default="0", show_default=True, help="Each row once with each seed.")
-@click.option("--data", metavar="NAME|PATH", help="Another corpus than the table's own.")
-@click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE-BUDGET.")
+@click.option("--data", metavar="[NAME=]PATH", help="Another corpus than the table's own, or which of its corpora.")
+@click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE[-CORPUS]-BUDGET.")
 @click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def reproduce(
@@ -29,8 +29,9 @@ def reproduce(
 ) -> None:
     """Train and measure the rows of a published TABLE and print ours beside the published figures.
 
-    `words`: deep state-space models of words (Tables 1 and 2). Every row is a normal run folder; the same
-    command goes on where it was stopped. The table, its figures and results.json lie in the folder of the
+    `words`: deep state-space models of words (Tables 1 and 2). `davam-table2`: sentence VAEs and the cures of
+    posterior collapse, on the built-in verses or with --data [ptb|yahoo|snli=]DIR. Every row is a normal run folder;
+    the same command goes on where it was stopped. The table, its figures and results.json lie in the folder of the
     reproduction.
     """
     from ..core.errors import UserError

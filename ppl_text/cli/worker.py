@@ -1,4 +1,4 @@
-"""One row in a process of its own: ``python -m ppl_text.cli.worker [--data PATH] TABLE ROW BUDGET SEED OUT``.
+"""One row in a process of its own: ``python -m ppl_text.cli.worker [--part PART] [--data PATH] TABLE ROW BUDGET SEED OUT``.
 
 What :mod:`ppl_text.tables.jobs` starts; people type ``python -m ppl_text reproduce TABLE --rows ROW``.
 """
@@ -19,14 +19,15 @@ from .entry import run_command
 @click.argument("budget")
 @click.argument("seed", type=int)
 @click.argument("out", type=click.Path(path_type=Path))
+@click.option("--part")
 @click.option("--data")
-def worker(table: str, row: str, budget: str, seed: int, out: Path, data: str | None) -> None:
+def worker(table: str, row: str, budget: str, seed: int, out: Path, part: str | None, data: str | None) -> None:
     """Bring one row to its end."""
     from ..tables.rows import Task, run_task
     from ..tables.table import load_table
     from ..training.progress import PlainProgress
 
-    found = load_table(table)
+    found = load_table(table, part)
     (chosen,) = found.select([row])
     run_task(Task(found, chosen, budget, seed, out, data), PlainProgress(sys.stdout))
 

@@ -2,62 +2,125 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import Any, ClassVar
+
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.nn import functional as F
 
 from ..core.batch import EOS_ID, FIRST_SCORED_ID, PAD_ID
+from .heads import score_outcomes
 from .precision import at_least_float32
 
 
-class TokenSequence(TorchDistribution):
-    """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(logits_t)[w_t]; event shape (T,), ids as values.
+class TokenDistribution(TorchDistribution):
+    """p(w_1..w_n EOS | …) = Π_{t ≤ n+1} p_t(w_t); event shape (T,), ids as values: what all token sites share.
 
-    ``logits`` (…, B, T, V - 2) score the ids from EOS upwards: padding and BOS are no outcomes.
-    ``lengths`` (…, B) counts scored tokens, EOS included; nothing after EOS is scored. Where logits at t
-    do not depend on EOS having occurred, the probabilities of all strings sum to at most 1
-    (strings that end in their only EOS form a prefix-free set), so likelihoods are proper.
+    The outcomes are the ids from EOS upwards: padding and BOS are none. ``lengths`` (…, B) counts scored tokens, EOS
+    included; nothing after EOS is scored. Where p_t does not depend on EOS having occurred, the probabilities of all
+    strings sum to at most 1 (strings that end in their only EOS form a prefix-free set), so likelihoods are proper.
 
-    ``log_prob`` (nats per sentence, shape (…, B)) picks logits and subtracts their logsumexp: one
-    (…, T, V) tensor is kept, no normalised copy of it.
+    Subclasses say where logits (…, B, T, V - 2) come from, and how one outcome a step is scored.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
     support = constraints.independent(constraints.nonnegative_integer, 1)
+    _parts: ClassVar[tuple[str, ...]] = ("lengths",)
+    lengths: Tensor
 
-    def __init__(self, logits: Tensor, lengths: Tensor, validate_args: bool | None = None) -> None:
-        self.logits, self.lengths = at_least_float32(logits), lengths
-        batch = torch.broadcast_shapes(logits.shape[:-2], lengths.shape)
-        super().__init__(batch, logits.shape[-2:-1], validate_args=validate_args)
+    @abstractmethod
+    def _logits(self) -> Tensor:
+        """Scores (…, B, T, V - 2) of the ids from EOS upwards."""
 
-    def expand(self, batch_shape: torch.Size, _instance: TokenSequence | None = None) -> TokenSequence:
+    @abstractmethod
+    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
+        """ln p_t(outcome_t) (…, B, T) for outcomes (…, B, T) from 0; where ``mask`` is False anything finite."""
+
+    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> TokenDistribution:
         """Put further leading axes in front, without copies."""
-        new = self._get_checked_instance(TokenSequence, _instance)
-        new.logits, new.lengths = self.logits, self.lengths
-        super(TokenSequence, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
+        new: TokenDistribution = self._get_checked_instance(type(self), _instance)
+        for name in self._parts:
+            setattr(new, name, getattr(self, name))
+        super(TokenDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_{t ≤ length} ln p(w_t), shape (…, B)."""
+        """Σ_{t ≤ length} ln p(w_t), nats per sentence, shape (…, B)."""
         if self._validate_args:
             self._validate_sample(value)
-        shape = torch.broadcast_shapes(value.shape, self.logits.shape[:-1])
-        outcome = (value - FIRST_SCORED_ID).clamp(min=0).expand(shape).unsqueeze(-1)
-        picked = self.logits.expand(*shape, -1).gather(-1, outcome).squeeze(-1)
+        outcome = (value - FIRST_SCORED_ID).clamp(min=0)
+        mask = torch.arange(self.event_shape[0], device=value.device) < self.lengths.unsqueeze(-1)
         # Padding and BOS are no outcomes: where they are scored, the density is 0.
-        steps = (picked - self.logits.logsumexp(-1)).masked_fill(value < FIRST_SCORED_ID, -torch.inf)
-        mask = torch.arange(self.event_shape[0], device=steps.device) < self.lengths.unsqueeze(-1)
+        steps = self._score(outcome, mask).masked_fill(value < FIRST_SCORED_ID, -torch.inf)
         total = torch.where(mask, steps, 0.0).sum(-1)
         # Particles that the logits do not depend on (nothing latent) were put in front by expand().
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Token ids (…, B, T); everything after the first EOS is padding."""
-        logits = self.logits.expand(*self.batch_shape, *self.logits.shape[-2:])
+        logits = self._logits()
+        logits = logits.expand(*self.batch_shape, *logits.shape[-2:])
         draws = torch.distributions.Categorical(logits=logits).sample(sample_shape)
         return end_at_eos(draws + FIRST_SCORED_ID)
+
+
+class TokenSequence(TokenDistribution):
+    """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(logits_t)[w_t], from logits (…, B, T, V - 2).
+
+    ``log_prob`` picks logits and subtracts their logsumexp: one (…, T, V) tensor is kept, no normalised copy of it.
+    For a large vocabulary see :class:`DecodedTokens`.
+    """
+
+    _parts = ("logits", "lengths")
+
+    def __init__(self, logits: Tensor, lengths: Tensor, validate_args: bool | None = None) -> None:
+        self.logits, self.lengths = at_least_float32(logits), lengths
+        batch = torch.broadcast_shapes(logits.shape[:-2], lengths.shape)
+        super().__init__(batch, logits.shape[-2:-1], validate_args=validate_args)
+
+    def _logits(self) -> Tensor:
+        return self.logits
+
+    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(outcome.shape, self.logits.shape[:-1])
+        picked = self.logits.expand(*shape, -1).gather(-1, outcome.expand(shape).unsqueeze(-1)).squeeze(-1)
+        return picked - self.logits.logsumexp(-1)
+
+
+class DecodedTokens(TokenDistribution):
+    """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(W s_t + b)[w_t], from states (…, B, T, H) and the head W, b.
+
+    ``weight`` (V - 2, H) and ``bias`` (V - 2,) or None. Logits exist only while they are scored, where no gradient is
+    wanted a bounded number at a time, so that hundreds of particles fit with a large vocabulary: see
+    :func:`~ppl_text.distributions.heads.score_outcomes`.
+    """
+
+    _parts = ("states", "weight", "bias", "lengths")
+
+    def __init__(
+        self,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        lengths: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.states, self.weight, self.bias, self.lengths = states, weight, bias, lengths
+        batch = torch.broadcast_shapes(states.shape[:-2], lengths.shape)
+        super().__init__(batch, states.shape[-2:-1], validate_args=validate_args)
+
+    def _logits(self) -> Tensor:
+        return at_least_float32(F.linear(self.states, self.weight, self.bias))
+
+    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(outcome.shape, self.states.shape[:-1])
+        states = self.states.expand(*shape, -1).reshape(-1, self.states.shape[-1])
+        outcomes = outcome.expand(shape).reshape(-1)
+        return score_outcomes(states, self.weight, self.bias, outcomes).view(shape)
 
 
 def end_at_eos(tokens: Tensor) -> Tensor:

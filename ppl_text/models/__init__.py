@@ -3,5 +3,6 @@
 MODELS = {
     "deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace",
     "language_model": "ppl_text.models.language_model:LanguageModel",
+    "sentence_vae": "ppl_text.models.sentence_vae:SentenceVAE",
 }
 """Model families by name."""

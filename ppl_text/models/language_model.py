@@ -6,12 +6,12 @@ The baseline of the state-space paper (a GRU cell trained with teacher forcing).
 from __future__ import annotations
 
 import pyro
-import torch
 from torch import Tensor, nn
 
-from ..core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID, Batch
+from ..core.batch import FIRST_SCORED_ID, Batch
 from ..core.errors import UnknownNameError
 from ..core.latents import LatentSpec
+from ..decoding import Memory, Sample, search
 from ..distributions.tokens import TokenSequence
 from ..nn.recurrent import forward_states
 
@@ -65,15 +65,20 @@ class LanguageModel(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("tokens", self.likelihood(batch), obs=batch.tokens)
 
-    @torch.no_grad()
+    def begin(self, z: None, rows: int) -> Memory:
+        """The memory before the first token of ``rows`` texts: states of 0, each (R, H). Nothing is latent: no z."""
+        zero = self.head.weight.new_zeros(rows, self.cell.hidden_size)
+        return (zero,) if isinstance(self.cell, nn.GRU) else (zero, zero)
+
+    def step(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Logits (R, V - 2) of the ids from EOS upwards after ``tokens`` (R,), and the memory after them."""
+        before = tuple(part.unsqueeze(0) for part in memory)
+        states, after = self.cell(
+            self.embedding(tokens).unsqueeze(1), before[0] if isinstance(self.cell, nn.GRU) else before
+        )
+        kept = (after,) if isinstance(self.cell, nn.GRU) else after
+        return self.head(states.squeeze(1)), tuple(part.squeeze(0) for part in kept)
+
     def generate(self, n: int, steps: int) -> Tensor:
         """Draw n texts: ids (n, steps), padding after EOS; a row without EOS was cut off."""
-        token = torch.full((n, 1), BOS_ID, device=self.head.weight.device)
-        ended, drawn, memory = torch.zeros_like(token, dtype=torch.bool), [], None
-        for _ in range(steps):
-            state, memory = self.cell(self.embedding(token), memory)
-            draw = torch.distributions.Categorical(logits=self.head(state)).sample() + FIRST_SCORED_ID
-            token = draw.masked_fill(ended, PAD_ID)
-            ended = ended | (token == EOS_ID)
-            drawn.append(token)
-        return torch.cat(drawn, dim=-1)
+        return search(Sample(), self.step, self.begin(None, n), n, steps)

@@ -72,7 +72,8 @@ def raise_failed(failed: Sequence[str]) -> None:
 
 def _start(task: Task, say: Say) -> _Job:
     """A worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
-    where = [] if task.data is None else ["--data", task.data]
+    given = {"--part": task.table.part, "--data": task.data}
+    where = [text for option, value in given.items() if value is not None for text in (option, value)]
     names = [task.table.name, task.row.name, task.budget, str(task.seed), str(task.out)]
     process = subprocess.Popen(
         [sys.executable, "-m", "ppl_text.cli.worker", *where, "--", *names],

@@ -58,8 +58,16 @@ def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if row["seeds"]:
         seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         return "; ".join(part for part in (seeds, row["remark"]) if part)
-    command = f"`python -m ppl_text reproduce {results['table']} --rows {row['name']} --budget {results['budget']}`"
-    return f"{NOT_RUN}: {command}"
+    command = f"reproduce {results['table']} --rows {row['name']} --budget {results['budget']}{_data(results)}"
+    return f"{NOT_RUN}: `python -m ppl_text {command}`"
+
+
+def _data(results: Mapping[str, Any]) -> str:
+    """The option that names the data, where they are not the table's own."""
+    if not results["given"]:
+        return ""
+    part = results["part"]
+    return f" --data {part}={results['given']}" if part else f" --data {results['given']}"
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:

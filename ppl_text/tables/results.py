@@ -41,15 +41,17 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
 
     Rows of another budget or corpus, or measured otherwise than today, do not count.
     """
-    corpus = corpus or table.corpus
+    given, corpus = corpus, corpus or table.corpus or ""
     rows = [_row(row, _records(table, row, out, budget, corpus)) for row in table.rows]
     known = {row["name"]: row for row in rows}
     settings = table.budget(budget).measure
     return {
         "table": table.name,
+        "part": table.part,
         "title": table.title,
         "source": table.source,
         "corpus": corpus,
+        "given": given,
         "budget": budget,
         "about": table.budget(budget).about,
         "settings": settings,

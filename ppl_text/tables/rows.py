@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import RunFolderError
+from ..core.errors import RunFolderError, UserError
 from ..fitting import fit
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree, source_of
@@ -18,7 +18,8 @@ from ..run import Run, load
 from ..training.environment import describe_environment
 from ..training.progress import Progress
 from ..training.threads import torch_threads
-from .measures import MEASURES, VERSION, Measured
+from .measured import VERSION, Measured
+from .measures import MEASURES
 from .table import Row, Table
 
 RECORD = "measures.json"
@@ -43,18 +44,19 @@ class Task:
 
     @property
     def corpus(self) -> str:
-        """Name or path of what is trained on."""
-        return self.data or self.table.corpus
+        """Name or path of what is trained on; raises :class:`UserError` where the table needs to be given it."""
+        given = self.data or self.table.corpus
+        if given is None:
+            part, about = self.table.part, self.table.parts[self.table.part or ""].about
+            raise UserError(f"table {self.table.name} needs {about}; give its folder: --data {part}=DIR")
+        return given
 
     @property
     def changes(self) -> dict[str, Any]:
         """Dotted key to value: what is changed of the row's recipe."""
-        given = {} if self.data is None else {"data.corpus": self.data}
-        return {
-            "data.corpus": self.table.corpus,
-            **self.row.changes(self.table.budget(self.budget), self.seed),
-            **given,
-        }
+        changes = self.row.changes(self.table.budget(self.budget), self.seed)
+        corpus = {"data.corpus": self.corpus}
+        return {**corpus, **changes, **(corpus if self.data else {})}
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ..core.errors import ConfigError, UnknownNameError, nearest
 from ..recipes.reading import parse_yaml
 from . import table_text
+from .parts import check_part, of_part
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 """A name that is safe as a folder's."""
 
 
-KINDS = ("words",)
+KINDS = ("words", "sentences")
 """Names of what can be measured of a row; ``measures.py`` has the functions."""
 
 
@@ -67,6 +68,17 @@ class Row(_Part):
         return {**budget.set, **self.data, **self.set, "seed": seed}
 
 
+class Corpus(_Part):
+    """One of the corpora that a table is printed for: ``corpus`` is its name (None: a user gives the data).
+
+    ``about``: what it is, and where it is had from.
+    """
+
+    title: str
+    corpus: str | None = None
+    about: str = ""
+
+
 class Claim(_Part):
     """A published ordering, to be looked up in our rows: ``better`` is said to beat ``worse`` in ``column``."""
 
@@ -79,12 +91,18 @@ class Claim(_Part):
 
 
 class Table(_Part):
-    """A published table (or several of one paper) with everything that is needed to fill it again."""
+    """A published table (or several of one paper) with everything that is needed to fill it again.
+
+    ``parts``: the corpora that it is printed for, by name, where there are several; ``part``: the one that is filled,
+    and ``corpus`` that part's.
+    """
 
     name: Name
     title: str
     source: str
-    corpus: str
+    corpus: str | None = None
+    parts: dict[Name, Corpus] = {}
+    part: Name | None = None
     measure: str
     columns: tuple[Column, ...]
     groups: dict[str, str]
@@ -100,24 +118,54 @@ class Table(_Part):
         return self.budgets[name]
 
     def select(self, names: Sequence[str] | None) -> tuple[Row, ...]:
-        """Rows by name, in the table's order; all of them for None. Raises :class:`UnknownNameError`."""
-        known = {row.name: row for row in self.rows}
-        for name in names or ():
-            if name not in known:
-                raise UnknownNameError(f"row of table {self.name}", name, known)
-        return tuple(row for row in self.rows if names is None or row.name in names)
+        """Rows by name or number (``3``, ``1-7``), in the table's order; all of them for None.
+
+        Raises :class:`UnknownNameError`.
+        """
+        if names is None:
+            return self.rows
+        wanted = {row for name in names for row in self._named(name)}
+        return tuple(row for row in self.rows if row.name in wanted)
+
+    def _named(self, name: str) -> list[str]:
+        """The names of the rows that a name, a number or a range of numbers (counted from 1) means."""
+        known = [row.name for row in self.rows]
+        first, _, last = name.partition("-")
+        if name not in known and first.isdecimal() and (not last or last.isdecimal()):
+            numbers = range(int(first), int(last or first) + 1)
+            if numbers and numbers[0] >= 1 and numbers[-1] <= len(known):
+                return known[numbers[0] - 1 : numbers[-1]]
+        if name not in known:
+            raise UnknownNameError(
+                f"row of table {self.name}", name, known, f"Numbers from 1 to {len(known)} are accepted too, as 1-3."
+            )
+        return [name]
 
 
-def load_table(name: str) -> Table:
-    """Read a table that comes with the package; raises :class:`UnknownNameError` or, for a faulty file, ConfigError."""
-    return parse_table(name, table_text(name))
+def load_table(name: str, part: str | None = None) -> Table:
+    """Read a table that comes with the package, or that ``part`` of it (default: its first).
+
+    Raises :class:`UnknownNameError` or, for a faulty file, ConfigError.
+    """
+    return parse_table(name, table_text(name), part)
 
 
-def parse_table(name: str, text: str) -> Table:
-    """A table from its YAML; raises :class:`ConfigError` with every fault."""
+def table_parts(name: str) -> dict[str, Any]:
+    """The corpora that a table is printed for, by name; nothing where it is printed for one."""
+    tree = parse_yaml(table_text(name), f"table '{name}'")
+    return dict(tree.get("parts", {}))
+
+
+def parse_table(name: str, text: str, part: str | None = None) -> Table:
+    """A table, or a part of it, from its YAML; raises :class:`ConfigError` with every fault."""
     tree = parse_yaml(text, f"table '{name}'")
+    tree = {"name": name, **(tree if isinstance(tree, Mapping) else {})}
+    parts = tree.get("parts") or {}
+    chosen = check_part(name, part, parts)
+    if chosen is not None:
+        tree = {"corpus": parts[chosen].get("corpus"), **of_part(tree, chosen, list(parts)), "part": chosen}
     try:
-        table = Table.model_validate({"name": name, **(tree if isinstance(tree, Mapping) else {})})
+        table = Table.model_validate(tree)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise ConfigError(f"table '{name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults)) from error
@@ -132,6 +180,8 @@ def _check_references(table: Table) -> None:
     faults += [
         f"row '{row.name}' is of unknown group '{row.group}'" for row in table.rows if row.group not in table.groups
     ]
+    if table.corpus is None and not table.parts:
+        faults.append("it names no corpus")
     if table.measure not in KINDS:
         known = ", ".join(KINDS)
         faults.append(f"measures '{table.measure}' are not known{nearest(table.measure, KINDS)}; known: {known}")

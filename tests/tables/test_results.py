@@ -7,7 +7,7 @@ import pytest
 
 from ppl_text.core.errors import RunFolderError
 from ppl_text.tables.markdown import table_markdown
-from ppl_text.tables.measures import VERSION
+from ppl_text.tables.measured import VERSION
 from ppl_text.tables.results import gather, read_results
 from ppl_text.tables.rows import RECORD
 from ppl_text.tables.table import parse_table

@@ -114,12 +114,20 @@ def test_unknown_names_are_met_with_the_nearest():
         WORDS.select(["tril-k1O"])
     with pytest.raises(UnknownNameError, match="did you mean 'small'"):
         WORDS.budget("smal")
-    assert table_names() == ["words"]
+    assert table_names() == ["davam-table2", "words"]
 
 
 def test_selection_keeps_the_order_of_the_table():
     assert [row.name for row in WORDS.select(["gru8", "tril"])] == ["tril", "gru8"]
     assert WORDS.select(None) == WORDS.rows
+
+
+def test_rows_are_known_by_their_numbers_too():
+    names = [row.name for row in WORDS.rows]
+    assert [row.name for row in WORDS.select(["2-4", "7", "tril"])] == [*names[:4], names[6]]
+    for wrong in ("0-2", "3-2", "1-99", "99", "-2", "1-2-3"):
+        with pytest.raises(UnknownNameError, match=f"unknown row of table words '{wrong}'.*Numbers from 1 to 24"):
+            WORDS.select([wrong])
 
 
 SMALL = """

@@ -1,0 +1,142 @@
+"""Race one training step of the sentence VAE at PTB sizes: ours beside a hand-written PyTorch loop.
+
+    python -m benchmarks.sentence_vae --threads 1
+
+E = H = 256, D = 32, V = 10,000, B = 32, T = 24. A step is encoder, decoder, loss with the KL in closed form, backward,
+clipping at norm 5 and SGD. Rounds are interleaved as in :mod:`benchmarks.race`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from benchmarks import race
+from benchmarks.contestants import OURS
+from benchmarks.peers import Parameters, Words, lstm_vae
+from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
+from guides.sentence_vae import GaussianGuide
+from ppl_text import objectives
+from ppl_text.core.batch import BOS_ID, Batch
+from ppl_text.models.sentence_vae import SentenceVAE
+
+NAMES = {
+    "guide.reader.embedding": "encoder_embedding",
+    "guide.reader.lstm": "encoder",
+    "guide.projection": "moments",
+    "model.decoder.embedding": "decoder_embedding",
+    "model.decoder.lstm": "decoder",
+    "model.decoder.bridge": "bridge",
+    "model.decoder.head": "head",
+}
+"""Our modules to the peer's."""
+
+
+class Ours:
+    """The contestant: ``elbo-analytic`` on ``SentenceVAE`` and its Gaussian guide."""
+
+    def __init__(self, seed: int = 0, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - a tuple of numbers
+        torch.manual_seed(seed)
+        vocabulary, embedding, hidden, latent = sizes
+        self.model = SentenceVAE(
+            vocabulary, latent_dim=latent, embedding_dim=embedding, hidden_dim=hidden, init="torch"
+        )
+        self.guide = GaussianGuide(self.model)
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})
+        self.objective = objectives.build("elbo-analytic")
+        self.parameters = list(self.modules.parameters())
+        self.optimizer = torch.optim.SGD(self.parameters, lr=LEARNING_RATE)
+
+    def load(self, parameters: Parameters) -> None:
+        """Take over parameters under the peer's names."""
+        own = dict(self.modules.named_parameters())
+        self.modules.load_state_dict({name: torch.tensor(parameters[_peer_name(name)]) for name in own})
+
+    def prepare(self, words: Words) -> Batch:
+        """The batch as the project's data room makes it."""
+        tokens = torch.from_numpy(words.tokens)
+        inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
+        return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+
+    def step(self, batch: Batch) -> float:
+        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
+        self.optimizer.zero_grad(set_to_none=True)
+        with pyro.validation_enabled(False):
+            loss = self.objective(self.model, self.guide, batch).loss
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        self.optimizer.step()
+        return loss.item()
+
+    def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
+        """Bound of each sentence, (B,) in nats, with the KL in closed form, from given noise (B, D)."""
+        with torch.no_grad():
+            return self._estimate(words, noise).bound.numpy()
+
+    def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
+        """Gradient of the loss with respect to every parameter, from given noise and without dropout."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self._estimate(words, noise).loss.backward()
+        return {_peer_name(name): value.grad.numpy().copy() for name, value in self.modules.named_parameters()}
+
+    def _estimate(self, words: Words, noise: np.ndarray) -> Any:
+        self.modules.eval()
+        batch = self.prepare(words)
+        return self.objective(self.model, self._replayed(batch, torch.from_numpy(noise)), batch)
+
+    def _replayed(self, batch: Batch, noise: Tensor) -> Callable[[Batch], Any]:
+        """The guide, made to draw the z that the noise gives."""
+        gaussian = self.guide.posterior(batch).base_dist
+        trace = poutine.Trace()
+        z = gaussian.loc + gaussian.scale * noise
+        trace.add_node("z", name="z", type="sample", value=z, is_observed=False, infer={})
+        return poutine.replay(self.guide, trace=trace)
+
+
+CONTESTANTS: dict[str, Callable[[], Any]] = {OURS: Ours, "PyTorch loop": lstm_vae.build}
+
+
+def standings(*, rounds: int, steps: int, warmup: int = 3) -> list[race.Standing]:
+    """Median seconds of a step and ratios to ours, from an interleaved race."""
+    words = lstm_vae.sentences()
+    runners = {name: _runner(build(), words) for name, build in CONTESTANTS.items()}
+    return race.standings(race.interleaved(runners, rounds=rounds, steps=steps, warmup=warmup, settle=1))
+
+
+def _runner(contestant: Any, words: Words) -> Callable[[int], None]:
+    batch = contestant.prepare(words)
+
+    def steps(count: int) -> None:
+        for _ in range(count):
+            contestant.step(batch)
+
+    return steps
+
+
+def _peer_name(name: str) -> str:
+    module, _, leaf = name.rpartition(".")
+    return f"{NAMES[module]}.{leaf}"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the race and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sentence_vae", description="Race the sentence VAE.")
+    parser.add_argument("--rounds", type=int, default=20, help="rounds, each with both contestants (default 20)")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of a contestant per round (default 3)")
+    parser.add_argument("--threads", type=int, help="CPUs and threads for both (default: all there are)")
+    options = parser.parse_args(arguments)
+    threads = race.limit_threads(options.threads)
+    print(race.table(standings(rounds=options.rounds, steps=options.steps)))
+    where = race.environment(threads)
+    print(f"\n{threads} threads, {where['cpu']}, {options.rounds} rounds, load average {where['load_average']:.1f}")
+
+
+if __name__ == "__main__":
+    main()

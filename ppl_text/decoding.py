@@ -1,0 +1,267 @@
+"""Strategies that turn a model's next-token logits into texts: greedy, sampling, beam search.
+
+A model takes part with a *step*: ``step(tokens (R,), memory) -> (logits (R, V - 2), memory)`` feeds back the token
+before (BOS at first) and scores the ids from EOS upwards. Its *memory* is a tuple of tensors whose axis 0 is the row,
+so that rows can be repeated and reordered. All R rows move at once and a row ends at its own EOS::
+
+    >>> import torch
+    >>> def step(tokens, memory):  # EOS at 0.4; else id 3, after which the text ends
+    ...     chain = torch.tensor([[0.4, 0.6], [1.0, 0.0]]).log()
+    ...     return chain[(tokens > 2).long()], memory
+    >>> search(Greedy(), step, (), rows=1, steps=3).tolist()
+    [[3, 2, 0]]
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from .core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID
+from .core.errors import UnknownNameError, UserError
+
+Memory = tuple[Tensor, ...]
+"""What a model remembers of each row: tensors whose axis 0 is the row."""
+
+Step = Callable[[Tensor, Memory], tuple[Tensor, Memory]]
+"""``(tokens (R,), memory) -> (logits (R, V - 2) of the ids from EOS upwards, memory)``."""
+
+COLDEST = 1e-6
+"""The lowest temperature: below it float32 no longer tells two logits apart."""
+
+STEEPEST = 10.0
+"""The largest exponent of a length: beyond it the longest text wins whatever it says."""
+
+
+class Strategy(Protocol):
+    """A way to choose the tokens of a text; an immutable value.
+
+    ``name`` is that of the command line; ``deterministic``: the same memory always gives the same text; ``width``
+    rows are held for each text.
+    """
+
+    name: ClassVar[str]
+    deterministic: ClassVar[bool]
+
+    @property
+    def width(self) -> int:
+        """Rows for each text."""
+        ...
+
+    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+        """Ids (rows, steps), padding after EOS; a row without EOS was cut off."""
+        ...
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """w_t = argmax p(w_t | w_{<t}): the most probable token at every step; of equal ones that of the lowest id."""
+
+    name: ClassVar[str] = "greedy"
+    deterministic: ClassVar[bool] = True
+    width: ClassVar[int] = 1
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Column (R,) of the next token given logits (R, V - 2)."""
+        return logits.argmax(-1)
+
+    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+        """Ids (rows, steps), see :class:`Strategy`."""
+        return _token_by_token(self.choose, step, memory, rows, steps)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """w_t ~ p(w_t | w_{<t})^{1/τ} / Z, restricted to the likeliest tokens; plain ancestral sampling by default.
+
+    In this order: ``temperature`` τ divides the logits; ``top_k`` keeps the k most probable tokens; ``top_p`` keeps,
+    of what is left and normalised anew, the nucleus: the fewest most probable tokens whose mass is at least p
+    (Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration", section 3.1), always one or more. Draws
+    come from torch's global generator. Raises :class:`UserError` for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    name: ClassVar[str] = "sample"
+    deterministic: ClassVar[bool] = False
+    width: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if not (self.temperature >= COLDEST and math.isfinite(self.temperature)):
+            raise UserError(
+                f"temperature must be a finite number of {COLDEST:g} or more; got {self.temperature} (its limit 0 is "
+                "the strategy greedy)"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise UserError(f"top_k, the number of tokens to draw from, must be 1 or more; got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UserError(f"top_p, the share of probability to draw from, must be in (0, 1]; got {self.top_p}")
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Column (R,) of the next token given logits (R, V - 2)."""
+        # From the largest logit down, so that no division by a low temperature overflows.
+        scaled = (logits - logits.max(-1, keepdim=True).values) / self.temperature
+        if self.top_k is None and self.top_p in (None, 1):
+            return torch.multinomial(scaled.softmax(-1), 1).squeeze(-1)
+        most = scaled.shape[-1]
+        ranked, columns = scaled.topk(most if self.top_k is None else min(self.top_k, most))
+        drawn = torch.multinomial(self._nucleus(ranked.softmax(-1)), 1)
+        return columns.gather(-1, drawn).squeeze(-1)
+
+    def _nucleus(self, ranked: Tensor) -> Tensor:
+        """Falling probabilities (R, k) with 0 for those outside the nucleus."""
+        if self.top_p in (None, 1):
+            return ranked
+        before = ranked.cumsum(-1) - ranked
+        return ranked.where(before < self.top_p, 0.0)
+
+    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+        """Ids (rows, steps), see :class:`Strategy`."""
+        return _token_by_token(self.choose, step, memory, rows, steps)
+
+
+@dataclass(frozen=True)
+class Beam:
+    """Beam search for argmax_w ln p(w) / |w|^α, |w| the scored tokens (EOS counted), α = ``length_penalty``.
+
+    α = 0 (default) looks for the most probable text, which favours short ones; α = 1 for the best mean per token.
+    This is the form |w|^α of Jean et al. 2015 ("Montreal Neural Machine Translation Systems for WMT'15"), fairseq and
+    transformers, not GNMT's ((5 + |w|) / 6)^α.
+
+    In each step the ``width`` best unfinished texts go on. An ending that is among the ``width`` best continuations of
+    all is set aside with its final score and never competes with unfinished texts for a place again. A row is done when
+    ``width`` endings are as good as the best unfinished text is now (the rule of transformers), or when no unfinished
+    text can overtake the best ending, because ln p only falls. A row without any ending gives its best unfinished
+    text. With ``width`` 1 this is :class:`Greedy`; with as many as there are texts it is exact. Raises
+    :class:`UserError` for values out of range.
+    """
+
+    width: int = 5
+    length_penalty: float = 0.0
+
+    name: ClassVar[str] = "beam"
+    deterministic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"the width of a beam must be 1 or more; got {self.width}")
+        if not 0 <= self.length_penalty <= STEEPEST:
+            raise UserError(f"length_penalty must be a number from 0 to {STEEPEST:g}; got {self.length_penalty}")
+
+    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+        """Ids (rows, steps), see :class:`Strategy`."""
+        memory = tuple(part.repeat_interleave(self.width, 0) for part in memory)
+        beams = _Beams(rows, self.width, steps, _device(memory))
+        for t in range(steps):
+            logits, memory = step(beams.last(t), memory)
+            log_p = logits.log_softmax(-1).view(rows, self.width, -1)
+            candidates = beams.scores.unsqueeze(-1) + log_p
+            beams.set_aside(candidates, t, self._norm(t + 1))
+            parents = beams.go_on(candidates, t)
+            memory = tuple(part.index_select(0, parents) for part in memory)
+            if beams.done(now=self._norm(t + 1), at_most=self._norm(steps)):
+                break
+        return beams.result()
+
+    def _norm(self, length: int) -> float:
+        return float(length**self.length_penalty)
+
+
+class _Beams:
+    """What a beam search holds of R rows with W places each, all falling by score.
+
+    ``texts`` (R, W, T) and ``scores`` (R, W): the unfinished texts and their ln p; ``best`` (R, T): the best ending;
+    ``endings`` (R, W): the normalised scores of the best endings.
+    """
+
+    def __init__(self, rows: int, width: int, steps: int, device: torch.device) -> None:
+        self.scores = torch.full((rows, width), -math.inf, device=device)
+        # All W begin alike: the others become possible when the first has spread.
+        self.scores[:, 0] = 0.0
+        self.texts = torch.full((rows, width, steps), PAD_ID, device=device)
+        self.best = torch.full((rows, steps), PAD_ID, device=device)
+        self.endings = torch.full((rows, width), -math.inf, device=device)
+        self._done = torch.zeros(rows, dtype=torch.bool, device=device)
+
+    def last(self, t: int) -> Tensor:
+        """Token (R·W,) before step t."""
+        return self.texts[..., t - 1].flatten() if t else torch.full_like(self.texts[..., 0].flatten(), BOS_ID)
+
+    def set_aside(self, candidates: Tensor, t: int, norm: float) -> None:
+        """Take the endings among the W best of all candidates (R, W, V - 2), scored by ln p / norm."""
+        ending = candidates[..., 0]
+        width = ending.shape[1]
+        bar = candidates.flatten(1).topk(width).values[:, -1:]
+        ends = (ending >= bar) & ~self._done.unsqueeze(-1)
+        scores = ending.where(ends, -math.inf) / norm
+        score, place = scores.max(-1)
+        text = self.texts[torch.arange(len(place), device=place.device), place]
+        text[:, t] = EOS_ID
+        self.best = torch.where((score > self.endings[:, 0]).unsqueeze(-1), text, self.best)
+        self.endings = torch.cat([self.endings, scores], dim=1).topk(width).values
+
+    def go_on(self, candidates: Tensor, t: int) -> Tensor:
+        """Keep the W best that do not end; the row (R·W,) that each of them came from."""
+        rows, width, _ = self.texts.shape
+        unfinished = candidates[..., 1:]
+        self.scores, place = unfinished.flatten(1).topk(width)
+        parent = place // unfinished.shape[-1]
+        self.texts = self.texts.gather(1, parent.unsqueeze(-1).expand_as(self.texts))
+        self.texts[..., t] = place % unfinished.shape[-1] + FIRST_SCORED_ID + 1
+        return (torch.arange(rows, device=place.device).unsqueeze(-1) * width + parent).flatten()
+
+    def done(self, now: float, at_most: float) -> bool:
+        """Whether all rows are done; ``now`` and ``at_most`` divide ln p at this length and at the last."""
+        overtaken = self.scores[:, 0] / now <= self.endings[:, -1]
+        hopeless = self.scores[:, 0] / at_most <= self.endings[:, 0]
+        self._done |= overtaken | hopeless
+        return bool(self._done.all())
+
+    def result(self) -> Tensor:
+        """The best ending (R, T), or the best unfinished text where there is none."""
+        return torch.where(self.endings[:, :1].isfinite(), self.best, self.texts[:, 0])
+
+
+STRATEGIES: dict[str, type[Greedy] | type[Sample] | type[Beam]] = {s.name: s for s in (Greedy, Sample, Beam)}
+"""Strategies by name."""
+
+
+def as_strategy(given: Strategy | str) -> Strategy:
+    """The strategy itself, or the one of that name with its defaults; raises :class:`UnknownNameError`."""
+    if not isinstance(given, str):
+        return given
+    if given not in STRATEGIES:
+        raise UnknownNameError("strategy", given, STRATEGIES)
+    return STRATEGIES[given]()
+
+
+@torch.no_grad()
+def search(strategy: Strategy, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    """Texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off."""
+    return strategy.search(step, memory, rows, steps)
+
+
+def _token_by_token(choose: Callable[[Tensor], Tensor], step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    """One token of every row at a time, until all have ended."""
+    token = torch.full((rows,), BOS_ID, device=_device(memory))
+    texts = torch.full((rows, steps), PAD_ID, device=token.device)
+    ended = torch.zeros_like(token, dtype=torch.bool)
+    for t in range(steps):
+        logits, memory = step(token, memory)
+        token = (choose(logits) + FIRST_SCORED_ID).masked_fill(ended, PAD_ID)
+        texts[:, t] = token
+        ended |= token == EOS_ID
+        if bool(ended.all()):
+            break
+    return texts
+
+
+def _device(memory: Memory) -> torch.device:
+    return memory[0].device if memory else torch.device("cpu")

@@ -1,0 +1,141 @@
+"""LSTM variational autoencoder of sentences: one Gaussian latent for the whole sentence, tokens fed back.
+
+Source: Bowman et al. 2016, "Generating Sentences from a Continuous Space", with the sizes and constants of the
+public baselines that later papers compare with (SPEC, section 0).
+"""
+
+from __future__ import annotations
+
+import pyro
+import torch
+from pyro.distributions import Independent, Normal
+from torch import Tensor, nn
+
+from ..core.batch import FIRST_SCORED_ID, Batch
+from ..core.errors import UserError
+from ..core.latents import LatentSpec
+from ..decoding import Greedy, Memory, Sample, search
+from ..distributions.side import record_side_loss
+from ..distributions.tokens import DecodedTokens
+from ..nn.decoders import RecurrentDecoder
+from ..nn.initial import initialise
+
+BAG_OF_WORDS = "bag_of_words"
+"""Name of the side loss."""
+
+
+class SentenceVAE(nn.Module):
+    """p(z, w_{1:T}) = N(z; 0, I_D) Π_t softmax(W_o s_t)[w_t], s_t = LSTM([emb(w_{t-1}); z], s_{t-1}), w_0 = BOS.
+
+    z also makes the LSTM's initial state (:class:`~ppl_text.nn.decoders.RecurrentDecoder`). The tokens fed back are
+    the batch's ``decoder_inputs``, after word dropout. A sentence ends at its first EOS, nothing after it is scored.
+    With ``latent_dim=0`` nothing is latent: the LSTM language model with the same decoder, whose bounds are ln p(w).
+
+    Arguments:
+        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        latent_dim: D, the width of z; 0 for a language model.
+        embedding_dim, hidden_dim: E and H of the decoder (PTB 256 and 256, Yahoo 512 and 1024, SNLI 128 and 512).
+        dropout_in, dropout_out: on embeddings and on states, in training only.
+        tied: the softmax shares its weights with the embedding; needs E = H.
+        initial: ``cell`` (c_0 = W_z z, s_0 = tanh c_0) or ``hidden`` (s_0 = W_z z + b, c_0 = 0).
+        init: how parameters start, the guide's too: ``uniform`` (U(-0.01, 0.01), embeddings U(-0.1, 0.1)), ``wide``
+            (U(-0.1, 0.1) everywhere) or ``torch``.
+        bag_of_words: weight w of the side loss -w Σ_t ln softmax(W_b z + b)[w_t], which asks z for the words of its
+            sentence whatever their order. It enters the training loss and never a bound; only in training mode.
+    """
+
+    family = "sentence_vae"
+    story = (
+        "z ~ N(0, I);  s_t = LSTM([emb(w_{t-1}); z], s_{t-1}), s_0 from z, w_0 = BOS;  w_t ~ softmax(W s_t), to EOS",
+        "p(z, w) = N(z; 0, I) Π_t P(w_t | w_{<t}, z);  with D = 0 the LSTM language model",
+    )
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        latent_dim: int = 32,
+        embedding_dim: int = 256,
+        hidden_dim: int = 256,
+        dropout_in: float = 0.5,
+        dropout_out: float = 0.5,
+        tied: bool = False,
+        initial: str = "cell",
+        init: str = "uniform",
+        bag_of_words: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 0 or bag_of_words < 0:
+            raise UserError(f"latent_dim and bag_of_words must be 0 or more; got {latent_dim} and {bag_of_words}")
+        if bag_of_words and not latent_dim:
+            raise UserError("bag_of_words asks z for the words, and with latent_dim=0 there is no z; leave one out")
+        self.vocab_size, self.latent_dim = vocab_size, latent_dim
+        self.embedding_dim, self.hidden_dim = embedding_dim, hidden_dim
+        self.init, self.bag_of_words = init, bag_of_words
+        self.latents = (LatentSpec("z", axes=("D",), sizes={"D": latent_dim}),) if latent_dim else ()
+        self.decoder = RecurrentDecoder(
+            vocab_size,
+            latent_dim=latent_dim,
+            embedding_dim=embedding_dim,
+            hidden_dim=hidden_dim,
+            dropout_in=dropout_in,
+            dropout_out=dropout_out,
+            tied=tied,
+            initial=initial,
+        )
+        self.bag = nn.Linear(latent_dim, vocab_size - FIRST_SCORED_ID) if bag_of_words else None
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+        initialise(self, init)
+
+    def prior(self, size: int) -> Independent:
+        """p(z) = N(0, I_D) for ``size`` sentences: event (D,), batch (B,)."""
+        return Normal(self.zeros, self.ones).expand((size, self.latent_dim)).to_event(1)
+
+    def likelihood(self, z: Tensor | None, batch: Batch) -> DecodedTokens:
+        """P(w_{1:T} | z) for z (…, B, D), each token given those fed back before it; None where D = 0."""
+        states = self.decoder(batch.decoder_inputs, z)
+        return DecodedTokens(states, self.decoder.output_weight, None, batch.lengths)
+
+    def forward(self, batch: Batch) -> Tensor | None:
+        """The Pyro program: samples site ``z``, observes site ``tokens``, returns z."""
+        with pyro.plate("sentences", batch.size, dim=-1):
+            z = pyro.sample("z", self.prior(batch.size)) if self.latent_dim else None
+            pyro.sample("tokens", self.likelihood(z, batch), obs=batch.tokens)
+            if self.bag is not None and self.training:
+                record_side_loss(BAG_OF_WORDS, -self.bag_of_words * self._log_bag(self.bag(z), batch))
+        return z
+
+    def _log_bag(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), given one distribution (…, B, V - 2) for all steps."""
+        outcomes = (batch.tokens - FIRST_SCORED_ID).clamp(min=0).expand(*logits.shape[:-1], -1)
+        scores = logits.log_softmax(-1).gather(-1, outcomes)
+        scored = torch.arange(batch.steps, device=scores.device) < batch.lengths.unsqueeze(-1)
+        return torch.where(scored, scores, 0.0).sum(-1)
+
+    def begin(self, z: Tensor | None, rows: int) -> Memory:
+        """The memory before the first token of ``rows`` sentences, given z (R, D); None where D = 0."""
+        return self.decoder.begin(z, rows)
+
+    def step(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """Logits (R, V - 2) of the ids from EOS upwards after ``tokens`` (R,), and the memory after them."""
+        return self.decoder.step(tokens, memory)
+
+    @torch.no_grad()
+    def prior_draws(self, n: int) -> Tensor:
+        """z ~ p(z), (n, D)."""
+        z: Tensor = self.prior(n).sample()
+        return z
+
+    @torch.no_grad()
+    def generate(self, n: int, steps: int) -> Tensor:
+        """Draw n sentences from the model: ids (n, steps), padding after EOS; a row without EOS was cut off."""
+        z = self.prior_draws(n) if self.latents else None
+        return search(Sample(), self.step, self.begin(z, n), n, steps)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, steps: int) -> Tensor:
+        """Greedy ids (…, steps) given z (…, D): always the most probable token, to the first EOS; then padding."""
+        flat = z.reshape(-1, self.latent_dim)
+        rows = search(Greedy(), self.step, self.begin(flat, len(flat)), len(flat), steps)
+        return rows.view(*z.shape[:-1], steps)

@@ -1,0 +1,28 @@
+"""What a row's measurement is made of: plain numbers under plain names, as JSON and the tables have them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+Measures = dict[str, float | int | None]
+
+
+class Measured(NamedTuple):
+    """Numbers by name, and profiles: a number by position or length, ``{name: {key: [nats, s.e., words]}}``."""
+
+    numbers: Measures
+    profiles: dict[str, dict[str, list[float | int | None]]]
+
+
+VERSION = 1
+"""Raised whenever a figure is measured otherwise than before: rows that lie finished are then measured again."""
+
+SEED = 0
+"""Of the texts, draws and samples behind every figure: the same for all rows and all seeds of training, so that rows
+differ by what was trained."""
+
+
+def finite(found: Measures) -> Measures:
+    """What is infinite (a word that has no probability) or unknown is None, as JSON and the table have it."""
+    return {key: value if value is None or math.isfinite(value) else None for key, value in found.items()}

@@ -1,0 +1,106 @@
+"""What guides read with: the LSTM over BOS … EOS, its last state, attention, and batch normalisation by rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ppl_text.nn.normalisation import RowNorm
+from ppl_text.nn.readers import AttentionPooling, LastState, SentenceReader
+
+TOKENS, LENGTHS = torch.tensor([[3, 4, 2], [2, 0, 0]]), torch.tensor([3, 1])
+
+
+def reader_of() -> SentenceReader:
+    torch.manual_seed(0)
+    return SentenceReader(6, 3, 4).double()
+
+
+def test_the_last_state_is_that_of_the_whole_sentence_alone() -> None:
+    reader = reader_of()
+    found = LastState()(reader(TOKENS), LENGTHS)
+    for row, ids in enumerate([[1, 3, 4, 2], [1, 2]]):
+        _, (last, _) = reader.lstm(reader.embedding(torch.tensor([ids])))
+        torch.testing.assert_close(found[row], last[0, 0])
+
+
+def test_attention_is_a_weighted_mean_from_bos_to_eos() -> None:
+    torch.manual_seed(1)
+    pooling, states = AttentionPooling(4).double(), torch.randn(2, 4, 4).double()
+    found = pooling(states, LENGTHS)
+    for row, length in enumerate(LENGTHS):
+        own = states[row, : length + 1]
+        scores = torch.stack([pooling.score.weight[0] @ torch.tanh(pooling.hidden(state)) for state in own])
+        shares = scores.exp() / scores.exp().sum()
+        torch.testing.assert_close(found[row], (shares.unsqueeze(1) * own).sum(0))
+        assert float((shares.max() - shares.min()).detach()) > 0.01
+
+
+WEIGHTS = torch.tensor([1.0, 1.0, 0.0, 1.0, 0.0])
+
+
+def norm_of(gamma: float = 0.5) -> tuple[RowNorm, torch.Tensor]:
+    torch.manual_seed(2)
+    return RowNorm(3, gamma=gamma).double(), 1e-4 * torch.randn(5, 3).double() + 2.0
+
+
+def test_rows_that_count_are_normalised_and_fillers_have_no_say() -> None:
+    norm, x = norm_of()
+    nn.init.constant_(norm.bias, 0.25)
+    y, real = norm(x, WEIGHTS), WEIGHTS > 0
+    torch.testing.assert_close(y[real].mean(0), torch.full((3,), 0.25).double())
+    torch.testing.assert_close(y[real].var(0, correction=0), torch.full((3,), 0.25).double(), rtol=1e-3, atol=0)
+    alone = RowNorm(3, gamma=0.5).double()
+    nn.init.constant_(alone.bias, 0.25)
+    torch.testing.assert_close(alone(x[real], torch.ones(3)), y[real])
+    for ours, theirs in zip(norm.buffers(), alone.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_it_is_torchs_batch_normalisation_with_a_fixed_scale() -> None:
+    norm, x = norm_of(0.7)
+    x = 1e4 * x
+    other = nn.BatchNorm1d(3, eps=norm.epsilon, momentum=None).double()  # running means are plain means at first
+    nn.init.constant_(other.weight, 0.7)
+    weights = torch.ones(5)
+    for module in (norm, other):
+        module.train()
+    for factor in (1.0, 3.0):
+        torch.testing.assert_close(norm(factor * x, weights), other(factor * x))
+    torch.testing.assert_close(norm.running_mean, other.running_mean)
+    torch.testing.assert_close(norm.running_variance, other.running_var)
+    torch.testing.assert_close(norm.eval()(x, weights), other.eval()(x))
+    assert {name for name, _ in norm.named_parameters()} == {"bias"}
+
+
+def test_running_means_follow_with_the_momentum_after_the_first_batches() -> None:
+    norm, x = norm_of()
+    for _ in range(30):
+        norm(x, WEIGHTS)
+    settled = norm.running_mean.clone()
+    norm(x + 1.0, WEIGHTS)
+    torch.testing.assert_close(norm.running_mean - settled, torch.full((3,), 0.1).double())
+
+
+def test_a_look_without_gradient_leaves_no_trace_and_evaluation_maps_each_row_by_itself() -> None:
+    norm, x = norm_of()
+    norm(x, WEIGHTS)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with torch.no_grad():
+        norm(x + 5.0, WEIGHTS)
+    norm.eval()
+    whole = norm(x, WEIGHTS)
+    torch.testing.assert_close(norm(x[:1], WEIGHTS[:1]), whole[:1])
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rows_that_do_not_differ_are_mapped_to_the_bias(rows: int) -> None:
+    norm = RowNorm(2, gamma=0.5)
+    nn.init.constant_(norm.bias, 0.3)
+    x = torch.full((rows, 2), 1.5, requires_grad=True)
+    y = norm(x, torch.ones(rows))
+    y.sum().backward()
+    torch.testing.assert_close(y, torch.full((rows, 2), 0.3))
+    assert x.grad.isfinite().all()
