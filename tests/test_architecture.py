@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "core": 0,
-    **dict.fromkeys(("schedules", "nn", "distributions", "data", "metrics"), 1),
+    **dict.fromkeys(("schedules", "decoding", "nn", "distributions", "data", "metrics"), 1),
     **dict.fromkeys(("models", "guides", "objectives"), 2),
     **dict.fromkeys(("training", "evaluation", "plots"), 3),
     **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduction"), 4),

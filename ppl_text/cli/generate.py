@@ -5,47 +5,132 @@ from __future__ import annotations
 import codecs
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import SEED
+from .output import SEED, counter
+
+if TYPE_CHECKING:
+    from ..decoding import Strategy
+    from ..run import Run
+
+FLAGS = {
+    "temperature": "--temperature",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+    "width": "--beam",
+    "length_penalty": "--length-penalty",
+}
+"""Fields of the strategies, and how they are set here."""
+
+NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
+"""Texts by default, by what is asked for."""
 
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option("-n", "number", type=click.IntRange(min=1), help="How many texts: 20, on the way from A to B 7.")
+@click.option("-n", "number", type=click.IntRange(min=1), help="How many texts: 20, from A to B 7, neighbours 5.")
+@click.option("--strategy", metavar="NAME", help="sample (from the prior the default), greedy (elsewhere) or beam.")
+@click.option("--temperature", type=float, help="sample: divides the logits; below 1 likelier texts.")
+@click.option("--top-k", type=int, help="sample: from the K likeliest tokens only.")
+@click.option("--top-p", type=float, help="sample: from the fewest likeliest tokens of that mass together.")
+@click.option("--beam", "width", type=int, help="beam: unfinished texts kept in each step (5).")
+@click.option("--length-penalty", type=float, metavar="ALPHA", help="beam: score ln p / length^ALPHA (0).")
 @click.option("--reconstruct", metavar="FILE|TEXT", help="Encode each line of FILE (or TEXT) and decode it again.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Texts on the way from A to B.")
+@click.option("--path", metavar="NAME", help="Of --interpolate: spherical (default) or linear.")
+@click.option("--neighbours", metavar="TEXT", help="Training texts with the nearest posterior means, and distances.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
 def generate(
     run: str,
     number: int | None,
+    strategy: str | None,
     reconstruct: str | None,
     interpolate: tuple[str, str] | None,
+    path: str | None,
+    neighbours: str | None,
     seed: int,
     device: str | None,
+    **options: float | None,
 ) -> None:
     """Generate from RUN (a folder): samples from the prior, one a line.
 
     With --reconstruct each text goes through the guide and back (text, tab, reconstruction); with
-    --interpolate N texts lead from one text to the other.
+    --interpolate N texts lead from one text to the other; with --neighbours N training texts follow one
+    text (distance, tab, text).
     """
-    from ..core.errors import UserError
     from ..run import load
 
-    if reconstruct is not None and interpolate is not None:
-        raise UserError("--reconstruct and --interpolate exclude each other; give one of them")
-    opened = load(run, device)
+    asked = {"--reconstruct": reconstruct, "--interpolate": interpolate, "--neighbours": neighbours}
+    mode = the_one_given(asked)
+    given = {name: value for name, value in options.items() if value is not None}
+    check_belonging(mode, number, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)])
+    chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
+    opened, count = load(run, device), number or NUMBERS.get(mode, 1)
     if reconstruct is not None:
         texts = read_texts(reconstruct)
-        lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed), strict=True)]
+        lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen), strict=True)]
     elif interpolate is not None:
-        lines = opened.interpolate(*interpolate, points=7 if number is None else number, seed=seed)
+        lines = opened.interpolate(*interpolate, points=count, seed=seed, path=path or "spherical", strategy=chosen)
+    elif neighbours is not None:
+        found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"))
+        lines = [f"{distance:.4f}\t{text}" for text, distance in found]
     else:
-        lines = opened.generate(20 if number is None else number, seed)
+        lines = from_prior(opened, count, seed, chosen)
     for line in lines:
         click.echo(line)
+
+
+def from_prior(run: Run, count: int, seed: int, strategy: Strategy) -> list[str]:
+    """Texts from the prior; says on stderr where they are fewer than asked for."""
+    texts = run.generate(count, seed, strategy)
+    if len(texts) < count:
+        click.echo(f"nothing is latent and {strategy.name} leaves nothing to chance: there is one text only", err=True)
+    return texts
+
+
+def the_one_given(options: dict[str, Any]) -> str | None:
+    """Name of the option that was given, or None; raises where there are several."""
+    from ..core.errors import UserError
+
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other; give one of them")
+    return given[0] if given else None
+
+
+def check_belonging(mode: str | None, number: int | None, path: str | None, decoding: list[str]) -> None:
+    """Raise for options that what is asked for has no use for; ``decoding``: those of strategies."""
+    from ..core.errors import UserError
+
+    if path is not None and mode != "--interpolate":
+        raise UserError("--path belongs to --interpolate A B; leave it out, or give two texts to lead from and to")
+    if number is not None and mode == "--reconstruct":
+        raise UserError("-n does not belong to --reconstruct: every text has one reconstruction; leave it out")
+    if decoding and mode == "--neighbours":
+        raise UserError(f"{' and '.join(decoding)}: --neighbours decodes nothing; leave them out")
+
+
+def chosen_strategy(name: str, given: dict[str, Any]) -> Strategy:
+    """The strategy of that name with these fields; raises for fields of another one."""
+    from dataclasses import fields
+
+    from ..core.errors import UserError
+    from ..decoding import STRATEGIES, as_strategy
+
+    kind: Any = type(as_strategy(name))
+    owners = {field.name: owner for owner, strategy in STRATEGIES.items() for field in fields(strategy)}
+    own = [FLAGS[field.name] for field in fields(kind)]
+    for field in given:
+        if FLAGS[field] not in own:
+            raise UserError(
+                f"{FLAGS[field]} belongs to --strategy {owners[field]}; the strategy here is {name}, which takes "
+                f"{', '.join(own) or 'no option'}"
+            )
+    strategy: Strategy = kind(**given)
+    return strategy
 
 
 def read_texts(source: str) -> list[str]:

@@ -4,10 +4,21 @@ import pytest
 import torch
 
 from guides.language_model import ExactGuide
-from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.errors import DataError, UnknownNameError, UserError
+from ppl_text.data.vocabularies import bpe_tokenizer, open_character_tokenizer, word_tokenizer
+from ppl_text.decoding import Beam, Greedy, Sample
 from ppl_text.evaluation import generation
-from ppl_text.evaluation.generation import interpolate_texts, reconstruct_texts, sample_texts, seeded
+from ppl_text.evaluation.generation import (
+    check_texts,
+    interpolate_texts,
+    points_between,
+    reconstruct_texts,
+    sample_texts,
+    seeded,
+)
 from ppl_text.models.language_model import LanguageModel
+
+from .spelling import MAX_STEPS, TOKENIZER, Reader, Spelling, constant
 
 
 @pytest.fixture
@@ -119,3 +130,171 @@ def test_seeded_gives_the_random_state_back_after_a_fault():
     with pytest.raises(RuntimeError, match="negative"), seeded(3):
         torch.rand(5, out=torch.rand(2).new_empty(-1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+SPELLED = {"max_steps": MAX_STEPS, "seed": 0}
+STRATEGIES = [Greedy(), Sample(temperature=0.1), Sample(top_k=1), Sample(top_p=0.5), Beam(3)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_a_latent_for_the_whole_text_is_spelled_out_by_any_strategy(strategy, monkeypatch):
+    monkeypatch.setattr(generation, "CHUNK", 7)
+    model, texts = Spelling(), ["abcd", "h", "cafe", "gag", "bed", "dad", "ace", "fed", "ba"]
+    assert reconstruct_texts(model, Reader(), TOKENIZER, texts, strategy=strategy, **SPELLED) == texts
+    assert max(model.rows_at_once) <= 7
+
+
+def test_latents_come_from_the_prior_one_for_each_text():
+    """The most probable text of z ~ N(6, 2²) in each dimension, drawn with the same seed."""
+    model = Spelling(sharpness=1000.0)
+    with seeded(5):
+        z = model.prior_draws(30)
+    ids = z.round().clamp(2, TOKENIZER.size - 1).long().tolist()
+    expected = [TOKENIZER.decode(row) for row in ids]
+    for strategy in (Greedy(), Beam(2)):
+        found = sample_texts(model, TOKENIZER, 30, steps=6, seed=5, strategy=strategy)
+        assert found.texts == expected
+    assert len(set(expected)) > 20
+    cut = sample_texts(model, TOKENIZER, 30, steps=4, seed=5, strategy=Greedy())
+    assert cut.unfinished == sum(len(text) == 4 for text in expected) > 0
+
+
+def test_tokens_are_drawn_at_the_temperature_asked_for():
+    """Of w ~ exp(-(w - z)² / 2τ) few are the nearest to z when τ is large."""
+    texts = ["cccc"] * 500
+    spread = []
+    for temperature in (0.01, 1.0, 50.0):
+        strategy = Sample(temperature=temperature)
+        rows = reconstruct_texts(Spelling(0.5), Reader(), TOKENIZER, texts, strategy=strategy, **SPELLED)
+        spread.append(sum(row[:1] != "c" for row in rows) / 500)
+    assert spread[0] == 0
+    assert 0.4 < spread[1] < 0.8 < spread[2]
+
+
+def test_without_latents_there_is_one_most_probable_text():
+    model = constant(Spelling())
+    for strategy in (Greedy(), Beam(3)):
+        assert sample_texts(model, TOKENIZER, 5, steps=6, seed=0, strategy=strategy).texts == ["abc"]
+    assert sample_texts(model, TOKENIZER, 5, steps=6, seed=0, strategy=Sample(top_k=1)).texts == ["abc"] * 5
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_a_language_model_takes_every_strategy(programs, cell):
+    """Its own text, scored by its own likelihood, is the best that a wide beam can find among all of two letters."""
+    _, _, tokenizer = programs
+    torch.manual_seed(0)
+    model = LanguageModel(tokenizer.size, cell=cell)
+    bodies = [[], *([i] for i in range(3, tokenizer.size)), *([i, j] for i in range(3, 9) for j in range(3, 9))]
+    bodies = [tokenizer.decode(body) for body in bodies]
+    batch = generation.encode_batch(tokenizer, bodies)
+    with torch.no_grad():
+        scores = model.likelihood(batch).log_prob(batch.tokens)
+    (best,) = sample_texts(model, tokenizer, 1, steps=3, seed=0, strategy=Beam(400)).texts
+    found = generation.encode_batch(tokenizer, [best])
+    with torch.no_grad():
+        assert model.likelihood(found).log_prob(found.tokens) >= scores.max() - 1e-5
+    assert len(sample_texts(model, tokenizer, 9, steps=4, seed=0, strategy=Sample(top_k=3)).texts) == 9
+
+
+def test_a_model_without_token_feedback_says_which_strategies_it_knows(programs):
+    model, guide, tokenizer = programs
+    plain = sample_texts(model, tokenizer, 5, steps=6, seed=1)
+    assert sample_texts(model, tokenizer, 5, steps=6, seed=1, strategy=Sample()) == plain
+    knows = r"this model \(deep_state_space\) feeds no token back.*sample, without options.*greedy"
+    for strategy in (Greedy(), Beam(), Sample(top_k=3)):
+        with pytest.raises(UserError, match=knows):
+            sample_texts(model, tokenizer, 5, steps=6, seed=1, strategy=strategy)
+    for strategy in (Sample(), Beam()):
+        with pytest.raises(UserError, match=knows):
+            reconstruct_texts(model, guide, tokenizer, ["ma"], max_steps=6, seed=0, strategy=strategy)
+        with pytest.raises(UserError, match=knows):
+            interpolate_texts(model, guide, tokenizer, "ma", "ro", points=3, max_steps=6, seed=0, strategy=strategy)
+
+
+def test_a_straight_path_leads_through_the_texts_between():
+    arguments = Spelling(), Reader(), TOKENIZER
+    found = interpolate_texts(*arguments, "aaga", "ccch", points=3, path="linear", **SPELLED)
+    assert [found[0], found[1][:3], found[2]] == ["aaga", "bbe", "ccch"]
+    for path in ("linear", "spherical"):
+        ends = interpolate_texts(*arguments, "fab", "deaf", points=2, path=path, **SPELLED)
+        assert ends == reconstruct_texts(*arguments, ["fab", "deaf"], **SPELLED) == ["fab", "deaf"]
+
+
+def test_the_texts_of_an_interpolation_follow_the_strategy():
+    arguments = Spelling(0.5), Reader(), TOKENIZER, "cccc", "cccd"
+    for strategy, most in ((Greedy(), 2), (Sample(temperature=0.01), 2), (Sample(temperature=50.0), 20)):
+        found = interpolate_texts(*arguments, points=20, strategy=strategy, **SPELLED)
+        assert 1 < len(set(found)) <= most
+    assert len(set(found)) > 10
+
+
+def test_paths_that_are_unknown_or_do_not_apply_are_refused(programs):
+    with pytest.raises(UnknownNameError, match=r"unknown path 'linaer' \(did you mean 'linear'\?\)"):
+        interpolate_texts(Spelling(), Reader(), TOKENIZER, "a", "b", points=3, path="linaer", **SPELLED)
+    with pytest.raises(UserError, match=r"\(deep_state_space\) interpolates spherically.*leave out the path 'linear'"):
+        interpolate_texts(*programs, "ma", "ro", points=3, max_steps=6, seed=0, path="linear")
+
+
+def test_the_spherical_path_turns_evenly_and_its_length_changes_evenly():
+    torch.manual_seed(0)
+    first, second = torch.randn(16), 1.7 * torch.randn(16)
+    path = points_between(first, second, 9, "spherical")
+    assert torch.equal(path[0], first)
+    assert torch.equal(path[-1], second)
+    turns = torch.nn.functional.cosine_similarity(path[1:], path[:-1], dim=-1).acos()
+    whole = torch.nn.functional.cosine_similarity(first, second, dim=0).acos()
+    assert turns.tolist() == pytest.approx([float(whole) / 8] * 8, abs=1e-3)
+    lengths = torch.linspace(float(first.norm()), float(second.norm()), 9)
+    assert path.norm(dim=-1).tolist() == pytest.approx(lengths.tolist(), rel=1e-5)
+
+
+def test_draws_at_a_right_angle_are_mixed_by_cosine_and_sine():
+    path = points_between(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0]), 5, "spherical")
+    angle = torch.linspace(0, torch.pi / 2, 5)
+    assert torch.allclose(path, 2 * torch.stack([angle.cos(), angle.sin()], -1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [([1.0, 2.0], [2.0, 4.0]), ([1.0, 2.0], [-1.0, -2.0]), ([1.0, 1.0], [1.0, 1.0]), ([3.0], [-1.0])],
+)
+def test_on_one_line_there_is_no_arc(first, second):
+    first, second = torch.tensor(first), torch.tensor(second)
+    straight = points_between(first, second, 6, "linear")
+    assert torch.allclose(points_between(first, second, 6, "spherical"), straight, atol=1e-5)
+    assert torch.allclose(straight[2], 0.6 * first + 0.4 * second)
+
+
+def test_a_latent_of_nothing_is_left_without_a_fault():
+    path = points_between(torch.zeros(3), torch.tensor([0.0, 3.0, 4.0]), 3, "spherical")
+    assert path.isfinite().all()
+    assert path[0].tolist() == [0.0] * 3
+    assert path[2].tolist() == [0.0, 3.0, 4.0]
+
+
+UNICODE = [
+    "größe",
+    "e\u0301",
+    "日本 語",
+    "🙂👩‍👩‍👧",
+    "\u202eabc",
+    "a\u0000b",
+    "\ufeffa",
+    "ﬁ\u00a0x",
+    "\U0010ffff",
+    "</s> <pad>",
+]
+OPEN = {
+    "words": word_tokenizer(["a b c"]),
+    "characters": open_character_tokenizer(["abc"]),
+    "bytes": bpe_tokenizer(["abc"], vocabulary=260),
+}
+
+
+@pytest.mark.parametrize("tokenizer", OPEN.values(), ids=OPEN)
+def test_unicode_of_any_form_is_taken_and_half_characters_are_refused(tokenizer):
+    check_texts(tokenizer, UNICODE, 100)
+    assert generation.encode_batch(tokenizer, UNICODE).size == len(UNICODE)
+    for text, place in (("a \ud800", 3), ("\udcff", 1)):
+        with pytest.raises(UserError, match=rf"text .* has '\\ud.*' at place {place}, half a character"):
+            check_texts(tokenizer, ["a", text], 100)

@@ -1,0 +1,122 @@
+"""The texts whose encodings lie nearest to that of a given one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..data.corpora import Split
+from ..data.tables import Rows, TokenTable, token_table
+from ..data.tokenizers import Tokenizer
+from .generation import check_latent, check_texts, device_of, encode_batch, has_paths
+from .likelihood import measuring
+
+CHUNK = 256
+"""Texts that are encoded at once."""
+
+DRAWS = 16
+"""Draws that the mean of a posterior is taken from where its distribution does not know it."""
+
+
+class Neighbour(NamedTuple):
+    """A text and the Euclidean distance of its posterior mean, in units of the latent."""
+
+    text: str
+    distance: float
+
+
+def nearest_texts(
+    model: Any,
+    guide: Any,
+    split: Split,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    n: int,
+    max_steps: int,
+    seed: int = 0,
+    report: Callable[[int, int], Any] = lambda done, total: None,
+) -> list[Neighbour]:
+    """The n texts of ``split`` with the least ‖E_q[z | x] - E_q[z | text]‖, nearest first; fewer where it has fewer.
+
+    Texts of the same tokens count once, and so does ``text`` itself where the split has it (at distance 0). The split
+    is encoded in chunks of which only the n nearest are kept, so that its size does not matter; ``report(done,
+    total)`` is called after each. ``seed``: of the draws, where :func:`posterior_means` needs some.
+
+    Raises :class:`UserError` where the model has nothing latent or a latent for each token (paths of different lengths
+    have no distance), for n < 1, and for a text that does not fit.
+    """
+    check_comparable(model)
+    if n < 1:
+        raise UserError(f"the number of neighbours must be 1 or more; got {n}")
+    check_texts(tokenizer, [text], max_steps)
+    table, device = token_table(split, tokenizer), device_of(model)
+    order = np.argsort(table.lengths, kind="stable")
+    starts = range(0, len(order), CHUNK)
+    best: dict[tuple[int, ...], tuple[float, int]] = {}
+    with measuring(seed, model, guide):
+        query = posterior_means(model, guide, encode_batch(tokenizer, [text]).to(device))
+        for done, start in enumerate(starts, 1):
+            rows, batch = _distinct(table, order[start : start + CHUNK])
+            distances = (posterior_means(model, guide, batch.to(device)) - query).norm(dim=-1)
+            near = distances.topk(min(n, len(rows)), largest=False)
+            for distance, place in zip(near.values.tolist(), near.indices.tolist(), strict=True):
+                row = int(rows[place])
+                best.setdefault(_ids(table, row), (distance, row))
+            best = dict(sorted(best.items(), key=lambda item: item[1])[:n])
+            report(done, len(starts))
+    return [Neighbour(split.texts[row], distance) for distance, row in best.values()]
+
+
+def posterior_means(model: Any, guide: Any, batch: Batch) -> Tensor:
+    """E_q[z | x], (B, D).
+
+    Exact where the guide has ``posterior(batch)`` and that distribution knows its mean; otherwise, as for a flow, the
+    mean of :data:`DRAWS` draws of the guide, with noise of σ/√16 in each dimension.
+    """
+    mean = _known_mean(guide, batch)
+    if mean is not None:
+        return mean
+    (name,) = (spec.name for spec in model.latents)
+    draws = [poutine.trace(guide).get_trace(batch).nodes[name]["value"] for _ in range(DRAWS)]
+    return torch.stack(draws).mean(0)
+
+
+def check_comparable(model: Any) -> None:
+    """Raise :class:`UserError` where texts have no vector each that could be compared."""
+    check_latent(model, "compare texts by")
+    if has_paths(model):
+        raise UserError(
+            f"this model ({model.family}) has a latent for each token, so that texts of different lengths have no "
+            "distance; take a run of a model with one latent for the whole text, such as sentence_vae"
+        )
+
+
+def _known_mean(guide: Any, batch: Batch) -> Tensor | None:
+    posterior = getattr(guide, "posterior", None)
+    if posterior is None:
+        return None
+    try:
+        mean: Tensor = posterior(batch).mean
+    except NotImplementedError:
+        return None
+    return mean
+
+
+def _distinct(table: TokenTable, rows: Rows) -> tuple[Rows, Batch]:
+    """Of some rows of a table those with different tokens, as they came, and their batch without filler."""
+    steps = int(table.lengths[rows].max())
+    tokens = table.batch(rows, steps, torch.ones(len(rows))).tokens.numpy()
+    rows = rows[np.sort(np.unique(tokens, axis=0, return_index=True)[1])]
+    return rows, table.batch(rows, steps, torch.ones(len(rows)))
+
+
+def _ids(table: TokenTable, row: int) -> tuple[int, ...]:
+    return tuple(table.ids[table.offsets[row] : table.offsets[row + 1]].tolist())
