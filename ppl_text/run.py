@@ -23,10 +23,14 @@ from . import objectives, swap
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpora import Corpus
+from .decoding import Strategy, as_strategy
 from .evaluation.estimates import estimate_bounds
-from .evaluation.generation import interpolate_texts, reconstruct_texts, sample_texts
-from .evaluation.likelihood import Likelihood, sentence_bounds, summarize
-from .evaluation.report import results, run_report
+from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
+from .evaluation.latents import LatentFigures, latent_figures, sentence_latents
+from .evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize
+from .evaluation.neighbours import Neighbour, nearest_texts
+from .evaluation.report import latent_section, results, run_report
+from .evaluation.scores import ROOM, SENTENCE_ROOM, SentenceScores, check_storable, join_scores, store_scores
 from .evaluation.sentences import common_sentences
 from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
 from .plots.figures import training_figure
@@ -35,6 +39,7 @@ from .recipes.config import RunConfig, load_config
 from .recipes.facts import open_folder, report_facts
 from .recipes.lineage import inherit
 from .recipes.rehearsal import first_batch, rehearse
+from .recipes.stages import stage_objective
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
 from .training.threads import torch_threads
@@ -68,8 +73,8 @@ class Run:
         record = self.folder / "data.json"
         if record.is_file() and folders.read_record(record).get("fingerprint") != corpus.fingerprint:
             raise UserError(
-                f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other words or "
-                "counts); restore the old files, or train a new run on the new ones"
+                f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other texts, "
+                "counts or vocabulary); restore the old files, or train a new run on the new ones"
             )
         return corpus
 
@@ -107,27 +112,61 @@ class Run:
         """Whether training came to the end that the configuration sets, and was reported."""
         path = self.folder / "results.json"
         trained = folders.read_record(path).get("trained", {}) if path.is_file() else {}
-        return (
-            trained.get("stopped") in ("patience", "untrained") or trained.get("step", 0) >= self.config.training.steps
-        )
+        early = ("patience", "decays", "untrained")
+        return trained.get("stopped") in early or self.config.training.is_reached(trained)
 
     def evaluate(
-        self, split: str = "test", particles: int = 64, limit: int | None = None, seed: int = 0, progress: Any = None
+        self,
+        split: str = "test",
+        particles: int = 64,
+        limit: int | None = None,
+        seed: int = 0,
+        progress: Any = None,
+        store: str | Path | None = None,
     ) -> Likelihood:
         """ELBO and importance-weighted bound of a split, nats per sentence, with standard errors.
 
-        Every text of the split counts with its weight, or ``limit`` texts are drawn from it.
+        Every text of the split counts with its weight, or ``limit`` texts are drawn from it. ``store``: a file
+        for what every sentence scored, log-weights too (:func:`~ppl_text.evaluation.scores.load_scores` reads it).
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
+        if store is not None:
+            check_storable(store)
         self.require_weights()
-        data = build.evaluation_set(self.corpus, split, limit, seed)
         device = next(self.model.parameters()).device
-        report = progress or (lambda done, total: None)
+        rows = build.evaluation_set(self.corpus, split, limit, seed)
+        # Decoders of sentences are wide: no filler rows, and few sentences at a time.
+        of_sentences = self.config.data.unit == "sentences"
+        kept: list[SentenceScores] = []
         bounds = sentence_bounds(
-            self.model, self.guide, data, particles=particles, device=device, seed=seed, report=report
+            self.model,
+            self.guide,
+            common_sentences(rows) if of_sentences else rows,
+            particles=particles,
+            device=device,
+            seed=seed,
+            room=SENTENCE_ROOM if of_sentences else ROOM,
+            report=progress or (lambda done, total: None),
+            keep=(lambda scores: None) if store is None else kept.append,
         )
+        if store is not None:
+            about = {"run": str(self.folder), "split": split, "seed": seed, "particles": particles, "limit": limit}
+            store_scores(store, join_scores(kept), about)
         return summarize(bounds, particles, sampled=limit is not None, exact=not self.model.latents)
+
+    def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
+        """KL by dimension, mutual information and active units of a split; None where no latent is of a sentence.
+
+        The sentences are those of :meth:`evaluate`, and the aggregate posterior is that of all of them.
+        """
+        if not sentence_latents(self.model):
+            return None
+        self.require_weights()
+        device = next(self.model.parameters()).device
+        data = common_sentences(build.evaluation_set(self.corpus, split, limit, seed, batch_size=64), device)
+        with measuring(seed, self.model, self.guide):
+            return latent_figures(self.model, self.guide, data)
 
     def bound(
         self,
@@ -163,27 +202,49 @@ class Run:
         """What a word model's bounds are compared with."""
         return word_references(self.corpus, split)
 
-    def generate(self, n: int = 10, seed: int = 0) -> list[str]:
-        """Draw n texts from the prior."""
+    def generate(self, n: int = 10, seed: int = 0, strategy: Strategy | str = "sample") -> list[str]:
+        """n texts from the prior: latents drawn, then tokens by ``strategy`` (a name or an object, :mod:`.decoding`).
+
+        Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once.
+        """
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
         self.require_weights()
-        steps = 2 * self.corpus.max_steps
-        return sample_texts(self.model, self.corpus.tokenizer, n, steps=steps, seed=seed).texts  # type: ignore[arg-type]
+        model: Any = self.model
+        steps, chosen = 2 * self.corpus.max_steps, as_strategy(strategy)
+        return sample_texts(model, self.corpus.tokenizer, n, steps=steps, seed=seed, strategy=chosen).texts
 
-    def reconstruct(self, texts: Sequence[str], seed: int = 0) -> list[str]:
-        """Latents drawn from the guide for each text, then its most probable tokens."""
+    def reconstruct(self, texts: Sequence[str], seed: int = 0, strategy: Strategy | str = "greedy") -> list[str]:
+        """Latents drawn from the guide for each text, then tokens by ``strategy``."""
         self.require_weights()
-        steps = self.corpus.max_steps
-        return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, max_steps=steps, seed=seed)
+        options: dict[str, Any] = {"max_steps": self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, **options)
 
-    def interpolate(self, first: str, second: str, points: int = 7, seed: int = 0) -> list[str]:
-        """Texts between two texts, through the noise that drives the prior."""
+    def interpolate(
+        self,
+        first: str,
+        second: str,
+        points: int = 7,
+        seed: int = 0,
+        path: str = PATHS[0],
+        strategy: Strategy | str = "greedy",
+    ) -> list[str]:
+        """Texts between two texts, from latents to latents, both drawn from the guide; ``path`` spherical or linear.
+
+        Where latents are paths through the tokens, through the noise that drives the prior.
+        """
         self.require_weights()
-        steps = self.corpus.max_steps
-        return interpolate_texts(
-            self.model, self.guide, self.corpus.tokenizer, first, second, points=points, max_steps=steps, seed=seed
-        )
+        options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
+        options |= {"points": points, "max_steps": self.corpus.max_steps}
+        return interpolate_texts(self.model, self.guide, self.corpus.tokenizer, first, second, **options)
+
+    def neighbours(self, text: str, n: int = 5, seed: int = 0, progress: Any = None) -> list[Neighbour]:
+        """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance."""
+        self.require_weights()
+        options: dict[str, Any] = {"n": n, "max_steps": self.corpus.max_steps, "seed": seed}
+        options |= {} if progress is None else {"report": progress}
+        split = self.corpus.splits["train"]
+        return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, text, **options)
 
     def train(
         self, objective: Objective | None = None, *, resume: bool = False, progress: Progress | None = None
@@ -201,7 +262,9 @@ class Run:
         for note in self.corpus.notes:
             progress.message(note)
         batch = first_batch(self.corpus, self.config.data.batch_size)
-        for remark in rehearse(*programs, objective, batch, self.config.training).remarks:
+        stages = self.config.training.in_stages()
+        rehearsed = [rehearse(*programs, stage_objective(own, objective), batch, own) for own in stages]
+        for remark in dict.fromkeys(remark for found in rehearsed for remark in found.remarks):
             progress.message(remark)
         trainer = build.build_trainer(self.config, self.corpus, programs, objective, self.folder, fabric, progress)
         if not resume:
@@ -230,12 +293,20 @@ class Run:
         samples = self.samples(options.samples, self.config.seed)
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
         facts = report_facts(self.folder, self.config, self.corpus, self.programs, result)
-        text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes)
+        latents, recipe = self.latents("test", options.sentences, self.config.seed), self.config.recipe
+        said = latent_section(latents, recipe)
+        text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes, latents=said)
         section, figures = swap.report_section(self, likelihood)
         folders.write_text(self.folder / "report.md", text + section)
         # Last, because it says that the run is finished.
         trained = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
-        values = {"split": "test", **results(likelihood, references, samples), **figures, "trained": trained}
+        trained |= self.config.training.mark()
+        values = {
+            "split": "test",
+            **results(likelihood, references, samples, latents, recipe),
+            **figures,
+            "trained": trained,
+        }
         folders.write_record(self.folder / "results.json", values)
         return self.folder / "report.md"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import Batch
 from ..data.batches import EvaluationSet
 from ..objectives.bounds import log_mean_exp
-from ..objectives.terms import trace_terms
+from .scores import ROOM, SentenceScores, join_scores, score_batch
+from .sentences import CommonSentences
+
+_LARGEST = math.log(sys.float_info.max)
+"""Beyond it, ``math.exp`` has no float."""
 
 
 class SentenceBounds(NamedTuple):
@@ -85,37 +89,61 @@ class Likelihood:
         return self.iw - self.elbo
 
     @property
+    def finite(self) -> bool:
+        """Whether the bounds are numbers: a guide without a density (a point mass) has KL = ∞ and bounds of -∞."""
+        return math.isfinite(self.elbo)
+
+    @property
+    def iw_sum(self) -> float:
+        """Importance-weighted bound of all sentences together, nats."""
+        return self.iw * self.n_sent
+
+    @property
+    def elbo_perplexity(self) -> float:
+        """PPL_ELBO = exp((rec_sum + kl_sum) / n_eos): EOS counted, BOS not; ∞ where it is beyond a float."""
+        return _exp((self.rec_sum + self.kl_sum) / self.n_eos)
+
+    @property
     def iw_per_token(self) -> float:
         """Importance-weighted bound in nats per scored token (EOS counted)."""
         return self.iw * self.n_sent / self.n_eos
 
     @property
     def perplexity(self) -> float:
-        """exp(-importance-weighted bound per scored token), EOS counted."""
-        return math.exp(-self.iw_per_token)
+        """PPL_IW = exp(-iw_sum / n_eos), from the importance-weighted bound: EOS counted, BOS not."""
+        return _exp(-self.iw_per_token)
+
+
+def _exp(exponent: float) -> float:
+    return math.exp(exponent) if exponent < _LARGEST else math.inf
 
 
 def sentence_bounds(
     model: nn.Module,
     guide: nn.Module,
-    data: EvaluationSet,
+    data: EvaluationSet | CommonSentences,
     *,
     particles: int,
     device: torch.device | str = "cpu",
     seed: int = 0,
     chunk: int = 16,
+    room: int = ROOM,
     report: Callable[[int, int], Any] = lambda done, total: None,
+    keep: Callable[[SentenceScores], Any] = lambda scores: None,
 ) -> SentenceBounds:
     """Score every sentence with K ``particles`` drawn from the guide, ``chunk`` at a time.
 
-    From chunk to chunk only log-weights are kept, one number for each particle and sentence. The draws come
-    from ``seed`` and leave the global random state alone. ``report(done, total)`` is called after each batch.
+    From chunk to chunk only log-weights are kept, one number for each particle and sentence; ``room`` bounds what the
+    model sees at once (:func:`~ppl_text.evaluation.scores.draw_logs`). The draws come from ``seed`` and leave the
+    global random state alone. ``report(done, total)`` is called after each batch, ``keep`` with its scores before.
     """
     rows: list[SentenceBounds] = []
     with measuring(seed, model, guide):
         for index, batch in enumerate(data):
-            rows.append(_score(model, guide, batch.to(device), particles, chunk))
-            report(index + 1, len(data))
+            scores = score_batch(model, guide, batch.to(device), particles, chunk=chunk, room=room)
+            keep(scores.counted())
+            rows.append(_kept(bounds_of(scores), scores.weights > 0))
+            report(index + 1, len(data.batches))
     return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
@@ -133,15 +161,11 @@ def sentence_log_weights(
 
     They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
     """
-    rows = []
-    with measuring(seed, model, guide):
-        for batch in data:
-            batch = batch.to(device)
-            parts = [min(chunk, draws - start) for start in range(0, draws, chunk)]
-            log_weights = torch.cat([trace_terms(model, guide, batch, k).log_weights.double() for k in parts])
-            kept = batch.weights > 0
-            rows.append((batch.weights[kept].double().cpu(), log_weights.T[kept].cpu()))
-    return SentenceLogWeights(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    kept: list[SentenceScores] = []
+    sentence_bounds(model, guide, data, particles=draws, device=device, seed=seed, chunk=chunk, keep=kept.append)
+    scores = join_scores(kept)
+    # Where nothing is latent, every draw has the one weight that there is.
+    return SentenceLogWeights(scores.weights, scores.log_weights.expand(-1, draws))
 
 
 @contextmanager
@@ -161,27 +185,21 @@ def measuring(seed: int, *programs: nn.Module) -> Iterator[None]:
         yield
 
 
-def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chunk: int) -> SentenceBounds:
-    """Bounds of the rows of one batch that count (weight above 0)."""
-    log_weights, likelihood, divergence = [], [], []
-    for start in range(0, particles, chunk):
-        terms = trace_terms(model, guide, batch, min(chunk, particles - start))
-        if not terms.latents:
-            return _kept(_exact(terms.log_likelihood[0].double(), batch), batch)
-        log_weights.append(terms.log_weights.double())
-        likelihood.append(terms.log_likelihood.double())
-        nothing = torch.zeros_like(likelihood[-1])
-        divergence.append(sum(((s.log_q - s.log_p).double() for s in terms.latents.values()), start=nothing))
-    weights = torch.cat(log_weights)
+def bounds_of(scores: SentenceScores) -> SentenceBounds:
+    """Bounds and their variances from what K draws scored; pure, so that a stored file says what the run said."""
+    if scores.exact:
+        return _exact(scores)
+    weights = scores.log_weights.T
+    particles = len(weights)
     normalised = weights.softmax(0)
     ess = 1.0 / normalised.square().sum(0)
     unknown = torch.full_like(ess, math.nan)
     spread = weights.var(0) if particles > 1 else unknown
-    columns = SentenceBounds(
-        weights=batch.weights.double(),
-        tokens=batch.lengths.double(),
-        rec=-torch.cat(likelihood).mean(0),
-        kl=torch.cat(divergence).mean(0),
+    return SentenceBounds(
+        weights=scores.weights,
+        tokens=scores.tokens,
+        rec=scores.rec,
+        kl=scores.kl,
         elbo=weights.mean(0),
         iw=log_mean_exp(weights),
         elbo_var=spread / particles,
@@ -191,30 +209,28 @@ def _score(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, chu
         gap_var=(particles * normalised - weights).var(0) / particles if particles > 1 else unknown,
         ess=ess,
     )
-    return _kept(columns, batch)
 
 
-def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceBounds:
-    """All bounds of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
-    zero, one = torch.zeros_like(log_likelihood), torch.ones_like(log_likelihood)
+def _exact(scores: SentenceScores) -> SentenceBounds:
+    """All bounds where nothing is latent: ln p(x), whatever K is."""
+    log_likelihood, zero = scores.log_weights[:, 0], torch.zeros_like(scores.rec)
     return SentenceBounds(
-        weights=batch.weights.double(),
-        tokens=batch.lengths.double(),
-        rec=-log_likelihood,
-        kl=zero,
+        weights=scores.weights,
+        tokens=scores.tokens,
+        rec=scores.rec,
+        kl=scores.kl,
         elbo=log_likelihood,
         iw=log_likelihood,
         elbo_var=zero,
         iw_var=zero,
         gap_var=zero,
-        ess=one,
+        ess=torch.ones_like(zero),
     )
 
 
-def _kept(columns: SentenceBounds, batch: Batch) -> SentenceBounds:
-    """The rows that count, on the CPU."""
-    kept = batch.weights > 0
-    return SentenceBounds(*(column[kept].cpu() for column in columns))
+def _kept(columns: SentenceBounds, rows: Tensor) -> SentenceBounds:
+    """Some rows, on the CPU."""
+    return SentenceBounds(*(column[rows].cpu() for column in columns))
 
 
 def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool, exact: bool = False) -> Likelihood:
@@ -228,7 +244,7 @@ def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool, exact: b
     def standard_error(variances: Tensor) -> float:
         return float((share.square() * variances).sum().sqrt())
 
-    spread = float((share * (bounds.iw - mean(bounds.iw)).square()).sum() / total)
+    spread = float((share * (bounds.iw - mean(bounds.iw)).square()).sum() / total)  # NaN where bounds are -∞
     return Likelihood(
         particles=1 if exact else particles,
         elbo=mean(bounds.elbo),

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .collapse import verdict_of
+from .latents import LatentFigures
 from .likelihood import Likelihood
 from .words import WordReferences, WordSamples
 
@@ -16,12 +18,12 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
 
     Where nothing is latent, one row takes the place of the bounds and their parts: ln p(w), exact.
     """
-    k = likelihood.particles
+    k, latent = likelihood.particles, "h" if references.unit == "word" else "z"
     bounds = [
-        ("ELBO", f"{likelihood.elbo:.3f}", _error(likelihood.elbo_se)),
-        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", _error(likelihood.iw_se)),
+        ("ELBO", f"{likelihood.elbo:.3f}", _error(likelihood.elbo_se, k)),
+        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", _error(likelihood.iw_se, k)),
         ("KL(q ‖ p)", f"{likelihood.kl:.3f}", ""),
-        ("reconstruction E_q[ln p(w | h)]", f"{-likelihood.rec:.3f}", ""),
+        (f"reconstruction E_q[ln p(w | {latent})]", f"{-likelihood.rec:.3f}", ""),
     ]
     exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:.3f}", "exact")]
     return [
@@ -31,9 +33,45 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
     ]
 
 
-def _error(value: float) -> str:
-    """A standard error as text; one draw says nothing of its spread."""
-    return "unknown (K = 1)" if math.isnan(value) else f"{value:.3f}"
+def _error(value: float, particles: int) -> str:
+    """A standard error as text; one draw says nothing of its spread, and a bound of -∞ has none."""
+    if math.isnan(value):
+        return "unknown (K = 1)" if particles == 1 else ""
+    return f"{value:.3f}"
+
+
+def perplexity_lines(likelihood: Likelihood) -> list[str]:
+    """Perplexities of sentences with what they are normalised by, and why they are infinite where they are."""
+    n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
+    if likelihood.exact:
+        return [f"PPL {likelihood.perplexity:.3f}, exact; over {n}."]
+    lines = [
+        f"PPL {likelihood.elbo_perplexity:.3f} from the ELBO, {likelihood.perplexity:.3f} from K = "
+        f"{likelihood.particles} importance samples; over {n}."
+    ]
+    if not likelihood.finite:
+        lines.append(
+            "KL = ∞: the guide puts all its mass on one point, which has no density under the prior, so every bound is "
+            "-∞ and says so; only the reconstruction is a number."
+        )
+    return lines
+
+
+def latent_rows(figures: LatentFigures) -> list[tuple[str, str]]:
+    """What the latents carry, as text."""
+    units, dimensions = figures.latent_units, sorted(figures.kl_by_dimension, reverse=True)
+    active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
+    return [
+        ("KL(q(z given x) ‖ p(z))", f"{figures.kl:.3f} nats"),
+        (
+            "mutual information I(x; z)",
+            f"{figures.mutual_information:.3f} nats; cap {figures.mutual_information_cap:.3f}, the entropy of the "
+            f"{figures.compared:,} sentences compared",
+        ),
+        ("KL(q(z) ‖ p(z)) of their aggregate", f"{figures.marginal_kl:.3f} nats"),
+        *((f"units active at {at}", f"{n} of {units}") for at, n in active if n is not None),
+        *([("KL by dimension, largest first", " ".join(f"{kl:.2f}" for kl in dimensions))] if dimensions else []),
+    ]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -47,11 +85,12 @@ def sampling_line(likelihood: Likelihood, unit: str = "word") -> str:
     """How the bounds were measured, in one sentence."""
     n, error = f"{likelihood.n_sent:,.0f}", f"± {likelihood.sampling_se:.3f} from the draw"
     drawn = f"{n} {unit}s drawn from the split" + (" ∝ counts" if unit == "word" else "") + f" ({error})"
+    latent = "h" if unit == "word" else "z"
     every = f"every type of the split, weighted by its count ({n} tokens)" if unit == "word" else f"all {n} {unit}s"
     return (
         f"Nats per {unit}, EOS scored, over {drawn if likelihood.sampling_se else every}; "
         f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a {unit}."
-        + ("" if likelihood.exact else " Standard errors are of the draws of h.")
+        + ("" if likelihood.exact else f" Standard errors are of the draws of {latent}.")
     )
 
 
@@ -63,8 +102,9 @@ def run_report(
     samples: WordSamples,
     notes: Sequence[str],
     shown: int = 60,
+    latents: Sequence[str] = (),
 ) -> str:
-    """``report.md``: what was run, the bounds, samples, and what to run next."""
+    """``report.md``: what was run, the bounds, what the latents carry (:func:`latent_section`), samples, notes."""
     curves, unit = "log-likelihood" if likelihood.exact else "bound and KL", references.unit
     gap = " " if unit == "word" else "\n>\n> "
     parts = [
@@ -73,6 +113,8 @@ def run_report(
         f"## {'Log-likelihood of' if likelihood.exact else 'Bounds on'} the {split} {unit}s",
         table(["quantity", f"nats per {unit}", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
         sampling_line(likelihood, unit),
+        *(perplexity_lines(likelihood) if unit == "sentence" else []),
+        *latents,
         f"## Samples from the {'model' if likelihood.exact else 'prior'} ({samples.drawn:,} drawn)",
         f"{unit.capitalize()}s of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
         f"cut off without EOS: {samples.unfinished}",
@@ -84,15 +126,33 @@ def run_report(
     return "\n\n".join(parts) + "\n"
 
 
-def results(likelihood: Likelihood, references: WordReferences, samples: WordSamples | None = None) -> dict[str, Any]:
+def latent_section(figures: LatentFigures | None, recipe: str = "") -> list[str]:
+    """The report's section on the latents; nothing where none belongs to a whole sentence."""
+    if figures is None:
+        return []
+    said = verdict_of(figures, recipe)
+    return ["## What the latents carry", table(["quantity", "value"], latent_rows(figures)), said[0].upper() + said[1:]]
+
+
+def results(
+    likelihood: Likelihood,
+    references: WordReferences,
+    samples: WordSamples | None = None,
+    latents: LatentFigures | None = None,
+    recipe: str = "",
+) -> dict[str, Any]:
     """The same figures as plain values, for ``results.json`` and ``--json``; what is no finite number is None."""
     values: dict[str, Any] = {
         **asdict(likelihood),
         "iw_per_token": likelihood.iw_per_token,
+        "iw_sum": likelihood.iw_sum,
         "perplexity": likelihood.perplexity,
+        "elbo_perplexity": likelihood.elbo_perplexity,
         "letter_model": -references.letters,
         "split_entropy": references.entropy,
     }
+    if latents is not None:
+        values |= {**latents.as_dict(), "latents": verdict_of(latents, recipe)}
     if samples is not None:
         values["samples"] = {k: v for k, v in asdict(samples).items() if k != "words"}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}

@@ -13,10 +13,14 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.latents import LatentSpec
 from ..objectives.terms import is_auxiliary, particle_plate, stochastic_sites
+from .aggregate import aggregate_information, read_posteriors
 from .sentences import CommonSentences, take
 
 ACTIVE = 0.01
 """A unit is active when the variance of its posterior mean over sentences is at least this (Burda et al. 2016)."""
+
+VERY_ACTIVE = 0.2
+"""A stricter threshold: a fifth of the prior's variance."""
 
 
 class DrawMoments(NamedTuple):
@@ -56,9 +60,9 @@ def _variance(means: Tensor, noise: Tensor, weights: Tensor) -> Tensor:
     return spread - (share * (1 - share) * noise).sum(0)
 
 
-def active_units(variances: Tensor) -> int:
+def active_units(variances: Tensor, threshold: float = ACTIVE) -> int:
     """How many of the units (D,) are active."""
-    return int((variances >= ACTIVE).sum())
+    return int((variances >= threshold).sum())
 
 
 class MutualInformation(NamedTuple):
@@ -83,9 +87,17 @@ def mutual_information(
     the guide has auxiliary sites u, their drawn values are kept when q is evaluated for other sentences: the figure
     is I(x; z | u), an upper bound of I(x; z) wherever u does not depend on x. ``draws`` of z per sentence;
     ``pairs`` of a z and a sentence are scored at once. Draws from torch's global random state.
+
+    Where the guide's one site without a T axis is distributed as q(z | x) itself, the guide reads the sentences once
+    and those distributions score every z (:mod:`.aggregate`); otherwise the guide is run for every block of z.
     """
-    batch = sentences.merged()
     by_length = any("T" in spec.axes for spec in latents)
+    posteriors = read_posteriors(guide, sentences) if latents and not by_length else None
+    if posteriors is not None:
+        share = sentences.share
+        cap = -float((share * share.log()).sum())
+        return MutualInformation(aggregate_information(posteriors, draws, pairs) if len(share) > 1 else 0.0, cap)
+    batch = sentences.merged()
     value = cap = 0.0
     for rows in _groups(batch.lengths, by_length):
         group = take(batch, rows)

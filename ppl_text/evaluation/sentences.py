@@ -73,6 +73,19 @@ def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") ->
     return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
 
 
+def subset(sentences: CommonSentences, most: int) -> CommonSentences:
+    """At most that many of the sentences, always the same ones, in their order."""
+    order = torch.randperm(len(sentences.texts), generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[order[:most]] = True
+    parts = zip(sentences.batches, chosen.split([batch.size for batch in sentences.batches]), strict=True)
+    batches = [
+        take(batch, torch.nonzero(here).squeeze(-1).to(batch.tokens.device)) for batch, here in parts if here.any()
+    ]
+    texts = tuple(text for text, wanted in zip(sentences.texts, chosen.tolist(), strict=True) if wanted)
+    return CommonSentences(tuple(batches), texts)
+
+
 def take(batch: Batch, rows: Tensor) -> Batch:
     """The sentences ``rows`` (R,), in that order, as wide as the longest of them."""
     steps = int(batch.lengths[rows].max())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .collapse import is_collapsed
 from .comparison import Row, paired_difference
-
-COLLAPSED_KL = 0.1
-"""Nats per sentence below which the latents say nothing."""
 
 GAIN = 0.01
 """Nats per sentence below which a gain is not worth a word."""
@@ -118,7 +116,7 @@ def collapse(rows: Sequence[Row]) -> list[str]:
     lines = []
     for group in _by_guide(rows):
         row = group[0]
-        if row.exact or (row.kl >= COLLAPSED_KL and row.active_units != 0):
+        if row.exact or not is_collapsed(row.kl, row.active_units):
             continue
         of = "" if row.units is None else f" of {row.units}"
         units = "" if row.active_units is None else f", {row.active_units}{of} units active"

@@ -45,7 +45,7 @@ FOLDERS = {
     ),
     "resume on changed words": Case(
         resume(lambda w: w.run_on(LIST)),
-        ("is not what run run was trained on (other words or counts); restore the old files",),
+        ("is not what run run was trained on (other texts, counts or vocabulary); restore the old files",),
     ),
     "resume of a damaged config": Case(
         resume(lambda w: (w.run(), w.file("run/config.yaml", "model: 3"))[0]),

@@ -10,9 +10,11 @@ from torch import nn
 
 from ppl_text.core.batch import Batch
 from ppl_text.core.latents import LatentSpec
+from ppl_text.distributions.point import PointMass
 from ppl_text.evaluation.estimates import draw_terms
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.representation import (
+    VERY_ACTIVE,
     DrawMoments,
     active_units,
     mutual_information,
@@ -193,3 +195,59 @@ def test_the_prior_guide_of_a_run_is_blind(trained):
     terms = draw_terms(trained.model, blind, data, latents, draws=256, seed=0)
     assert active_units(unit_variances(terms.moments["h"], data.weights, data.tokens)) == 0
     assert float(terms.kl.abs().max()) < 1e-4
+
+
+class Fixed(dist.Normal):
+    """A normal whose draw for sentence i is always the same, so that other ways to batch draw the same."""
+
+    def rsample(self, sample_shape=()):
+        return self.loc + self.scale * torch.sin(37.0 * self.loc)
+
+
+def single(slope, scale, auxiliary):
+    """q(z | x) = N([slope·x, x²], scale²); a site u besides changes nothing but the way: the guide is run."""
+
+    def run(batch):
+        mean = torch.stack([slope * x_of(batch), x_of(batch) ** 2], -1)
+        pyro.sample("z", Fixed(mean, scale).to_event(1))
+        if auxiliary:
+            pyro.sample("u", dist.Normal(torch.zeros(batch.size), 1.0).mask(False), infer={"is_auxiliary": True})
+
+    return Program(run)
+
+
+@pytest.mark.parametrize("pairs", [50, 10**6])
+def test_distributions_at_hand_say_what_running_the_guide_says(pairs):
+    weights = 1.0 + torch.arange(N, dtype=torch.float64) % 3
+    data = sentences(rows=64, weights=weights)
+    fast, slow = (information(single(0.7, 0.5, u), data=data, draws=1, pairs=pairs) for u in (False, True))
+    assert fast.value == pytest.approx(slow.value, rel=1e-6)
+    assert fast.cap == pytest.approx(slow.cap, rel=1e-12)
+    assert 0.3 < fast.value < fast.cap - 0.5
+
+
+def test_a_distribution_at_hand_is_made_once_for_a_batch():
+    calls = []
+
+    def run(batch):
+        calls.append(batch.size)
+        pyro.sample("z", dist.Normal(x_of(batch).unsqueeze(-1), 1.0).to_event(1))
+
+    information(Program(run), data=sentences(rows=100), draws=5, pairs=64)
+    assert calls == [100, 100, 100]
+
+
+def test_points_tell_apart_all_sentences_that_have_points_of_their_own():
+    """Two of four sentences share their point: I = H(1/2, 1/4, 1/4)."""
+
+    def run(batch):
+        pyro.sample("z", PointMass((batch.tokens[:, 0].clamp(min=4) - 3.0).unsqueeze(-1)))
+
+    found = information(Program(run), data=sentences(number=4))
+    assert found.value == pytest.approx(1.5 * math.log(2))
+    assert found.cap == pytest.approx(math.log(4))
+
+
+def test_the_threshold_is_an_argument():
+    variances = torch.tensor([0.009, 0.01, 0.19, 0.2, 1.0])
+    assert (active_units(variances), active_units(variances, VERY_ACTIVE)) == (4, 2)

@@ -1,0 +1,229 @@
+"""What K draws of a guide score on each sentence, in bounded memory; and the file that keeps it.
+
+Every bound, perplexity and standard error of an evaluation follows from these numbers
+(:func:`~ppl_text.evaluation.likelihood.bounds_of`), so that they can be recomputed without the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..core.atomic import write_atomically
+from ..core.batch import Batch
+from ..core.errors import UserError
+from ..core.latents import LatentSpec
+from ..objectives.terms import (
+    Terms,
+    collect_terms,
+    is_auxiliary,
+    log_density,
+    particle_plate,
+    stochastic_sites,
+    trace_terms,
+)
+from .sentences import take
+
+ROOM = 65_536
+"""Particles x sentences x steps that a model scores at once."""
+
+SENTENCE_ROOM = 8_192
+"""The same for recurrent decoders of sentences, of which each takes some 35 kB at 256 units and 140 kB at 1,024."""
+
+_METADATA = "ppl_text"
+"""The one key of the file's metadata: several keys would be written in an order that changes."""
+
+
+class SentenceScores(NamedTuple):
+    """N sentences by K draws of the guide; float64, nats per sentence.
+
+    ``weights`` (N,): what each sentence counts for; ``tokens`` (N,): scored tokens, EOS included; ``rec`` (N,):
+    -E_q ln p(x | z) and ``kl`` (N,): E_q[ln q - ln p], by the K draws; ``log_weights`` (N, K):
+    ln p(x, z_k) - ln q(z_k | x). ``exact``: nothing is latent, and the one log-weight is ln p(x).
+    """
+
+    weights: Tensor
+    tokens: Tensor
+    rec: Tensor
+    kl: Tensor
+    log_weights: Tensor
+    exact: bool = False
+
+    def counted(self) -> SentenceScores:
+        """The sentences whose weight is above 0, on the CPU."""
+        kept = self.weights > 0
+        return SentenceScores._make([*(column[kept].cpu() for column in self[:5]), self.exact])
+
+
+class DrawnLogs(NamedTuple):
+    """Log-terms of one batch under K particles, (K, B) each, ``log_p`` and ``log_q`` by latent site."""
+
+    log_likelihood: Tensor
+    log_p: dict[str, Tensor]
+    log_q: dict[str, Tensor]
+
+    @property
+    def log_weights(self) -> Tensor:
+        """ln w = ln p(x | z) + Σ_sites (ln p(z) - ln q(z)), (K, B)."""
+        total = self.log_likelihood
+        for site, log_q in self.log_q.items():
+            total = total + (self.log_p[site] - log_q)
+        return total
+
+
+def score_batch(
+    model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int = ROOM
+) -> SentenceScores:
+    """Scores of all rows of a batch, filler too (where the batch had to be divided, zeros stand for filler).
+
+    The guide draws ``chunk`` particles at a time, which decides the random numbers; the model scores them for as
+    many sentences at a time as ``room`` allows (:func:`draw_logs`), which decides nothing but memory.
+    """
+    log_weights, likelihood, divergence = [], [], []
+    for start in range(0, particles, chunk):
+        logs = draw_logs(model, guide, batch, min(chunk, particles - start), room)
+        if not logs.log_q:
+            return _exact(logs.log_likelihood[0].double(), batch)
+        log_weights.append(logs.log_weights.double())
+        likelihood.append(logs.log_likelihood.double())
+        nothing = torch.zeros_like(likelihood[-1])
+        divergence.append(sum(((q - logs.log_p[s]).double() for s, q in logs.log_q.items()), start=nothing))
+    return SentenceScores(
+        weights=batch.weights.double(),
+        tokens=batch.lengths.double(),
+        rec=-torch.cat(likelihood).mean(0),
+        kl=torch.cat(divergence).mean(0),
+        log_weights=torch.cat(log_weights).T,
+    )
+
+
+def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
+    """Scores of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
+    weights, tokens = batch.weights.double(), batch.lengths.double()
+    zero = torch.zeros_like(log_likelihood)
+    return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
+
+
+def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int = ROOM) -> DrawnLogs:
+    """Draw K particles from the guide for a whole batch, and score them for parts of it.
+
+    Where K·B·T is above ``room``, the model sees some of the sentences at a time, those of like lengths together,
+    without filler rows and no wider than need be; the draws are the same, however it is divided. At least one
+    sentence is scored at once, so that K·T may still pass ``room``.
+    """
+    if particles * batch.size * batch.steps <= room:
+        terms = trace_terms(model, guide, batch, particles)
+        sites = terms.latents.items()
+        return DrawnLogs(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites})
+    with particle_plate(particles):
+        trace = poutine.trace(guide).get_trace(batch)
+    shape = (particles, batch.size)
+    log_q = {n: log_density(s).expand(shape) for n, s in stochastic_sites(trace) if not is_auxiliary(s)}
+    specs = {spec.name: spec for spec in getattr(model, "latents", ())}
+    parts: list[tuple[Tensor, Terms]] = []
+    for rows in _parts(batch, particles, room):
+        some = take(batch, rows)
+        drawn = _drawn_for(trace, rows, some.steps, specs)
+        with particle_plate(particles):
+            replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(some)
+        parts.append((rows, collect_terms(drawn, replayed, particles, some)))
+    log_p = {name: _scattered([(rows, terms.latents[name].log_p) for rows, terms in parts], shape) for name in log_q}
+    return DrawnLogs(_scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape), log_p, log_q)
+
+
+def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
+    """Rows that count, longest first, as many as fit into ``room`` under K particles."""
+    kept = torch.nonzero(batch.weights > 0).squeeze(-1)
+    lengths = batch.lengths[kept]
+    order = lengths.argsort(descending=True, stable=True)
+    start, rows, steps = 0, kept[order], lengths[order].tolist()
+    while start < len(steps):
+        end = start + max(1, room // (particles * steps[start]))
+        yield rows[start:end]
+        start = end
+
+
+def _drawn_for(trace: poutine.Trace, rows: Tensor, steps: int, specs: Mapping[str, LatentSpec]) -> poutine.Trace:
+    """The guide's draws for some sentences, as a trace to replay a model against; T axes cut to ``steps``."""
+    part = poutine.Trace()
+    for name, site in stochastic_sites(trace):
+        sentences = len(site["fn"].batch_shape) - 1
+        value = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape).index_select(sentences, rows)
+        axes = specs[name].axes if name in specs else ()
+        if "T" in axes:
+            value = value.narrow(sentences + 1 + axes.index("T"), 0, steps)
+        part.add_node(name, **{**site, "name": name, "value": value})
+    return part
+
+
+def _scattered(parts: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> Tensor:
+    """Values (K, R) of rows (R,) each, put where they belong in (K, B); 0 where there is none."""
+    whole = parts[0][1].new_zeros(shape)
+    for rows, values in parts:
+        whole[:, rows] = values
+    return whole
+
+
+def join_scores(parts: Iterable[SentenceScores]) -> SentenceScores:
+    """Batches under each other."""
+    kept = list(parts)
+    columns = [torch.cat(column) for column in zip(*(part[:5] for part in kept), strict=True)]
+    return SentenceScores._make([*columns, any(part.exact for part in kept)])
+
+
+class StoredScores(NamedTuple):
+    """What a file of scores holds: the numbers, and how they were made (``run``, ``split``, ``seed``, …)."""
+
+    scores: SentenceScores
+    about: dict[str, Any]
+
+
+def store_scores(path: str | Path, scores: SentenceScores, about: Mapping[str, Any]) -> None:
+    """Write ``weights``, ``tokens``, ``rec``, ``kl`` (N,) and ``log_weights`` (N, K) as safetensors, atomically.
+
+    ``about``: plain values that say how they were made, kept in the file's metadata. Raises
+    :class:`CheckpointError` when the disk refuses.
+    """
+    tensors = {name: getattr(scores, name).contiguous() for name in SentenceScores._fields[:5]}
+    metadata = {_METADATA: json.dumps({**about, "exact": scores.exact})}
+    content = save(tensors, metadata=metadata)
+    write_atomically(Path(path), lambda file: file.write(content))
+
+
+def check_storable(path: str | Path) -> None:
+    """Raise :class:`UserError` where no file can be put, before anything is measured for it."""
+    path = Path(path)
+    if path.is_dir() or not path.parent.is_dir():
+        why = "is a folder" if path.is_dir() else f"cannot be written: folder {path.parent} does not exist"
+        raise UserError(f"--store {path} {why}; give the name of a file in an existing folder, e.g. scores.safetensors")
+
+
+def load_scores(path: str | Path) -> StoredScores:
+    """Read what ``evaluate --store`` has written; raises :class:`UserError` where the file holds something else.
+
+    ::
+
+        scores, about = load_scores("scores.safetensors")
+        summarize(bounds_of(scores), about["particles"], sampled=False, exact=scores.exact).perplexity
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            about = json.loads((file.metadata() or {})[_METADATA])
+            columns = [file.get_tensor(name) for name in SentenceScores._fields[:5]]
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist; write it with: python -m ppl_text evaluate RUN --store {path}"
+        ) from error
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise UserError(
+            f"{path} holds no scores ({error}); give a file that 'evaluate RUN --store FILE' has written"
+        ) from error
+    return StoredScores(SentenceScores._make([*columns, bool(about.pop("exact"))]), about)

@@ -1,0 +1,174 @@
+"""The verdict on the latents, and the monitor that gives it during training."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+from ppl_text import recipes
+from ppl_text.data.batches import EvaluationSet
+from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, verdict
+from ppl_text.evaluation.likelihood import measuring
+from ppl_text.evaluation.sentences import common_sentences, subset
+from ppl_text.evaluation.verdict import is_collapsed as of_comparisons
+
+from .test_latents import Model, closed
+from .test_representation import NORMAL, N, Program, sentences, x_of
+from .test_scores import Path as PathModel
+
+RECIPES = Path(recipes.__file__).parent
+
+CONDITIONS = {
+    "no KL": ((0.0999, 0.0999, 5.0, 3, 32), "collapsed"),
+    "no unit": ((3.0, 2.9, 5.0, 0, 32), "collapsed"),
+    "just above": ((0.1, 0.1, 5.0, 16, 32), "in use"),
+    "idle": ((8.0, 2.4, 5.0, 32, 32), "idle"),
+    "at the cap": ((30.0, 4.9, 5.0, 32, 32), "in use"),
+    "half of the KL": ((4.0, 2.0, 5.0, 16, 32), "in use"),
+    "few units": ((4.0, 3.9, 5.0, 15, 32), "partly collapsed"),
+    "not real": ((4.0, 3.9, 5.0, None, 32), "in use"),
+    "point": ((math.inf, 5.0, 5.0, 0, 32), "point mass"),
+}
+
+
+@pytest.mark.parametrize(("figures", "expected"), CONDITIONS.values(), ids=CONDITIONS)
+def test_conditions(figures, expected):
+    assert condition(*figures) == expected
+    assert verdict(*figures).startswith(f"latents {expected} (")
+
+
+def test_comparisons_share_the_threshold():
+    assert of_comparisons is is_collapsed
+
+
+ADVICE = {
+    "of a family": ("collapsed", "verses-vae", "recipe verses-fbp, verses-bn or verses-cyclical."),
+    "not itself": ("collapsed", "ptb-bn", "recipe ptb-fbp or ptb-cyclical."),
+    "of one's own": (
+        "collapsed",
+        "mine",
+        "--objective free-bits:8:dimension, --guide batch-norm or "
+        "--set training.beta='{name: cyclical, period: 5000}'.",
+    ),
+    "a name that only begins alike": ("collapsed", "versesque", "--objective free-bits:8:dimension, "),
+    "idle": ("idle", "snli-fbp", "recipe snli-aggressive or snli-pretrain-fbp."),
+    "point": ("point mass", "yahoo-ae", "recipe yahoo-pretrain-fbp."),
+}
+
+
+@pytest.mark.parametrize(("state", "recipe", "expected"), ADVICE.values(), ids=ADVICE)
+def test_advice_names_what_can_be_run(state, recipe, expected):
+    figures = next(figures for figures, found in CONDITIONS.values() if found == state)
+    assert f"Try next: {expected}" in verdict(*figures, recipe=recipe)
+
+
+def test_latents_in_use_need_no_advice():
+    assert "Try next" not in verdict(4.0, 3.9, 5.0, 30, 32, "verses-fbp")
+
+
+def test_options_that_are_advised_are_understood():
+    import yaml
+
+    from guides import GUIDES
+    from ppl_text import objectives
+    from ppl_text.recipes.config import as_schedule
+
+    said = verdict(0.0, 0.0, 5.0, 0, 32, "mine")
+    objectives.build(re.search(r"--objective (\S+?),", said)[1])
+    assert re.search(r"--guide (\S+) or", said)[1] in GUIDES["sentence_vae"]
+    schedule = as_schedule(yaml.safe_load(re.search(r"training\.beta='(.*)'", said)[1]), 20_000)
+    assert (schedule(0), schedule(2500), schedule(5000)) == (0.0, 1.0, 0.0)
+
+
+class Channel(nn.Module):
+    """q(z_d | x) = N(slope·x_d, 0.6²) in three entries, x_d as good as independent; blind for slope 0."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.slope, self.scale = slope, 0.6 if slope else 1.0
+
+    def forward(self, batch):
+        places = (batch.tokens[:, :1] - 3) * torch.tensor([1, 37, 71]) % N
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("z", dist.Normal(self.slope * NORMAL[places], self.scale).to_event(1))
+
+
+def watched(guide, monitor=None, model=None, seed=0):
+    monitor, model = monitor or CollapseMonitor(sentences(), recipe="verses-vae"), model or Model()
+    with measuring(seed, model, guide):
+        return monitor(model, guide), monitor
+
+
+def test_a_collapse_is_seen_and_a_cure_too():
+    values, monitor = watched(Channel(0.0))
+    assert monitor.remark(values) == (
+        "latents collapsed (KL < 0.1 nats, none of 3 units active: the decoder ignores the latents). "
+        "Try next: recipe verses-fbp, verses-bn or verses-cyclical."
+    )
+    values, monitor = watched(Channel(0.8))
+    assert monitor.remark(values).startswith("latents in use (")
+    assert values["active_units"] == values["active_units_02"] == values["latent_units"] == 3
+    assert len(values["kl_by_dimension"]) == 3
+    assert values["marginal_kl"] + values["mutual_information"] == pytest.approx(sum(values["kl_by_dimension"]))
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+def test_a_remark_does_not_change_with_every_figure():
+    """The trainer shows it when its text changes: only a new condition may do that."""
+    remarks = [monitor.remark(values) for values, monitor in (watched(Channel(s)) for s in (0.7, 0.8, 0.9))]
+    assert len(set(remarks)) == 1
+
+
+def test_a_kl_that_says_nothing_is_idle():
+    def moved(batch):
+        pyro.sample("z", dist.Normal(3.0 + 0.15 * x_of(batch).unsqueeze(-1).expand(-1, 3), 1.0).to_event(1))
+
+    values, monitor = watched(Program(moved))
+    assert values["active_units"] == 3
+    assert "latents idle" in monitor.remark(values)
+    assert "verses-aggressive" in monitor.remark(values)
+
+
+def test_models_without_latents_of_sentences_are_left_alone():
+    values, monitor = watched(Program(closed), model=PathModel())
+    assert values == {}
+    assert monitor.remark(values) == ""
+
+
+def test_some_of_the_validation_sentences_are_looked_at():
+    """The same ones at every call, whole and with their texts; an evaluation set's filler rows are none."""
+    data = sentences(rows=32)
+    some = subset(data, 50)
+    assert len(some.texts) == int(some.weights.sum()) == 50
+    assert [int(i) for i in some.texts] == (some.merged().tokens[:, 0] - 3).tolist()
+    assert some.texts == subset(data, 50).texts
+    assert subset(data, N + 1).texts == data.texts
+    values, _ = watched(Channel(0.8), CollapseMonitor(data, sentences=50))
+    assert values["mutual_information_cap"] == pytest.approx(math.log(50))
+    batches = list(data.batches)
+    weights = batches[0].weights.clone()
+    weights[20:] = 0
+    first = type(batches[0])(batches[0].tokens, batches[0].lengths, weights, batches[0].decoder_inputs)
+    filled = EvaluationSet([first], [list(data.texts[:20])], 20.0)
+    assert watched(Channel(0.8), CollapseMonitor(filled))[0]["mutual_information_cap"] == pytest.approx(math.log(20))
+    assert len(common_sentences(filled).texts) == 20 < SENTENCES
+
+
+def test_a_seed_gives_the_same_numbers():
+    assert watched(Channel(0.8))[0] == watched(Channel(0.8))[0]
+    assert watched(Channel(0.8))[0] != watched(Channel(0.8), seed=1)[0]
+    assert torch.tensor(watched(Channel(0.0))[0]["kl_by_dimension"]).abs().max() < 1e-6
+
+
+def test_recipes_that_are_advised_exist():
+    for family in ("verses", "ptb", "yahoo", "snli"):
+        for figures, _ in CONDITIONS.values():
+            said = verdict(*figures, recipe=f"{family}-vae")
+            for name in re.findall(rf"{family}-[a-z-]+", said):
+                assert (RECIPES / f"{name}.yaml").is_file(), said

@@ -1,0 +1,192 @@
+"""Scores in bounded memory, and the file that keeps them, against models whose log p(x) is known."""
+
+import json
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from guides.sentence_vae import GaussianGuide as LSTMGuide
+from guides.sentence_vae import PointGuide
+from ppl_text.core.batch import Batch
+from ppl_text.core.errors import UserError
+from ppl_text.core.latents import LatentSpec
+from ppl_text.evaluation.likelihood import bounds_of, measuring, sentence_bounds, summarize
+from ppl_text.evaluation.scores import check_storable, draw_logs, join_scores, load_scores, store_scores
+from ppl_text.models.sentence_vae import SentenceVAE
+
+from .programs import Gaussian, GaussianGuide, Nothing, Unigram, batch_of, evaluation_set, log_evidence
+
+LENGTHS = [3, 1, 9, 4, 4, 2]
+
+
+class Path(nn.Module):
+    """z_t ~ N(0, 1) for t ≤ length, x_t ~ N(z_t, 1) observed at the token: a latent with a T axis."""
+
+    latents = (LatentSpec("z", axes=("T",), sizes={}),)
+
+    def __init__(self):
+        super().__init__()
+        self.largest = 0
+
+    def forward(self, batch):
+        mask = torch.arange(batch.steps) < batch.lengths.unsqueeze(-1)
+        with pyro.plate("sentences", batch.size, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(batch.size, batch.steps), 1.0).mask(mask).to_event(1))
+            self.largest = max(self.largest, z.numel())
+            pyro.sample("tokens", dist.Normal(z, 1.0).mask(mask).to_event(1), obs=batch.tokens.float())
+
+
+class PathGuide(nn.Module):
+    def forward(self, batch):
+        mask = torch.arange(batch.steps) < batch.lengths.unsqueeze(-1)
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("z", dist.Normal(0.4 * batch.tokens.float(), 0.8).mask(mask).to_event(1))
+
+
+def sentences(lengths=LENGTHS, vocabulary=11, weights=None):
+    torch.manual_seed(1)
+    tokens = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    for row, length in enumerate(lengths):
+        tokens[row, :length] = torch.randint(3, vocabulary, (length,))
+        tokens[row, length - 1] = 2
+    inputs = torch.cat([torch.ones(len(lengths), 1, dtype=torch.long), tokens[:, :-1]], 1)
+    weights = torch.ones(len(lengths), dtype=torch.float64) if weights is None else torch.tensor(weights).double()
+    return Batch(tokens, torch.tensor(lengths), weights, inputs)
+
+
+def lstm(guide=LSTMGuide):
+    torch.manual_seed(0)
+    model = SentenceVAE(11, latent_dim=3, embedding_dim=5, hidden_dim=7, init="torch")
+    return model, guide(model)
+
+
+CASES = {
+    "path": lambda: (Path(), PathGuide()),
+    "sentence VAE": lstm,
+    "one latent": lambda: (Gaussian(), GaussianGuide(0.3)),
+}
+
+
+@pytest.mark.parametrize("room", [1, 60, 200, 500])
+@pytest.mark.parametrize("particles", [1, 7])
+@pytest.mark.parametrize("make", CASES.values(), ids=CASES)
+def test_the_room_changes_nothing_but_memory(make, particles, room):
+    """The same draws, divided otherwise; filler rows of weight 0 are not looked at."""
+    model, guide = make()
+    batch = sentences(weights=[1, 2, 1, 0, 1, 1])
+    kept = batch.weights > 0
+    found = []
+    for space in (10**9, room):
+        with measuring(3, model, guide):
+            logs = draw_logs(model, guide, batch, particles, space)
+        found.append([logs.log_likelihood, logs.log_p["z"], logs.log_q["z"], logs.log_weights])
+    for whole, parts in zip(*found, strict=True):
+        assert whole.shape == parts.shape == (particles, batch.size)
+        torch.testing.assert_close(parts[:, kept].double(), whole[:, kept].double(), rtol=1e-5, atol=1e-5)
+    assert float(found[0][3][:, kept].std()) > 1e-3
+
+
+def test_the_model_sees_no_more_than_there_is_room_for():
+    model, guide = Path(), PathGuide()
+    with measuring(0, model, guide):
+        draw_logs(model, guide, sentences(), 7, 7 * 9)
+    assert model.largest == 7 * 9
+    model.largest = 0
+    with measuring(0, model, guide):
+        draw_logs(model, guide, sentences(), 7, 7 * 9 * 3)
+    assert 7 * 9 < model.largest <= 7 * 9 * 3
+
+
+def test_bounds_do_not_depend_on_the_room():
+    data = evaluation_set(sentences(), sentences([2, 5, 5]))
+    whole, parts = (sentence_bounds(*lstm(), data, particles=33, room=room) for room in (10**9, 40))
+    for a, b in zip(whole, parts, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def scored(model, guide, *batches, particles=8):
+    kept = []
+    bounds = sentence_bounds(model, guide, evaluation_set(*batches), particles=particles, seed=2, keep=kept.append)
+    return bounds, join_scores(kept)
+
+
+def test_a_stored_file_says_what_the_run_said(tmp_path):
+    """Bounds, errors and perplexities from the file equal those printed; by hand from the log-weights too."""
+    batches = batch_of([1, 4, 6, 2], [3.0, 1.0, 0.0, 1.0]), batch_of([5, 5])
+    bounds, scores = scored(Gaussian(), GaussianGuide(0.4, 1.2), *batches)
+    printed = summarize(bounds, 8, sampled=False)
+    store_scores(tmp_path / "scores.safetensors", scores, {"run": "runs/a", "split": "test", "seed": 2, "particles": 8})
+    back, about = load_scores(tmp_path / "scores.safetensors")
+    assert about == {"run": "runs/a", "split": "test", "seed": 2, "particles": 8}
+    again = summarize(bounds_of(back), about["particles"], sampled=False, exact=back.exact)
+    assert again.__dict__ == pytest.approx(printed.__dict__, rel=1e-12)
+    assert back.log_weights.shape == (5, 8)
+    assert back.weights.tolist() == [3, 1, 1, 1, 1]
+    iw_sum = float(back.weights @ (back.log_weights.logsumexp(1) - math.log(8)))
+    assert printed.iw_sum == pytest.approx(iw_sum, rel=1e-12)
+    assert printed.perplexity == pytest.approx(math.exp(-iw_sum / printed.n_eos), rel=1e-12)
+    total = float(back.weights @ (back.rec + back.kl))
+    assert printed.elbo_perplexity == pytest.approx(math.exp(total / printed.n_eos), rel=1e-12)
+    assert printed.perplexity < printed.elbo_perplexity
+    assert total == pytest.approx(-float(back.weights @ back.log_weights.mean(1)), rel=1e-12)
+    assert printed.n_eos == float(back.weights @ back.tokens) == 3 * 1 + 4 + 2 + 5 + 5
+
+
+def test_the_exact_posterior_has_the_perplexity_of_the_evidence():
+    bounds, _ = scored(Gaussian(), GaussianGuide(), batch_of([1, 4, 6]))
+    found = summarize(bounds, 8, sampled=False)
+    expected = math.exp(-log_evidence([1, 4, 6]).sum() / 11)
+    assert (found.perplexity, found.elbo_perplexity) == pytest.approx((expected, expected), rel=1e-6)
+
+
+def test_where_nothing_is_latent_one_exact_weight_is_kept(tmp_path):
+    model = Unigram(torch.full((5,), 0.2, dtype=torch.float64).log())
+    bounds, scores = scored(model, Nothing(), batch_of([1, 4]))
+    assert scores.exact
+    assert scores.log_weights[:, 0].tolist() == pytest.approx([-math.log(5), -4 * math.log(5)])
+    store_scores(tmp_path / "x.safetensors", scores, {})
+    back = load_scores(tmp_path / "x.safetensors").scores
+    assert back.exact
+    assert torch.equal(bounds_of(back).iw, bounds.iw)
+    assert summarize(bounds, 8, sampled=False, exact=True).elbo_perplexity == pytest.approx(5)
+
+
+def test_a_point_mass_has_no_finite_bound_and_a_reconstruction():
+    bounds, _ = scored(*lstm(PointGuide), sentences(), particles=4)
+    found = summarize(bounds, 4, sampled=False)
+    assert (found.elbo, found.iw, found.kl) == (-math.inf, -math.inf, math.inf)
+    assert math.isfinite(found.rec)
+    assert (found.elbo_perplexity, found.perplexity, found.finite) == (math.inf, math.inf, False)
+
+
+def test_a_perplexity_beyond_floats_is_infinite():
+    bounds, _ = scored(Gaussian(), GaussianGuide(), batch_of([100_000]))
+    found = summarize(bounds, 8, sampled=False)
+    assert found.iw_per_token < -10_000
+    assert (found.perplexity, found.elbo_perplexity) == (math.inf, math.inf)
+
+
+def test_files_that_hold_no_scores(tmp_path):
+    with pytest.raises(UserError, match="does not exist; write it with"):
+        load_scores(tmp_path / "none.safetensors")
+    (tmp_path / "text").write_text("no")
+    with pytest.raises(UserError, match="holds no scores"):
+        load_scores(tmp_path / "text")
+    with pytest.raises(UserError, match="is a folder"):
+        check_storable(tmp_path)
+    with pytest.raises(UserError, match="does not exist; give the name of a file"):
+        check_storable(tmp_path / "none" / "x.safetensors")
+    check_storable(tmp_path / "x.safetensors")
+
+
+def test_the_metadata_is_plain_json(tmp_path):
+    _, scores = scored(Gaussian(), GaussianGuide(), batch_of([1]))
+    store_scores(tmp_path / "x.safetensors", scores, {"seed": 1})
+    with safe_open(str(tmp_path / "x.safetensors"), framework="pt") as file:
+        assert json.loads(file.metadata()["ppl_text"]) == {"seed": 1, "exact": False}
+        assert file.get_tensor("log_weights").dtype == torch.float64
