@@ -58,9 +58,9 @@ def reproduce(
     ``data`` replaces the table's corpus, for a table of several corpora as ``[NAME=]PATH`` (see
     :mod:`ppl_text.tables.parts`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies finished there
     is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at once, each in a
-    process of its own (default: one a CPU; 1: all in this process, told to ``progress``). A row that fails does not
-    stop the others. All rows are checked, and their data loaded, before the first is trained; what was reached is
-    written whatever happens.
+    process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told to
+    ``progress``). A row that fails does not stop the others. All rows are checked, and their data loaded, before the
+    first is trained; what was reached is written whatever happens.
     """
     part, data = choose_part(table, table_parts(table), data)
     found = load_table(table, part)
@@ -71,7 +71,7 @@ def reproduce(
         raise UserError("reproduce needs one row or more and one seed or more, 0 or above, e.g. --seeds 0,1,2")
     tasks = [Task(found, row, budget, seed, place, data) for seed in seeds for row in chosen]
     missing = _missing(tasks)
-    at_once = min(_jobs(jobs), max(1, len(missing)))
+    at_once = min(_jobs(jobs, missing), max(1, len(missing)))
     say(f"{len(tasks)} rows and seeds, {len(tasks) - len(missing)} of them done before; {budget}: {about}")
     with _written(found, place, budget, data):
         if at_once > 1:
@@ -106,10 +106,12 @@ def _is_missing(task: Task) -> bool:
     return task.done() is None
 
 
-def _jobs(given: int | None) -> int:
-    """How many rows run at once: as many as there are CPUs, unless it is said."""
+def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
+    """How many rows run at once, unless it is said: as many as there are CPUs, and one where they run on a GPU."""
     if given is not None and given < 1:
         raise UserError(f"--jobs must be 1 or more; got {given}")
+    if given is None and any(build.build_fabric(task.config()).device.type == "cuda" for task in tasks[:1]):
+        return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return given or cores
 

@@ -8,6 +8,9 @@ A configuration names a schedule and its arguments, and :func:`build` makes a ``
     (0.1, 0.55, 1.0)
     >>> build(0.5)(7)
     0.5
+
+Arguments that count updates may be given in epochs (``epochs``, ``period_epochs``, …: :data:`IN_EPOCHS`); whoever knows
+how many updates an epoch has makes steps of them with :func:`in_steps`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ def constant(step: float, *, value: float) -> float:
     return value
 
 
-def linear(step: float, *, start: float, end: float, steps: float, delay: float = 0) -> float:
+def linear(step: float, *, start: float, end: float = 1.0, steps: float, delay: float = 0) -> float:
     """Straight line from ``start`` to ``end`` over ``steps`` updates, then level.
 
     ``start + (end - start) · clip((step - delay) / steps, 0, 1)``; ``steps = 0`` jumps after ``delay``.
@@ -99,6 +102,17 @@ def warmup(
     return _between(value, final, fallen)
 
 
+def restarts(step: float, *, value: float, period: float, plateau: float = 1, final: float = 0.0) -> float:
+    """Learning rate that falls from ``value`` along half a cosine, anew in each ``period`` (SGDR, Loshchilov 2017).
+
+    With ``u = plateau · ⌊(step mod period) / plateau⌋ / period``: ``final + (value - final) · (1 + cos πu) / 2``, which
+    stays the same for ``plateau`` updates. With N updates in an epoch, ``period=10N, plateau=N`` is the rate that goes
+    with cyclical annealing, ``value/2 · (1 + cos π·((e-1) mod 10)/10)`` of epoch e = 1, 2, … (SPEC 0).
+    """
+    done = plateau * math.floor((step % period) / plateau) / period
+    return _between(value, final, (1.0 - math.cos(math.pi * done)) / 2.0)
+
+
 def _ramp(done: float, length: float) -> float:
     """0 before, 1 after, linear in between; a ramp without length is a jump at ``done = 0``."""
     if length <= 0:
@@ -117,6 +131,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "logistic": logistic,
     "cyclical": cyclical,
     "warmup": warmup,
+    "restarts": restarts,
 }
 """Name in a configuration -> function of the step."""
 
@@ -133,11 +148,24 @@ _RULES = {
     "freeze_after": _NOT_NEGATIVE,
     "width": _POSITIVE,
     "period": _POSITIVE,
+    "plateau": _POSITIVE,
     "cycles": _POSITIVE,
     "hold": _SHARE,
     "rise": _SHARE,
 }
 _DECAYS = ("cosine", "linear")
+
+IN_EPOCHS = {
+    "epochs": "steps",
+    "delay_epochs": "delay",
+    "warmup_epochs": "warmup_steps",
+    "midpoint_epochs": "midpoint",
+    "width_epochs": "width",
+    "freeze_after_epochs": "freeze_after",
+    "period_epochs": "period",
+    "plateau_epochs": "plateau",
+}
+"""An argument in epochs -> the argument in updates that it stands for."""
 
 
 @dataclass(frozen=True)
@@ -175,6 +203,34 @@ def build(spec: Mapping[str, Any] | float) -> Schedule:
     return Schedule(name, tuple(arguments.items()))
 
 
+def in_steps(spec: Any, epoch: int | None) -> Any:
+    """The same schedule with all arguments in updates, of which an epoch has ``epoch``; None: there are no epochs.
+
+    What is no mapping stays as it is. Raises :class:`ConfigError` for an argument that is given twice, that is no
+    number, or that counts epochs where there are none.
+
+    Example::
+
+        >>> in_steps({"name": "linear", "start": 0.1, "epochs": 10}, 40)
+        {'name': 'linear', 'start': 0.1, 'steps': 400}
+    """
+    if not isinstance(spec, Mapping) or spec.get("name") not in SCHEDULES:
+        return spec
+    name, found = spec["name"], dict(spec)
+    known = inspect.signature(SCHEDULES[name]).parameters
+    for key, in_updates in IN_EPOCHS.items():
+        if key not in spec or in_updates not in known:
+            continue
+        value = found.pop(key)
+        if in_updates in spec:
+            _refuse(name, [f"'{key}' and '{in_updates}' are one argument in two units; give one of them"])
+        if epoch is None:
+            _refuse(name, [f"'{key}': a word list is drawn from without end and has no epochs; give '{in_updates}'"])
+        _refuse(name, [fault for fault in [_fault(key, value)] if fault])
+        found[in_updates] = value * (epoch or 0)
+    return found
+
+
 def _refuse(name: str, faults: list[str]) -> None:
     if faults:
         raise ConfigError(f"schedule '{name}': " + "; ".join(faults))
@@ -184,8 +240,10 @@ def _faults(name: str, arguments: dict[str, Any]) -> list[str]:
     """All faults of the arguments, in words."""
     known = [p for p in inspect.signature(SCHEDULES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
     names = [p.name for p in known]
+    others = [key for key, in_updates in IN_EPOCHS.items() if in_updates in names]
     faults = [
-        f"unknown argument '{key}'{nearest(str(key), names)}; it takes {', '.join(names)}"
+        f"unknown argument '{key}'{nearest(str(key), [*names, *others])}; it takes {', '.join(names)}"
+        + (f" ({', '.join(others)} in epochs)" if others else "")
         for key in arguments
         if key not in names
     ]

@@ -27,6 +27,7 @@ from .recipes import build, folders, lineage
 from .recipes.config import ReportSection, RunConfig, recipe_tree
 from .recipes.faults import Faults
 from .recipes.references import guide_reference
+from .schedules import IN_EPOCHS
 from .training.weights import weights_digest
 
 __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
@@ -40,7 +41,7 @@ VALIDATIONS = 5
 KHAT_SENTENCES, KHAT_DRAWS = 256, 100
 """What the distribution of Pareto k̂ is measured on: test sentences, and draws for each."""
 
-_STEP_ARGUMENTS = ("steps", "delay", "warmup_steps", "midpoint", "width", "freeze_after", "period")
+_STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}
 _KEPT = ("model", "data", "parent", "parent_weights", "recipe")
 
 
@@ -109,7 +110,7 @@ def child_parts(
     tree = recipe_tree(
         str(parent.folder / "config.yaml"),
         {
-            **_stretched_training(parent.config, steps),
+            **_stretched_training(parent, steps),
             **changes,
             "training.steps": steps,
             "training.freeze": freeze,
@@ -135,15 +136,23 @@ def _refuse_kept(changes: Mapping[str, Any]) -> None:
         )
 
 
-def _stretched_training(config: RunConfig, steps: Any) -> dict[str, Any]:
-    """Schedules and intervals for a training of ``steps``; what is no number of steps is left to the checks."""
+def _stretched_training(parent: Trained, steps: Any) -> dict[str, Any]:
+    """Schedules and intervals for a training of ``steps``; what is no number of steps is left to the checks.
+
+    They are those of the parent's last stage, whose objective is the child's, too; every update is a joint one.
+    """
     if not isinstance(steps, int) or steps < 1:
         return {}
-    training, validate_every = config.training, math.ceil(steps / VALIDATIONS)
-    share = steps / training.steps
+    last, validate_every = parent.config.training.in_stages()[-1], math.ceil(steps / VALIDATIONS)
+    share = steps / build.last_steps(parent.config, parent.corpus)
     return {
-        "training.lr": stretched(training.lr, share),
-        "training.beta": stretched(training.beta, share),
+        **({} if last.objective is None else {"objective": last.objective}),
+        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience")},
+        "training.stages": [],
+        "training.decay": None,
+        "training.update": "joint",
+        "training.lr": stretched(last.lr, share),
+        "training.beta": stretched(last.beta, share),
         "training.log_every": max(1, validate_every // 4),
         "training.validate_every": validate_every,
         "training.checkpoint_every": validate_every,

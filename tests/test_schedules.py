@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError
-from ppl_text.schedules import SCHEDULES, build, constant, cyclical, linear, logistic, warmup
+from ppl_text.schedules import SCHEDULES, build, constant, cyclical, in_steps, linear, logistic, restarts, warmup
 
 BY_HAND = {
     "constant": (constant, {"value": 0.3}, {0: 0.3, 10**6: 0.3}),
@@ -59,6 +59,11 @@ BY_HAND = {
         {"value": 1.0, "warmup_steps": 0, "steps": 2, "decay": "linear"},
         {0: 1.0, 1: 0.5, 2: 0.0},
     ),
+    "restarts": (
+        restarts,
+        {"value": 0.8, "period": 8, "plateau": 2, "final": 0.2},
+        {0: 0.8, 1: 0.8, 2: 0.5 + 0.3 * math.sqrt(0.5), 4: 0.5, 5: 0.5, 7: 0.5 - 0.3 * math.sqrt(0.5), 8: 0.8, 12: 0.5},
+    ),
 }
 
 
@@ -95,7 +100,7 @@ def test_unknown_name_suggests_the_nearest():
 
 BAD = {
     "no name": ({"steps": 3}, ["needs a name"]),
-    "missing": ({"name": "linear", "start": 0}, ["'end' is missing", "'steps' is missing"]),
+    "missing": ({"name": "linear", "end": 0}, ["'start' is missing", "'steps' is missing"]),
     "unknown and missing": (
         {"name": "linear", "start": 0, "end": 1, "step": 3},
         ["unknown argument 'step' (did you mean 'steps'?)", "'steps' is missing"],
@@ -132,3 +137,59 @@ def test_all_faults_are_named_at_once(spec, messages):
     for message in messages:
         assert message in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+BATCHES = 37
+"""Updates of an epoch."""
+
+
+def in_epochs(**spec):
+    return build(in_steps(spec, BATCHES))
+
+
+def test_linear_annealing_over_ten_epochs_is_the_papers_at_every_edge():
+    """SPEC 0: from kl_start to 1 over 10 epochs, (1 - kl_start) / (10 · updates of an epoch) more in each update."""
+    beta, weight = in_epochs(name="linear", epochs=10, start=0.1), 0.1
+    for step in range(12 * BATCHES):
+        assert beta(step) == pytest.approx(weight, abs=1e-12)
+        weight = min(1.0, weight + 0.9 / (10 * BATCHES))
+    assert beta(10 * BATCHES - 1) < 1.0
+    assert beta(10 * BATCHES) == 1.0
+
+
+def test_the_cyclical_recipe_is_the_papers_at_every_update():
+    """SPEC 0: β restarts at 0.1 every 10 epochs and rises by 1 / (5 · #batches) per step to 1."""
+    beta = in_epochs(name="cyclical", period_epochs=10, start=0.1, rise=0.45)
+    for step in range(25 * BATCHES):
+        if step % (10 * BATCHES) == 0:
+            weight = 0.1
+        assert beta(step) == pytest.approx(weight, abs=1e-12), step
+        weight = min(1.0, weight + 1 / (5 * BATCHES))
+
+
+def test_the_cyclical_rate_is_the_papers_in_every_epoch():
+    """SPEC 0: 0.5 · lr · (1 + cos π·((e-1) mod 10)/10) in epoch e = 1, 2, …"""
+    rate = in_epochs(name="restarts", value=1e-3, period_epochs=10, plateau_epochs=1)
+    for step in range(25 * BATCHES):
+        epoch = 1 + step // BATCHES
+        assert rate(step) == pytest.approx(0.5e-3 * (1 + math.cos(math.pi * ((epoch - 1) % 10) / 10)), rel=1e-12), step
+
+
+def test_what_counts_no_epochs_stays_as_it_is():
+    for spec in (0.5, {"name": "linear", "start": 0, "steps": 3}, {"name": "nobody", "epochs": 3}, "text"):
+        assert in_steps(spec, None) == in_steps(spec, 5) == spec
+    warm = {"name": "warmup", "value": 1, "warmup_epochs": 0.5, "epochs": 2}
+    assert in_steps(warm, 10) == {"name": "warmup", "value": 1, "warmup_steps": 5.0, "steps": 20}
+    assert warm["epochs"] == 2
+
+
+def test_faults_of_epochs_are_named():
+    line = {"name": "linear", "start": 0, "epochs": 3}
+    with pytest.raises(ConfigError, match=r"'epochs': a word list .* has no epochs; give 'steps'"):
+        in_steps(line, None)
+    with pytest.raises(ConfigError, match="'epochs' and 'steps' are one argument in two units; give one"):
+        in_steps({**line, "steps": 3}, 5)
+    with pytest.raises(ConfigError, match="'epochs' must be a finite number; got 'x'"):
+        in_steps({**line, "epochs": "x"}, 5)
+    with pytest.raises(ConfigError, match=r"unknown argument 'period_epochs'.*\(epochs, delay_epochs in epochs\)"):
+        build(in_steps({**line, "period_epochs": 3}, 5))

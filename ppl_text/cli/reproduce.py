@@ -15,7 +15,7 @@ from .output import print_json
 @click.option("--seeds", metavar="0,1,2", default="0", show_default=True, help="Each row once with each seed.")
 @click.option("--data", metavar="[NAME=]PATH", help="Another corpus than the table's own, or which of its corpora.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE[-CORPUS]-BUDGET.")
-@click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU.")
+@click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU, one on a GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def reproduce(
     table: str,

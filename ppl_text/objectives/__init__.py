@@ -14,6 +14,7 @@ OBJECTIVES = {
     "stepwise": "stepwise:K, Algorithm 1 of the state-space paper: K particles a step, one carried on by its weight",
     "fivo": "fivo:N, filtering bound: N particles, resampled where their effective sample size falls below N/2",
     "free-bits": "free-bits:LAMBDA[:UNIT], ELBO whose first LAMBDA nats of KL are free, a sentence, dimension or batch",
+    "reconstruction": "reconstruction[:K], -E_q ln p(tokens | latents) alone: an autoencoder; the bound is the ELBO",
     "pyro": "pyro:Trace_ELBO, pyro:RenyiELBO:K, ...: a stock Pyro ELBO, run as it is",
 }
 """Names for ``--objective`` with one line each."""

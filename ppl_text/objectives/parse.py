@@ -13,6 +13,7 @@ from . import OBJECTIVES
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
+from .reconstruction import Reconstruction
 from .regularizers import UNITS, FreeBits
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
@@ -30,6 +31,7 @@ USAGE = {
     "stepwise": "stepwise:K or stepwise:K:score, e.g. stepwise:5",
     "fivo": "fivo:N[:systematic|multinomial][:THRESHOLD][:score], 0 < THRESHOLD ≤ 1, score with multinomial,",
     "free-bits": "free-bits:LAMBDA[:sentence|dimension|batch][:K], e.g. free-bits:4, LAMBDA ≥ 0 in nats,",
+    "reconstruction": "reconstruction or reconstruction:K",
 }
 """How each objective is written."""
 
@@ -105,6 +107,11 @@ def _free_bits(spec: str, arguments: list[str]) -> Objective:
     return FreeBits(spec, particles, free, unit)
 
 
+def _reconstruction(spec: str, arguments: list[str]) -> Objective:
+    (text,) = arguments or ["1"]
+    return Reconstruction(spec, _whole(text))
+
+
 _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
     "elbo": _plain(elbo, score_by_monte_carlo, default="1"),
     "elbo-analytic": _plain(elbo, score_in_closed_form, default="1"),
@@ -115,6 +122,7 @@ _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
     "stepwise": _stepwise,
     "fivo": _fivo,
     "free-bits": _free_bits,
+    "reconstruction": _reconstruction,
 }
 
 

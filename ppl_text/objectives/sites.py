@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 
 from ..core.batch import Batch
 from ..core.errors import GuideMismatchError
+from ..distributions.point import PointMass
 from .terms import Program, is_auxiliary, stochastic_sites
 
 
@@ -89,6 +90,8 @@ def locate_non_finite(model: Program, guide: Program, batch: Batch) -> str:
         for role, trace in (("guide", guide_trace), ("model", model_trace)):
             for name, site in stochastic_sites(trace):
                 density = site["fn"].log_prob(site["value"])
+                if isinstance(site["fn"], PointMass):  # infinite by its nature
+                    density = torch.zeros_like(density)
                 for what, tensor in (("value", site["value"]), ("log-density", density)):
                     bad = int((~torch.isfinite(tensor.double())).sum())
                     if bad:

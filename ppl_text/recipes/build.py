@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,17 +28,21 @@ from ..data.batches import (
 from ..data.corpora import Corpus, load_corpus
 from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
+from ..evaluation.collapse import CollapseMonitor
 from ..evaluation.entropy_gap import entropy_monitor
+from ..evaluation.latents import sentence_latents
 from ..models import MODELS
 from ..training.optimizers import build_optimizer
-from ..training.options import TrainingOptions
 from ..training.progress import Progress
 from ..training.trainer import Trainer
-from .config import DataSection, RunConfig, as_schedule, as_schedules, check_config, sound_parts, source_of
+from ..training.validation import Monitor
+from .config import DataSection, RunConfig, check_config, sound_parts, source_of
 from .faults import Faults, RecipeError
 from .lineage import check_parent
 from .options import checked_options
 from .rehearsal import place_of
+from .seeds import AGGRESSIVE, RESET, derived_seed
+from .stages import build_stages, check_stages, first_rate
 
 GUIDE_GROUP = "ppl_text.guides"
 """Entry-point group under which installed packages declare guides."""
@@ -81,6 +85,7 @@ def check_parts(tree: Mapping[str, Any], source: str, faults: Faults, corpus: Co
         "objective": (build_objective, {"objective"}),
         "fabric": (build_fabric, {"device", "precision"}),
         "parent": (check_parent, {"parent", "parent_weights"}),
+        "stages": (check_stages, {"data", "training"}),
         "corpus": (load_data if corpus is None else lambda _: corpus, {"data"}),
     }
     found: dict[str, Any] = {
@@ -127,11 +132,14 @@ def _guide_class(config: RunConfig) -> type[nn.Module]:
     return found
 
 
-def build_programs(config: RunConfig, vocab_size: int) -> Programs:
-    """Model and guide with parameters drawn from the run's seed; the global random state is left alone."""
+def build_programs(config: RunConfig, vocab_size: int, stage: int = 0) -> Programs:
+    """Model and guide with parameters drawn from the run's seed; the global random state is left alone.
+
+    ``stage`` 1, 2, …: with other parameters, those of a program that begins anew in that stage.
+    """
     model_part, guide_part = check_programs(config)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(derived_seed(config.seed, RESET, stage) if stage else config.seed)
         model = _built(model_part, f"model '{config.model.family}'", "vocab_size", vocab_size)
         guide = _built(guide_part, f"guide '{config.guide.name}'", "model", model)
     return Programs(model, guide)
@@ -185,8 +193,8 @@ def build_fabric(config: RunConfig) -> Fabric:
     return Fabric(accelerator=accelerator, devices=1, precision=precision)
 
 
-def training_batches(config: RunConfig, corpus: Corpus) -> BatchStream:
-    """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch."""
+def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:
+    """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch; ``seed``: another one."""
     train = corpus.splits["train"]
     stream = EpochBatches if config.data.unit == "sentences" else TrainingBatches
     return stream(
@@ -194,7 +202,7 @@ def training_batches(config: RunConfig, corpus: Corpus) -> BatchStream:
         corpus.tokenizer,
         batch_size=config.data.batch_size,
         buckets=default_buckets(train, corpus.tokenizer, config.data.buckets),
-        seed=config.seed,
+        seed=config.seed if seed is None else seed,
         word_dropout=config.data.word_dropout,
     )
 
@@ -221,46 +229,74 @@ def build_trainer(
 
     A model that is to be frozen gets no gradient from here on, so that the backward pass leaves it out.
     """
-    training = config.training
-    learning_rate = as_schedule(training.lr, training.steps)
+    training, batches = config.training, training_batches(config, corpus)
     if training.freeze == "model":
         programs.model.requires_grad_(False)
+
+    def fresh(stage: int, names: Collection[str]) -> dict[str, nn.Module]:
+        made = build_programs(config, corpus.tokenizer.size, stage)
+        return {name: getattr(made, name) for name in names}
+
+    def others() -> BatchStream:
+        return training_batches(config, corpus, derived_seed(config.seed, AGGRESSIVE))
+
+    stages = build_stages(training, objective, epoch_length(batches), fresh, others)
+    validation = evaluation_set(corpus, "valid", config.data.validation_sentences, config.seed)
     parameters = [p for program in programs for p in program.parameters() if p.requires_grad]
     # A group, because optimizers refuse an empty list and nothing may be left to train.
     group = {"params": parameters}
-    optimizer = build_optimizer(training.optimizer, [group], lr=learning_rate(0), betas=training.betas)
-    options = TrainingOptions(
-        steps=training.steps,
-        clip_norm=training.clip_norm,
-        log_every=training.log_every,
-        validate_every=training.validate_every,
-        checkpoint_every=training.checkpoint_every,
-        patience=training.patience,
-        beta=as_schedules(training.beta, training.steps),
-        learning_rate=learning_rate,
-        seed=config.seed,
-    )
+    optimizer = build_optimizer(training.optimizer, [group], lr=first_rate(stages[0]), betas=training.betas)
     return Trainer(
         programs.model,
         programs.guide,
-        objective,
+        stages,
         optimizer,
-        training_batches(config, corpus),
-        evaluation_set(corpus, "valid", config.data.validation_sentences, config.seed),
-        options,
+        batches,
+        validation,
         folder,
         fabric,
         progress,
         identity(config, corpus),
-        entropy_monitor(programs.model, steps=2 * corpus.max_steps),
+        build_monitor(config, programs.model, corpus, validation),
+        seed=config.seed,
     )
 
 
+def build_monitor(config: RunConfig, model: nn.Module, corpus: Corpus, validation: EvaluationSet) -> Monitor | None:
+    """What is recorded at each validation beside the bound: of latents of sentences, or of paths through the tokens.
+
+    Raises :class:`UserError` for aggressive training of a model without the former.
+    """
+    if sentence_latents(model):
+        return CollapseMonitor(validation, recipe=config.recipe)
+    if any(stage.update == "aggressive" for stage in config.training.in_stages()):
+        raise UserError(
+            f"update: aggressive ends by the mutual information of sentences and their latents, and this "
+            f"{config.model.family} has no latent of a sentence; use update: joint"
+        )
+    return entropy_monitor(model, steps=2 * corpus.max_steps)
+
+
+def epoch_length(batches: BatchStream) -> int | None:
+    """Batches of an epoch; None for words that are drawn without end."""
+    return batches.batches_per_epoch if isinstance(batches, EpochBatches) else None
+
+
+def last_steps(config: RunConfig, corpus: Corpus) -> int:
+    """Updates of a training's last stage, or of all of it where it has none."""
+    last = config.training.in_stages()[-1]
+    return last.steps or last.in_steps(epoch_length(training_batches(config, corpus))).steps
+
+
 def identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
-    """What makes a checkpoint this run's: everything but how long and on what it is trained."""
-    frozen = {"freeze": config.training.freeze} if config.training.freeze != "none" else {}
+    """What makes a checkpoint this run's: everything but how long, how fast and on what it is trained."""
+    training = config.training
+    frozen = {"freeze": training.freeze} if training.freeze != "none" else {}
+    rules = [(s.name, s.objective or config.objective, s.update, s.reset) for s in training.in_stages()]
+    procedure = {"stages": repr(rules)} if training.stages or training.update != "joint" else {}
     return {
         **frozen,
+        **procedure,
         "recipe": config.recipe,
         "model": repr(sorted(config.model.model_dump().items())),
         "guide": repr(sorted(config.guide.model_dump().items())),

@@ -6,55 +6,25 @@ All faults are reported at once, unknown keys with the nearest right one.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from .. import schedules
-from ..core.errors import ConfigError, PplTextError, UnknownNameError
+from ..core.errors import ConfigError, UnknownNameError
 from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of
 from .inheritance import extended
 from .presets import preset_values
+from .procedures import TrainingSection, replace_length
 from .reading import parse_yaml
 from .references import with_absolute_paths
+from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-"""A whole number above 0; neither ``true`` nor ``"5"`` nor ``5.0`` is one."""
-
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-"""A finite number."""
-
-
-class Section(BaseModel):
-    """A part of the configuration: unknown keys are faults, values are fixed once checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
-class NamedSection(BaseModel):
-    """A part with a name and free options; the options are checked against what the name stands for."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, hide_input_in_errors=True)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The options, without the section's own keys."""
-        return dict(self.model_extra or {})
+__all__ = ["RunConfig", "TrainingSection", "as_schedule", "as_schedules", "check_config", "load_config", "recipe_tree"]
 
 
 class ModelSection(NamedSection):
@@ -83,81 +53,8 @@ class DataSection(NamedSection):
     validation_sentences: Count = 2000
 
 
-def as_schedule(spec: Any, steps: int) -> schedules.Schedule:
-    """The schedule of a configuration; a ``warmup`` that names no ``steps`` lasts for the whole training.
-
-    A training that is shorter than its warm-up ends while the value still rises.
-    """
-    if isinstance(spec, dict) and spec.get("name") == "warmup" and "steps" not in spec:
-        warmup_steps = spec.get("warmup_steps")
-        spec = {**spec, "steps": max(steps, warmup_steps) if isinstance(warmup_steps, int | float) else steps}
-    return schedules.build(spec)
-
-
-def as_schedules(spec: Any, steps: int) -> schedules.Schedule | dict[str, schedules.Schedule]:
-    """One schedule for all sites, or one for each site of a mapping without a ``name`` of its own."""
-    if isinstance(spec, dict) and spec and "name" not in spec:
-        return {site: as_schedule(own, steps) for site, own in spec.items()}
-    return as_schedule(spec, steps)
-
-
-def _checked(spec: Any, build: Callable[[Any, int], Any]) -> Any:
-    try:
-        build(spec, 1)
-    except (PplTextError, TypeError) as error:
-        raise ValueError(str(error)) from error
-    return spec
-
-
-Schedule = Annotated[Any, AfterValidator(partial(_checked, build=as_schedule))]
-"""A number, or ``{name: NAME, ARGUMENT: VALUE, …}``; see :mod:`ppl_text.schedules`."""
-
-SiteSchedules = Annotated[Any, AfterValidator(partial(_checked, build=as_schedules))]
-"""A schedule, or ``{SITE: schedule, …}``."""
-
 Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
 """A folder by its absolute path: a run must find it again from anywhere."""
-
-Decay = Annotated[Real, Field(ge=0, lt=1)]
-
-
-class TrainingSection(Section):
-    """``training``: see :class:`ppl_text.training.options.TrainingOptions`; ``lr`` and ``beta`` are schedules,
-    ``beta`` one for all latent sites or one by site.
-
-    ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
-    ``freeze: model`` trains the guide's parameters only.
-    """
-
-    steps: Count
-    lr: Schedule = 1e-3
-    beta: SiteSchedules = 1.0
-    optimizer: Literal["adam", "soap", "sgd"] = "adam"
-    betas: tuple[Decay, Decay] | None = None
-    clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
-    log_every: Count = 100
-    validate_every: Count = 500
-    checkpoint_every: Count = 500
-    patience: Count | None = None
-    freeze: Literal["none", "model"] = "none"
-
-    @model_validator(mode="after")
-    def _betas_of_the_optimizer(self) -> TrainingSection:
-        """Plain gradient descent keeps no moving averages."""
-        if self.optimizer == "sgd" and self.betas is not None:
-            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
-        return self
-
-    @model_validator(mode="after")
-    def _no_value_below_zero(self) -> TrainingSection:
-        """Optimizers refuse a negative rate, and a negative β is no weight."""
-        found = as_schedules(self.beta, self.steps)
-        beta = {f"beta.{site}": s for site, s in found.items()} if isinstance(found, dict) else {"beta": found}
-        for key, schedule in {"lr": as_schedule(self.lr, self.steps), **beta}.items():
-            lowest = min(schedule(step) for step in (0, self.steps // 2, self.steps))
-            if lowest < 0:
-                raise ValueError(f"{key} must be 0 or more at every step; it reaches {lowest:g}")
-        return self
 
 
 class ReportSection(Section):
@@ -225,6 +122,9 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
             tree[owner] = {k: v for k, v in section.items() if k in fixed}
     for dotted, value in changes.items():
         _assign(tree, dotted, value)
+    if isinstance(tree.get("training"), dict):
+        own = {key.removeprefix("training."): v for key, v in changes.items() if key.startswith("training.")}
+        replace_length(tree["training"], own)
     return with_absolute_paths(tree)
 
 
@@ -310,9 +210,12 @@ def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
 def _known_keys(path: list[str]) -> list[str]:
     fields = RunConfig.model_fields
     for part in path:
-        fields = _fields(fields[part].annotation)
+        # A number is a place in a list, whose entries have the keys that come next.
+        fields = fields if part.isdecimal() else _fields(fields[part].annotation)
     return list(fields)
 
 
 def _fields(annotation: Any) -> dict[str, Any]:
-    return dict(getattr(annotation, "model_fields", {}))
+    """The keys of a section, of one that may be missing, or of each in a list."""
+    found = dict(getattr(annotation, "model_fields", {}))
+    return found or {key: field for inner in get_args(annotation) for key, field in _fields(inner).items()}

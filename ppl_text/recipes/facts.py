@@ -16,6 +16,7 @@ from .lineage import RECORD, describe_parent
 _ENDS = {
     "steps": "all of them",
     "patience": "validation stopped rising",
+    "decays": "the learning rate decayed as often as it may",
     "untrained": "the model is frozen and the guide has no parameter",
 }
 

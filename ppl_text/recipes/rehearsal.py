@@ -16,7 +16,7 @@ from ..core.protocols import Objective
 from ..data.batches import collate
 from ..data.corpora import Corpus
 from ..objectives.sites import check_sites
-from .config import TrainingSection, as_schedules
+from .procedures import Procedure
 
 
 class Rehearsal(NamedTuple):
@@ -26,9 +26,7 @@ class Rehearsal(NamedTuple):
     remarks: list[str]
 
 
-def rehearse(
-    model: nn.Module, guide: nn.Module, objective: Objective, batch: Batch, training: TrainingSection
-) -> Rehearsal:
+def rehearse(model: nn.Module, guide: nn.Module, objective: Objective, batch: Batch, training: Procedure) -> Rehearsal:
     """Return sites and remarks; raises :class:`UserError` where programs or objective fail on ``batch``.
 
     The parameters stay as they are, and so does the global random state.
@@ -36,7 +34,7 @@ def rehearse(
     with torch.random.fork_rng(devices=[]):
         try:
             table = check_sites(model, guide, batch)
-            objective(model, guide, batch, _first_beta(training))
+            objective(model, guide, batch, training.first_beta())
             remarks = getattr(objective, "remarks", None)
             return Rehearsal(table, remarks(model, guide, batch) if remarks else [])
         except PplTextError:
@@ -48,11 +46,6 @@ def rehearse(
                 f"a first batch of {batch.size} sentences and {batch.steps} steps does not pass through model and "
                 f"guide: {place_of(error, type(guide))}{type(error).__name__}: {text}; mend the program before training"
             ) from error
-
-
-def _first_beta(training: TrainingSection) -> float | dict[str, float]:
-    beta = as_schedules(training.beta, training.steps)
-    return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 
 
 def first_batch(corpus: Corpus, size: int) -> Batch:

@@ -22,4 +22,9 @@ def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) 
             f"{folder} is resumed with the configuration it was started with; {', '.join(blocked)} cannot change. "
             "Resume without it, or start a new run"
         )
+    if config.training.stages and not {"training.steps", "training.epochs"}.isdisjoint(free):
+        raise UserError(
+            f"{folder} is trained in stages, some of which may be over; give the lengths of those to come in "
+            f"training.stages of {path}, and resume without --steps"
+        )
     return load_config(path, free)

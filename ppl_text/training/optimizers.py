@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from ..core.errors import UnknownNameError
@@ -58,3 +59,16 @@ def build_optimizer(
             raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
         return kind.make(groups, lr)
     return kind.make(groups, lr, betas or kind.betas)
+
+
+def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:
+    """Drop what the optimizer has gathered of ``parameters`` (moments, preconditioners): their values are others now.
+
+    A count of updates that a group keeps for all its parameters (SOAP's) begins anew where all of them are dropped.
+    """
+    dropped = set(parameters)
+    for parameter in dropped:
+        optimizer.state.pop(parameter, None)
+    for group in optimizer.param_groups:
+        if dropped.issuperset(group["params"]):
+            group.pop("step", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Protocol, TextIO
 
@@ -105,7 +106,7 @@ class BarProgress:
 
     def step(self, record: StepRecord) -> None:
         """Move the bar; beside it bound, KL, rate, time left."""
-        self._bar.update(self._task, completed=record.step, description=_brief(record))
+        self._bar.update(self._task, total=record.total, completed=record.step, description=_brief(record))
         self._bar.refresh()
 
     def validation(self, record: ValidationRecord) -> None:
@@ -132,7 +133,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 def describe_step(record: StepRecord) -> str:
     """Bound, KL, rate and time left in one line."""
     return (
-        f"bound {record.bound:.3f} nats/sentence  KL {record.kl:.3f}  {record.steps_per_second:.1f} steps/s  "
+        f"{_bound(record)} nats/sentence  KL {record.kl:.3f}  {record.steps_per_second:.1f} steps/s  "
         f"{record.sentences_per_second:,.0f} sentences/s  left {duration(record.seconds_left)}"
     )
 
@@ -140,20 +141,29 @@ def describe_step(record: StepRecord) -> str:
 def _brief(record: StepRecord) -> str:
     """The same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
-    return f"bound {record.bound:.3f} nats  KL {record.kl:.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
+    return f"{_bound(record)} nats  KL {record.kl:.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
     """Bound on the validation data in one line, and of what was monitored as much as the line holds."""
     line = (
-        f"validation at step {record.step:,}: bound {record.bound:.3f} nats/sentence "
+        f"validation at step {record.step:,}: {_bound(record)} nats/sentence "
         f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:.3f}"
     )
     best = "  (best)" if record.best else ""
     for name, value in record.monitor.items():
+        if isinstance(value, list):
+            continue
         part = f"  {name.replace('_', ' ')} {value:.3f}"
         line += part if len(line + part + best) <= LINE else ""
     return line + best
+
+
+def _bound(record: StepRecord | ValidationRecord) -> str:
+    """The bound; beside one that is infinite, since a posterior has no density, what the training goes by."""
+    if math.isinf(record.bound):
+        return f"bound {record.bound:.0f}, log-likelihood {record.log_likelihood:.3f}"
+    return f"bound {record.bound:.3f}"
 
 
 def duration(seconds: float) -> str:

@@ -20,7 +20,8 @@ class StepRecord:
     """Means over the updates since the last record; bounds in nats per sentence.
 
     ``loss`` is what was descended, as the objective scales it; ``grad_norm`` is the norm of the last gradient
-    before clipping; ``seconds`` is the time trained so far, over all resumed parts.
+    before clipping; ``seconds`` is the time trained so far, over all resumed parts. ``stage`` names the stage of a
+    training that has several; ``counted`` is what else the update rule has counted since the last record, by name.
     """
 
     step: int
@@ -35,6 +36,8 @@ class StepRecord:
     seconds: float
     steps_per_second: float
     sentences_per_second: float
+    stage: str = ""
+    counted: dict[str, int] = field(default_factory=dict)
 
     @property
     def seconds_left(self) -> float:
@@ -43,7 +46,8 @@ class StepRecord:
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as a line of ``metrics.jsonl``."""
-        return {"step": self.step, "split": "train", **_without(asdict(self), "step", "total")}
+        values = _without(asdict(self), "step", "total", "stage", "counted")
+        return {"step": self.step, "split": "train", **_named(self.stage), **values, **self.counted}
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class ValidationRecord:
     """The bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
 
     ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher;
-    ``monitor`` holds what else was measured, by name, and is left out of the line where that is nothing.
+    ``monitor`` holds what else was measured, by name, and is left out of the line where that is nothing; ``stage`` as
+    in :class:`StepRecord`.
     """
 
     step: int
@@ -63,12 +68,14 @@ class ValidationRecord:
     tokens: float
     best: bool = False
     seconds: float = 0.0
-    monitor: dict[str, float] = field(default_factory=dict)
+    monitor: dict[str, float | list[float]] = field(default_factory=dict)
+    stage: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as a line of ``metrics.jsonl``."""
         absent = () if self.monitor else ("monitor",)
-        return {"step": self.step, "split": "valid", **_without(asdict(self), "step", *absent)}
+        values = _without(asdict(self), "step", "stage", *absent)
+        return {"step": self.step, "split": "valid", **_named(self.stage), **values}
 
 
 class MetricsFile:
@@ -121,8 +128,14 @@ def _is_until(line: bytes, step: int) -> bool:
 def _strict(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_strict(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in names}
+
+
+def _named(stage: str) -> dict[str, str]:
+    return {"stage": stage} if stage else {}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,8 +16,12 @@ from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.errors import RunFolderError
+from .decay import Plateau
+from .optimizers import forget
+from .options import Stop
 from .ranks import Ranks
-from .update import Meters
+from .stages import Stage
+from .update import Update
 
 
 class Batches(Protocol):
@@ -38,8 +42,10 @@ class Batches(Protocol):
 class Counters:
     """Where a run stands.
 
-    ``step`` updates were made in ``seconds`` of training; the best validation had ``best_bound`` (nats per
-    sentence; None before the first) at ``best_step``, and ``stale`` validations after it were no better.
+    ``step`` updates were made in ``seconds`` of training, those since ``began`` in stage ``stage`` (its ``number``
+    counts from 0). Of this stage: the best validation had ``best_score`` (what validations are compared by, larger is
+    better; None before the first) and ``best_bound`` (nats per sentence) at ``best_step``, and ``stale`` validations
+    after it were no better; ``plateau`` is what the decay of the learning rate goes by.
     """
 
     stage: str = "joint"
@@ -48,32 +54,103 @@ class Counters:
     best_step: int = 0
     best_bound: float | None = None
     stale: int = 0
+    number: int = 0
+    began: int = 0
+    best_score: float | None = None
+    plateau: Plateau = field(default_factory=Plateau)
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any]) -> Counters:
+        """What ``asdict`` made, also of a run from before there were stages, when bounds were compared."""
+        values = {"best_score": values["best_bound"], **values}
+        return cls(**{**values, "plateau": Plateau(**values.get("plateau", {}))})
+
+    def next_stage(self, number: int, name: str) -> Counters:
+        """The counters with which a stage begins after another one."""
+        return Counters(stage=name, step=self.step, seconds=self.seconds, number=number, began=self.step)
 
 
 @dataclass
 class TrainingState:
     """The parts of a run that change, bound together: ``capture()`` and ``restore(stored, path)``.
 
-    What each process of a parallel run has of its own (random states, sampler position, running sums) is
-    stored once for each.
+    What each process of a parallel run has of its own (random states, sampler position, running sums, what the update
+    rule keeps) is stored once for each. ``best`` are the parameters of the stage's best validation, where they will be
+    wanted again, else None. The stage that the run is in is one of ``stages``, by the counters.
     """
 
     fabric: Fabric
     joint: nn.Module
     optimizer: Optimizer
     batches: Batches
-    meters: Meters
+    stages: Sequence[Stage]
+    update: Update
     counters: Counters
+    best: dict[str, Tensor] | None = None
+
+    @property
+    def stage(self) -> Stage:
+        """The present stage."""
+        return self.stages[self.counters.number]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no stage comes after the present one."""
+        return self.counters.number == len(self.stages) - 1
+
+    @property
+    def label(self) -> str:
+        """The stage's name for records; nothing where there is only one."""
+        return self.stage.name if len(self.stages) > 1 else ""
+
+    @property
+    def total(self) -> int:
+        """Updates in all, if the present stage and those to come make all of theirs."""
+        return self.counters.began + sum(stage.options.steps for stage in self.stages[self.counters.number :])
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is a parameter to train."""
+        return any(group["params"] for group in self.optimizer.param_groups)
+
+    @property
+    def rate(self) -> float:
+        """What the learning rate of the schedule is multiplied by, as often as it has decayed in this stage."""
+        rule = self.stage.options.decay
+        return 1.0 if rule is None else rule.factor**self.counters.plateau.decays
+
+    @property
+    def ended(self) -> Stop | None:
+        """Why the present stage is over, or None while it is not."""
+        if not self.trains:
+            return "untrained"
+        counters, options = self.counters, self.stage.options
+        if options.decay is not None and counters.plateau.decays >= options.decay.limit:
+            return "decays"
+        if options.patience is not None and counters.stale >= options.patience:
+            return "patience"
+        return "steps" if counters.step - counters.began >= options.steps else None
+
+    def due(self, every: int) -> bool:
+        """Whether an interval of the stage is over, of which the last is over with the stage."""
+        done = self.counters.step - self.counters.began
+        return done % every == 0 or done == self.stage.options.steps
 
     def capture(self) -> dict[str, Any]:
         """Return the state as tensors and plain values, fit for ``torch.load(weights_only=True)``."""
-        own = {"random": random_states(), "batches": self.position(), "meters": self.meters.state_dict()}
+        own = {
+            "random": random_states(),
+            "batches": self.position(),
+            "meters": self.update.meters.state_dict(),
+            "update": self.update.state_dict(),
+        }
         return {
             "counters": asdict(self.counters),
             "parameters": self.joint.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "processes": Ranks(self.fabric).gather(own),
+            **({} if self.best is None else {"best": self.best}),
         }
 
     def restore(self, stored: dict[str, Any], path: Path) -> None:
@@ -93,11 +170,30 @@ class TrainingState:
                 "the configuration and the version of ppl_text that it was trained with"
             ) from error
         self.fabric.strategy.precision.load_state_dict(stored["precision"])
-        self.counters = Counters(**stored["counters"])
+        self.counters, self.best = Counters.stored(stored["counters"]), stored.get("best")
         own = stored["processes"][ranks.index]
-        self.meters.load_state_dict(own["meters"])
+        self.update.meters.load_state_dict(own["meters"])
+        if own.get("update"):
+            self.update.load_state_dict(own["update"])
         self.batches.load_state_dict(own["batches"])
         set_random_states(own["random"])
+
+    def keep_best(self) -> None:
+        """Keep a copy of the present parameters as the best."""
+        self.best = {name: tensor.detach().clone() for name, tensor in self.joint.state_dict().items()}
+
+    def take_up_best(self) -> None:
+        """Put the best parameters in the place of the present ones; moments that belonged to those are dropped."""
+        if self.best is not None:
+            self.joint.load_state_dict(self.best)
+            forget(self.optimizer, self.joint.parameters())
+
+    def renew(self, programs: Mapping[str, nn.Module]) -> None:
+        """Give ``programs``' parameters and buffers to the run's own of the same name, as if never trained."""
+        for name, program in programs.items():
+            own = self.joint.get_submodule(name)
+            own.load_state_dict(program.state_dict())
+            forget(self.optimizer, own.parameters())
 
     def position(self) -> dict[str, Any]:
         """Return a copy of the sampler's position; raises ``TypeError`` if it could not be read back."""

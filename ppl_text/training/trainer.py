@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
-import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,40 +16,45 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.batch import Batch
-from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, RunFolderError, UserError
-from ..core.protocols import Objective
+from ..core.errors import NonFiniteLossError, RunFolderError
 from ..objectives import sites
-from .checkpoints import Checkpoints
 from .clock import Clock
-from .faults import explain_non_finite
+from .faults import explain_non_finite, interrupted, pyro_validated
+from .files import RunFiles
 from .guard import NonFinite, make_guard
-from .options import Stop, TrainingOptions, TrainingResult
+from .options import TrainingResult
 from .progress import Progress, Quiet
 from .ranks import Ranks
-from .records import MetricsFile, StepRecord
+from .records import StepRecord, ValidationRecord
 from .signals import StopSignals
+from .stages import Stage
 from .state import Batches, Counters, TrainingState
 from .update import Joint, Update, set_up, to_device
 from .validation import Monitor, modes_kept, observe, own_random_numbers, validate
-from .weights import save_weights
 
 
 class Trainer:
-    """Fits model and guide to an objective and keeps the run folder.
+    """Fits model and guide to an objective, or to several stage by stage, and keeps the run folder.
 
     ::
 
         FOLDER/checkpoints/step-XXXXXXXX.pt  best.pt   see Checkpoints
-        FOLDER/model.safetensors                       weights with the best validation bound; before the
+        FOLDER/model.safetensors                       weights of the stage's best validation; before the
                                                        first validation those of the newest checkpoint
         FOLDER/metrics.jsonl                           see records
 
     ``optimizer`` holds the parameters to train (where it holds none, the programs are validated and saved as they
-    are), ``batches`` is endless, ``validation`` can be iterated again
-    and again (None: nothing is validated). ``identity`` is what makes a checkpoint this run's: a flat
+    are), ``batches`` is endless, ``validation`` can be iterated again and again (None: nothing is validated).
+    ``seed`` is of the training's random numbers (process r of a parallel run: ``seed + r``), ``keep_checkpoints`` how
+    many of the newest checkpoints stay, beside the best one. ``identity`` is what makes a checkpoint this run's: a flat
     dictionary of plain values. ``fabric`` (default: one CPU process) is launched by the caller where it needs
     launching. ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process only;
-    they stand under ``monitor`` in its line of ``metrics.jsonl``, and the training is the same with and without it.
+    they stand under ``monitor`` in its line of ``metrics.jsonl``, and but for an update rule that goes by them the
+    training is the same with and without it.
+
+    Stages follow each other in one folder and one count of steps, with one optimizer and one stream of batches. A
+    stage goes on from the best parameters of the one before (from the last where nothing was validated), with fresh
+    ones of the programs that it names; its schedules, best validation, patience and decays begin anew.
 
     The first update of each process runs with Pyro's validation on, after ``check_sites``; the later ones run
     without. A resumed run on a CPU equals an uninterrupted one bit for bit. Torch's global random state,
@@ -62,34 +65,34 @@ class Trainer:
         self,
         model: nn.Module,
         guide: nn.Module,
-        objective: Objective,
+        stages: Sequence[Stage],
         optimizer: Optimizer,
         batches: Batches,
         validation: Iterable[Batch] | None,
-        options: TrainingOptions,
         folder: Path,
         fabric: Fabric | None = None,
         progress: Progress | None = None,
         identity: Mapping[str, Any] | None = None,
         monitor: Monitor | None = None,
+        *,
+        seed: int = 0,
+        keep_checkpoints: int = 2,
     ) -> None:
         self._fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
-        self._options, self._validation, self._folder = options, validation, Path(folder)
-        self._monitor = monitor
-        self._checkpoints = Checkpoints(
-            self._folder, identity or {}, keep=options.keep_checkpoints, report=self._progress.message
+        self._validation = validation
+        self._monitor, self._remark, self._seed = monitor, "", seed
+        self._files = RunFiles(
+            Path(folder), identity or {}, self._ranks, keep=keep_checkpoints, report=self._progress.message
         )
-        self._metrics = MetricsFile(self._folder / "metrics.jsonl")
-        self._joint = Joint(model, guide, objective)
-        module, wrapped = set_up(self._fabric, self._joint, optimizer)
+        self._joint = Joint(model, guide, stages[0].objective)
+        self._module, self._optimizer = set_up(self._fabric, self._joint, optimizer)
         self._guard = make_guard(self._fabric, optimizer)
-        self._update = Update(self._fabric, module, wrapped, options, self._guard)
-        self._state = TrainingState(
-            self._fabric, self._joint, optimizer, batches, self._update.meters, Counters(stage=options.stage)
-        )
-        self._trains = any(group["params"] for group in optimizer.param_groups)
+        counters = Counters(stage=stages[0].name)
+        # All of them, so that what a later stage cannot do is said before the first begins.
+        rules = [self._rule_of(stage, counters) for stage in stages]
+        self._state = TrainingState(self._fabric, self._joint, optimizer, batches, stages, rules[0], counters)
         self._clock = Clock()
 
     def fit(self, resume: bool = False) -> TrainingResult:
@@ -108,10 +111,10 @@ class Trainer:
             stack.enter_context(pyro.validation_enabled(False))
             self._joint.train()
             self._begin(resume)
-            if self._stopped is None:
+            if self._state.ended is None:
                 self._check_programs(save=not resume)
                 self._loop(signals)
-            elif not self._trains and not resume:
+            elif not self._state.trains and not resume:
                 self._keep_untrained()
             else:
                 self._progress.message(f"already trained to step {self._state.counters.step}: nothing is left to do")
@@ -119,20 +122,64 @@ class Trainer:
 
     def _begin(self, resume: bool) -> None:
         """Take up the stored state, or make sure that there is none and seed the random numbers."""
-        if not resume and self._checkpoints.newest() is not None:
-            raise RunFolderError(f"{self._folder} already holds checkpoints; resume that run or give an empty folder")
+        if not resume and self._files.checkpoints.newest() is not None:
+            raise RunFolderError(
+                f"{self._files.folder} already holds checkpoints; resume that run or give an empty folder"
+            )
         if resume:
-            with self._ranks.first_goes_first():
-                path, stored = self._checkpoints.load()
-            self._state.restore(stored, path)
-            self._progress.message(f"resumed from {path} at step {self._state.counters.step}")
+            self._restore()
         else:
-            torch.manual_seed(self._options.seed + self._ranks.index)
-        if self._ranks.is_first:
-            self._checkpoints.clean()
-            self._metrics.cut_after(self._state.counters.step)
-        self._progress.start(self._options.steps, self._state.counters.step)
+            torch.manual_seed(self._seed + self._ranks.index)
+        self._files.begin(self._state.counters.step)
+        self._progress.start(self._state.total, self._state.counters.step)
         self._clock.start(self._state.counters.seconds, self._state.counters.step)
+        self._introduce()
+        if self._state.ended is not None and self._state.trains and not self._state.is_last:
+            self._next_stage()
+
+    def _restore(self) -> None:
+        """Go to the newest checkpoint, in the stage that it is of."""
+        path, stored = self._files.load()
+        counters = Counters.stored(stored["counters"])
+        if counters.number >= len(self._state.stages):
+            raise RunFolderError(
+                f"{path} is of stage {counters.number + 1} ('{counters.stage}') of a training that has only "
+                f"{len(self._state.stages)} now; resume it with the stages that it was trained with"
+            )
+        self._take_on(counters)
+        self._state.restore(stored, path)
+        self._progress.message(f"resumed from {path} at step {self._state.counters.step}")
+
+    def _take_on(self, counters: Counters) -> None:
+        """Be in the stage of these counters, its update rule new."""
+        stage = self._state.stages[counters.number]
+        self._joint.objective = stage.objective
+        self._state.counters, self._state.best = counters, None
+        self._state.update = self._rule_of(stage, counters)
+
+    def _rule_of(self, stage: Stage, counters: Counters) -> Update:
+        began = counters.began
+        return stage.update(self._fabric, self._module, self._optimizer, stage.options, self._guard, began)
+
+    def _next_stage(self) -> None:
+        """Begin the stage after the present one, which has ended."""
+        number = self._state.counters.number + 1
+        stage = self._state.stages[number]
+        if self._state.counters.best_step != self._state.counters.step:
+            self._state.take_up_best()
+        self._state.renew(stage.fresh())
+        self._take_on(self._state.counters.next_stage(number, stage.name))
+        self._introduce()
+
+    def _introduce(self) -> None:
+        """Say which stage it is, where there are several."""
+        counters, count = self._state.counters, len(self._state.stages)
+        if count > 1:
+            steps, name = self._state.stage.options.steps, self._state.stage.objective.name
+            self._progress.message(
+                f"stage {counters.number + 1} of {count}: {counters.stage}, {steps:,} steps from step "
+                f"{counters.began:,}, objective {name}"
+            )
 
     def _check_programs(self, save: bool) -> None:
         """Check model and guide on the first batch, then be as if that batch had not been drawn.
@@ -140,7 +187,7 @@ class Trainer:
         The state of step 0 is saved once they fit, so that a run killed before its first checkpoint resumes.
         """
         position = self._state.position()
-        with own_random_numbers(self._fabric.device), self._fabric.autocast(), _validated():
+        with own_random_numbers(self._fabric.device), self._fabric.autocast(), pyro_validated():
             batch = to_device(next(self._state.batches), self._fabric.device)
             self._progress.message(sites.check_sites(self._joint.model, self._joint.guide, batch))
         self._state.batches.load_state_dict(position)
@@ -153,32 +200,39 @@ class Trainer:
         self._check_programs(save=False)
         if self._validation is not None:
             self._validate(self._validation)
-        if self._state.counters.best_bound is None:
-            self._save_weights()
+        if self._state.counters.best_score is None:
+            self._files.save_weights(self._state)
         self._save()
 
     def _loop(self, signals: StopSignals) -> None:
-        options, first = self._options, True
-        while self._stopped is None:
+        self._train_stage(signals)
+        while not self._state.is_last:
+            self._next_stage()
+            self._train_stage(signals)
+
+    def _train_stage(self, signals: StopSignals) -> None:
+        options, first = self._state.stage.options, True
+        self._state.update.begin(monitored=self._validation is not None and self._monitor is not None)
+        while self._state.ended is None:
             self._advance(validated=first)
             first = False
-            if self._due(options.log_every):
+            if self._state.due(options.log_every):
                 self._log()
-            if self._validation is not None and self._due(options.validate_every):
+            if self._validation is not None and self._state.due(options.validate_every):
                 self._validate(self._validation)
             number = self._stop_signal(signals)
-            if number or self._stopped or self._due(options.checkpoint_every):
+            if number or self._state.ended or self._state.due(options.checkpoint_every):
                 path = self._save()
             if number:
-                raise self._interrupted(number, path)
+                raise interrupted(number, self._state.counters.step, self._state.total, path, self._files.folder)
 
     def _advance(self, validated: bool) -> None:
         """Make one update, the first one under Pyro's validation."""
         counters = self._state.counters
-        self._batch = to_device(next(self._state.batches), self._fabric.device)
+        batch = to_device(next(self._state.batches), self._fabric.device)
         try:
-            with _validated() if validated else nullcontext():
-                self._update(self._batch, counters.step)
+            with pyro_validated() if validated else nullcontext():
+                self._state.update(batch, counters.step, self._state.rate)
         except NonFinite as fault:
             raise self._non_finite(fault) from fault
         counters.step += 1
@@ -186,71 +240,76 @@ class Trainer:
     def _log(self) -> None:
         """Record the means since the last record."""
         self._verify()
-        counters, meters = self._state.counters, self._update.meters
+        counters, update = self._state.counters, self._state.update
+        meters = update.meters
         bound, kl, log_likelihood, weight, loss = self._ranks.total(meters.sums).tolist()
         rate = self._clock.rate(counters.step)
         per_sentence = 1.0 / weight if weight > 0 else math.nan
         record = StepRecord(
             step=counters.step,
-            total=self._options.steps,
+            total=self._state.total,
             bound=bound * per_sentence,
             kl=kl * per_sentence,
             log_likelihood=log_likelihood * per_sentence,
             loss=loss / (meters.updates * self._ranks.size),
-            beta=self._update.beta.values,
-            lr=self._update.lr,
-            grad_norm=self._update.norm.item(),
+            beta=update.beta.values,
+            lr=update.lr,
+            grad_norm=update.norm.item(),
             seconds=self._clock.seconds,
             steps_per_second=rate,
             sentences_per_second=rate * weight / meters.updates,
+            stage=self._state.label,
+            counted=update.counted(),
         )
         meters.reset()
-        if self._ranks.is_first:
-            self._metrics.append(record)
+        self._files.record(record)
         self._progress.step(record)
 
     def _validate(self, data: Iterable[Batch]) -> None:
-        """Validate; a better bound than all before becomes ``best.pt`` and ``model.safetensors``."""
+        """Validate; what is better than all before in this stage becomes ``best.pt`` and ``model.safetensors``."""
         self._verify()
         counters = self._state.counters
-        record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._options.seed)
-        best = math.isfinite(record.bound) and (counters.best_bound is None or record.bound > counters.best_bound)
-        record = replace(record, best=best, seconds=self._clock.seconds)
-        if self._ranks.is_first:
-            if self._monitor is not None:
-                seen = observe(self._joint, self._monitor, self._fabric, seed=self._options.seed)
-                record = replace(record, monitor=seen)
-            self._metrics.append(record)
+        record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed)
+        score = float(getattr(record, self._state.stage.criterion))
+        best = math.isfinite(score) and (counters.best_score is None or score > counters.best_score)
+        record = replace(record, best=best, seconds=self._clock.seconds, stage=self._state.label)
+        if self._ranks.is_first and self._monitor is not None:
+            record = replace(record, monitor=observe(self._joint, self._monitor, self._fabric, seed=self._seed))
+        self._files.record(record)
         self._progress.validation(record)
         counters.stale = 0 if best else counters.stale + 1
         if best:
-            counters.best_bound, counters.best_step = record.bound, counters.step
-            self._write(self._checkpoints.save_best)
-            self._save_weights()
+            counters.best_score, counters.best_bound, counters.best_step = score, record.bound, counters.step
+            if self._state.stage.options.decay is not None or not self._state.is_last:
+                self._state.keep_best()
+            counters.seconds = self._clock.seconds
+            self._files.save_best(self._state)
+        self._heed(record, score)
+
+    def _heed(self, record: ValidationRecord, score: float) -> None:
+        """Let a validation have its consequences: words, the end of an update rule's mode, a lower rate."""
+        if record.monitor:
+            remark = str(getattr(self._monitor, "remark", _nothing)(record.monitor))
+            if remark and remark != self._remark:
+                self._progress.message(remark)
+            self._remark = remark
+        told = self._state.update.observed(record.monitor) if self._monitor is not None else ""
+        if told:
+            self._progress.message(told)
+        counters, rule = self._state.counters, self._state.stage.options.decay
+        if rule is None or not counters.plateau.see(rule, score, counters.step - counters.began):
+            return
+        self._state.take_up_best()
+        self._progress.message(
+            f"learning rate x {self._state.rate:g} and the parameters of step {counters.best_step:,} again: "
+            f"decay {counters.plateau.decays} of {rule.limit}"
+        )
 
     def _save(self) -> Path:
         """Save the state of this step and return the file's name."""
         self._verify()
-        step = self._state.counters.step
-        if self._state.counters.best_bound is None and step > 0:
-            self._save_weights()
-        self._write(lambda state: self._checkpoints.save(step, state))
-        return self._checkpoints.folder / f"step-{step:08d}.pt"
-
-    def _write(self, save: Callable[[dict[str, Any]], object]) -> None:
-        """Let the first process write the state that all hold together, after what it relies on."""
         self._state.counters.seconds = self._clock.seconds
-        state = self._state.capture()
-        if self._ranks.is_first:
-            self._metrics.sync()
-            save(state)
-        self._ranks.wait()
-
-    def _save_weights(self) -> None:
-        if self._ranks.is_first:
-            counters = self._state.counters
-            metadata = {"step": counters.step, "validation_bound": counters.best_bound}
-            save_weights(self._folder / "model.safetensors", self._joint, metadata)
+        return self._files.save(self._state)
 
     def _verify(self) -> None:
         """Read the guard's flag before anything relies on the parameters."""
@@ -260,49 +319,19 @@ class Trainer:
             raise self._non_finite(fault) from fault
 
     def _non_finite(self, fault: NonFinite) -> NonFiniteLossError:
-        return explain_non_finite(fault, self._joint, self._batch, self._fabric, self._checkpoints.newest())
-
-    def _interrupted(self, number: int, path: Path) -> Interrupted:
-        name, step = signal.Signals(number).name, self._state.counters.step
-        return Interrupted(
-            f"stopped by {name} after step {step:,} of {self._options.steps:,}; the state is saved in {path}. "
-            f"Go on with: python -m ppl_text fit --resume {self._folder}",
-            exit_code=128 + number,
-        )
+        batch, last = self._state.update.batch, self._files.checkpoints.newest()
+        return explain_non_finite(fault, self._joint, batch, self._fabric, last)
 
     def _stop_signal(self, signals: StopSignals) -> int:
         """Return the signal to obey now, or 0; parallel processes agree on one, at the log interval."""
         if self._ranks.size == 1:
             return signals.number
-        return self._ranks.largest(signals.number) if self._due(self._options.log_every) else 0
-
-    def _due(self, every: int) -> bool:
-        step = self._state.counters.step
-        return step % every == 0 or step == self._options.steps
-
-    @property
-    def _stopped(self) -> Stop | None:
-        if not self._trains:
-            return "untrained"
-        counters, patience = self._state.counters, self._options.patience
-        if patience is not None and counters.stale >= patience:
-            return "patience"
-        return "steps" if counters.step >= self._options.steps else None
+        return self._ranks.largest(signals.number) if self._state.due(self._state.stage.options.log_every) else 0
 
     def _result(self) -> TrainingResult:
         counters = self._state.counters
-        return TrainingResult(counters.step, counters.best_step, counters.best_bound, self._stopped or "steps")
+        return TrainingResult(counters.step, counters.best_step, counters.best_bound, self._state.ended or "steps")
 
 
-@contextmanager
-def _validated() -> Iterator[None]:
-    """Context with Pyro's validation on, in which what it objects to becomes a message for the user."""
-    try:
-        with pyro.validation_enabled(True):
-            yield
-    except PplTextError:
-        raise
-    except ValueError as error:
-        # Pyro prints the whole tensor that it objects to.
-        text = re.sub(r"tensor\(.*\)", "…", str(error), flags=re.DOTALL)
-        raise UserError(f"model, guide or data do not pass Pyro's validation: {text}") from error
+def _nothing(_values: Mapping[str, Any]) -> str:
+    return ""

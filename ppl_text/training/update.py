@@ -142,16 +142,25 @@ class Update:
     """Makes one update after the other: ``update(batch, step)``.
 
     ``module`` and ``optimizer`` are those that :func:`set_up` returned; ``guard`` stops an update whose loss
-    or gradient is not finite. ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update.
+    or gradient is not finite. ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update. The schedules count
+    from ``began``, the step at which the stage began. ``batch`` is what the programs were last run on.
     """
 
     def __init__(
-        self, fabric: Fabric, module: nn.Module, optimizer: Any, options: TrainingOptions, guard: Guard
+        self,
+        fabric: Fabric,
+        module: nn.Module,
+        optimizer: Any,
+        options: TrainingOptions,
+        guard: Guard,
+        began: int = 0,
     ) -> None:
         self._fabric, self._module, self._optimizer, self._guard = fabric, module, optimizer, guard
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._clip = options.clip_norm
         self._schedule = options.learning_rate
+        self._began = began
+        self.batch: Batch
         self.beta = Beta(options.beta, fabric.device)
         self.meters = Meters(fabric.device)
         self.norm = torch.zeros((), device=fabric.device)
@@ -161,32 +170,59 @@ class Update:
         """Learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def __call__(self, batch: Batch, step: int) -> None:
-        """Update the parameters once; ``step`` updates were made before. Raises ``NonFinite``."""
-        self._follow_schedules(step)
+    def __call__(self, batch: Batch, step: int, rate: float = 1.0) -> None:
+        """Update the parameters once; ``step`` updates were made before. Raises ``NonFinite``.
+
+        ``rate`` multiplies the learning rate of the schedule.
+        """
+        self._follow_schedules(step, rate)
+        self.meters.add(self._descend(batch, step), batch.weights)
+
+    def begin(self, monitored: bool) -> None:
+        """Called before the first update of a fit, with whether each validation will be :meth:`observed`."""
+
+    def observed(self, values: Mapping[str, Any]) -> str:
+        """Take note of what the monitor measured at a validation; return what there is to say of it, "" for nothing."""
+        return ""
+
+    def counted(self) -> dict[str, int]:
+        """What else was counted since the last record, by name; counting begins anew."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has to be stored beside parameters and meters, as tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+
+    def _descend(self, batch: Batch, step: int, **backward: Any) -> Estimate:
+        """One step down the gradient; ``inputs=[…]``: of these parameters alone."""
+        self.batch = batch
         self._guard.begin()
-        estimate = self._module(Inputs(batch, self.beta.tensors))
+        estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
         self._guard.loss(estimate.loss, step + 1)
         self._optimizer.zero_grad()
-        self._fabric.backward(estimate.loss)
+        self._fabric.backward(estimate.loss, **backward)
         self.norm = get_total_norm(self._gradients())
         # Before clipping, which would spread one bad entry over all gradients and hide where it arose.
         self._guard.gradient(estimate.loss, self.norm, step + 1)
         if self._clip is not None:
             clip_grads_with_norm_(self._parameters, self._clip, self.norm)
         self._optimizer.step()
-        self.meters.add(estimate, batch.weights)
+        return estimate
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients in their own scale (16-mixed computes them in a larger one)."""
         self._fabric.strategy.precision.unscale_gradients(self._optimizer.optimizer)
         return [p.grad for p in self._parameters if p.grad is not None]
 
-    def _follow_schedules(self, step: int) -> None:
-        self.beta.set(step)
+    def _follow_schedules(self, step: int, rate: float) -> None:
+        done = step - self._began
+        self.beta.set(done)
         if self._schedule is None:
             return
-        value = float(self._schedule(step))
+        value = float(self._schedule(done)) * rate
         for group in self._optimizer.param_groups:
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(value)

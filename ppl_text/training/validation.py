@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -16,8 +17,14 @@ from .ranks import Ranks
 from .records import ValidationRecord
 from .update import Inputs, Joint, to_device
 
-Monitor = Callable[[nn.Module, nn.Module], Mapping[str, float]]
-"""Measures model and guide at each validation: numbers by name."""
+Measured = dict[str, float | list[float]]
+"""Numbers, and lists of them, by name."""
+
+Monitor = Callable[[nn.Module, nn.Module], Mapping[str, Any]]
+"""Measures model and guide at each validation: numbers, and lists of them, by name.
+
+It may have an attribute ``remark(values) -> str``: what there is to say of those numbers in words, "" for nothing.
+"""
 
 
 def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, seed: int) -> ValidationRecord:
@@ -50,7 +57,7 @@ def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, 
     )
 
 
-def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> dict[str, float]:
+def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> Measured:
     """What ``monitor`` says of model and guide: in evaluation mode, without gradients, from the same seed each time.
 
     Whatever it draws leaves no trace in the training's random numbers.
@@ -58,7 +65,7 @@ def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> dic
     with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
         joint.eval()
         torch.manual_seed(seed)
-        return {name: float(value) for name, value in monitor(joint.model, joint.guide).items()}
+        return {name: _plain(value) for name, value in monitor(joint.model, joint.guide).items()}
 
 
 @contextmanager
@@ -79,8 +86,17 @@ def modes_kept(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def _plain(value: Any) -> float | list[float]:
+    """A number, or a list of numbers, of plain Python."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    return [float(item) for item in value] if isinstance(value, list | tuple) else float(value)
+
+
 def _weighted_sums(estimate: Estimate, batch: Batch, dtype: torch.dtype) -> Tensor:
     """(5,): Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ w·length."""
     ones = torch.ones_like(batch.weights, dtype=dtype)
     terms = (estimate.bound, estimate.kl, estimate.log_likelihood, ones, batch.lengths)
-    return torch.stack([term.to(dtype) for term in terms]) @ batch.weights.to(dtype)
+    weights = batch.weights.to(dtype)
+    # An infinite bound counts where its sentence does: 0 · ∞ is no number.
+    return torch.stack([torch.where(weights > 0, term.to(dtype), 0.0) for term in terms]) @ weights

@@ -9,7 +9,9 @@ import torch
 
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.records import TIME_FIELDS
+from ppl_text.training.stages import Stage
 from ppl_text.training.trainer import Trainer
+from ppl_text.training.update import Update
 
 from .small_world import Batches, Elbo, held_out, programs
 
@@ -68,7 +70,10 @@ def one_thread():
 
 @pytest.fixture
 def make():
-    """``make(folder, steps=…, objective=…, validation=…, identity=…, **options)``."""
+    """``make(folder, steps=…, objective=…, stages=…, validation=…, identity=…, **options)``.
+
+    ``stages(model, guide)`` makes several; else there is one of ``objective``, ``update`` and ``options``.
+    """
 
     def build(
         folder,
@@ -80,25 +85,32 @@ def make():
         lr=1e-2,
         fabric=None,
         monitor=None,
+        stages=None,
+        update=Update,
+        seed=3,
+        keep_checkpoints=2,
         **options,
     ):
         model, guide = programs()
         optimizer = optimizer([{"params": [*model.parameters(), *guide.parameters()]}], lr=lr)
-        options = {"steps": 12, "log_every": 4, "validate_every": 5, "checkpoint_every": 3, "seed": 3} | options
+        options = {"steps": 12, "log_every": 4, "validate_every": 5, "checkpoint_every": 3} | options
         batches, progress = Batches(), Recorder()
+        if stages is None:
+            stages = [Stage(objective or Elbo(), TrainingOptions(**options), update=update)]
         trainer = Trainer(
             model,
             guide,
-            objective or Elbo(),
+            stages,
             optimizer,
             batches,
             held_out() if validation == "held out" else validation,
-            TrainingOptions(**options),
             folder,
             fabric=fabric,
             progress=progress,
             identity={"recipe": "small"} if identity is None else identity,
             monitor=monitor,
+            seed=seed,
+            keep_checkpoints=keep_checkpoints,
         )
         return Made(trainer, model, guide, optimizer, batches, progress)
 

@@ -25,9 +25,10 @@ from ppl_text.core import atomic
 from ppl_text.core.errors import PplTextError
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.progress import PlainProgress
+from ppl_text.training.stages import Stage
 from ppl_text.training.trainer import Trainer
 
-OPTIONS = {"steps": 40, "log_every": 4, "validate_every": 6, "checkpoint_every": 2, "seed": 3}
+OPTIONS = {"steps": 40, "log_every": 4, "validate_every": 6, "checkpoint_every": 2}
 
 announce = os.write  # kept, because a plan may replace the one in os
 
@@ -75,14 +76,14 @@ def train(attempt, ready):
     trainer = Trainer(
         model,
         guide,
-        Elbo(),
+        [Stage(Elbo(), TrainingOptions(**OPTIONS))],
         optimizer,
         Batches(),
         held_out(),
-        TrainingOptions(**OPTIONS),
         folder,
         progress=Announcing(sys.stderr, ready),
         identity={"recipe": "small"},
+        seed=3,
     )
     try:
         trainer.fit(resume=any(folder.glob("checkpoints/step-*.pt")))

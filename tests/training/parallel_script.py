@@ -13,6 +13,7 @@ from small_world import Batches, Elbo, held_out, programs
 
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.progress import PlainProgress
+from ppl_text.training.stages import Stage
 from ppl_text.training.trainer import Trainer
 
 
@@ -22,11 +23,10 @@ def train(fabric, folder, steps, resume):
     trainer = Trainer(
         model,
         guide,
-        Elbo(),
+        [Stage(Elbo(), TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3))],
         torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-2, fused=True),
         Batches(seed=fabric.global_rank),
         held_out(2)[fabric.global_rank :: 2],
-        TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3),
         folder,
         fabric=fabric,
         progress=PlainProgress(sys.stderr),

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from ppl_text.training.options import TrainingOptions
+from ppl_text.training.stages import Stage
 from ppl_text.training.trainer import Trainer
 from ppl_text.training.update import Joint
 
@@ -39,7 +40,7 @@ def untrained(folder, validation):
     model, guide = (program.requires_grad_(False) for program in programs())
     optimizer = torch.optim.Adam([{"params": []}], lr=0.1, fused=True)
     options = TrainingOptions(steps=9)
-    return Trainer(model, guide, Elbo(), optimizer, Batches(), validation, options, folder)
+    return Trainer(model, guide, [Stage(Elbo(), options)], optimizer, Batches(), validation, folder)
 
 
 @pytest.mark.parametrize("validation", [held_out(), None], ids=["validated", "not validated"])

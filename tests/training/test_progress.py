@@ -18,6 +18,7 @@ from ppl_text.training.progress import (
     BarProgress,
     PlainProgress,
     Quiet,
+    describe_step,
     describe_validation,
     duration,
     make_progress,
@@ -74,6 +75,26 @@ def test_the_validation_line_takes_up_what_was_monitored_while_it_fits():
     assert len(many) <= 120
     assert "entropy 0 0.000" in many
     assert many.endswith("  (best)")
+
+
+def test_lists_are_for_the_file_and_not_for_the_line(tmp_path):
+    record = replace(VALID, monitor={"kl_by_dimension": [0.5, math.inf], "active units": 3.0}, stage="two")
+    assert describe_validation(record) == describe_validation(replace(VALID, monitor={"active units": 3.0}))
+    file = MetricsFile(tmp_path / "metrics.jsonl")
+    file.append(record)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line["monitor"] == {"kl_by_dimension": [0.5, None], "active units": 3.0}
+    assert (line["stage"], "stage" in STEP.as_json()) == ("two", False)
+    assert replace(STEP, stage="one", counted={"encoder_updates": 7}).as_json().items() >= {
+        "stage": "one", "encoder_updates": 7
+    }.items()  # fmt: skip
+
+
+def test_beside_an_infinite_bound_stands_what_the_training_goes_by():
+    infinite = {"bound": -math.inf, "kl": math.inf}
+    assert "bound -inf, log-likelihood -9.096 nats/sentence  KL inf" in describe_step(replace(STEP, **infinite))
+    line = describe_validation(replace(VALID, bound_per_token=-math.inf, **infinite))
+    assert "bound -inf, log-likelihood -9.500 nats/sentence (-inf nats/token)  KL inf  (best)" in line
 
 
 def read_all(descriptor):

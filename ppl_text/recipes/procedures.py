@@ -1,0 +1,255 @@
+"""``training`` of a configuration: how long, how fast, by which rule, and in which stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+
+from ..core.errors import ConfigError
+from ..training.decay import Decay
+from ..training.options import TrainingOptions
+from .sections import (
+    EPOCH,
+    NOMINAL_EPOCH,
+    Count,
+    Interval,
+    Real,
+    Schedule,
+    Section,
+    SiteSchedules,
+    as_schedule,
+    as_schedules,
+)
+
+MovingDecay = Annotated[Real, Field(ge=0, lt=1)]
+
+NO_EPOCHS = "a word list is drawn from without end and has no epochs"
+
+
+class DecaySection(Section):
+    """``decay``: the rule of :class:`ppl_text.training.decay.Decay`, in epochs.
+
+    From the end of epoch ``from_epoch`` (1, 2, …) on; ``patience`` counts validations, which are epochs where
+    ``validate_every: epoch``.
+    """
+
+    factor: Annotated[Real, Field(gt=0, lt=1)] = 0.5
+    patience: Count = 5
+    from_epoch: Annotated[int, Field(strict=True, ge=0)] = 15
+    limit: Count = 5
+
+    def in_steps(self, epoch: int | None) -> Decay:
+        """The rule in updates; raises :class:`ConfigError` where it counts epochs and there are none."""
+        if epoch is None and self.from_epoch:
+            raise ConfigError(f"decay.from_epoch: {NO_EPOCHS}; write from_epoch: 0")
+        return Decay(self.factor, self.patience, self.from_epoch * (epoch or 0), self.limit)
+
+
+class Procedure(Section):
+    """What each stage of a training can say for itself; see :class:`ppl_text.training.options.TrainingOptions`.
+
+    ``lr`` and ``beta`` are schedules, ``beta`` one for all latent sites or one by site; they count from the beginning
+    of the stage. Intervals are steps, or the word ``epoch``. ``update``: ``joint``, or ``aggressive`` for
+    :class:`ppl_text.training.aggressive.Aggressive`.
+    """
+
+    steps: Count | None = None
+    epochs: Count | None = None
+    lr: Schedule = 1e-3
+    beta: SiteSchedules = 1.0
+    clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
+    log_every: Interval = 100
+    validate_every: Interval = 500
+    checkpoint_every: Interval = 500
+    patience: Count | None = None
+    decay: DecaySection | None = None
+    update: Literal["joint", "aggressive"] = "joint"
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Procedure:
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(f"steps ({self.steps}) and epochs ({self.epochs}) are one length in two units; give one")
+        return self
+
+    @model_validator(mode="after")
+    def _no_value_below_zero(self) -> Procedure:
+        """Optimizers refuse a negative rate, and a negative β is no weight."""
+        steps = self.steps or NOMINAL_EPOCH * (self.epochs or 1)
+        found = as_schedules(self.beta, steps)
+        beta = {f"beta.{site}": s for site, s in found.items()} if isinstance(found, dict) else {"beta": found}
+        for key, schedule in {"lr": as_schedule(self.lr, steps), **beta}.items():
+            lowest = min(schedule(step) for step in (0, steps // 2, steps))
+            if lowest < 0:
+                raise ValueError(f"{key} must be 0 or more at every step; it reaches {lowest:g}")
+        return self
+
+    @property
+    def length(self) -> dict[str, int]:
+        """How long it says it takes: ``{"steps": N}``, ``{"epochs": N}``, or nothing."""
+        given = {"steps": self.steps, "epochs": self.epochs}
+        return {unit: number for unit, number in given.items() if number is not None}
+
+    def first_beta(self) -> float | dict[str, float]:
+        """β of the first update, for all sites or by site."""
+        beta = as_schedules(self.beta, self.steps or NOMINAL_EPOCH)
+        return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
+
+    def in_steps(self, epoch: int | None) -> TrainingOptions:
+        """The trainer's options, for epochs of ``epoch`` steps; None: of a word list.
+
+        Raises :class:`ConfigError` where something counts epochs and there are none.
+        """
+        steps = self.steps if self.steps is not None else _times("epochs", self.epochs or 0, epoch)
+        intervals = {name: getattr(self, name) for name in ("log_every", "validate_every", "checkpoint_every")}
+        return TrainingOptions(
+            steps=steps,
+            clip_norm=self.clip_norm,
+            patience=self.patience,
+            beta=as_schedules(self.beta, steps, epoch),
+            learning_rate=as_schedule(self.lr, steps, epoch),
+            decay=None if self.decay is None else self.decay.in_steps(epoch),
+            **{name: _times(name, 1, epoch) if value == EPOCH else value for name, value in intervals.items()},
+        )
+
+
+def _times(key: str, number: int, epoch: int | None) -> int:
+    if epoch is None:
+        raise ConfigError(f"training.{key}: {NO_EPOCHS}; give a number of steps")
+    return number * epoch
+
+
+class StageSection(Procedure):
+    """One of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``.
+
+    ``reset``: the programs that begin anew, with other parameters than they began the run with.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    objective: str | None = None
+    reset: tuple[Literal["model", "guide"], ...] = ()
+
+    @model_validator(mode="after")
+    def _some_length(self) -> StageSection:
+        if not self.length:
+            raise ValueError(f"stage '{self.name}' has no length; give it steps: N or epochs: N")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was not given is inherited, and has to be so when it is read back."""
+        given = {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+        return {"name": self.name, **given}
+
+
+class TrainingSection(Procedure):
+    """``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
+
+    ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
+    ``freeze: model`` trains the guide's parameters only. A training in stages needs no length of its own.
+    """
+
+    optimizer: Literal["adam", "soap", "sgd"] = "adam"
+    betas: tuple[MovingDecay, MovingDecay] | None = None
+    freeze: Literal["none", "model"] = "none"
+    stages: tuple[StageSection, ...] = ()
+
+    @model_validator(mode="after")
+    def _betas_of_the_optimizer(self) -> TrainingSection:
+        """Plain gradient descent keeps no moving averages."""
+        if self.optimizer == "sgd" and self.betas is not None:
+            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_fit(self) -> TrainingSection:
+        if not self.stages and not self.length:
+            raise ValueError("it has no length; give steps: N, or epochs: N for a corpus of sentences")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError(f"stages need different names; got {', '.join(names)}")
+        if self.stages and self.stages[0].reset:
+            raise ValueError(f"stage '{names[0]}' is the first, so that there is nothing to reset; leave it out")
+        self._length_is_the_stages_sum()
+        if self.freeze == "model":
+            self._nothing_for_the_model()
+        return self
+
+    def _length_is_the_stages_sum(self) -> None:
+        for unit, whole in self.length.items() if self.stages else ():
+            parts = [stage.length.get(unit) for stage in self.stages]
+            if None in parts or sum(part or 0 for part in parts) != whole:
+                said = ", ".join(" ".join(f"{n} {u}" for u, n in stage.length.items()) for stage in self.stages)
+                raise ValueError(f"{unit}: {whole} is not the sum of its stages ({said}); leave {unit} out, or mend it")
+
+    def _nothing_for_the_model(self) -> None:
+        for stage in self.in_stages():
+            if stage.update == "aggressive":
+                raise ValueError("update: aggressive trains guide and model in turn, and freeze: model leaves only one")
+            if "model" in stage.reset:
+                raise ValueError(f"stage '{stage.name}' resets the model, which freeze: model keeps as it is")
+
+    def in_stages(self) -> list[StageSection]:
+        """Each stage with all that it inherits; of a training without stages, the one that it is."""
+        inherited = {name: getattr(self, name) for name in Procedure.model_fields}
+        if not self.stages:
+            return [StageSection.model_construct(name="joint", objective=None, reset=(), **inherited)]
+        inherited |= {"steps": None, "epochs": None, "objective": None, "reset": ()}
+        return [
+            StageSection.model_construct(**inherited | {key: getattr(stage, key) for key in stage.model_fields_set})
+            for stage in self.stages
+        ]
+
+    def is_reached(self, trained: Mapping[str, Any]) -> bool:
+        """Whether a training that came so far (``trained`` of ``results.json``) is at the end that is set here."""
+        if not self.stages and self.steps is not None:
+            return int(trained.get("step", 0)) >= self.steps
+        return bool(trained.get("lengths") == self.mark()["lengths"])
+
+    def mark(self) -> dict[str, Any]:
+        """What ``results.json`` keeps for :meth:`is_reached` where a number of steps does not say it."""
+        if not self.stages and self.steps is not None:
+            return {}
+        return {"lengths": [stage.length for stage in self.in_stages()]}
+
+
+def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    """Let a new length (``steps`` or ``epochs``) take the place of the old one in a tree that is not checked yet.
+
+    Stages that were given before take their shares of it, each at least 1 and the last one what is left.
+    """
+    units = [unit for unit in ("steps", "epochs") if changed.get(unit) is not None]
+    if len(units) != 1:
+        return
+    (unit,), other = units, {"steps": "epochs", "epochs": "steps"}[units[0]]
+    if other not in changed:
+        training.pop(other, None)
+    stages = training.get("stages")
+    if stages and "stages" not in changed:
+        training["stages"] = _in_shares(stages, unit, changed[unit])
+
+
+def _in_shares(stages: Any, unit: str, whole: Any) -> Any:
+    """Stages of ``whole`` in all; as they are where their lengths are in two units or no numbers."""
+    lengths = [_length_in(stage) for stage in stages]
+    if len({given for given, _ in lengths}) != 1 or not isinstance(whole, int) or whole < len(stages):
+        return stages
+    numbers = [number for _, number in lengths]
+    left, shares = whole, []
+    for place, number in enumerate(numbers[:-1], 1):
+        share = max(1, min(round(whole * number / sum(numbers)), left - (len(numbers) - place)))
+        shares.append(share)
+        left -= share
+    return [
+        {**{k: v for k, v in stage.items() if k not in ("steps", "epochs")}, unit: share}
+        for stage, share in zip(stages, [*shares, left], strict=True)
+    ]
+
+
+def _length_in(stage: Any) -> tuple[str, int]:
+    """Unit and number; the unit is "" where there is none."""
+    given = [(u, stage[u]) for u in ("steps", "epochs") if stage.get(u) is not None] if isinstance(stage, dict) else []
+    if len(given) != 1 or not isinstance(given[0][1], int) or given[0][1] < 1:
+        return repr(stage), 1
+    return given[0]

@@ -1,0 +1,71 @@
+"""From ``training`` of a configuration to the stages that the trainer goes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from .. import objectives
+from ..core.protocols import Objective
+from ..data.batches import BatchStream
+from ..training.aggressive import Aggressive
+from ..training.stages import Stage
+from ..training.update import Update
+from .config import RunConfig
+from .faults import Faults
+from .procedures import StageSection, TrainingSection
+
+Fresh = Callable[[int, Collection[str]], Mapping[str, nn.Module]]
+"""``(number of the stage, names of programs)`` -> those programs with parameters of their own."""
+
+
+def build_stages(
+    training: TrainingSection, objective: Objective, epoch: int | None, fresh: Fresh, others: Callable[[], BatchStream]
+) -> list[Stage]:
+    """The stages of a training; ``objective`` is that of a stage that names none.
+
+    ``epoch``: steps of an epoch, None for a word list; ``others`` makes the random batches of aggressive training.
+    Raises :class:`ConfigError` where epochs are counted and there are none.
+    """
+
+    def update(own: StageSection) -> Callable[..., Update]:
+        return partial(Aggressive, batches=others()) if own.update == "aggressive" else Update
+
+    return [
+        Stage(
+            objective=stage_objective(own, objective),
+            options=own.in_steps(epoch),
+            name=own.name,
+            update=update(own),
+            fresh=partial(fresh, number, own.reset),
+        )
+        for number, own in enumerate(training.in_stages())
+    ]
+
+
+def stage_objective(own: StageSection, objective: Objective) -> Objective:
+    """The objective that a stage names, else the run's."""
+    if own.objective is None:
+        return objective
+    named: Objective = objectives.build(own.objective)
+    return named
+
+
+def first_rate(stage: Stage) -> float:
+    """Learning rate of the first update."""
+    schedule: Any = stage.options.learning_rate
+    return float(schedule(0))
+
+
+def check_stages(config: RunConfig) -> None:
+    """Raise where a training of words counts epochs, and where a stage names an objective that there is not."""
+    faults = Faults()
+    for own in config.training.in_stages():
+        if own.objective is not None:
+            faults.attempt(objectives.build, own.objective)
+        if config.data.unit == "word-list":
+            faults.attempt(own.in_steps, None)
+    faults.raise_any("training")
