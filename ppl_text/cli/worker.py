@@ -1,4 +1,4 @@
-"""One row in a process of its own: ``python -m ppl_text.cli.worker [--part PART] [--data PATH] TABLE ROW BUDGET SEED OUT``.
+"""One row in a process of its own: ``python -m ppl_text.cli.worker [OPTIONS] TABLE ROW BUDGET SEED OUT``.
 
 What :mod:`ppl_text.tables.jobs` starts; people type ``python -m ppl_text reproduce TABLE --rows ROW``.
 """

@@ -89,7 +89,9 @@ UNKNOWN = {
     "ebo": "unknown objective 'ebo' (did you mean 'elbo'?)",
     "iwe:4": "unknown objective 'iwe' (did you mean 'iwae'?)",
     "": "unknown objective ''",
-    "something else": "known: dreg, elbo, elbo-analytic, fivo, free-bits, iwae, pyro, reconstruction, renyi, stepwise, stl",
+    "something else": (
+        "known: dreg, elbo, elbo-analytic, fivo, free-bits, iwae, pyro, reconstruction, renyi, stepwise, stl"
+    ),
 }
 
 
