@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..plots.entropies import entropies_figure
-from ..plots.figures import blank_figure, read_metrics, save_figure
+from ..plots.entropies import entropies_figure, entropy_records
+from ..plots.figures import blank_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,7 +19,8 @@ BASELINES = ("gru8", "alt-gru8")
 def reproduction_figures(place: Path, results: Mapping[str, Any]) -> str:
     """Draw ``figures/distance.png`` in the reproduction's folder and ``figures/entropies.png`` in the rows' own.
 
-    Returns the Markdown that shows them, and the entropy gaps that were drawn when the rows were measured.
+    Returns the Markdown that shows them, and the entropy gaps that were drawn when the rows were measured; "" where
+    there is no figure.
     """
     if any(_value(row, "distance") is not None for row in results["rows"]):
         save_figure(draw_distances(results), place / "figures" / "distance.png")
@@ -29,9 +30,10 @@ def reproduction_figures(place: Path, results: Mapping[str, Any]) -> str:
     for row in results["rows"]:
         for seed in row["seeds"]:
             metrics = place / f"{row['name']}-s{seed}" / "metrics.jsonl"
-            if metrics.is_file() and any(record.get("monitor") for record in read_metrics(metrics)[1]):
+            if metrics.is_file() and entropy_records(metrics):
                 entropies_figure(metrics, metrics.parent / "figures" / "entropies.png", baselines.get(row["group"]))
-    return "\n\n".join(["**Figures**", *_links(place, results)])
+    links = _links(place, results)
+    return "\n\n".join(["**Figures**", *links]) if links else ""
 
 
 def _links(place: Path, results: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["rows"] if row["group"] == group]
         if rows:
             parts += [f"**{title}**", _group(results, rows)]
-    parts.append("\n".join(f"- {note}" for note in [*results["notes"], *_data_notes(results)]))
+    if notes := [*results["notes"], *_data_notes(results)]:
+        parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
         parts += ["**Published orderings, looked up** (in units of the column; positive: as published)"]
         parts += [_claims(results["claims"])]
@@ -42,11 +44,16 @@ def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
     ours = "–"
     if value is not None:
         ends = [row["measures"].get(key) for key in column.get("interval") or ()]
-        within = "" if None in ends or not ends else " [" + ", ".join(f"{end:.{digits}f}" for end in ends) + "]"
+        within = "" if None in ends or not ends else " [" + ", ".join(_fixed(end, digits) for end in ends) + "]"
         spread = row["spread"].get(column["key"])
-        ours = f"{value:.{digits}f}{within}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+        ours = _fixed(value, digits) + within + ("" if spread is None else f" ± {_fixed(spread, digits)}")
     published = row["published"].get(column["published"])
-    return ours if published is None else f"{ours} ({published:.{digits}f})"
+    return ours if published is None else f"{ours} ({_fixed(published, digits)})"
+
+
+def _fixed(value: float, digits: int) -> str:
+    """So many decimals; what rounds to zero has no sign."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _steps(row: Mapping[str, Any]) -> str:
@@ -58,16 +65,16 @@ def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if row["seeds"]:
         seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         return "; ".join(part for part in (seeds, row["remark"]) if part)
-    command = f"reproduce {results['table']} --rows {row['name']} --budget {results['budget']}{_data(results)}"
+    command = f"reproduce {results['table']} --rows {row['name']} --budget {results['budget']}{data_option(results)}"
     return f"{NOT_RUN}: `python -m ppl_text {command}`"
 
 
-def _data(results: Mapping[str, Any]) -> str:
-    """The option that names the data, where they are not the table's own."""
+def data_option(results: Mapping[str, Any]) -> str:
+    """The option that names the data, with a blank in front; nothing where they are the table's own."""
     if not results["given"]:
         return ""
-    part = results["part"]
-    return f" --data {part}={results['given']}" if part else f" --data {results['given']}"
+    given, part = shlex.quote(results["given"]), results["part"]
+    return f" --data {part}={given}" if part else f" --data {given}"
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import RunFolderError
 from ..recipes import folders
+from ..recipes.references import corpus_reference
 from .rows import RECORD, is_current
 from .table import Claim, Row, Table
 
@@ -66,9 +67,11 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
 def _records(table: Table, row: Row, out: Path, budget: str, corpus: str) -> list[dict[str, Any]]:
     """Records of a row by seed, in the order of the seeds."""
     found = [folders.read_record(path) for path in out.glob(f"{row.name}-s*/{RECORD}")]
-    wanted, settings = (row.name, budget, corpus), table.budget(budget).measure
+    wanted, settings = (row.name, budget, corpus_reference(corpus)), table.budget(budget).measure
     fitting = [
-        r for r in found if (r.get("row"), r.get("budget"), r.get("corpus")) == wanted and is_current(r, settings)
+        r
+        for r in found
+        if (r.get("row"), r.get("budget"), corpus_reference(str(r.get("corpus")))) == wanted and is_current(r, settings)
     ]
     return sorted(fitting, key=lambda record: record["seed"])
 
