@@ -15,6 +15,7 @@ from typing import Any
 from .core.errors import CheckpointError, Interrupted, PplTextError, UserError
 from .recipes import build, folders
 from .recipes.faults import Faults
+from .recipes.references import corpus_reference
 from .tables.figures import reproduction_figures
 from .tables.jobs import GO_ON, raise_failed, run_at_once
 from .tables.markdown import table_markdown
@@ -63,6 +64,7 @@ def reproduce(
     first is trained; what was reached is written whatever happens.
     """
     part, data = choose_part(table, table_parts(table), data)
+    data = None if data is None else corpus_reference(data)
     found = load_table(table, part)
     about = found.budget(budget).about
     place = _place(out, "-".join(name for name in (table, part, budget) if name))
@@ -145,4 +147,5 @@ def _written(table: Table, place: Path, budget: str, data: str | None) -> Iterat
         if any(row["seeds"] for row in results["rows"]):
             folders.write_record(place / RESULTS, results)
             figures = reproduction_figures(place, results)
-            folders.write_text(place / "table.md", f"# {table.title}\n\n{table_markdown(results)}\n\n{figures}\n")
+            page = [f"# {table.title}", table_markdown(results), figures]
+            folders.write_text(place / "table.md", "\n\n".join(part for part in page if part) + "\n")

@@ -218,6 +218,7 @@ class Run:
         """Latents drawn from the guide for each text, then tokens by ``strategy``."""
         self.require_weights()
         options: dict[str, Any] = {"max_steps": self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        texts = [self.corpus.clean(text) for text in texts]
         return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, **options)
 
     def interpolate(
@@ -236,7 +237,8 @@ class Run:
         self.require_weights()
         options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
         options |= {"points": points, "max_steps": self.corpus.max_steps}
-        return interpolate_texts(self.model, self.guide, self.corpus.tokenizer, first, second, **options)
+        ends = self.corpus.clean(first), self.corpus.clean(second)
+        return interpolate_texts(self.model, self.guide, self.corpus.tokenizer, *ends, **options)
 
     def neighbours(self, text: str, n: int = 5, seed: int = 0, progress: Any = None) -> list[Neighbour]:
         """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance."""
@@ -244,7 +246,7 @@ class Run:
         options: dict[str, Any] = {"n": n, "max_steps": self.corpus.max_steps, "seed": seed}
         options |= {} if progress is None else {"report": progress}
         split = self.corpus.splits["train"]
-        return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, text, **options)
+        return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, self.corpus.clean(text), **options)
 
     def train(
         self, objective: Objective | None = None, *, resume: bool = False, progress: Progress | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import random
 import shutil
 import sys
 from dataclasses import dataclass
@@ -27,6 +28,14 @@ TINY = {
 }
 """What makes the recipe ``words`` small; ``data.corpus`` comes from the fixture ``word_list``."""
 
+SENTENCE_PARTS = (
+    (("the", "king"), ("a", "small", "dog"), ("the", "old", "cat"), ("she",)),
+    (("sees",), ("hears",), ("fears", "and", "loves")),
+    (("bread",), ("the", "sea"), ("no", "one"), ("a", "bird", "from", "the", "tree")),
+    ((), ("today",), ("in", "the", "house")),
+)
+"""A sentence has one of each: 2 to 13 words."""
+
 
 @dataclass
 class Ended:
@@ -45,6 +54,16 @@ def word_list(tmp_path_factory):
     lines = [f"{word}\t{max(40, 4000 // rank)}" for rank, word in enumerate(words, 1)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory):
+    """A folder of short sentences over 23 words: train.txt (96), valid.txt and test.txt (24 each)."""
+    folder, rng = tmp_path_factory.mktemp("sentences"), random.Random(0)
+    for name, number in (("train", 96), ("valid", 24), ("test", 24)):
+        lines = [" ".join(part for group in SENTENCE_PARTS for part in rng.choice(group)) for _ in range(number)]
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ def reproduce(
     """
     from ..core.errors import UserError
     from ..reproduction import reproduce as fill
+    from ..tables.markdown import data_option
     from ..training.progress import make_progress
 
     try:
@@ -62,4 +63,4 @@ def reproduce(
     if trained:
         click.echo(f"  python -m ppl_text evaluate {found.folder}/{trained[0]['name']}-s{trained[0]['seeds'][0]}")
     longer = "" if budget == "full" else " --budget full"
-    click.echo(f"  python -m ppl_text reproduce {table}{longer} --seeds 0,1,2")
+    click.echo(f"  python -m ppl_text reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,8 @@ class Corpus:
 
     ``max_steps`` is the longest text of any split in scored tokens (EOS counted), ``notes`` say what
     was dropped while reading (to be printed), ``fingerprint`` is :func:`fingerprint` of splits and
-    tokenizer: equal for equal data, so that a run can check that it is evaluated on its own.
+    tokenizer: equal for equal data, so that a run can check that it is evaluated on its own. ``clean`` is what was
+    done to every text before the tokenizer saw it, to be done to a text that is typed later.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Corpus:
     max_steps: int
     notes: tuple[str, ...]
     fingerprint: str
+    clean: Callable[[str], str] = str
 
 
 def fingerprint(splits: Mapping[str, Split], tokenizer: Tokenizer) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 
 from ppl_text.core.errors import DataError
@@ -88,6 +89,7 @@ def assemble(
         max_steps=max(int(split.table.lengths.max()) for split in splits.values()),
         notes=tuple(told),
         fingerprint=fingerprint(splits, tokenizer),
+        clean=partial(clean, lower=options.lower),
     )
 
 

@@ -192,6 +192,8 @@ def check_path(model: Any, path: str) -> None:
 def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> None:
     """Raise :class:`UserError` for texts that are empty, longer than the run has seen, or of unknown characters."""
     for text in texts:
+        if "\0" in text:
+            raise UserError(f"text {text!r} has a NUL character; remove it")
         try:
             text.encode()
         except UnicodeEncodeError as error:

@@ -70,13 +70,18 @@ def draw_gaps(gaps: Gaps) -> Figure:
     return figure
 
 
+def entropy_records(metrics: Path) -> list[dict[str, Any]]:
+    """The validations of a run's ``metrics.jsonl`` that recorded entropies; none for a model without latent paths."""
+    return [r for r in read_metrics(metrics)[1] if CURVES.keys() <= (r.get("monitor") or {}).keys()]
+
+
 def draw_entropies(metrics: Path, baseline: float | None = None) -> Figure:
     """Marginal and expected entropy and their gap against the step, nats per token, out of a run's ``metrics.jsonl``.
 
     ``baseline``: entropy per token of another model, drawn as a dashed line. Raises :class:`DataError` where the run
     recorded no entropies.
     """
-    recorded = [r for r in read_metrics(metrics)[1] if CURVES.keys() <= r.get("monitor", {}).keys()]
+    recorded = entropy_records(metrics)
     if not recorded:
         raise DataError(
             f"{metrics} holds no entropies: they are recorded at each validation of a model with latent paths, such as "

@@ -20,6 +20,9 @@ _ENDS = {
     "untrained": "the model is frozen and the guide has no parameter",
 }
 
+_ROWS = {"word-list": "types", "sentences": "sentences"}
+"""What a split has rows of, by the unit of the data."""
+
 
 def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) -> None:
     """Make the folder of a new run, with what is known before training."""
@@ -47,7 +50,7 @@ def report_facts(
         "model": f"{config.model.family}, {model}{frozen}",
         "guide": f"{config.guide.name}, {guide}",
         "objective": config.objective,
-        "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training types",
+        "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {_ROWS[config.data.unit]}",
         "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
         "seed": str(config.seed),
         "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "

@@ -42,11 +42,15 @@ class Faults:
             return None
 
     def raise_any(self, source: str) -> None:
-        """Raise what was collected: a lone error of another kind as it is, all else as one :class:`RecipeError`."""
-        if len(self._errors) == 1 and not isinstance(self._errors[0], RecipeError):
+        """Raise what was collected: a lone error of another kind as it is, all else as one :class:`RecipeError`.
+
+        What several checks have found is told once.
+        """
+        lines = list(dict.fromkeys(line for error in self._errors for line in _lines(error)))
+        if len(lines) == 1 and not isinstance(self._errors[0], RecipeError):
             raise self._errors[0]
-        if self._errors:
-            raise RecipeError([line for error in self._errors for line in _lines(error)], source)
+        if lines:
+            raise RecipeError(lines, source)
 
 
 def _lines(error: UserError) -> list[str]:

@@ -5,7 +5,7 @@ from .bad_world import LIST, Case, fit
 NAMES = {
     "unknown command": Case(lambda w: ["fti"], ("No such command 'fti'", "fit")),
     "unknown recipe": Case(
-        lambda w: ["fit", "wrods"], ("unknown recipe 'wrods' (did you mean 'words'?)", "known: words")
+        lambda w: ["fit", "wrods"], ("unknown recipe 'wrods' (did you mean 'words'?)", "; known: ", ", words, ")
     ),
     "recipe file missing": Case(
         lambda w: ["fit", "no.yaml"], ("recipe file 'no.yaml' does not exist; give a file or one of",)

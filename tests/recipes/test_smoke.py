@@ -1,15 +1,16 @@
-"""Every recipe, guide, objective and transition trains a few steps and says something sound."""
+"""Of words: every recipe, guide, objective and transition trains a few steps and says something sound."""
 
 import json
 
 import pytest
-import torch
 
 import ppl_text as pt
 from guides import GUIDES
 from ppl_text.core.errors import UnknownNameError
 from ppl_text.objectives import OBJECTIVES
-from ppl_text.recipes import build, recipe_names
+from ppl_text.recipes import recipe_names
+
+from .soundness import SPECS, trained_soundly
 
 SHORT = {
     "training.steps": 4,
@@ -20,23 +21,8 @@ SHORT = {
 }
 
 
-def trained_soundly(run):
-    """The run is finished, its parameters have moved, its numbers are numbers and in the right order."""
-    assert run.finished
-    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-    assert results["elbo"] <= results["iw"] < 0
-    assert results["elbo"] == pytest.approx(-(results["rec_sum"] + results["kl_sum"]) / results["n_sent"], rel=1e-5)
-    records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert all(isinstance(record["bound"], float) and record["bound"] < 0 for record in records)
-    for before, after in zip(build.build_programs(run.config, run.corpus.tokenizer.size), run.programs, strict=True):
-        start, end = dict(before.named_parameters()), dict(after.named_parameters())
-        assert start.keys() == end.keys()
-        if start:
-            assert any(not torch.equal(start[name], end[name]) for name in start)
-
-
-@pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_parses_and_trains(name, word_list, tmp_path, one_thread):
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith("words")])
+def test_every_recipe_of_words_parses_and_trains(name, word_list, tmp_path, one_thread):
     """Only the corpus and the times are changed: the networks are the recipe's own."""
     trained_soundly(pt.fit(name, data=word_list, set=SHORT, out=tmp_path / "run"))
 
@@ -47,15 +33,6 @@ def test_every_guide_trains(name, tiny, tmp_path, one_thread):
     run = pt.fit(set={**options, **SHORT}, guide=name, out=tmp_path / "run")
     trained_soundly(run)
     assert run.config.guide.name == name
-
-
-SPECS = [
-    *("elbo", "elbo:3", "elbo-analytic", "elbo-analytic:2", "iwae:3", "renyi:0.5:3", "renyi:-1:2"),
-    *("trace_elbo", "renyi_elbo:0.5:2", "pyro:Trace_ELBO", "pyro:Trace_ELBO:2", "pyro:RenyiELBO:2"),
-    *("pyro:RenyiELBO:0.5:2", "pyro:TraceGraph_ELBO", "pyro:TraceMeanField_ELBO"),
-    *("stl", "stl:2", "dreg:3", "stepwise:1", "stepwise:3", "stepwise:2:score", "fivo:3", "fivo:3:multinomial:1:score"),
-    *("free-bits:1", "free-bits:1:batch:2", "renyi:-inf:3", "vr-max:2", "iwae:4/2", "dreg:5/2", "elbo-analytic:3/2"),
-]
 
 
 @pytest.mark.parametrize("spec", SPECS)

@@ -1,8 +1,11 @@
 """Tables that are printed for several corpora."""
 
+import itertools
+
 import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError, UserError
+from ppl_text.recipes import build
 from ppl_text.tables.parts import choose_part, of_part
 from ppl_text.tables.rows import Task
 from ppl_text.tables.table import load_table, parse_table, table_parts
@@ -68,6 +71,17 @@ def test_rows_one_to_seven_are_those_of_the_paper():
     assert [row.name for row in table.select(["1-7"])] == list(PUBLISHED["ptb"])
     assert list(table_parts("davam-table2")) == list(PARTS)
     assert table_parts("words") == {}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_row_is_a_sound_configuration_under_every_budget(part, tmp_path):
+    table = load_table("davam-table2", part)
+    for row, budget in itertools.product(table.rows, table.budgets):
+        config = Task(table, row, budget, 3, tmp_path, None if part == "verses" else "/some/where").config()
+        build.check_programs(config)
+        build.check_stages(config)
+        assert (config.recipe, config.seed) == (f"{part}-{row.name}", 3)
+        assert config.model.options["latent_dim"] == (0 if row.name == "lm" else 16 if part == "verses" else 32)
 
 
 def test_a_part_is_a_table_of_its_own():

@@ -135,6 +135,14 @@ def test_another_rows_folder_is_not_taken_for_a_seed(tmp_path):
     assert gather(TABLE, tmp_path, "small")["rows"][0]["measures"]["test"] == 2.0
 
 
+def test_what_rounds_to_zero_has_no_sign(tmp_path):
+    put(tmp_path, "a", 0, test=-0.004, test_se=0.03)
+    put(tmp_path, "b", 0, test=-0.006, test_se=0.03)
+    text = table_markdown(gather(TABLE, tmp_path, "small"))
+    assert "| A | 0.00 (3.50) |" in text
+    assert "| B | -0.01 (4.00) |" in text
+
+
 def test_markdown_shows_ours_beside_the_published(one_seed):
     text = table_markdown(one_seed)
     lines = text.splitlines()
