@@ -133,7 +133,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 def describe_step(record: StepRecord) -> str:
     """Bound, KL, rate and time left in one line."""
     return (
-        f"{_bound(record)} nats/sentence  KL {record.kl:.3f}  {record.steps_per_second:.1f} steps/s  "
+        f"{_bound(record)} nats/sentence  KL {record.kl:z.3f}  {record.steps_per_second:.1f} steps/s  "
         f"{record.sentences_per_second:,.0f} sentences/s  left {duration(record.seconds_left)}"
     )
 
@@ -141,20 +141,20 @@ def describe_step(record: StepRecord) -> str:
 def _brief(record: StepRecord) -> str:
     """The same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
-    return f"{_bound(record)} nats  KL {record.kl:.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
+    return f"{_bound(record)} nats  KL {record.kl:z.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
     """Bound on the validation data in one line, and of what was monitored as much as the line holds."""
     line = (
         f"validation at step {record.step:,}: {_bound(record)} nats/sentence "
-        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:.3f}"
+        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:z.3f}"
     )
     best = "  (best)" if record.best else ""
     for name, value in record.monitor.items():
         if isinstance(value, list):
             continue
-        part = f"  {name.replace('_', ' ')} {value:.3f}"
+        part = f"  {name.replace('_', ' ')} {value:z.3f}"
         line += part if len(line + part + best) <= LINE else ""
     return line + best
 
