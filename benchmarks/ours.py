@@ -61,6 +61,13 @@ NAMES = {
 """Flat names of :mod:`benchmarks.peers` to the names that our modules have."""
 
 
+def as_batch(words: Words) -> Batch:
+    """A peer's batch as the project's data room makes it."""
+    tokens = torch.from_numpy(words.tokens)
+    inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
+    return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+
+
 class Ours:
     """The contestant: the ``elbo`` objective on ``DeepStateSpace`` and the paper's diagonal guide."""
 
@@ -79,9 +86,7 @@ class Ours:
         self.modules.load_state_dict(state)
 
     def prepare(self, words: Words) -> Batch:
-        tokens = torch.from_numpy(words.tokens)
-        inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
-        return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+        return as_batch(words)
 
     def step(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import OURS
+from benchmarks.ours import as_batch
 from benchmarks.peers import Parameters, Words, lstm_vae
 from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
 from guides.sentence_vae import GaussianGuide
 from ppl_text import objectives
-from ppl_text.core.batch import BOS_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.models.sentence_vae import SentenceVAE
 
 NAMES = {
@@ -61,9 +62,7 @@ class Ours:
 
     def prepare(self, words: Words) -> Batch:
         """The batch as the project's data room makes it."""
-        tokens = torch.from_numpy(words.tokens)
-        inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
-        return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+        return as_batch(words)
 
     def step(self, batch: Batch) -> float:
         """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""

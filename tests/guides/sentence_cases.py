@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from guide_cases import shaken
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -23,14 +24,6 @@ D = 3
 def guides() -> Registry:
     """The registry as ``--guide`` uses it."""
     return Registry("guide", GUIDES["sentence_vae"], group="ppl_text.guides", files=True)
-
-
-def shaken(module: nn.Module, scale: float = 0.4) -> nn.Module:
-    """Move all parameters away from their start, in float64."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(scale * torch.randn_like(parameter))
-    return module.double()
 
 
 def model_of(**options: object) -> SentenceVAE:
