@@ -63,27 +63,53 @@ def aggregate_information(posteriors: list[Posterior], draws: int, pairs: int) -
     total = 0.0
     with torch.no_grad(), pyro.validation_enabled(False):
         for number in range(draws):
-            for owner in posteriors:
-                value = owner.value if number == 0 else owner.q()
-                own = owner.q.log_prob(value).double()
-                total += float((owner.share * _surprise(own, value, posteriors, pairs)).sum())
+            for drawn in [_draw(owner, anew=number > 0) for owner in posteriors]:
+                total += float((drawn.owner.share * _surprise(drawn, posteriors, pairs)).sum())
     return total / draws
 
 
-def _surprise(own: Tensor, value: Tensor, posteriors: list[Posterior], pairs: int) -> Tensor:
+class _Drawn(NamedTuple):
+    """z of the sentences of a batch (B, …) and ln q(z_b | x_b) (B,)."""
+
+    owner: Posterior
+    value: Tensor
+    own: Tensor
+
+
+def _draw(owner: Posterior, *, anew: bool) -> _Drawn:
+    """Scored at once: a flow remembers its last draw, and inverts any other with the rounding of its scales."""
+    value = owner.q() if anew else owner.value
+    return _Drawn(owner, value, owner.q.log_prob(value).double())
+
+
+def beyond_range(log_q: Tensor) -> Tensor:
+    """ln q(z | x_j) at the z of other sentences, -∞ where it is no number.
+
+    A flow whose scales are tiny takes a z from elsewhere to values past the range of floats, of which infinities of
+    both signs add up to no number; the density falls like exp(-u²/2) on the way there. Whether ln q is a number at a
+    sentence's own z, which is only drawn and never inverted, is not asked here.
+    """
+    return log_q.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+
+
+def _surprise(drawn: _Drawn, posteriors: list[Posterior], pairs: int) -> Tensor:
     """ln q(z_b | x_b) - ln Σ_j w_j q(z_b | x_j) for the z of one batch, (B,).
 
     Point masses have densities of +∞ where they lie; counted there instead (1 each), so that the difference is
     -ln of the share of the sentences with that very z.
     """
-    points = bool(torch.isposinf(own).all())
+    points = bool(torch.isposinf(drawn.own).all())
+    own = torch.zeros_like(drawn.own) if points else drawn.own
     found = torch.full_like(own, -torch.inf)
     for other in posteriors:
         size = len(other.share)
         parts = []
-        for z in value.split(max(1, pairs // size)):
-            log_q = other.q.log_prob(z.unsqueeze(1).expand(len(z), size, *z.shape[1:])).double()
-            log_q = torch.where(torch.isposinf(log_q), 0.0, -torch.inf) if points else log_q
+        for rows in torch.arange(len(own), device=own.device).split(max(1, pairs // size)):
+            z = drawn.value[rows]
+            log_q = beyond_range(other.q.log_prob(z.unsqueeze(1).expand(len(z), size, *z.shape[1:])).double())
+            log_q = torch.isposinf(log_q).double().log() if points else log_q
+            if other is drawn.owner:
+                log_q = log_q.index_put((torch.arange(len(rows), device=rows.device), rows), own[rows])
             parts.append((log_q + other.share.log()).logsumexp(-1))
         found = torch.logaddexp(found, torch.cat(parts))
-    return (torch.zeros_like(own) if points else own) - found
+    return own - found

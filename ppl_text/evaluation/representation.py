@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.latents import LatentSpec
 from ..objectives.terms import is_auxiliary, particle_plate, stochastic_sites
-from .aggregate import aggregate_information, read_posteriors
+from .aggregate import aggregate_information, beyond_range, read_posteriors
 from .sentences import CommonSentences, take
 
 ACTIVE = 0.01
@@ -127,7 +127,7 @@ def _within(guide: nn.Module, batch: Batch, share: Tensor, draws: int, chunk: in
                 given = {n: _for_every_sentence(v, shapes[n], rows, batch.size) for n, v in values.items()}
                 log_q = _conditional_density(guide, batch, given, len(rows))
                 own = log_q[torch.arange(len(rows), device=rows.device), rows]
-                mixture = (log_q + share.log()).logsumexp(-1)
+                mixture = (beyond_range(log_q) + share.log()).logsumexp(-1)
                 total += float((share[rows] * (own - mixture)).sum())
     return total / draws
 

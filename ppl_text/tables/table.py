@@ -40,10 +40,14 @@ class Column(_Part):
 
 
 class Budget(_Part):
-    """How long to train and how finely to measure: changes of every row's recipe, and the settings of the measures."""
+    """How long to train and how finely to measure: changes of every row's recipe, and the settings of the measures.
+
+    ``rows``: further changes of single rows, by name.
+    """
 
     about: str
     set: dict[str, Any] = {}
+    rows: dict[Name, dict[str, Any]] = {}
     measure: dict[str, Any] = {}
 
 
@@ -64,8 +68,8 @@ class Row(_Part):
     remark: str = ""
 
     def changes(self, budget: Budget, seed: int) -> dict[str, Any]:
-        """Dotted key to value of everything that is changed of the recipe; the row's own values win."""
-        return {**budget.set, **self.data, **self.set, "seed": seed}
+        """Dotted key to value of everything that is changed of the recipe; the more special value wins."""
+        return {**budget.set, **self.data, **self.set, **budget.rows.get(self.name, {}), "seed": seed}
 
 
 class Corpus(_Part):
@@ -180,6 +184,8 @@ def _check_references(table: Table) -> None:
     faults += [
         f"row '{row.name}' is of unknown group '{row.group}'" for row in table.rows if row.group not in table.groups
     ]
+    for budget in table.budgets.values():
+        faults += [f"budget '{budget.about}' changes no row '{name}'" for name in budget.rows if name not in names]
     if table.corpus is None and not table.parts:
         faults.append("it names no corpus")
     if table.measure not in KINDS:

@@ -109,6 +109,45 @@ def test_a_guide_that_tells_every_sentence_reaches_the_cap():
     assert found.value == pytest.approx(found.cap, rel=1e-6)
 
 
+class Narrow(nn.Module):
+    """The network of a gated flow with scales of 1e-25, each entry moved by all before it."""
+
+    permutation = range(4)
+
+    def __init__(self, offset):
+        super().__init__()
+        self.offset = offset
+
+    def forward(self, u):
+        before = torch.cat([torch.zeros_like(u[..., :1]), u.cumsum(-1)[..., :-1]], -1)
+        return before + self.offset, torch.full_like(u, -60.0)
+
+
+def narrow_flow(batch):
+    base = dist.Normal(torch.zeros(batch.size, 4), 1.0).to_event(1)
+    flow = dist.transforms.AffineAutoregressive(Narrow(x_of(batch).unsqueeze(-1)), stable=True)
+    pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+
+def test_a_flow_out_of_range_is_a_density_of_zero():
+    """The undefined ln q of other sentences do not make the figure undefined: all sentences are told apart."""
+    batch = sentences(number=9, rows=9).batches[0]
+    with pyro.validation_enabled(False):
+        site = pyro.poutine.trace(Program(narrow_flow)).get_trace(batch).nodes["z"]
+        elsewhere = site["fn"].log_prob(site["value"].roll(1, 0).clone())
+    assert elsewhere.isnan().any()
+    found = information(Program(narrow_flow), data=sentences(number=9, rows=4))
+    assert found.value == pytest.approx(math.log(9), rel=1e-6)
+
+
+def test_an_undefined_density_of_a_sentence_itself_is_not_hidden():
+    def run(batch):
+        mean = torch.full((batch.size, 2), torch.nan).where(x_of(batch).unsqueeze(-1) > 0, torch.zeros(()))
+        pyro.sample("z", dist.Normal(mean, 1.0, validate_args=False).to_event(1))
+
+    assert math.isnan(information(Program(run)).value)
+
+
 def test_chunks_change_nothing():
     whole, parts = (information(gaussian(1.0, 1.0), draws=2, pairs=pairs) for pairs in (10**6, 7 * N))
     assert whole.value == pytest.approx(parts.value, abs=1e-6)
