@@ -62,6 +62,21 @@ class Batch:
         """T, padding counted."""
         return self.tokens.shape[1]
 
+    def take(self, rows: Tensor) -> Batch:
+        """The sentences ``rows`` (R,), in that order, as wide as the longest of them."""
+        steps = int(self.lengths[rows].max())
+        return Batch(
+            self.tokens[rows, :steps],
+            self.lengths[rows],
+            self.weights[rows],
+            self.decoder_inputs[rows, :steps],
+            None if self.source is None else self.source.take(rows),
+        )
+
+    def counted(self) -> Batch:
+        """The sentences that count: without the filler rows."""
+        return self.take(self.weights.nonzero().squeeze(-1))
+
     def to(self, device: Any) -> Batch:
         """Return the same batch on another device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

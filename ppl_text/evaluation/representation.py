@@ -14,7 +14,7 @@ from ..core.batch import Batch
 from ..core.latents import LatentSpec
 from ..objectives.terms import is_auxiliary, particle_plate, stochastic_sites
 from .aggregate import aggregate_information, beyond_range, read_posteriors
-from .sentences import CommonSentences, take
+from .sentences import CommonSentences
 
 ACTIVE = 0.01
 """A unit is active when the variance of its posterior mean over sentences is at least this (Burda et al. 2016)."""
@@ -100,7 +100,7 @@ def mutual_information(
     batch = sentences.merged()
     value = cap = 0.0
     for rows in _groups(batch.lengths, by_length):
-        group = take(batch, rows)
+        group = batch.take(rows)
         share = group.weights.double() / group.weights.sum()
         mass = float(group.weights.sum() / batch.weights.sum())
         cap -= mass * float((share * share.log()).sum())

@@ -30,7 +30,6 @@ from ..objectives.terms import (
     stochastic_sites,
     trace_terms,
 )
-from .sentences import take
 
 ROOM = 65_536
 """Particles x sentences x steps that a model scores at once."""
@@ -130,7 +129,7 @@ def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, 
     specs = {spec.name: spec for spec in getattr(model, "latents", ())}
     parts: list[tuple[Tensor, Terms]] = []
     for rows in _parts(batch, particles, room):
-        some = take(batch, rows)
+        some = batch.take(rows)
         drawn = _drawn_for(trace, rows, some.steps, specs)
         with particle_plate(particles):
             replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(some)

@@ -57,7 +57,7 @@ class CommonSentences:
         batch = self.merged()
         rows = torch.repeat_interleave(torch.arange(batch.size), self.weights.round().long())
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]
-        chosen = take(batch, rows[order].to(batch.tokens.device))
+        chosen = batch.take(rows[order].to(batch.tokens.device))
         return Batch(
             chosen.tokens, chosen.lengths, torch.ones_like(chosen.weights), chosen.decoder_inputs, chosen.source
         )
@@ -65,11 +65,7 @@ class CommonSentences:
 
 def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") -> CommonSentences:
     """The rows of an evaluation set that count, each batch no wider than its longest sentence."""
-    batches = tuple(
-        take(batch, torch.nonzero(batch.weights > 0).squeeze(-1)).to(device)
-        for batch in data
-        if bool((batch.weights > 0).any())
-    )
+    batches = tuple(batch.counted().to(device) for batch in data if bool((batch.weights > 0).any()))
     return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
 
 
@@ -80,27 +76,15 @@ def subset(sentences: CommonSentences, most: int) -> CommonSentences:
     chosen[order[:most]] = True
     parts = zip(sentences.batches, chosen.split([batch.size for batch in sentences.batches]), strict=True)
     batches = [
-        take(batch, torch.nonzero(here).squeeze(-1).to(batch.tokens.device)) for batch, here in parts if here.any()
+        batch.take(torch.nonzero(here).squeeze(-1).to(batch.tokens.device)) for batch, here in parts if here.any()
     ]
     texts = tuple(text for text, wanted in zip(sentences.texts, chosen.tolist(), strict=True) if wanted)
     return CommonSentences(tuple(batches), texts)
 
 
-def take(batch: Batch, rows: Tensor) -> Batch:
-    """The sentences ``rows`` (R,), in that order, as wide as the longest of them."""
-    steps = int(batch.lengths[rows].max())
-    return Batch(
-        batch.tokens[rows, :steps],
-        batch.lengths[rows],
-        batch.weights[rows],
-        batch.decoder_inputs[rows, :steps],
-        None if batch.source is None else take(batch.source, rows),
-    )
-
-
 def tile(batch: Batch, repeats: int) -> Batch:
     """Every sentence ``repeats`` times: row r·B + b is sentence b."""
-    return batch if repeats == 1 else take(batch, torch.arange(batch.size, device=batch.tokens.device).repeat(repeats))
+    return batch if repeats == 1 else batch.take(torch.arange(batch.size, device=batch.tokens.device).repeat(repeats))
 
 
 def merge(batches: tuple[Batch, ...]) -> Batch:

@@ -37,8 +37,8 @@ def _refuse_unfit(class_name: str) -> None:
 class StockObjective:
     """Wrap a ``pyro.infer.ELBO``: its own loss and its own gradients, per sentence.
 
-    Pyro sums over the sentence plate; the loss is divided by the number of sentences, so every weight
-    must be 1 (no filler rows). The parameters of both modules are registered with ``pyro.module`` for the
+    Pyro sums over the sentence plate; the loss is divided by the number of sentences. Every weight must be 1, or 0 for
+    a filler row, which Pyro is not shown. The parameters of both modules are registered with ``pyro.module`` for the
     duration of the call, in a parameter store of its own. Estimators without ``differentiable_loss``
     (RenyiELBO) give gradients through ``loss_and_grads``; they are handed on through a surrogate of equal
     gradient. Reported bound, likelihood and KL are those of one further single-particle trace, since
@@ -55,16 +55,21 @@ class StockObjective:
         if any(float(value) != 1.0 for value in betas):
             raise UserError(f"{self.name}: a stock Pyro objective knows no β; use 'elbo' or 'iwae:K' for β ≠ 1")
         training = torch.is_grad_enabled()
-        if training and bool((batch.weights != 1).any()):
-            raise UserError(f"{self.name}: a stock Pyro objective weighs all sentences alike; use 'elbo' or 'iwae:K'")
         # The stock loss comes first, so that it sees the same random numbers as without the wrapper.
-        loss = self._loss(model, guide, batch) / batch.size if training else None
+        loss = self._mean_loss(model, guide, batch) if training else None
         with torch.no_grad():
             terms = trace_terms(model, guide, batch)
             reading = elbo(monte_carlo_scores(terms))
         if loss is None:
             loss = -(batch.weights * reading.bound).sum() / batch.weights.sum()
         return Estimate(loss, reading.bound, terms.log_likelihood.mean(0), total_kl(reading))
+
+    def _mean_loss(self, model: nn.Module, guide: nn.Module, batch: Batch) -> Tensor:
+        ordinary, filler = batch.weights == 1, batch.weights == 0
+        if not bool((ordinary | filler).all()):
+            raise UserError(f"{self.name}: a stock Pyro objective weighs all sentences alike; use 'elbo' or 'iwae:K'")
+        shown = batch.counted() if bool(filler.any()) else batch
+        return self._loss(model, guide, shown) / shown.size
 
     def _loss(self, model: nn.Module, guide: nn.Module, batch: Batch) -> Tensor:
         def registered(name: str, program: nn.Module) -> Program:

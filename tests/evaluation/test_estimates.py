@@ -9,7 +9,7 @@ import torch
 from ppl_text import objectives
 from ppl_text.evaluation.estimates import draw_terms, estimate_bounds, repeats_of
 from ppl_text.evaluation.measurement import family_of, with_particles
-from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, take, tile
+from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
 
 from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence
 
@@ -40,7 +40,7 @@ def test_batches_are_taken_tiled_and_merged(common):
     merged = common.merged()
     assert merged.tokens.shape == (4, 4)
     assert merged.tokens[0].tolist() == [3, 2, 3, 0]  # one step of padding for the wider batch
-    assert take(merged, torch.tensor([3, 0])).tokens.tolist() == [[2, 3], [3, 2]]
+    assert merged.take(torch.tensor([3, 0])).tokens.tolist() == [[2, 3], [3, 2]]
     assert tile(common.batches[0], 3).lengths.tolist() == [2, 3] * 3
     assert merge((merged,)).tokens.equal(merged.tokens)
 

@@ -98,6 +98,20 @@ def test_the_wrapper_gives_the_stock_values_and_gradients(spec: str, stock, by: 
     torch.testing.assert_close(estimate.bound, estimate.log_likelihood - estimate.kl)
 
 
+@pytest.mark.parametrize("spec", ["pyro:Trace_ELBO:2", "pyro:RenyiELBO:3"])
+def test_pyro_is_not_shown_the_rows_that_fill_a_batch_up(spec: str) -> None:
+    model, guide = state_space()
+    batch = word_batch(weights=[1.0, 1.0, 0.0, 1.0])
+    estimates = []
+    for shown in (batch, batch.take(torch.tensor([0, 1, 3]))):
+        torch.manual_seed(12)
+        estimates.append(build(spec)(model, guide, shown))
+    assert [estimate.bound.shape for estimate in estimates] == [(4,), (3,)]
+    ours, wanted = (gradients(estimate.loss, model, guide) for estimate in estimates)
+    torch.testing.assert_close(estimates[0].loss, estimates[1].loss, rtol=0, atol=0)
+    torch.testing.assert_close(ours, wanted, rtol=0, atol=0)
+
+
 def test_an_instance_without_a_plate_bound_is_left_to_guess_it() -> None:
     model, guide = state_space()
     stock = Trace_ELBO(num_particles=3, vectorize_particles=True)
@@ -145,7 +159,7 @@ REFUSED = {
     "β": ({"beta": 0.5}, {}, "knows no β"),
     "β tensor": ({"beta": torch.tensor(0.9)}, {}, "knows no β"),
     "β by site": ({"beta": {"h": 0.5}}, {}, "knows no β"),
-    "weights": ({}, {"weights": [1.0, 1.0, 0.0, 1.0]}, "weighs all sentences alike"),
+    "weights": ({}, {"weights": [1.0, 1.0, 3.0, 1.0]}, "weighs all sentences alike"),
 }
 
 
