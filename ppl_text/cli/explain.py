@@ -41,7 +41,10 @@ def explain(
     click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
     click.echo("Guide   " + summary(programs.guide))
     about = OBJECTIVES.get(bound.name.partition(":")[0], "")
-    click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *rehearsal.remarks]) + "\n")
+    click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *rehearsal.remarks]))
+    if stages := config.training.described_stages(config.objective):
+        click.echo("Stages  " + "\n        ".join(stages))
+    click.echo()
     click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
     click.echo(rehearsal.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")

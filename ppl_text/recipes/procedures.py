@@ -143,6 +143,14 @@ class StageSection(Procedure):
         return {"name": self.name, **given}
 
 
+    def described(self, objective: str) -> str:
+        """In one line; ``objective`` is that of a stage that names none. ``fbp: 12 epochs of iwae:5, model anew``."""
+        length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
+        anew = [f"{program} anew" for program in self.reset]
+        rule = [f"{self.update} updates"] if self.update != "joint" else []
+        return ", ".join([f"{self.name}: {length} of {self.objective or objective}", *rule, *anew])
+
+
 class TrainingSection(Procedure):
     """``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
 
@@ -189,6 +197,10 @@ class TrainingSection(Procedure):
                 raise ValueError("update: aggressive trains guide and model in turn, and freeze: model leaves only one")
             if "model" in stage.reset:
                 raise ValueError(f"stage '{stage.name}' resets the model, which freeze: model keeps as it is")
+
+    def described_stages(self, objective: str) -> list[str]:
+        """A line for each stage of a training in stages, none for any other."""
+        return [stage.described(objective) for stage in self.in_stages()] if self.stages else []
 
     def in_stages(self) -> list[StageSection]:
         """Each stage with all that it inherits; of a training without stages, the one that it is."""

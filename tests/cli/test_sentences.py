@@ -132,7 +132,8 @@ def test_explain_and_list_show_the_recipes(ppl, sentences, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     ended = ppl("explain", "verses-pretrain-fbp", "--data", sentences, *OPTIONS)
     assert ended.status == 0, ended.err
-    for text in ("z ~ N(0, I)", "[μ; ln σ²] = W h_n", "free-bits:8:dimension", "Independent event (3,) real"):
+    story = "z ~ N(0, I)", "[μ; ln σ²] = W h_n", "Independent event (3,) real"
+    for text in (*story, "free-bits:8:dimension, model anew"):
         assert text in ended.out, ended.out
     assert not list(tmp_path.iterdir())
     lines = {line.split()[0]: line for line in ppl("list", "recipes").out.splitlines() if line.startswith("  ")}

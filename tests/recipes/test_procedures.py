@@ -136,6 +136,14 @@ def test_pretraining_and_free_bits_in_two_stages(fit):
     assert run.finished
     assert load_config(str(run.folder / "config.yaml")) == run.config
     assert stored(run)["training"]["stages"] == PRETRAINED["stages"], "what was not given is not written down as given"
+    shown = "| stages | autoencoder: 1 epochs of reconstruction; fbp: 2 epochs of free-bits:8:dimension, model anew |"
+    assert shown in (run.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_a_training_without_stages_describes_none():
+    assert TrainingSection(steps=3).described_stages("elbo") == []
+    alternating = TrainingSection(stages=[{"name": "a", "steps": 2000, "update": "aggressive"}])
+    assert alternating.described_stages("elbo") == ["a: 2,000 steps of elbo, aggressive updates"]
 
 
 def test_stopped_runs_of_stages_equal_uninterrupted_ones(fit, monkeypatch):
