@@ -21,6 +21,7 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.latents import LatentSpec
+from ..objectives.bounds import Scores, monte_carlo_scores
 from ..objectives.terms import (
     Terms,
     collect_terms,
@@ -62,22 +63,6 @@ class SentenceScores(NamedTuple):
         return SentenceScores._make([*(column[kept].cpu() for column in self[:5]), self.exact])
 
 
-class DrawnLogs(NamedTuple):
-    """Log-terms of one batch under K particles, (K, B) each, ``log_p`` and ``log_q`` by latent site."""
-
-    log_likelihood: Tensor
-    log_p: dict[str, Tensor]
-    log_q: dict[str, Tensor]
-
-    @property
-    def log_weights(self) -> Tensor:
-        """ln w = ln p(x | z) + Σ_sites (ln p(z) - ln q(z)), (K, B)."""
-        total = self.log_likelihood
-        for site, log_q in self.log_q.items():
-            total = total + (self.log_p[site] - log_q)
-        return total
-
-
 def score_batch(
     model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int = ROOM
 ) -> SentenceScores:
@@ -89,12 +74,12 @@ def score_batch(
     log_weights, likelihood, divergence = [], [], []
     for start in range(0, particles, chunk):
         logs = draw_logs(model, guide, batch, min(chunk, particles - start), room)
-        if not logs.log_q:
+        if not logs.kl:
             return _exact(logs.log_likelihood[0].double(), batch)
         log_weights.append(logs.log_weights.double())
         likelihood.append(logs.log_likelihood.double())
         nothing = torch.zeros_like(likelihood[-1])
-        divergence.append(sum(((q - logs.log_p[s]).double() for s, q in logs.log_q.items()), start=nothing))
+        divergence.append(sum((kl.double() for kl in logs.kl.values()), start=nothing))
     return SentenceScores(
         weights=batch.weights.double(),
         tokens=batch.lengths.double(),
@@ -111,17 +96,15 @@ def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
     return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
 
 
-def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int = ROOM) -> DrawnLogs:
-    """Draw K particles from the guide for a whole batch, and score them for parts of it.
+def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int = ROOM) -> Scores:
+    """Draw K particles from the guide for a whole batch, and score them for parts of it; side losses are left out.
 
     Where K·B·T is above ``room``, the model sees some of the sentences at a time, those of like lengths together,
     without filler rows and no wider than need be; the draws are the same, however it is divided. At least one
     sentence is scored at once, so that K·T may still pass ``room``.
     """
     if particles * batch.size * batch.steps <= room:
-        terms = trace_terms(model, guide, batch, particles)
-        sites = terms.latents.items()
-        return DrawnLogs(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites})
+        return monte_carlo_scores(trace_terms(model, guide, batch, particles))._replace(side={})
     with particle_plate(particles):
         trace = poutine.trace(guide).get_trace(batch)
     shape = (particles, batch.size)
@@ -135,7 +118,8 @@ def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, 
             replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(some)
         parts.append((rows, collect_terms(drawn, replayed, particles, some)))
     log_p = {name: _scattered([(rows, terms.latents[name].log_p) for rows, terms in parts], shape) for name in log_q}
-    return DrawnLogs(_scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape), log_p, log_q)
+    kl = {name: log_q[name] - log_p[name] for name in log_q}
+    return Scores(_scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape), kl, {})
 
 
 def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
