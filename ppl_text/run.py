@@ -30,7 +30,7 @@ from .evaluation.latents import LatentFigures, latent_figures, sentence_latents
 from .evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize
 from .evaluation.neighbours import Neighbour, nearest_texts
 from .evaluation.report import latent_section, results, run_report
-from .evaluation.scores import ROOM, SENTENCE_ROOM, SentenceScores, check_storable, join_scores, store_scores
+from .evaluation.scores import SentenceScores, check_storable, join_scores, store_scores
 from .evaluation.sentences import common_sentences
 from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
 from .plots.figures import training_figure
@@ -136,7 +136,7 @@ class Run:
         self.require_weights()
         device = next(self.model.parameters()).device
         rows = build.evaluation_set(self.corpus, split, limit, seed)
-        # Decoders of sentences are wide: no filler rows, and few sentences at a time.
+        # Decoders of sentences are wide: no filler rows.
         of_sentences = self.config.data.unit == "sentences"
         kept: list[SentenceScores] = []
         bounds = sentence_bounds(
@@ -146,7 +146,6 @@ class Run:
             particles=particles,
             device=device,
             seed=seed,
-            room=SENTENCE_ROOM if of_sentences else ROOM,
             report=progress or (lambda done, total: None),
             keep=(lambda scores: None) if store is None else kept.append,
         )

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.latents import LatentSpec
 from ..core.protocols import Objective
-from ..objectives.terms import Terms, trace_terms
 from .likelihood import measuring
 from .representation import DrawMoments
+from .scores import Draws, draw, room_for
 from .sentences import CommonSentences, tile
 
-ROOM = 4096
-"""Particles times sentences that are in memory at once."""
+AT_ONCE = 4096
+"""Particles times sentences that are drawn at once, where a model of them has room."""
 
 Report = Callable[[], object]
 
@@ -61,13 +61,16 @@ def estimate_bounds(
 ) -> BoundEstimate:
     """Estimate the bound of every sentence R = :func:`repeats_of` times; ``report()`` is called after each batch.
 
-    Repeats are rows of a batch, as many at once as :data:`ROOM` allows.
+    Repeats are rows of a batch, as many at once as :data:`AT_ONCE` and the model allow; where it does not allow all
+    sentences of a batch, these are divided.
     """
     repeats = repeats_of(draws, objective.particles)
     columns = []
     with measuring(seed, model, guide):
         for batch in sentences:
-            columns.append(_repeat(objective, model, guide, batch, repeats))
+            rows = max(1, room_for(model) // (batch.steps * objective.particles))
+            parts = [batch] if rows >= batch.size else map(batch.take, torch.arange(batch.size).split(rows))
+            columns += [_repeat(objective, model, guide, part, repeats, rows) for part in parts]
             report()
     bounds = torch.cat([bound for bound, _ in columns], dim=1)
     ess = [e for _, e in columns if e is not None]
@@ -77,17 +80,17 @@ def estimate_bounds(
 
 
 def _repeat(
-    objective: Objective, model: nn.Module, guide: nn.Module, batch: Batch, repeats: int
+    objective: Objective, model: nn.Module, guide: nn.Module, batch: Batch, repeats: int, rows: int
 ) -> tuple[Tensor, Tensor | None]:
-    """Bounds (R, B), and ESS/K (B,) where the objective has one."""
-    at_once = max(1, ROOM // (batch.size * objective.particles))
+    """Bounds (R, B), and ESS/K (B,) where the objective has one; at most ``rows`` rows at once, or one repeat."""
+    at_once = max(1, min(AT_ONCE // objective.particles, rows) // batch.size)
     bounds, ess = [], []
     for start in range(0, repeats, at_once):
-        rows = min(at_once, repeats - start)
-        estimate = objective(model, guide, tile(batch, rows))
-        bounds.append(estimate.bound.double().view(rows, batch.size))
+        number = min(at_once, repeats - start)
+        estimate = objective(model, guide, tile(batch, number))
+        bounds.append(estimate.bound.double().view(number, batch.size))
         if estimate.ess is not None:
-            ess.append(estimate.ess.double().view(rows, batch.size))
+            ess.append(estimate.ess.double().view(number, batch.size))
     return torch.cat(bounds).cpu(), torch.cat(ess).mean(0).cpu() if ess else None
 
 
@@ -138,15 +141,15 @@ def draw_terms(
 
 
 def _draw(model: nn.Module, guide: nn.Module, batch: Batch, real: list[LatentSpec], draws: int) -> DrawnTerms:
-    chunk = max(1, ROOM // batch.size)
+    chunk = max(1, AT_ONCE // batch.size)
     sizes = [min(chunk, draws - start) for start in range(0, draws, chunk)]
     kept: list[DrawnTerms] = []
     sums: dict[str, tuple[Tensor, Tensor]] = {}
     for size in sizes:
-        terms = trace_terms(model, guide, batch, size)
-        kept.append(_log_terms(terms))
+        drawn = draw(model, guide, batch, size)
+        kept.append(_log_terms(drawn))
         for spec in real:
-            values = _values(terms, spec, batch, size)
+            values = _values(drawn.values[spec.name], spec, batch, size)
             first, second = sums.get(spec.name, (0.0, 0.0))
             sums[spec.name] = (first + values.sum(0), second + values.square().sum(0))
     moments = {name: _moments(first, second, draws) for name, (first, second) in sums.items()}
@@ -159,20 +162,20 @@ def _draw(model: nn.Module, guide: nn.Module, batch: Batch, real: list[LatentSpe
     )
 
 
-def _log_terms(terms: Terms) -> DrawnTerms:
+def _log_terms(drawn: Draws) -> DrawnTerms:
     """The terms of one chunk, (B, K)."""
 
     def column(values: Tensor) -> Tensor:
         return values.double().T.cpu()
 
-    log_p = {name: column(site.log_p) for name, site in terms.latents.items()}
-    log_q = {name: column(site.log_q) for name, site in terms.latents.items()}
-    return DrawnTerms(column(terms.log_likelihood), log_p, log_q, {})
+    log_p = {name: column(values) for name, values in drawn.log_p.items()}
+    log_q = {name: column(values) for name, values in drawn.log_q.items()}
+    return DrawnTerms(column(drawn.log_likelihood), log_p, log_q, {})
 
 
-def _values(terms: Terms, spec: LatentSpec, batch: Batch, particles: int) -> Tensor:
+def _values(value: Tensor, spec: LatentSpec, batch: Batch, particles: int) -> Tensor:
     """Values of a site as (K, B, [T,] units) float64: the axes beside T in one."""
-    value = terms.latents[spec.name].value.double().cpu()
+    value = value.double().cpu()
     event = value.shape[value.dim() - len(spec.axes) :]
     value = value.expand(particles, batch.size, *event)
     if "T" not in spec.axes:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..data.batches import EvaluationSet
 from ..objectives.bounds import log_mean_exp
-from .scores import ROOM, SentenceScores, join_scores, score_batch
+from .scores import SentenceScores, join_scores, score_batch
 from .sentences import CommonSentences
 
 _LARGEST = math.log(sys.float_info.max)
@@ -127,14 +127,14 @@ def sentence_bounds(
     device: torch.device | str = "cpu",
     seed: int = 0,
     chunk: int = 16,
-    room: int = ROOM,
+    room: int | None = None,
     report: Callable[[int, int], Any] = lambda done, total: None,
     keep: Callable[[SentenceScores], Any] = lambda scores: None,
 ) -> SentenceBounds:
     """Score every sentence with K ``particles`` drawn from the guide, ``chunk`` at a time.
 
     From chunk to chunk only log-weights are kept, one number for each particle and sentence; ``room`` bounds what the
-    model sees at once (:func:`~ppl_text.evaluation.scores.draw_logs`). The draws come from ``seed`` and leave the
+    model sees at once (:func:`~ppl_text.evaluation.scores.draw`). The draws come from ``seed`` and leave the
     global random state alone. ``report(done, total)`` is called after each batch, ``keep`` with its scores before.
     """
     rows: list[SentenceBounds] = []

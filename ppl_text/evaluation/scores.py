@@ -21,7 +21,7 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.latents import LatentSpec
-from ..objectives.bounds import Scores, monte_carlo_scores
+from ..objectives.bounds import Scores
 from ..objectives.terms import (
     Terms,
     collect_terms,
@@ -32,11 +32,15 @@ from ..objectives.terms import (
     trace_terms,
 )
 
-ROOM = 65_536
-"""Particles x sentences x steps that a model scores at once."""
+ROOM = 131_072
+"""Particles x sentences x steps that a model of words in letters scores at once."""
 
-SENTENCE_ROOM = 8_192
-"""The same for recurrent decoders of sentences, of which each takes some 35 kB at 256 units and 140 kB at 1,024."""
+WIDE_ROOM = 8_192
+"""The same for models that feed tokens back or have many symbols: a step of a decoder takes some 35 kB at 256 units
+and 140 kB at 1,024, one of a state-space model 40 kB at 10,000 symbols."""
+
+MANY = 1_000
+"""Symbols, from which on a model is wide."""
 
 _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""
@@ -63,17 +67,40 @@ class SentenceScores(NamedTuple):
         return SentenceScores._make([*(column[kept].cpu() for column in self[:5]), self.exact])
 
 
+class Draws(NamedTuple):
+    """What K draws of a guide score on one batch, without side losses.
+
+    ``log_likelihood``: (K, B); ``log_p`` and ``log_q``: (K, B) by latent site; ``values``: what was drawn, by site.
+    """
+
+    log_likelihood: Tensor
+    log_p: dict[str, Tensor]
+    log_q: dict[str, Tensor]
+    values: dict[str, Tensor]
+
+    @property
+    def scores(self) -> Scores:
+        """With ln q - ln p of each site."""
+        return Scores(self.log_likelihood, {name: q - self.log_p[name] for name, q in self.log_q.items()}, {})
+
+
+def room_for(model: Any) -> int:
+    """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units."""
+    wide = callable(getattr(model, "begin", None)) or getattr(model, "vocab_size", 0) > MANY
+    return WIDE_ROOM if wide else ROOM
+
+
 def score_batch(
-    model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int = ROOM
+    model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int | None = None
 ) -> SentenceScores:
     """Scores of all rows of a batch, filler too (where the batch had to be divided, zeros stand for filler).
 
     The guide draws ``chunk`` particles at a time, which decides the random numbers; the model scores them for as
-    many sentences at a time as ``room`` allows (:func:`draw_logs`), which decides nothing but memory.
+    many sentences at a time as ``room`` allows (:func:`draw`), which decides nothing but memory.
     """
     log_weights, likelihood, divergence = [], [], []
     for start in range(0, particles, chunk):
-        logs = draw_logs(model, guide, batch, min(chunk, particles - start), room)
+        logs = draw(model, guide, batch, min(chunk, particles - start), room).scores
         if not logs.kl:
             return _exact(logs.log_likelihood[0].double(), batch)
         log_weights.append(logs.log_weights.double())
@@ -96,15 +123,19 @@ def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
     return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
 
 
-def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int = ROOM) -> Scores:
-    """Draw K particles from the guide for a whole batch, and score them for parts of it; side losses are left out.
+def draw(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int | None = None) -> Draws:
+    """Draw K particles from the guide for a whole batch, and score them for parts of it.
 
-    Where K·B·T is above ``room``, the model sees some of the sentences at a time, those of like lengths together,
-    without filler rows and no wider than need be; the draws are the same, however it is divided. At least one
-    sentence is scored at once, so that K·T may still pass ``room``.
+    Where K·B·T is above ``room`` (None: :func:`room_for` the model), the model sees some of the sentences at a time,
+    those of like lengths together, without filler rows and no wider than need be; the draws are the same, however it
+    is divided. At least one sentence is scored at once, so that K·T may still pass ``room``.
     """
+    room = room_for(model) if room is None else room
     if particles * batch.size * batch.steps <= room:
-        return monte_carlo_scores(trace_terms(model, guide, batch, particles))._replace(side={})
+        terms = trace_terms(model, guide, batch, particles)
+        sites = terms.latents.items()
+        values = {n: s.value for n, s in sites}
+        return Draws(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites}, values)
     with particle_plate(particles):
         trace = poutine.trace(guide).get_trace(batch)
     shape = (particles, batch.size)
@@ -118,8 +149,8 @@ def draw_logs(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, 
             replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(some)
         parts.append((rows, collect_terms(drawn, replayed, particles, some)))
     log_p = {name: _scattered([(rows, terms.latents[name].log_p) for rows, terms in parts], shape) for name in log_q}
-    kl = {name: log_q[name] - log_p[name] for name in log_q}
-    return Scores(_scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape), kl, {})
+    likelihood = _scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape)
+    return Draws(likelihood, log_p, log_q, {name: trace.nodes[name]["value"] for name in log_q})
 
 
 def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.evaluation.likelihood import bounds_of, measuring, sentence_bounds, summarize
-from ppl_text.evaluation.scores import check_storable, draw_logs, join_scores, load_scores, store_scores
+from ppl_text.evaluation.scores import check_storable, draw, join_scores, load_scores, store_scores
 from ppl_text.models.sentence_vae import SentenceVAE
 
 from .programs import Gaussian, GaussianGuide, Nothing, Unigram, batch_of, evaluation_set, log_evidence
@@ -80,25 +80,27 @@ def test_the_room_changes_nothing_but_memory(make, particles, room):
     model, guide = make()
     batch = sentences(weights=[1, 2, 1, 0, 1, 1])
     kept = batch.weights > 0
-    found = []
+    found, values = [], []
     for space in (10**9, room):
         with measuring(3, model, guide):
-            logs = draw_logs(model, guide, batch, particles, space)
-        found.append([logs.log_likelihood, logs.kl["z"], logs.log_weights])
+            drawn = draw(model, guide, batch, particles, space)
+        found.append([drawn.log_likelihood, drawn.log_p["z"], drawn.log_q["z"], drawn.scores.log_weights])
+        values.append(drawn.values["z"])
     for whole, parts in zip(*found, strict=True):
         assert whole.shape == parts.shape == (particles, batch.size)
         torch.testing.assert_close(parts[:, kept].double(), whole[:, kept].double(), rtol=1e-5, atol=1e-5)
-    assert float(found[0][2][:, kept].std()) > 1e-3
+    torch.testing.assert_close(*values, rtol=0, atol=0)
+    assert float(found[0][3][:, kept].std()) > 1e-3
 
 
 def test_the_model_sees_no_more_than_there_is_room_for():
     model, guide = Path(), PathGuide()
     with measuring(0, model, guide):
-        draw_logs(model, guide, sentences(), 7, 7 * 9)
+        draw(model, guide, sentences(), 7, 7 * 9)
     assert model.largest == 7 * 9
     model.largest = 0
     with measuring(0, model, guide):
-        draw_logs(model, guide, sentences(), 7, 7 * 9 * 3)
+        draw(model, guide, sentences(), 7, 7 * 9 * 3)
     assert 7 * 9 < model.largest <= 7 * 9 * 3
 
 
