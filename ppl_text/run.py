@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -152,7 +153,10 @@ class Run:
         if store is not None:
             about = {"run": str(self.folder), "split": split, "seed": seed, "particles": particles, "limit": limit}
             store_scores(store, join_scores(kept), about)
-        return summarize(bounds, particles, sampled=limit is not None, exact=not self.model.latents)
+        # A word list is drawn from with replacement, ∝ counts.
+        whole = float(len(self.corpus.splits[split])) if of_sentences else math.inf
+        drawn_from = None if limit is None else whole
+        return summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
         """KL by dimension, mutual information and active units of a split; None where no latent is of a sentence.
@@ -294,7 +298,7 @@ class Run:
         samples = self.samples(options.samples, self.config.seed)
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
         facts = report_facts(self.folder, self.config, self.corpus, self.programs, result)
-        latents, recipe = self.latents("test", options.sentences, self.config.seed), self.config.recipe
+        latents, recipe = self.latents("test", options.sentences, self.config.seed), self.config.cures
         said = latent_section(latents, recipe)
         text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes, latents=said)
         section, figures = swap.report_section(self, likelihood)

@@ -44,7 +44,7 @@ def evaluate(
     other = None if objective is None else opened.bound(objective, split, limit, seed, progress=counter(objective))
     likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"), store=store)
     references, latents = opened.references(split), opened.latents(split, limit, seed)
-    recipe = opened.config.recipe
+    recipe = opened.config.cures
     if as_json:
         values = {
             "run": str(opened.folder),

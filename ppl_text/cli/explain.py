@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("recipe", default="words")
-@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file or a folder.")
+@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
 @click.option("--guide", metavar="NAME|FILE.py:CLASS", help="FILE.py:CLASS runs the code of that file.")
 @click.option("--objective", metavar="NAME[:K]", help="Bound to train on.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
@@ -42,9 +42,8 @@ def explain(
     click.echo("Guide   " + summary(programs.guide))
     about = OBJECTIVES.get(bound.name.partition(":")[0], "")
     click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *rehearsal.remarks]))
-    if stages := config.training.described_stages(config.objective):
-        click.echo("Stages  " + "\n        ".join(stages))
-    click.echo()
+    lines = [*config.training.described(config.objective), config.training.optimizer]
+    click.echo("Trained " + "\n        ".join(lines) + "\n")
     click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
     click.echo(rehearsal.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")

@@ -9,7 +9,7 @@ from .output import SEED, print_report
 
 @click.command()
 @click.argument("recipe", required=False)
-@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file or a folder.")
+@click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
 @click.option(
     "--guide", metavar="NAME|FILE.py:CLASS", help="Variational family. FILE.py:CLASS runs the code of that file."
 )

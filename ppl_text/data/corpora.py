@@ -38,6 +38,9 @@ DESCRIPTIONS = {
 }
 """One line for each built-in corpus."""
 
+ELSEWHERE = {"ptb": "Penn Treebank", "yahoo": "Yahoo Answers", "snli": "SNLI sentences"}
+"""Corpora that recipes are named after and that a user has to bring."""
+
 UNITS = {"words": WORD_LIST, "verses": SENTENCES}
 """The kind of each built-in corpus."""
 
@@ -155,6 +158,11 @@ def load_corpus(name: str, *, unit: str | None = None, **options: Any) -> Corpus
         raise ConfigError(
             f"corpus '{name}' is of kind {own}, but the recipe takes {unit}: set data.unit={own}, or choose data of "
             f"that kind ({others}, or a path)"
+        )
+    if name in ELSEWHERE:
+        raise UserError(
+            f"the data of '{name}' ({ELSEWHERE[name]}) do not come with the package: give the folder that holds "
+            "train.txt, valid.txt and test.txt with --data DIR"
         )
     hint = f"The path of a file or a folder is accepted too, but '{name}' does not exist (seen from {Path.cwd()})"
     corpus: Corpus = Registry("corpus", CORPORA, hint=hint).load(name)(**options)

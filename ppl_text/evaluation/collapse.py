@@ -4,6 +4,7 @@
 condition              when
 ====================== =====================================================================================
 ``point mass``         KL = ∞: the guide has no density, the model is an autoencoder
+``unknown``            KL or mutual information undefined, or fewer than two sentences to tell apart
 ``collapsed``          KL < 0.1 nats a sentence, or no unit active: the decoder ignores the latents
 ``idle``               mutual information < half of the KL (of its cap, where that is less): the KL is bought and
                        says little, most of it being KL(q(z) ‖ p(z)), the aggregate's distance from the prior
@@ -26,7 +27,7 @@ from torch import nn
 
 from ..data.batches import EvaluationSet
 from .latents import LatentFigures, latent_figures, sentence_latents
-from .sentences import CommonSentences, common_sentences, subset
+from .sentences import CommonSentences, chosen_rows, common_sentences, subset
 
 COLLAPSED_KL = 0.1
 """Nats per sentence below which the latents say nothing."""
@@ -43,7 +44,7 @@ SENTENCES = 256
 COSTLY_SENTENCES = 64
 """How many of them it compares where q is a flow, whose density at a given z is costly."""
 
-Condition = Literal["point mass", "collapsed", "idle", "partly collapsed", "in use"]
+Condition = Literal["point mass", "unknown", "collapsed", "idle", "partly collapsed", "in use"]
 
 _FAMILIES = ("verses", "ptb", "yahoo", "snli")
 """Corpora with a recipe for every cure, named CORPUS-CURE."""
@@ -59,6 +60,7 @@ _OPTIONS = {
 
 _CURES: dict[Condition, tuple[str, ...]] = {
     "point mass": ("pretrain-fbp",),
+    "unknown": (),
     "collapsed": ("fbp", "bn", "cyclical"),
     "idle": ("aggressive", "pretrain-fbp"),
     "partly collapsed": ("fbp", "bn", "pretrain-fbp"),
@@ -68,13 +70,15 @@ _CURES: dict[Condition, tuple[str, ...]] = {
 
 def is_collapsed(kl: float, active: int | None) -> bool:
     """Whether latents with this KL (nats per sentence) and so many active units (None: unknown) say nothing."""
-    return kl < COLLAPSED_KL or active == 0
+    return kl < COLLAPSED_KL or (active == 0 and math.isfinite(kl))
 
 
 def condition(kl: float, information: float, cap: float, active: int | None, units: int) -> Condition:
     """The state of the latents; arguments as in :class:`~ppl_text.evaluation.latents.LatentFigures`."""
     if math.isinf(kl):
         return "point mass"
+    if math.isnan(kl + information) or cap <= 0.0:
+        return "unknown"
     if is_collapsed(kl, active):
         return "collapsed"
     if information < IDLE_SHARE * min(kl, cap):
@@ -84,18 +88,19 @@ def condition(kl: float, information: float, cap: float, active: int | None, uni
     return "in use"
 
 
-def evidence(found: Condition, kl: float, active: int | None, units: int) -> str:
+def evidence(found: Condition, kl: float, cap: float, active: int | None, units: int) -> str:
     """Why that is so, by the thresholds passed and not by figures, so that it stays the same while they drift."""
     if found == "collapsed":
         low = [f"KL < {COLLAPSED_KL} nats"] * (kl < COLLAPSED_KL) + [f"none of {units} units active"] * (active == 0)
         return f"{', '.join(low)}: the decoder ignores the latents"
     reasons = {
         "point mass": "KL = ∞, so no bound is finite: an autoencoder",
+        "unknown": "KL or mutual information is no number, or there are not two sentences to tell apart",
         "idle": f"the mutual information is below {IDLE_SHARE:.0%} of the KL, which is bought and says little: most of "
         "it is the distance of all posteriors together from the prior",
         "partly collapsed": f"fewer than {USED_SHARE:.0%} of {units} units active",
-        "in use": "the KL is mutual information"
-        + ("" if active is None else f", {USED_SHARE:.0%} or more of {units} units active"),
+        "in use": f"{IDLE_SHARE:.0%} or more of {'the KL' if kl <= cap else 'what these sentences can show'} is mutual "
+        "information" + ("" if active is None else f", {USED_SHARE:.0%} or more of {units} units active"),
     }
     return reasons[found]
 
@@ -114,7 +119,7 @@ def advice(found: Condition, recipe: str = "") -> str:
 def verdict(kl: float, information: float, cap: float, active: int | None, units: int, recipe: str = "") -> str:
     """Condition, evidence and advice in a sentence or two."""
     found = condition(kl, information, cap, active, units)
-    line = f"latents {found} ({evidence(found, kl, active, units)})."
+    line = f"latents {found} ({evidence(found, kl, cap, active, units)})."
     return " ".join([line, *filter(None, [advice(found, recipe)])])
 
 
@@ -139,16 +144,23 @@ class CollapseMonitor:
         values = monitor(model, guide)      # {"mutual_information": …, "kl_by_dimension": […], …}
         monitor.remark(values)              # "latents collapsed (…). Try next: recipe verses-fbp, …"
 
-    ``data``: :data:`SENTENCES` of its sentences are looked at, the same at every call; ``draws`` of z for each;
+    ``data``: so many ``sentences`` of them are looked at (None: all), the same at every call; ``draws`` of z for each;
     ``recipe``: the run's, so that advice names recipes of the same corpus. Nothing is recorded of models whose
     latents are not those of whole sentences. Expects programs in evaluation mode, and draws from torch's global
     random state: the trainer seeds it, so that all validations share their random numbers.
     """
 
     def __init__(
-        self, data: CommonSentences | EvaluationSet, *, draws: int = 4, recipe: str = "", sentences: int = SENTENCES
+        self,
+        data: CommonSentences | EvaluationSet,
+        *,
+        draws: int = 4,
+        recipe: str = "",
+        sentences: int | None = SENTENCES,
     ) -> None:
-        self._data = subset(data if isinstance(data, CommonSentences) else common_sentences(data), sentences)
+        common = data if isinstance(data, CommonSentences) else common_sentences(data)
+        number = len(common.texts)
+        self._data = common if sentences is None else subset(common, chosen_rows(number, sentences))
         self._draws, self._recipe = draws, recipe
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..objectives.closed_form import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
 from .aggregate import posterior_site
 from .representation import VERY_ACTIVE, DrawMoments, active_units, mutual_information, unit_variances
-from .sentences import CommonSentences, subset
+from .sentences import CommonSentences, chosen_rows, subset
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,13 @@ class LatentFigures:
     ``mutual_information_cap``, the entropy of these, ln ``compared`` for equal weights;
     ``active_units`` and ``active_units_02`` of ``latent_units`` entries: those whose posterior mean varies over the
     sentences by 0.01 or 0.2 and more (unbiased variance; None where latents are not real or there is one sentence);
-    ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum.
+    ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum;
+    ``compared_kl``: ``kl`` of the compared sentences.
     """
 
     sentences: int
     kl: float
+    compared_kl: float
     mutual_information: float
     mutual_information_cap: float
     active_units: int | None
@@ -47,8 +49,8 @@ class LatentFigures:
 
     @property
     def marginal_kl(self) -> float:
-        """KL(q(z) ‖ p(z)) = KL - I_q(x; z): what the latents cost without telling sentences apart."""
-        return self.kl - self.mutual_information
+        """KL(q(z) ‖ p(z)) = KL - I_q(x; z) of the compared sentences: what latents cost without telling these apart."""
+        return self.compared_kl - self.mutual_information
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is no finite number is None."""
@@ -56,6 +58,7 @@ class LatentFigures:
         values = {name: getattr(self, name) for name in names}
         return {
             **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            "compared": self.compared,
             "active_units": self.active_units,
             "active_units_02": self.active_units_02,
             "latent_units": self.latent_units,
@@ -70,29 +73,39 @@ def sentence_latents(model: nn.Module) -> tuple[LatentSpec, ...]:
 
 
 def latent_figures(
-    model: nn.Module, guide: nn.Module, sentences: CommonSentences, *, draws: int = 4, costly: int = 256
+    model: nn.Module,
+    guide: nn.Module,
+    sentences: CommonSentences,
+    *,
+    draws: int = 4,
+    mean_draws: int = 64,
+    costly: int = 256,
 ) -> LatentFigures | None:
     """Read the latents of all sentences; None where there are none of sentences (:func:`sentence_latents`).
 
-    ``draws`` of z per sentence stand behind the mutual information, and behind KL and posterior means where these
-    are not known in closed form. Without them the density is taken to be costly (the inverse of an autoregressive
-    flow takes D passes), and the mutual information is that of ``costly`` sentences by one draw. Draws from
-    torch's global random state; the tokens are not scored.
+    ``draws`` of z per sentence stand behind the mutual information, and behind the KL where it is not known in closed
+    form; ``mean_draws`` behind posterior means that are not known, since a variance of means of few draws is noise
+    of the size of the threshold. Without closed forms the density is taken to be costly (the inverse of an
+    autoregressive flow takes D passes), and the mutual information is that of ``costly`` sentences by one draw.
+    Draws from torch's global random state; the tokens are not scored.
     """
     latents = sentence_latents(model)
     if not latents:
         return None
     with torch.no_grad(), pyro.validation_enabled(False):
-        parts = [_read(model, guide, batch, latents, draws) for batch in sentences]
+        parts = [_read(model, guide, batch, latents, draws, mean_draws) for batch in sentences]
         cheap = all(part.closed for part in parts)
-        compared = sentences if cheap else subset(sentences, costly)
+        chosen = chosen_rows(len(sentences.texts), len(sentences.texts) if cheap else costly)
+        compared = subset(sentences, chosen)
         information = mutual_information(guide, compared, latents, draws=draws if cheap else 1)
     share, variances = sentences.share, _variances(parts, sentences)
+    kl = torch.cat([part.kl for part in parts])
     entries = [part.entries for part in parts if part.entries is not None]
     by_dimension = (share @ torch.cat(entries)).tolist() if len(entries) == len(parts) else []
     return LatentFigures(
         sentences=len(share),
-        kl=float(share @ torch.cat([part.kl for part in parts])),
+        kl=float(share @ kl),
+        compared_kl=float(share[chosen] @ kl[chosen] / share[chosen].sum()),
         mutual_information=information.value,
         mutual_information_cap=information.cap,
         active_units=None if variances is None else active_units(variances),
@@ -116,7 +129,9 @@ class _Reading(NamedTuple):
     closed: bool
 
 
-def _read(model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], draws: int) -> _Reading:
+def _read(
+    model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], draws: int, mean_draws: int
+) -> _Reading:
     sites, plain = _latent_terms(model, guide, batch, 1)
     closed = plain and all(site_kl(site) is not None and _mean(site.q) is not None for site in sites.values())
     if not closed:
@@ -125,14 +140,13 @@ def _read(model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[La
     divergences = [_divergence(site) for site in sites.values()]
     entries = [entrywise_kl(sites[spec.name]) for spec in latents]
     by_dimension = [_by_dimension(kl, spec) for kl, spec in zip(entries, latents, strict=True) if kl is not None]
-    moments = [_moments(sites[spec.name], closed) for spec in latents if spec.support == "real"]
+    real = [spec.name for spec in latents if spec.support == "real"]
+    moments = [_known(sites[name]) for name in real] if closed else _drawn(guide, batch, real, max(2, mean_draws))
     return _Reading(
         sites,
         torch.stack(divergences).sum(0).double().cpu(),
         torch.cat(by_dimension, -1).double().cpu() if len(by_dimension) == len(latents) else None,
-        DrawMoments(torch.cat([m.mean for m in moments], -1), torch.cat([m.variance for m in moments], -1), draws)
-        if moments
-        else None,
+        _side_by_side(moments) if moments else None,
         closed,
     )
 
@@ -193,14 +207,24 @@ def _by_dimension(kl: Tensor, spec: LatentSpec) -> Tensor:
     return kl.sum(others) if others and "D" in spec.axes else kl.reshape(len(kl), -1)
 
 
-def _moments(site: LatentTerms, closed: bool) -> DrawMoments:
-    """Posterior means (B, units): known, or of draws with their variance."""
-    particles, size = site.shape
-    mean = _mean(site.q) if closed else None
-    values = (site.value if mean is None else mean).reshape(particles, size, -1).double().cpu()
-    if mean is not None:
-        return DrawMoments(values[0], torch.zeros_like(values[0]), 1)
-    return DrawMoments(values.mean(0), values.var(0), particles)
+def _known(site: LatentTerms) -> DrawMoments:
+    """Posterior means (B, units) that the distribution knows: without noise."""
+    mean = site.q.mean.reshape(site.shape[1], -1).double().cpu()
+    return DrawMoments(mean, torch.zeros_like(mean), 1)
+
+
+def _drawn(guide: nn.Module, batch: Batch, names: Sequence[str], draws: int) -> list[DrawMoments]:
+    """Posterior means (B, units) of each site by the mean of draws, with the variance of these."""
+    with particle_plate(draws):
+        nodes = poutine.trace(guide).get_trace(batch).nodes
+    values = [nodes[name]["value"].reshape(draws, batch.size, -1).double().cpu() for name in names]
+    return [DrawMoments(value.mean(0), value.var(0), draws) for value in values]
+
+
+def _side_by_side(moments: Sequence[DrawMoments]) -> DrawMoments:
+    """The units of several sites as those of one."""
+    means, variances = ([getattr(m, name) for m in moments] for name in ("mean", "variance"))
+    return DrawMoments(torch.cat(means, -1), torch.cat(variances, -1), moments[0].draws)
 
 
 def _variances(parts: Sequence[_Reading], sentences: CommonSentences) -> Tensor | None:

@@ -58,10 +58,10 @@ class SentenceLogWeights(NamedTuple):
 class Likelihood:
     """Bounds of one data set under one run; nats per sentence unless said otherwise.
 
-    Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences,
-    ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard
-    errors (draws of the latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
-    standard error that drawing ``n_sent`` sentences from the split adds; 0 where every text of the split was
+    Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences, ``n_eos``
+    scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard errors (draws of the
+    latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the standard error that drawing
+    ``n_sent`` sentences from the split adds to the importance-weighted bound; 0 where every text of the split was
     scored with its count. ``gap_se`` is that of :attr:`gap`. ``exact``: nothing is latent, so that ELBO and
     importance-weighted bound are ln p(x) itself, from one scoring (``particles`` = 1), with standard errors 0.
     """
@@ -233,10 +233,16 @@ def _kept(columns: SentenceBounds, rows: Tensor) -> SentenceBounds:
     return SentenceBounds(*(column[rows].cpu() for column in columns))
 
 
-def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool, exact: bool = False) -> Likelihood:
-    """Weighted means over the sentences; ``sampled``: drawn from their split; ``exact``: nothing is latent."""
+def summarize(
+    bounds: SentenceBounds, particles: int, *, drawn_from: float | None = None, exact: bool = False
+) -> Likelihood:
+    """Weighted means over the sentences; ``exact``: nothing is latent.
+
+    ``drawn_from``: of how many sentences these n were drawn without replacement, ∞ with replacement; None: they are
+    all. The draw's standard error is s/√n · √(1 - n/N).
+    """
     total = bounds.weights.sum()
-    share = bounds.weights / total
+    share, whole = bounds.weights / total, float(total)
 
     def mean(values: Tensor) -> float:
         return float((share * values).sum())
@@ -253,11 +259,11 @@ def summarize(bounds: SentenceBounds, particles: int, *, sampled: bool, exact: b
         iw_se=standard_error(bounds.iw_var),
         kl=mean(bounds.kl),
         rec=mean(bounds.rec),
-        sampling_se=math.sqrt(spread) if sampled else 0.0,
+        sampling_se=math.sqrt(spread * (1.0 - whole / drawn_from)) if drawn_from and whole < drawn_from else 0.0,
         ess=mean(bounds.ess),
         rec_sum=float((bounds.weights * bounds.rec).sum()),
         kl_sum=float((bounds.weights * bounds.kl).sum()),
-        n_sent=float(total),
+        n_sent=whole,
         n_eos=float((bounds.weights * bounds.tokens).sum()),
         n_words=float((bounds.weights * (bounds.tokens - 1)).sum()),
         gap_se=standard_error(bounds.gap_var),

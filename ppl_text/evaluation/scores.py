@@ -226,7 +226,7 @@ def load_scores(path: str | Path) -> StoredScores:
     ::
 
         scores, about = load_scores("scores.safetensors")
-        summarize(bounds_of(scores), about["particles"], sampled=False, exact=scores.exact).perplexity
+        summarize(bounds_of(scores), about["particles"], exact=scores.exact).perplexity
     """
     try:
         with safe_open(str(path), framework="pt") as file:

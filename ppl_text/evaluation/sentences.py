@@ -69,11 +69,16 @@ def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") ->
     return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
 
 
-def subset(sentences: CommonSentences, most: int) -> CommonSentences:
-    """At most that many of the sentences, always the same ones, in their order."""
-    order = torch.randperm(len(sentences.texts), generator=torch.Generator().manual_seed(0))
-    chosen = torch.zeros(len(order), dtype=torch.bool)
+def chosen_rows(number: int, most: int) -> Tensor:
+    """Which of that many sentences to take where ``most`` are wanted, always the same ones: bool (number,)."""
+    order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
+    chosen = torch.zeros(number, dtype=torch.bool)
     chosen[order[:most]] = True
+    return chosen
+
+
+def subset(sentences: CommonSentences, chosen: Tensor) -> CommonSentences:
+    """The sentences whose entry of ``chosen`` (N,) is true, in their order."""
     parts = zip(sentences.batches, chosen.split([batch.size for batch in sentences.batches]), strict=True)
     batches = [
         batch.take(torch.nonzero(here).squeeze(-1).to(batch.tokens.device)) for batch, here in parts if here.any()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from .collapse import is_collapsed
@@ -21,6 +22,11 @@ def verdict(rows: Sequence[Row]) -> list[str]:
 
 def best_guide(rows: Sequence[Row]) -> str:
     """Which guide has the highest bound, and whether the next one is really lower."""
+    if not (bounded := [row for row in rows if math.isfinite(_height(row))]):
+        return "No guide has a finite bound; a point mass has none."
+    if len(bounded) < len(rows):
+        without = sorted({name(row, rows) for row in rows if not math.isfinite(_height(row))})
+        return f"{best_guide(bounded)} No finite bound: {', '.join(without)}."
     ranked = sorted(_best_rows(rows), key=_height, reverse=True)
     first = ranked[0]
     what = f"{name(first, rows)} has the highest bound: {_height(first):.3f} nats per sentence ({_at(first)})"

@@ -10,7 +10,8 @@ class RowNorm(nn.Module):
     """y = γ (x - m) / sqrt(v + ε) + b with mean m and variance v of each entry over the rows of the batch; γ is fixed.
 
     ``forward(x (B, D), weights (B,)) -> (B, D)``. Rows of weight 0 only fill up a batch: they are normalised like the
-    others, but have no part in m and v. So over the rows that count mean_b y_bd² = γ² v/(v + ε) + b_d², whatever x is.
+    others, but have no part in m and v. So over the rows that count mean_b y_bd² = γ² v/(v + ε) + b_d², whatever x is,
+    where two rows or more count. A single row has no variance: it is normalised by the running means, which stay.
     In evaluation mode m and v are running means (of v, unbiased), and each row is mapped by itself.
 
     Arguments: ``width`` D; ``gamma`` γ; ``momentum``: share of the newest batch in the running means, more in the
@@ -39,14 +40,18 @@ class RowNorm(nn.Module):
             rows = counted.sum().clamp(min=1.0)
             mean = (counted * x).sum(0) / rows
             variance = (counted * (x - mean).square()).sum(0) / rows
+            several = rows > 1.0
             if torch.is_grad_enabled():
-                self._follow(mean.detach(), variance.detach() * rows / (rows - 1.0).clamp(min=1.0))
+                self._follow(mean.detach(), variance.detach() * rows / (rows - 1.0).clamp(min=1.0), several)
+            mean = torch.where(several, mean, self.running_mean)
+            variance = torch.where(several, variance, self.running_variance)
         else:
             mean, variance = self.running_mean, self.running_variance
         return self.gamma * (x - mean) * (variance + self.epsilon).rsqrt() + self.bias
 
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        self.batches += 1
-        share = self.batches.reciprocal().clamp(min=self.momentum)
+    def _follow(self, mean: Tensor, variance: Tensor, several: Tensor) -> None:
+        """Move towards a batch of ``several`` rows, without asking the device whether it is one."""
+        self.batches += several
+        share = several * self.batches.clamp(min=1).reciprocal().clamp(min=self.momentum)
         self.running_mean.lerp_(mean, share.to(mean.dtype))
         self.running_variance.lerp_(variance, share.to(mean.dtype))

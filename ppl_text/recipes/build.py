@@ -28,7 +28,7 @@ from ..data.batches import (
 from ..data.corpora import Corpus, load_corpus
 from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
-from ..evaluation.collapse import CollapseMonitor
+from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.entropy_gap import entropy_monitor
 from ..evaluation.latents import sentence_latents
 from ..models import MODELS
@@ -267,9 +267,11 @@ def build_monitor(config: RunConfig, model: nn.Module, corpus: Corpus, validatio
 
     Raises :class:`UserError` for aggressive training of a model without the former.
     """
+    aggressive = any(stage.update == "aggressive" for stage in config.training.in_stages())
     if sentence_latents(model):
-        return CollapseMonitor(validation, recipe=config.recipe)
-    if any(stage.update == "aggressive" for stage in config.training.in_stages()):
+        # Aggressive training ends by the information of all validation sentences (SPEC 0).
+        return CollapseMonitor(validation, recipe=config.cures, sentences=None if aggressive else SENTENCES)
+    if aggressive:
         raise UserError(
             f"update: aggressive ends by the mutual information of sentences and their latents, and this "
             f"{config.model.family} has no latent of a sentence; use update: joint"

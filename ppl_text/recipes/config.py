@@ -15,6 +15,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ..core.errors import ConfigError, UnknownNameError
+from ..data.corpora import CORPORA
 from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of
 from .inheritance import extended
@@ -88,6 +89,12 @@ class RunConfig(Section):
     threads: Count | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
+
+    @property
+    def cures(self) -> str:
+        """The recipe whose siblings are advised; "" where one for a built-in corpus trains on other data."""
+        made_for = self.recipe.partition("-")[0]
+        return "" if made_for in CORPORA and made_for != self.data.corpus else self.recipe
 
     def to_yaml(self) -> str:
         """The configuration as YAML that :func:`load_config` reads back to an equal one."""

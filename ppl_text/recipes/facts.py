@@ -44,14 +44,13 @@ def report_facts(
     model, guide = (f"{sum(p.numel() for p in program.parameters()):,} parameters" for program in programs)
     frozen = ", frozen" if config.training.freeze == "model" else ""
     best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"
-    stages = config.training.described_stages(config.objective)
     return {
         "run": f"Run {folder.name}: {config.recipe}",
         **_parent_fact(folder),
         "model": f"{config.model.family}, {model}{frozen}",
         "guide": f"{config.guide.name}, {guide}",
         "objective": config.objective,
-        **({"stages": "; ".join(stages)} if stages else {}),
+        "training": f"{'; '.join(config.training.described(config.objective))}; {config.training.optimizer}",
         "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {_ROWS[config.data.unit]}",
         "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
         "seed": str(config.seed),

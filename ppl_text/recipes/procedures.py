@@ -120,6 +120,14 @@ def _times(key: str, number: int, epoch: int | None) -> int:
     return number * epoch
 
 
+def _in_words(value: Any) -> str:
+    """A schedule as recipes write it, without braces: ``linear, start 0.1, end 1, epochs 10``."""
+    if not isinstance(value, Mapping):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    named = [str(value["name"])] if "name" in value else []
+    return ", ".join([*named, *(f"{key} {_in_words(part)}" for key, part in value.items() if key != "name")])
+
+
 class StageSection(Procedure):
     """One of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``.
 
@@ -142,13 +150,13 @@ class StageSection(Procedure):
         given = {key: value for key, value in handler(self).items() if key in self.model_fields_set}
         return {"name": self.name, **given}
 
-
     def described(self, objective: str) -> str:
-        """In one line; ``objective`` is that of a stage that names none. ``fbp: 12 epochs of iwae:5, model anew``."""
+        """In one line; ``objective`` is that of a stage that names none. ``12 epochs of iwae:5, β 0.5, model anew``."""
         length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
-        anew = [f"{program} anew" for program in self.reset]
+        beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
-        return ", ".join([f"{self.name}: {length} of {self.objective or objective}", *rule, *anew])
+        anew = [f"{program} anew" for program in self.reset]
+        return ", ".join([f"{length} of {self.objective or objective}", *beta, *rule, *anew])
 
 
 class TrainingSection(Procedure):
@@ -198,9 +206,10 @@ class TrainingSection(Procedure):
             if "model" in stage.reset:
                 raise ValueError(f"stage '{stage.name}' resets the model, which freeze: model keeps as it is")
 
-    def described_stages(self, objective: str) -> list[str]:
-        """A line for each stage of a training in stages, none for any other."""
-        return [stage.described(objective) for stage in self.in_stages()] if self.stages else []
+    def described(self, objective: str) -> list[str]:
+        """A line for each stage, with its name where there are several."""
+        lines = [(stage.name, stage.described(objective)) for stage in self.in_stages()]
+        return [f"{name}: {line}" for name, line in lines] if self.stages else [line for _, line in lines]
 
     def in_stages(self) -> list[StageSection]:
         """Each stage with all that it inherits; of a training without stages, the one that it is."""

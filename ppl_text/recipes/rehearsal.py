@@ -12,7 +12,7 @@ from torch import nn
 
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
-from ..core.protocols import Objective
+from ..core.protocols import Estimate, Objective
 from ..data.batches import collate
 from ..data.corpora import Corpus
 from ..objectives.sites import check_sites
@@ -34,7 +34,7 @@ def rehearse(model: nn.Module, guide: nn.Module, objective: Objective, batch: Ba
     with torch.random.fork_rng(devices=[]):
         try:
             table = check_sites(model, guide, batch)
-            objective(model, guide, batch, training.first_beta())
+            refuse_points(objective(model, guide, batch, training.first_beta()), objective)
             remarks = getattr(objective, "remarks", None)
             return Rehearsal(table, remarks(model, guide, batch) if remarks else [])
         except PplTextError:
@@ -46,6 +46,15 @@ def rehearse(model: nn.Module, guide: nn.Module, objective: Objective, batch: Ba
                 f"a first batch of {batch.size} sentences and {batch.steps} steps does not pass through model and "
                 f"guide: {place_of(error, type(guide))}{type(error).__name__}: {text}; mend the program before training"
             ) from error
+
+
+def refuse_points(estimate: Estimate, objective: Objective) -> None:
+    """Raise :class:`UserError` where the KL is infinite and in the loss."""
+    if bool(torch.isposinf(estimate.kl).any()) and not bool(torch.isfinite(estimate.loss)):
+        raise UserError(
+            f"the KL of the guide from the prior is infinite (a point mass has no density), and so is the loss of "
+            f"{objective.name}; train this guide with --objective reconstruction, or choose another guide"
+        )
 
 
 def first_batch(corpus: Corpus, size: int) -> Batch:

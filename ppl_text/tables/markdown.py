@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["rows"] if row["group"] == group]
         if rows:
             parts += [f"**{title}**", _group(results, rows)]
-    if notes := [*results["notes"], *_data_notes(results)]:
+    if notes := [*results["notes"], *_data_notes(results), *_sentence_notes(results)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
         parts += ["**Published orderings, looked up** (in units of the column; positive: as published)"]
@@ -75,6 +76,32 @@ def data_option(results: Mapping[str, Any]) -> str:
         return ""
     given, part = shlex.quote(results["given"]), results["part"]
     return f" --data {part}={given}" if part else f" --data {given}"
+
+
+def _sentence_notes(results: Mapping[str, Any]) -> list[str]:
+    """What perplexities are divided by, and what mutual information cannot pass: of the rows that were measured."""
+    rows = [row for row in results["rows"] if row["seeds"] and row["measures"].get("n_eos")]
+    if not rows:
+        return []
+    sizes = sorted({(r["measures"]["n_sent"], r["measures"]["n_eos"], r["measures"]["particles"]) for r in rows})
+    sentences, tokens, particles = sizes[-1]
+    notes = [
+        f"{sentences:,.0f} test sentences, {tokens:,.0f} scored tokens (EOS counted, BOS not), by which the nats of "
+        f"perplexities are divided; the importance-weighted ones are from K = {particles:,.0f} draws (the published "
+        "ones from 500)."
+    ]
+    caps: dict[int, list[str]] = {}
+    for row in rows:
+        if (compared := row["measures"].get("compared")) is not None:
+            caps.setdefault(int(compared), []).append(row["title"])
+    most = max(caps, default=0)
+    for compared, titles in sorted(caps.items(), reverse=True):
+        whose = "" if compared == most else f" of {', '.join(titles)}"
+        notes.append(
+            f"MI{whose} is against the aggregate posterior of {compared:,} of the sentences, and can be "
+            f"{math.log(compared):.2f} nats at most."
+        )
+    return notes
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:

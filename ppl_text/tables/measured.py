@@ -15,8 +15,9 @@ class Measured(NamedTuple):
     profiles: dict[str, dict[str, list[float | int | None]]]
 
 
-VERSION = 1
-"""Raised whenever a figure is measured otherwise than before: rows that lie finished are then measured again."""
+VERSIONS = {"words": 1, "sentences": 2}
+"""By kind of measure: raised whenever a figure is measured otherwise than before, so that rows that lie finished are
+measured again."""
 
 SEED = 0
 """Of the texts, draws and samples behind every figure: the same for all rows and all seeds of training, so that rows

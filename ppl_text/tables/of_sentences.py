@@ -11,16 +11,20 @@ from ..recipes import folders
 from ..run import Run
 from .measured import SEED, Measured, Measures, finite
 
+SCORES = "scores.safetensors"
+"""In a run's folder: what every sentence scored, log-weights too, from which the bounds and perplexities follow."""
+
 
 def measure_sentences(run: Run, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
     """Rec, KL and -ELBO (nats per sentence), perplexities, mutual information (nats) and active units.
 
     ``settings``: ``sentences`` of the test split (None: all of it), ``particles`` K of the importance-weighted
     perplexity, ``representation``: sentences behind mutual information and active units (None: all). Perplexities are
-    per token, EOS counted and BOS not, from the sums that stand beside them (``rec_sum``, ``kl_sum``, ``n_eos``).
+    per token, EOS counted and BOS not, from the sums that stand beside them (``rec_sum``, ``kl_sum``, ``n_eos``) and
+    the log-weights that are kept in :data:`SCORES`.
     """
     report(f"bounds of the test sentences, K = {settings['particles']}")
-    likelihood = run.evaluate("test", settings["particles"], settings["sentences"], SEED)
+    likelihood = run.evaluate("test", settings["particles"], settings["sentences"], SEED, store=run.folder / SCORES)
     found: Measures = {
         "steps": _last_step(run),
         "rec": likelihood.rec,

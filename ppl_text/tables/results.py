@@ -68,11 +68,8 @@ def _records(table: Table, row: Row, out: Path, budget: str, corpus: str) -> lis
     """Records of a row by seed, in the order of the seeds."""
     found = [folders.read_record(path) for path in out.glob(f"{row.name}-s*/{RECORD}")]
     wanted, settings = (row.name, budget, corpus_reference(corpus)), table.budget(budget).measure
-    fitting = [
-        r
-        for r in found
-        if (r.get("row"), r.get("budget"), corpus_reference(str(r.get("corpus")))) == wanted and is_current(r, settings)
-    ]
+    named = [r for r in found if (r.get("row"), r.get("budget"), corpus_reference(str(r.get("corpus")))) == wanted]
+    fitting = [r for r in named if is_current(r, settings, table.measure)]
     return sorted(fitting, key=lambda record: record["seed"])
 
 

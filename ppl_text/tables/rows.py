@@ -18,7 +18,7 @@ from ..run import Run, load
 from ..training.environment import describe_environment
 from ..training.progress import Progress
 from ..training.threads import torch_threads
-from .measured import VERSION, Measured
+from .measured import VERSIONS, Measured
 from .measures import MEASURES
 from .table import Row, Table
 
@@ -85,7 +85,7 @@ class Task:
             raise self._other("other data")
         if record["fingerprint"] != build.load_data(config).fingerprint:
             raise self._other("other words or counts")
-        return record if is_current(record, self.settings) else None
+        return record if is_current(record, self.settings, self.table.measure) else None
 
     def _other(self, what: str) -> RunFolderError:
         return RunFolderError(
@@ -103,9 +103,9 @@ def trained_values(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
-def is_current(record: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: str) -> bool:
     """Whether a row was measured as it would be today."""
-    return record.get("settings") == settings and record.get("version") == VERSION
+    return record.get("settings") == settings and record.get("version") == VERSIONS[measure]
 
 
 def run_task(task: Task, progress: Progress) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
         "budget": task.budget,
         "corpus": task.corpus,
         "seed": task.seed,
-        "version": VERSION,
+        "version": VERSIONS[task.table.measure],
         "settings": task.settings,
         "config": trained_values(config),
         "fingerprint": corpus.fingerprint,

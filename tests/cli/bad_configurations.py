@@ -36,6 +36,10 @@ NAMES = {
     "objective with K = 0": Case(fit("--objective", "iwae:0"), ("objective 'iwae:0' is malformed",)),
     "Rényi of order 1": Case(fit("--objective", "renyi:1:4"), ("use --objective elbo",)),
     "unknown Pyro objective": Case(fit("--objective", "pyro:Trace_ELB"), ("did you mean 'Trace_ELBO'?",)),
+    "data of a recipe that a user brings": Case(
+        lambda _: ["fit", "ptb-vae"],
+        ("the data of 'ptb' (Penn Treebank) do not come with the package", "with --data DIR"),
+    ),
     "unknown corpus": Case(fit("--data", "word"), ("unknown corpus 'word' (did you mean 'words'?)", "does not exist")),
     "unknown model family": Case(fit("--set", "model.family=hmm"), ("unknown model family 'hmm'", "deep_state_space")),
     "unknown transition": Case(fit("--set", "model.transition=trill"), ("trill", "tril")),

@@ -88,7 +88,7 @@ def test_log_weights_are_kept_and_say_the_same(ppl, run, tmp_path):
     expected = {"run": str(run.folder), "split": "test", "seed": 3, "particles": 20, "limit": 25}
     assert about == expected
     assert scores.log_weights.shape == (25, 20)
-    again = summarize(bounds_of(scores), 20, sampled=True)
+    again = summarize(bounds_of(scores), 20, drawn_from=len(run.corpus.splits["test"]))
     assert again.perplexity == pytest.approx(values["perplexity"], rel=1e-12)
     assert again.elbo_perplexity == pytest.approx(values["elbo_perplexity"], rel=1e-12)
     assert again.sampling_se == pytest.approx(values["sampling_se"], rel=1e-12)
@@ -96,6 +96,20 @@ def test_log_weights_are_kept_and_say_the_same(ppl, run, tmp_path):
     wrong = ppl(*arguments, "--store", tmp_path / "none" / "x.safetensors")
     assert wrong.status == 2
     assert "does not exist; give the name of a file in an existing folder" in wrong.err
+
+
+def test_a_point_mass_is_not_trained_on_a_bound(ppl, folder, tmp_path, one_thread):
+    run = fitted(folder, tmp_path / "run", "point", "reconstruction")
+    for command in (
+        ("fit", run.folder / "config.yaml", "--objective", "elbo", "--out", tmp_path / "new"),
+        ("fit", run.folder / "config.yaml", "--objective", "free-bits:2", "--out", tmp_path / "new"),
+        ("fit", run.folder / "config.yaml", "--objective", "iwae:3", "--out", tmp_path / "new"),
+    ):
+        ended = ppl(*command)
+        assert ended.status == 2, ended.err
+        assert "KL of the guide from the prior is infinite" in ended.err
+        assert "--objective reconstruction" in ended.err
+        assert not (tmp_path / "new").exists()
 
 
 def test_an_autoencoder_has_no_finite_bound_and_says_why(ppl, folder, tmp_path, one_thread):

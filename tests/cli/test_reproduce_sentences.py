@@ -7,6 +7,9 @@ import shlex
 
 import pytest
 
+from ppl_text.evaluation.likelihood import bounds_of, summarize
+from ppl_text.evaluation.scores import load_scores
+
 TABLE = ["reproduce", "davam-table2", "--budget", "smoke", "--jobs", "1"]
 TITLES = ["LSTM-LM", "VAE", "+anneal", "+cyclic", "+aggressive", "+FBP", "+pretraining+FBP"]
 """Rows 1-7 of Table II, in the paper's order."""
@@ -46,11 +49,27 @@ def test_every_row_is_filled(filled):
             assert measures["ppl"] <= measures["ppl_elbo"]
             assert measures["elbo_negative"] == pytest.approx(measures["rec"] + measures["kl"])
     assert "not run" not in text
+    sizes = {row["measures"]["n_eos"] for row in found["rows"]}
+    assert f"test sentences, {sizes.pop():,.0f} scored tokens (EOS counted, BOS not)" in text
+    assert not sizes
+    assert "MI is against the aggregate posterior of 24 of the sentences, and can be 3.18 nats at most" in text
     page = (out / "table.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (\S+) \|", page.split("**Beyond")[0], re.MULTILINE) == ["row", "---", *TITLES]
     assert "-0.00 " not in page
     assert "\n\n\n" not in page
     assert page.split("\n\n", 1)[1].strip() in text
+
+
+def test_the_log_weights_behind_the_figures_are_kept(filled):
+    """The printed perplexities and sums, recomputed from what lies in the row's folder."""
+    _, out = filled
+    for row in results(out)["rows"]:
+        kept, about = load_scores(out / f"{row['name']}-s0" / "scores.safetensors")
+        again = summarize(bounds_of(kept), about["particles"], exact=kept.exact)
+        measures = row["measures"]
+        assert [again.perplexity, again.rec_sum, again.n_eos] == pytest.approx(
+            [measures[name] for name in ("ppl", "rec_sum", "n_eos")], rel=1e-6
+        )
 
 
 def test_the_same_command_reads_what_is_there(filled, ppl):

@@ -133,7 +133,7 @@ def test_explain_and_list_show_the_recipes(ppl, sentences, tmp_path, monkeypatch
     ended = ppl("explain", "verses-pretrain-fbp", "--data", sentences, *OPTIONS)
     assert ended.status == 0, ended.err
     story = "z ~ N(0, I)", "[μ; ln σ²] = W h_n", "Independent event (3,) real"
-    for text in (*story, "free-bits:8:dimension, model anew"):
+    for text in (*story, "epochs of free-bits:8:dimension, β linear, start 0, end 1, epochs 4, model anew"):
         assert text in ended.out, ended.out
     assert not list(tmp_path.iterdir())
     lines = {line.split()[0]: line for line in ppl("list", "recipes").out.splitlines() if line.startswith("  ")}

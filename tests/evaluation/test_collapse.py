@@ -15,7 +15,7 @@ from ppl_text import recipes
 from ppl_text.data.batches import EvaluationSet
 from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, verdict
 from ppl_text.evaluation.likelihood import measuring
-from ppl_text.evaluation.sentences import common_sentences, subset
+from ppl_text.evaluation.sentences import chosen_rows, common_sentences, subset
 from ppl_text.evaluation.verdict import is_collapsed as of_comparisons
 
 from .test_latents import Model, closed
@@ -34,6 +34,9 @@ CONDITIONS = {
     "few units": ((4.0, 3.9, 5.0, 15, 32), "partly collapsed"),
     "not real": ((4.0, 3.9, 5.0, None, 32), "in use"),
     "point": ((math.inf, 5.0, 5.0, 0, 32), "point mass"),
+    "one sentence": ((0.45, 0.0, 0.0, None, 32), "unknown"),
+    "no number": ((math.nan, 0.3, 5.0, 32, 32), "unknown"),
+    "undefined information": ((4.0, math.nan, 5.0, 32, 32), "unknown"),
 }
 
 
@@ -41,6 +44,17 @@ CONDITIONS = {
 def test_conditions(figures, expected):
     assert condition(*figures) == expected
     assert verdict(*figures).startswith(f"latents {expected} (")
+
+
+def test_what_the_information_is_a_share_of_is_said():
+    """Near the cap it is half of what can be seen, and not of the KL."""
+    assert "50% or more of the KL is mutual information" in verdict(4.0, 2.0, 5.0, 32, 32)
+    assert "50% or more of what these sentences can show is mutual information" in verdict(40.0, 2.8, 5.0, 32, 32)
+
+
+def test_an_infinite_kl_is_no_collapse_on_the_prior():
+    assert not is_collapsed(math.inf, 0)
+    assert is_collapsed(3.0, 0)
 
 
 def test_comparisons_share_the_threshold():
@@ -144,11 +158,11 @@ def test_models_without_latents_of_sentences_are_left_alone():
 def test_some_of_the_validation_sentences_are_looked_at():
     """The same ones at every call, whole and with their texts; an evaluation set's filler rows are none."""
     data = sentences(rows=32)
-    some = subset(data, 50)
+    some = subset(data, chosen_rows(N, 50))
     assert len(some.texts) == int(some.weights.sum()) == 50
     assert [int(i) for i in some.texts] == (some.merged().tokens[:, 0] - 3).tolist()
-    assert some.texts == subset(data, 50).texts
-    assert subset(data, N + 1).texts == data.texts
+    assert some.texts == subset(data, chosen_rows(N, 50)).texts
+    assert subset(data, chosen_rows(N, N + 1)).texts == data.texts
     values, _ = watched(Channel(0.8), CollapseMonitor(data, sentences=50))
     assert values["mutual_information_cap"] == pytest.approx(math.log(50))
     batches = list(data.batches)

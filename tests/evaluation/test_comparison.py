@@ -164,6 +164,15 @@ def test_guides_of_several_runs_are_told_apart():
     assert "above 'rich' of runs/b" in text
 
 
+def test_guides_without_a_finite_bound_are_named_and_not_compared():
+    point = row(guide="point", bound=-math.inf, bound_equal_k=-math.inf, kl=math.inf, active_units=0)
+    text = said(row(), point)
+    assert "it is the only guide here. No finite bound: 'point'." in text
+    assert "inf ±" not in text
+    assert "WARNING 'point'" not in text
+    assert said(point).startswith("No guide has a finite bound; a point mass has none.")
+
+
 def test_no_rows_no_words():
     assert verdict([]) == []
 

@@ -12,6 +12,7 @@ from guides.sentence_vae import FlowGuide, GaussianGuide, PointGuide, PriorGuide
 from ppl_text.core.latents import LatentSpec
 from ppl_text.evaluation.latents import latent_figures, sentence_latents
 from ppl_text.evaluation.likelihood import measuring
+from ppl_text.evaluation.sentences import chosen_rows, subset
 from ppl_text.models.sentence_vae import SentenceVAE
 
 from .test_representation import NORMAL, N, Program, sentences, x_of
@@ -121,6 +122,30 @@ def test_the_guides_of_the_sentence_model_can_be_read(make):
         assert found.as_dict()["marginal_kl"] is None
     if make is PriorGuide:
         assert (found.kl, found.active_units) == (0.0, 0)
+
+
+def test_no_unit_is_active_by_the_noise_of_its_draws():
+    """Unit 3 of a guide whose mean is not known has a variance over sentences of 0.2², all else is noise of draws."""
+    found = [figures(Program(wide_flow), seed=seed) for seed in range(5)]
+    assert [(f.active_units, f.active_units_02) for f in found] == [(1, 0)] * 5
+
+
+def wide_flow(batch):
+    noise = dist.Normal(torch.zeros(batch.size, 3), 1.0).to_event(1)
+    where = torch.zeros(batch.size, 3).index_copy(-1, torch.tensor([2]), 0.2 * x_of(batch).unsqueeze(-1))
+    shift = dist.transforms.AffineTransform(where, torch.ones(batch.size, 3), event_dim=1)
+    pyro.sample("z", dist.TransformedDistribution(noise, [shift]))
+
+
+def test_the_aggregates_kl_is_that_of_the_compared_sentences():
+    """KL and mutual information of the same 20 sentences, whose KL is another than that of all."""
+    found = figures(Program(flow), costly=20, draws=100)
+    chosen = chosen_rows(N, 20)
+    own = figures(Program(closed), data=subset(sentences(), chosen))
+    assert (found.compared, found.as_dict()["compared"]) == (20, 20)
+    assert found.compared_kl == pytest.approx(own.kl, abs=0.06)
+    assert abs(own.kl - found.kl) > 0.12, "or nothing was tested"
+    assert found.marginal_kl == found.compared_kl - found.mutual_information
 
 
 def test_latents_of_steps_and_no_latents_are_left_out():

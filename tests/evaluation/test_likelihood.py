@@ -1,5 +1,6 @@
 """Bounds and their standard errors against models whose log p(x) is known."""
 
+import itertools
 import math
 
 import numpy as np
@@ -29,9 +30,9 @@ from .programs import (
 LENGTHS = [1, 2, 3, 4, 6]
 
 
-def measured(model, guide, *batches, particles, sampled=False, **options):
+def measured(model, guide, *batches, particles, drawn_from=None, **options):
     bounds = sentence_bounds(model, guide, evaluation_set(*batches), particles=particles, **options)
-    return summarize(bounds, particles, sampled=sampled)
+    return summarize(bounds, particles, drawn_from=drawn_from)
 
 
 @pytest.mark.parametrize(("particles", "chunk"), [(1, 16), (2, 16), (10, 4), (16, 1), (16, 16), (33, 16)])
@@ -146,10 +147,26 @@ def test_drawn_sentences_add_the_error_of_drawing():
     rng = np.random.default_rng(0)
     lengths = rng.choice(LENGTHS, size=(300, 40))
     means = log_evidence(lengths).mean(1)
-    found = measured(Gaussian(), GaussianGuide(), batch_of(lengths[0].tolist()), particles=2, sampled=True)
+    found = measured(Gaussian(), GaussianGuide(), batch_of(lengths[0].tolist()), particles=2, drawn_from=math.inf)
     assert found.sampling_se == pytest.approx(log_evidence(lengths[0]).std() / math.sqrt(40), rel=1e-5)
     assert found.sampling_se == pytest.approx(means.std(), rel=0.35)
     assert measured(Gaussian(), GaussianGuide(), batch_of([1, 4]), particles=2).sampling_se == 0.0
+
+
+def test_drawing_most_of_the_sentences_adds_little():
+    """Means of n of N values without replacement: their spread over all choices is s²/n · (N - n)/(N - 1)."""
+    lengths = [1, 2, 3, 4, 6, 6]
+    values = log_evidence(lengths)
+    for n in (2, 4, 5):
+        of_all = np.mean([(np.mean(c) - values.mean()) ** 2 for c in itertools.combinations(values, n)])
+        estimates = []
+        for chosen in itertools.combinations(lengths, n):
+            found = measured(Gaussian(), GaussianGuide(), batch_of(list(chosen)), particles=2, drawn_from=len(lengths))
+            estimates.append(found.sampling_se**2)
+        # s² over n - 1 instead of n, which is known of the printed figure, and N - 1 of N.
+        assert np.mean(estimates) * n / (n - 1) == pytest.approx(of_all, rel=1e-4)
+    whole = measured(Gaussian(), GaussianGuide(), batch_of(lengths), particles=2, drawn_from=len(lengths))
+    assert whole.sampling_se == 0.0
 
 
 TRAIN = Split(("ab", "c", "abba"), np.array([3, 2, 1]))
@@ -171,7 +188,7 @@ def test_the_iid_unigram_model_has_the_perplexity_of_its_closed_form(batch_size)
     tokenizer = character_tokenizer("abc")
     data = evaluation_batches(TEST, tokenizer, batch_size=batch_size, buckets=(2, 3))
     bounds = sentence_bounds(unigram(TRAIN, tokenizer), Nothing(), data, particles=2)
-    found = summarize(bounds, 2, sampled=False)
+    found = summarize(bounds, 2)
     p = {"a": 5 / 18, "b": 5 / 18, "c": 2 / 18, "": 6 / 18}  # 12 letters and 6 EOS in the training words
     by_hand = 3 * (2 * math.log(p["a"])) + 2 * math.log(p["c"]) + 5 * math.log(p[""])
     assert (found.n_sent, found.n_words, found.n_eos) == (5.0, 8.0, 13.0)

@@ -121,11 +121,11 @@ def test_a_stored_file_says_what_the_run_said(tmp_path):
     """Bounds, errors and perplexities from the file equal those printed; by hand from the log-weights too."""
     batches = batch_of([1, 4, 6, 2], [3.0, 1.0, 0.0, 1.0]), batch_of([5, 5])
     bounds, scores = scored(Gaussian(), GaussianGuide(0.4, 1.2), *batches)
-    printed = summarize(bounds, 8, sampled=False)
+    printed = summarize(bounds, 8)
     store_scores(tmp_path / "scores.safetensors", scores, {"run": "runs/a", "split": "test", "seed": 2, "particles": 8})
     back, about = load_scores(tmp_path / "scores.safetensors")
     assert about == {"run": "runs/a", "split": "test", "seed": 2, "particles": 8}
-    again = summarize(bounds_of(back), about["particles"], sampled=False, exact=back.exact)
+    again = summarize(bounds_of(back), about["particles"], exact=back.exact)
     assert again.__dict__ == pytest.approx(printed.__dict__, rel=1e-12)
     assert back.log_weights.shape == (5, 8)
     assert back.weights.tolist() == [3, 1, 1, 1, 1]
@@ -141,7 +141,7 @@ def test_a_stored_file_says_what_the_run_said(tmp_path):
 
 def test_the_exact_posterior_has_the_perplexity_of_the_evidence():
     bounds, _ = scored(Gaussian(), GaussianGuide(), batch_of([1, 4, 6]))
-    found = summarize(bounds, 8, sampled=False)
+    found = summarize(bounds, 8)
     expected = math.exp(-log_evidence([1, 4, 6]).sum() / 11)
     assert (found.perplexity, found.elbo_perplexity) == pytest.approx((expected, expected), rel=1e-6)
 
@@ -155,12 +155,12 @@ def test_where_nothing_is_latent_one_exact_weight_is_kept(tmp_path):
     back = load_scores(tmp_path / "x.safetensors").scores
     assert back.exact
     assert torch.equal(bounds_of(back).iw, bounds.iw)
-    assert summarize(bounds, 8, sampled=False, exact=True).elbo_perplexity == pytest.approx(5)
+    assert summarize(bounds, 8, exact=True).elbo_perplexity == pytest.approx(5)
 
 
 def test_a_point_mass_has_no_finite_bound_and_a_reconstruction():
     bounds, _ = scored(*lstm(PointGuide), sentences(), particles=4)
-    found = summarize(bounds, 4, sampled=False)
+    found = summarize(bounds, 4)
     assert (found.elbo, found.iw, found.kl) == (-math.inf, -math.inf, math.inf)
     assert math.isfinite(found.rec)
     assert (found.elbo_perplexity, found.perplexity, found.finite) == (math.inf, math.inf, False)
@@ -168,7 +168,7 @@ def test_a_point_mass_has_no_finite_bound_and_a_reconstruction():
 
 def test_a_perplexity_beyond_floats_is_infinite():
     bounds, _ = scored(Gaussian(), GaussianGuide(), batch_of([100_000]))
-    found = summarize(bounds, 8, sampled=False)
+    found = summarize(bounds, 8)
     assert found.iw_per_token < -10_000
     assert (found.perplexity, found.elbo_perplexity) == (math.inf, math.inf)
 

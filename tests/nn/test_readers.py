@@ -74,6 +74,25 @@ def test_it_is_torchs_batch_normalisation_with_a_fixed_scale() -> None:
     assert {name for name, _ in norm.named_parameters()} == {"bias"}
 
 
+def test_a_single_row_is_normalised_by_the_running_means_which_stay() -> None:
+    """It has no variance of its own; one that is about 0 would be divided by, and remembered."""
+    norm, x = norm_of()
+    norm(x, torch.ones(5))
+    kept = [buffer.clone() for buffer in norm.buffers()]
+    single = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
+    found = norm(x, single)
+    for before, now in zip(kept, norm.buffers(), strict=True):
+        torch.testing.assert_close(now, before, rtol=0, atol=0)
+    torch.testing.assert_close(found, norm.eval()(x, single))
+    fresh = RowNorm(3, gamma=0.5).double()
+    y = fresh(x.requires_grad_(), single)
+    y[1].sum().backward()
+    torch.testing.assert_close(y[1], 0.5 * x[1])
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[1], torch.full((3,), 0.5).double())
+    assert int(fresh.batches) == 0
+
+
 def test_running_means_follow_with_the_momentum_after_the_first_batches() -> None:
     norm, x = norm_of()
     for _ in range(30):
@@ -95,7 +114,7 @@ def test_a_look_without_gradient_leaves_no_trace_and_evaluation_maps_each_row_by
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+@pytest.mark.parametrize("rows", [2, 4])
 def test_rows_that_do_not_differ_are_mapped_to_the_bias(rows: int) -> None:
     norm = RowNorm(2, gamma=0.5)
     nn.init.constant_(norm.bias, 0.3)

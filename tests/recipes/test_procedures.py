@@ -136,14 +136,22 @@ def test_pretraining_and_free_bits_in_two_stages(fit):
     assert run.finished
     assert load_config(str(run.folder / "config.yaml")) == run.config
     assert stored(run)["training"]["stages"] == PRETRAINED["stages"], "what was not given is not written down as given"
-    shown = "| stages | autoencoder: 1 epochs of reconstruction; fbp: 2 epochs of free-bits:8:dimension, model anew |"
+    stages = "autoencoder: 1 epochs of reconstruction; fbp: 2 epochs of free-bits:8:dimension"
+    shown = f"| training | {stages}, β linear, epochs 1, start 0, model anew; adam |"
     assert shown in (run.folder / "report.md").read_text(encoding="utf-8")
 
 
-def test_a_training_without_stages_describes_none():
-    assert TrainingSection(steps=3).described_stages("elbo") == []
+def test_a_training_is_described_by_its_stages():
+    assert TrainingSection(steps=3, beta=0.5).described("elbo") == ["3 steps of elbo, β 0.5"]
+    assert TrainingSection(epochs=3, update="aggressive").described("elbo") == ["3 epochs of elbo, aggressive updates"]
     alternating = TrainingSection(stages=[{"name": "a", "steps": 2000, "update": "aggressive"}])
-    assert alternating.described_stages("elbo") == ["a: 2,000 steps of elbo, aggressive updates"]
+    assert alternating.described("elbo") == ["a: 2,000 steps of elbo, aggressive updates"]
+
+
+def test_advice_names_recipes_for_the_data_that_are_trained_on():
+    assert load_config("verses-vae").cures == "verses-vae"
+    assert load_config("verses-vae", {"data.corpus": "mine.txt"}).cures == ""
+    assert load_config("ptb-vae", {"data.corpus": "/data/ptb"}).cures == "ptb-vae"
 
 
 def test_stopped_runs_of_stages_equal_uninterrupted_ones(fit, monkeypatch):

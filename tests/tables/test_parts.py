@@ -6,6 +6,7 @@ import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError, UserError
 from ppl_text.recipes import build
+from ppl_text.recipes.config import load_config
 from ppl_text.tables.parts import choose_part, of_part
 from ppl_text.tables.rows import Task
 from ppl_text.tables.table import load_table, parse_table, table_parts
@@ -82,6 +83,18 @@ def test_every_row_is_a_sound_configuration_under_every_budget(part, tmp_path):
         build.check_stages(config)
         assert (config.recipe, config.seed) == (f"{part}-{row.name}", 3)
         assert config.model.options["latent_dim"] == (0 if row.name == "lm" else 16 if part == "verses" else 32)
+
+
+def test_a_budget_may_change_single_rows():
+    """In PTB's small budget: several cycles within 12 epochs, 6 epochs of pretraining before the 12 of the others."""
+    table = load_table("davam-table2", "ptb")
+    changes = {row.name: row.changes(table.budget("small"), 0) for row in table.rows}
+    assert changes["cyclical"]["training.beta"]["period_epochs"] == 4
+    config = load_config("ptb-pretrain-fbp", changes["pretrain-fbp"])
+    assert [stage.epochs for stage in config.training.stages] == [6, 12]
+    assert changes["vae"]["training.epochs"] == 12
+    with pytest.raises(ConfigError, match="budget 'short' changes no row 'y'"):
+        parse_table("t", SMALL.replace("budgets: {smoke: {", "budgets: {smoke: {rows: {y: {seed: 1}}, "))
 
 
 def test_a_part_is_a_table_of_its_own():
