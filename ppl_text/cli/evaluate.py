@@ -58,13 +58,13 @@ def evaluate(
         return
     rows = bound_rows(likelihood, references)
     if other is not None:
-        rows.insert(1 if likelihood.exact else 2, (f"bound of {objective}", f"{other[0]:.3f}", f"{other[1]:.3f}"))
+        rows.insert(1 if likelihood.exact else 2, (f"bound of {objective}", f"{other[0]:z.3f}", f"{other[1]:.3f}"))
     print_table(["quantity", f"nats per {references.unit}", "s.e."], rows, f"{opened.folder}, {split} split")
     click.echo(sampling_line(likelihood, references.unit))
     if references.unit == "sentence":
         click.echo("\n".join(perplexity_lines(likelihood)))
     else:
-        token = f"{likelihood.iw_per_token:.4f} nats, perplexity {likelihood.perplexity:.3f}"
+        token = f"{likelihood.iw_per_token:z.4f} nats, perplexity {likelihood.perplexity:z.3f}"
         click.echo(f"Per scored token: {token} (EOS counted)")
     if latents is not None:
         print_latents(latents, recipe)

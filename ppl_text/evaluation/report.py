@@ -20,16 +20,16 @@ def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple
     """
     k, latent = likelihood.particles, "h" if references.unit == "word" else "z"
     bounds = [
-        ("ELBO", f"{likelihood.elbo:.3f}", _error(likelihood.elbo_se, k)),
-        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:.3f}", _error(likelihood.iw_se, k)),
-        ("KL(q ‖ p)", f"{likelihood.kl:.3f}", ""),
-        (f"reconstruction E_q[ln p(w | {latent})]", f"{-likelihood.rec:.3f}", ""),
+        ("ELBO", f"{likelihood.elbo:z.3f}", _error(likelihood.elbo_se, k)),
+        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:z.3f}", _error(likelihood.iw_se, k)),
+        ("KL(q ‖ p)", f"{likelihood.kl:z.3f}", ""),
+        (f"reconstruction E_q[ln p(w | {latent})]", f"{-likelihood.rec:z.3f}", ""),
     ]
-    exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:.3f}", "exact")]
+    exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:z.3f}", "exact")]
     return [
         *(exact if likelihood.exact else bounds),
-        (f"i.i.d. {references.symbol} model ({references.symbol}s and EOS)", f"{-references.letters:.3f}", "exact"),
-        ("entropy of the split: no model can pass", f"{-references.entropy:.3f}", "exact"),
+        (f"i.i.d. {references.symbol} model ({references.symbol}s and EOS)", f"{-references.letters:z.3f}", "exact"),
+        ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact"),
     ]
 
 
@@ -37,16 +37,16 @@ def _error(value: float, particles: int) -> str:
     """A standard error as text; one draw says nothing of its spread, and a bound of -∞ has none."""
     if math.isnan(value):
         return "unknown (K = 1)" if particles == 1 else ""
-    return f"{value:.3f}"
+    return f"{value:z.3f}"
 
 
 def perplexity_lines(likelihood: Likelihood) -> list[str]:
     """Perplexities of sentences with what they are normalised by, and why they are infinite where they are."""
     n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
     if likelihood.exact:
-        return [f"PPL {likelihood.perplexity:.3f}, exact; over {n}."]
+        return [f"PPL {likelihood.perplexity:z.3f}, exact; over {n}."]
     lines = [
-        f"PPL {likelihood.elbo_perplexity:.3f} from the ELBO, {likelihood.perplexity:.3f} from K = "
+        f"PPL {likelihood.elbo_perplexity:z.3f} from the ELBO, {likelihood.perplexity:z.3f} from K = "
         f"{likelihood.particles} importance samples; over {n}."
     ]
     if not likelihood.finite:
@@ -62,13 +62,13 @@ def latent_rows(figures: LatentFigures) -> list[tuple[str, str]]:
     units, dimensions = figures.latent_units, sorted(figures.kl_by_dimension, reverse=True)
     active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
     return [
-        ("KL(q(z given x) ‖ p(z))", f"{figures.kl:.3f} nats"),
+        ("KL(q(z given x) ‖ p(z))", f"{figures.kl:z.3f} nats"),
         (
             "mutual information I(x; z)",
-            f"{figures.mutual_information:.3f} nats; cap {figures.mutual_information_cap:.3f}, the entropy of the "
+            f"{figures.mutual_information:z.3f} nats; cap {figures.mutual_information_cap:z.3f}, the entropy of the "
             f"{figures.compared:,} sentences compared",
         ),
-        ("KL(q(z) ‖ p(z)) of their aggregate", f"{figures.marginal_kl:.3f} nats"),
+        ("KL(q(z) ‖ p(z)) of their aggregate", f"{figures.marginal_kl:z.3f} nats"),
         *((f"units active at {at}", f"{n} of {units}") for at, n in active if n is not None),
         *([("KL by dimension, largest first", " ".join(f"{kl:.2f}" for kl in dimensions))] if dimensions else []),
     ]
