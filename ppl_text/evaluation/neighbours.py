@@ -46,9 +46,10 @@ def nearest_texts(
 ) -> list[Neighbour]:
     """The n texts of ``split`` with the least ‖E_q[z | x] - E_q[z | text]‖, nearest first; fewer where it has fewer.
 
-    Texts of the same tokens count once, and so does ``text`` itself where the split has it (at distance 0). The split
-    is encoded in chunks of which only the n nearest are kept, so that its size does not matter; ``report(done,
-    total)`` is called after each. ``seed``: of the draws, where :func:`posterior_means` needs some.
+    Texts of the same tokens count once, and so does ``text`` itself where the split has it (at distance 0; where means
+    are those of draws, at the distance that their noise makes). The split is encoded in chunks of which only the n
+    nearest are kept, so that its size does not matter; ``report(done, total)`` is called after each. ``seed``: of the
+    draws, where :func:`posterior_means` needs some.
 
     Raises :class:`UserError` where the model has nothing latent or a latent for each token (paths of different lengths
     have no distance), for n < 1, and for a text that does not fit.

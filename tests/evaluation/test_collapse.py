@@ -17,6 +17,8 @@ from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, 
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, common_sentences, subset
 from ppl_text.evaluation.verdict import is_collapsed as of_comparisons
+from ppl_text.recipes import build
+from ppl_text.recipes.config import load_config
 
 from .test_latents import Model, closed
 from .test_representation import NORMAL, N, Program, sentences, x_of
@@ -186,3 +188,12 @@ def test_recipes_that_are_advised_exist():
             said = verdict(*figures, recipe=f"{family}-vae")
             for name in re.findall(rf"{family}-[a-z-]+", said):
                 assert (RECIPES / f"{name}.yaml").is_file(), said
+
+
+@pytest.mark.parametrize(("recipe", "most"), [("verses-aggressive", 300), ("verses-vae", SENTENCES)])
+def test_aggressive_training_ends_by_the_information_of_all_validation_sentences(recipe, most):
+    """Its mode is over when that falls, so that it is not left to the cap of a few of them; elsewhere it only informs."""
+    data = sentences(number=300)
+    validation = EvaluationSet(list(data.batches), [list(data.texts)], 300.0)
+    monitor = build.build_monitor(load_config(recipe), Model(), None, validation)
+    assert watched(Channel(0.8), monitor)[0]["mutual_information_cap"] == pytest.approx(math.log(most))
