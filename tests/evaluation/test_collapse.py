@@ -192,7 +192,7 @@ def test_recipes_that_are_advised_exist():
 
 @pytest.mark.parametrize(("recipe", "most"), [("verses-aggressive", 300), ("verses-vae", SENTENCES)])
 def test_aggressive_training_ends_by_the_information_of_all_validation_sentences(recipe, most):
-    """Its mode is over when that falls, so that it is not left to the cap of a few of them; elsewhere it only informs."""
+    """Its mode is over when that falls: not left to the cap of a few of them. Elsewhere it only informs."""
     data = sentences(number=300)
     validation = EvaluationSet(list(data.batches), [list(data.texts)], 300.0)
     monitor = build.build_monitor(load_config(recipe), Model(), None, validation)
