@@ -12,11 +12,23 @@ from torch import nn
 
 from guides.sentence_vae import GaussianGuide as LSTMGuide
 from guides.sentence_vae import PointGuide
+from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
+from ppl_text.evaluation.estimates import estimate_bounds
 from ppl_text.evaluation.likelihood import bounds_of, measuring, sentence_bounds, summarize
-from ppl_text.evaluation.scores import check_storable, draw, join_scores, load_scores, store_scores
+from ppl_text.evaluation.scores import (
+    ROOM,
+    WIDE_ROOM,
+    check_storable,
+    draw,
+    join_scores,
+    load_scores,
+    room_for,
+    store_scores,
+)
+from ppl_text.evaluation.sentences import common_sentences
 from ppl_text.models.sentence_vae import SentenceVAE
 
 from .programs import Gaussian, GaussianGuide, Nothing, Unigram, batch_of, evaluation_set, log_evidence
@@ -192,3 +204,26 @@ def test_the_metadata_is_plain_json(tmp_path):
     with safe_open(str(tmp_path / "x.safetensors"), framework="pt") as file:
         assert json.loads(file.metadata()["ppl_text"]) == {"seed": 1, "exact": False}
         assert file.get_tensor("log_weights").dtype == torch.float64
+
+
+@pytest.mark.parametrize("spec", ["elbo", "iwae:7"])
+def test_bounds_of_objectives_divide_the_sentences_too(monkeypatch, spec):
+    """Means of many estimates are those of undivided batches within their errors; no more is seen than has room."""
+    common = common_sentences(evaluation_set(sentences()))
+    model, guide, objective = Path(), PathGuide(), objectives.build(spec)
+    whole = estimate_bounds(objective, model, guide, common, draws=1400, seed=0)
+    monkeypatch.setattr("ppl_text.evaluation.estimates.room_for", lambda model: 7 * 9 * 2)
+    model.largest = 0
+    parts = estimate_bounds(objective, model, guide, common, draws=1400, seed=0)
+    assert 0 < model.largest <= 7 * 9 * 2
+    assert parts.by_sentence.shape == whole.by_sentence.shape
+    error = (parts.variance + whole.variance).sqrt()
+    assert float(((parts.by_sentence - whole.by_sentence) / error).abs().max()) < 4
+
+
+def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
+    assert room_for(Path()) == ROOM
+    assert room_for(lstm()[0]) == WIDE_ROOM
+    many = Path()
+    many.vocab_size = 10_000
+    assert room_for(many) == WIDE_ROOM
