@@ -36,8 +36,8 @@ ROOM = 131_072
 """Particles x sentences x steps that a model of words in letters scores at once."""
 
 WIDE_ROOM = 8_192
-"""The same for models that feed tokens back or have many symbols: a step of a decoder takes some 35 kB at 256 units
-and 140 kB at 1,024, one of a state-space model 40 kB at 10,000 symbols."""
+"""The same for models that feed tokens back beside a latent, or have many symbols: a step of a decoder takes some 35 kB
+at 256 units and 140 kB at 1,024, one of a state-space model 40 kB at 10,000 symbols."""
 
 MANY = 1_000
 """Symbols, from which on a model is wide."""
@@ -86,7 +86,9 @@ class Draws(NamedTuple):
 
 def room_for(model: Any) -> int:
     """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units."""
-    wide = callable(getattr(model, "begin", None)) or getattr(model, "vocab_size", 0) > MANY
+    # Without a latent there is one particle, however many are asked for.
+    decodes = callable(getattr(model, "begin", None)) and bool(getattr(model, "latents", ()))
+    wide = decodes or getattr(model, "vocab_size", 0) > MANY
     return WIDE_ROOM if wide else ROOM
 
 

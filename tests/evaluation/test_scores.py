@@ -29,6 +29,7 @@ from ppl_text.evaluation.scores import (
     store_scores,
 )
 from ppl_text.evaluation.sentences import common_sentences
+from ppl_text.models.language_model import LanguageModel
 from ppl_text.models.sentence_vae import SentenceVAE
 
 from .programs import Gaussian, GaussianGuide, Nothing, Unigram, batch_of, evaluation_set, log_evidence
@@ -224,6 +225,7 @@ def test_bounds_of_objectives_divide_the_sentences_too(monkeypatch, spec):
 def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
     assert room_for(Path()) == ROOM
     assert room_for(lstm()[0]) == WIDE_ROOM
+    assert room_for(LanguageModel(11)) == ROOM
     many = Path()
     many.vocab_size = 10_000
     assert room_for(many) == WIDE_ROOM
