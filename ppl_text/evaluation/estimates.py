@@ -69,12 +69,8 @@ def estimate_bounds(
     with measuring(seed, model, guide):
         for batch in sentences:
             rows = max(1, room_for(model) // (batch.steps * objective.particles))
-            parts = (
-                [batch]
-                if rows >= batch.size
-                else map(batch.take, torch.arange(batch.size, device=batch.tokens.device).split(rows))
-            )
-            columns += [_repeat(objective, model, guide, part, repeats, rows) for part in parts]
+            for part in torch.arange(batch.size, device=batch.tokens.device).split(rows):
+                columns.append(_repeat(objective, model, guide, batch.take(part), repeats, rows))
             report()
     bounds = torch.cat([bound for bound, _ in columns], dim=1)
     ess = [e for _, e in columns if e is not None]

@@ -78,7 +78,9 @@ def chosen_rows(number: int, most: int) -> Tensor:
 
 
 def subset(sentences: CommonSentences, chosen: Tensor) -> CommonSentences:
-    """The sentences whose entry of ``chosen`` (N,) is true, in their order."""
+    """The sentences whose entry of ``chosen`` (N,) is true, in their order; they themselves where all are."""
+    if bool(chosen.all()):
+        return sentences
     parts = zip(sentences.batches, chosen.split([batch.size for batch in sentences.batches]), strict=True)
     batches = [
         batch.take(torch.nonzero(here).squeeze(-1).to(batch.tokens.device)) for batch, here in parts if here.any()

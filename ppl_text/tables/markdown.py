@@ -83,8 +83,10 @@ def _sentence_notes(results: Mapping[str, Any]) -> list[str]:
     rows = [row for row in results["rows"] if row["seeds"] and row["measures"].get("n_eos")]
     if not rows:
         return []
-    sizes = sorted({(r["measures"]["n_sent"], r["measures"]["n_eos"], r["measures"]["particles"]) for r in rows})
-    sentences, tokens, particles = sizes[-1]
+    # An exact row has one particle, whatever the others have.
+    sentences, tokens, particles = max(
+        tuple(r["measures"][key] for key in ("n_sent", "n_eos", "particles")) for r in rows
+    )
     notes = [
         f"{sentences:,.0f} test sentences, {tokens:,.0f} scored tokens (EOS counted, BOS not), by which the nats of "
         f"perplexities are divided; the importance-weighted ones are from K = {particles:,.0f} draws (the published "
