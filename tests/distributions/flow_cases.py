@@ -118,7 +118,10 @@ def affine_by_hand(family: FlowFamily, params: Tensor) -> tuple[Tensor, Tensor]:
         entries = [next(lower) for _ in range(i)] if isinstance(family, Triangular) else [raw.new_zeros(())] * i
         rows.append(torch.stack([*entries, diagonal_by_hand(family, raw[i]), *[raw.new_zeros(())] * (dim - 1 - i)]))
     matrix = torch.stack(rows)
-    return loc, torch.linalg.inv(matrix) if getattr(family, "inverse", False) else matrix
+    if not getattr(family, "inverse", False):
+        return loc, matrix
+    # The LU that `inv` takes may leave rounding above the diagonal, where the inverse of a lower triangle has zeros.
+    return loc, torch.linalg.inv(matrix).tril()
 
 
 def diagonal_by_hand(family: FlowFamily, raw: Tensor) -> Tensor:
