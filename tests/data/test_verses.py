@@ -1,5 +1,6 @@
-"""The built-in verses, and PTB where it lies beside the project."""
+"""The built-in verses, and the Penn Treebank where ``PPL_TEXT_PTB`` names its folder."""
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from ppl_text.data.corpora import CORPORA, DESCRIPTIONS, SPLITS, UNITS, load_cor
 from ppl_text.data.sentences import clean
 from ppl_text.data.verses import spaced
 
-PTB = Path(__file__).parents[3] / "shared/data/ptb"
+PTB = Path(os.environ.get("PPL_TEXT_PTB", "no folder given"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_kinds_that_do_not_fit_say_what_to_set():
     assert set(UNITS) == set(CORPORA) == set(DESCRIPTIONS)
 
 
-@pytest.mark.skipif(not PTB.is_dir(), reason="shared/data/ptb is not beside the project")
+@pytest.mark.skipif(not PTB.is_dir(), reason="PPL_TEXT_PTB names no folder with the Penn Treebank")
 def test_penn_treebank_has_the_published_sizes():
     corpus = load_corpus(str(PTB), unit="sentences")
     assert [len(corpus.splits[name]) for name in SPLITS] == [42_068, 3_370, 3_761]

@@ -121,7 +121,7 @@ def test_a_choice_for_an_unknown_part_is_a_fault_of_the_file():
         ("ptb", ("ptb", None)),
         ("verses", ("verses", None)),
         ("/data/ptb", ("ptb", "/data/ptb")),
-        ("../shared/data/ptb/", ("ptb", "../shared/data/ptb/")),
+        ("../texts/ptb/", ("ptb", "../texts/ptb/")),
         ("snli=/data/x", ("snli", "/data/x")),
         ("ptb=hub:owner/name", ("ptb", "hub:owner/name")),
     ],
