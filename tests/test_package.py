@@ -78,18 +78,35 @@ def test_the_package_is_marked_as_typed() -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """The wheel, built from a copy of the tree: the checkout is left as it is."""
-    source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("wheel")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheel and source distribution, built from a copy of the tree: the checkout is left as it is."""
+    source, out = tmp_path_factory.mktemp("source") / "tree", tmp_path_factory.mktemp("distributions")
     ignored = shutil.ignore_patterns(".git", "__pycache__", "runs", "dist", "build", ".*_cache", ".venv", ".benchmarks")
     shutil.copytree(ROOT, source, ignore=ignored)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
+    command = [sys.executable, "-m", "build", "--wheel", "--sdist", "--no-isolation", "--outdir", str(out), str(source)]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": ""}
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (path,) = out.glob("*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(distributions: Path) -> zipfile.ZipFile:
+    """The wheel."""
+    (path,) = distributions.glob("*.whl")
     return zipfile.ZipFile(path)
+
+
+def test_the_source_distribution_holds_pages_tests_and_pins(distributions: Path, tmp_path: Path) -> None:
+    (path,) = distributions.glob("*.tar.gz")
+    shutil.unpack_archive(path, tmp_path, filter="data")
+    (tree,) = tmp_path.iterdir()
+    pages = {file.relative_to(ROOT) for file in (ROOT / "docs").rglob("*") if file.suffix in (".md", ".json", ".png")}
+    others = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "constraints.txt", "pyproject.toml", ".ci/run")
+    missing = [name for name in (*pages, *others, ".pre-commit-config.yaml") if not (tree / name).is_file()]
+    assert len(pages) > 15
+    assert not missing
 
 
 def test_the_wheel_holds_both_packages_the_recipes_and_the_type_marks(wheel: zipfile.ZipFile) -> None:
