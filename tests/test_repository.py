@@ -54,6 +54,15 @@ def test_outside_paths_are_recognised():
     assert not OUTSIDE.search("the framework/data")
 
 
+ELSEWHERE = re.compile(r"\b(?:" + "|".join(["SP" + "EC", "DES" + "IGN", "STY" + r"LE\.md"]) + r")\b")
+"""Documents that are not in the repository: docs/specification.md and docs/architecture.md are."""
+
+
+def test_no_file_names_a_document_that_is_not_here():
+    named = [f"{name}: {hit[0]}" for name, text in texts().items() for hit in ELSEWHERE.finditer(text)]
+    assert not named, "cite docs/specification.md by section (specification 4G.1), or docs/architecture.md"
+
+
 def pinned(package: str) -> str:
     """Return the version of a package in ``constraints.txt``."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
@@ -86,7 +95,7 @@ def test_changelog_has_a_section_for_the_version_at_hand():
     assert __version__ in sections
 
 
-CITATION = re.compile(r"specification(?:\.md)?,? (?:section )?(\d[A-G]?(?:\.\w+)?)(?![\w-])")
+CITATION = re.compile(r"(?i:specification)(?:\.md)?,?\s+(?:section )?(\d[A-G]?(?:\.\w+)?)(?![\w-])")
 
 
 def test_citations_of_the_specification_name_a_section():
@@ -106,7 +115,7 @@ def _numbered() -> list[str]:
         ("docs/specification.md, 4G.1", "4G.1"),
         ("(specification 0)", "0"),
         ("specification, section 0", "0"),
-        ("specification 5.i)", "5.i"),
+        ("Specification 5.i: EOS", "5.i"),
     ],
 )
 def test_citations_are_found(text, number):
