@@ -141,7 +141,7 @@ class DiagonalGuide(ReadingGuide):
     """q(h_t | h_{t-1}, w_{t:T}) = N(m(h_{t-1}, a_t), diag s(h_{t-1}, a_t)²), a_t a backward GRU: the paper's.
 
     The paper draws ξ_t ~ N(μ, diag σ²) from (h_{t-1}, a_t) and maps it by F_q = DIAG(h_{t-1}); the two
-    together are this one diagonal Gaussian (SPEC 4G.2), computed by one network.
+    together are this one diagonal Gaussian (specification 4G.2), computed by one network.
     """
 
 

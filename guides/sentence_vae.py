@@ -1,7 +1,7 @@
 """Guides of the sentence VAE: q(z | w_{1:T}) over the single site ``z``.
 
 Sources: Bowman et al. 2016 (last state), Kingma et al. 2016 (inverse autoregressive flow), Zhu et al. 2020 (BN-VAE);
-constants as in SPEC, section 0.
+constants as in specification 0.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class ReadingGuide(SentenceGuide):
         return summary
 
     def mapped(self, outputs: int) -> nn.Linear:
-        """A new linear map of c(w) without bias, as SPEC has it, with the model's kind of initial values."""
+        """A new linear map of c(w) without bias (specification 0), with the model's kind of initial values."""
         linear = nn.Linear(self.reader.output_dim, outputs, bias=False)
         initialise(linear, self.model.init)
         return linear

@@ -107,7 +107,7 @@ def restarts(step: float, *, value: float, period: float, plateau: float = 1, fi
 
     With ``u = plateau · ⌊(step mod period) / plateau⌋ / period``: ``final + (value - final) · (1 + cos πu) / 2``, which
     stays the same for ``plateau`` updates. With N updates in an epoch, ``period=10N, plateau=N`` is the rate that goes
-    with cyclical annealing, ``value/2 · (1 + cos π·((e-1) mod 10)/10)`` of epoch e = 1, 2, … (SPEC 0).
+    with cyclical annealing, ``value/2 · (1 + cos π·((e-1) mod 10)/10)`` of epoch e = 1, 2, … (specification 0).
     """
     done = plateau * math.floor((step % period) / plateau) / period
     return _between(value, final, (1.0 - math.cos(math.pi * done)) / 2.0)

@@ -23,7 +23,7 @@ LAYERS = {
     **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduction"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
-"""Rooms by layer (DESIGN, section 2); imports go downwards only."""
+"""Rooms by layer (docs/architecture.md); imports go downwards only."""
 
 SIBLINGS = {"models", "guides", "objectives"}
 """Rooms of one layer that must not know each other: they meet in ``recipes/build.py``."""

@@ -148,7 +148,7 @@ def in_epochs(**spec):
 
 
 def test_linear_annealing_over_ten_epochs_is_the_papers_at_every_edge():
-    """SPEC 0: from kl_start to 1 over 10 epochs, (1 - kl_start) / (10 · updates of an epoch) more in each update."""
+    """Specification 0: kl_start to 1 over 10 epochs, (1 - kl_start) / (10 · an epoch's updates) more each update."""
     beta, weight = in_epochs(name="linear", epochs=10, start=0.1), 0.1
     for step in range(12 * BATCHES):
         assert beta(step) == pytest.approx(weight, abs=1e-12)
@@ -158,7 +158,7 @@ def test_linear_annealing_over_ten_epochs_is_the_papers_at_every_edge():
 
 
 def test_the_cyclical_recipe_is_the_papers_at_every_update():
-    """SPEC 0: β restarts at 0.1 every 10 epochs and rises by 1 / (5 · #batches) per step to 1."""
+    """Specification 0: β restarts at 0.1 every 10 epochs and rises by 1 / (5 · #batches) per step to 1."""
     beta = in_epochs(name="cyclical", period_epochs=10, start=0.1, rise=0.45)
     for step in range(25 * BATCHES):
         if step % (10 * BATCHES) == 0:
@@ -168,7 +168,7 @@ def test_the_cyclical_recipe_is_the_papers_at_every_update():
 
 
 def test_the_cyclical_rate_is_the_papers_in_every_epoch():
-    """SPEC 0: 0.5 · lr · (1 + cos π·((e-1) mod 10)/10) in epoch e = 1, 2, …"""
+    """Specification 0: 0.5 · lr · (1 + cos π·((e-1) mod 10)/10) in epoch e = 1, 2, …"""
     rate = in_epochs(name="restarts", value=1e-3, period_epochs=10, plateau_epochs=1)
     for step in range(25 * BATCHES):
         epoch = 1 + step // BATCHES

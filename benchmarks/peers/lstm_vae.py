@@ -1,6 +1,6 @@
 """The LSTM variational autoencoder of sentences as a plain PyTorch loop: no Pyro, no torch.distributions.
 
-Written from the equations (SPEC section 0), as one would for speed: both LSTMs by ``nn.LSTM``, z put beside the
+Written from the equations (specification 0), as one would for speed: both LSTMs by ``nn.LSTM``, z put beside the
 embeddings, one matrix product for all logits and ``cross_entropy`` on them, KL in closed form::
 
     q(z | w)    [mu; log s2] = W h, h the last state of an LSTM over BOS w_1 … w_n EOS;  z = mu + s * eps

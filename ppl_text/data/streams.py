@@ -199,8 +199,8 @@ class EpochBatches(BatchStream):
     An epoch shuffles the rows, deals them to their buckets and lets the batches leave in random order. The last
     batch of a bucket is filled up with rows of weight 0, so that an epoch has Σ_buckets ⌈N_bucket / B⌉ batches,
     always the same number. With a bucket for every length, batches hold sentences of equal length and no padding
-    (SPEC 0). Counts do not matter: this is the order for sentences, where each counts once; for word lists, where
-    P(word) ∝ count, take :class:`TrainingBatches`.
+    (specification 0). Counts do not matter: this is the order for sentences, where each counts once; for word lists,
+    where P(word) ∝ count, take :class:`TrainingBatches`.
 
     Raises :class:`ConfigError` for buckets that the longest sentence does not fit into, :class:`DataError` for a
     split without any text.

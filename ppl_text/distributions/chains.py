@@ -230,7 +230,7 @@ def chain_kl(q: FlowChain, p: FlowChain, value: Tensor) -> Tensor | None:
     Each term is in closed form where both flows are affine: with s = f_p^{-1} ∘ f_q, s(ξ) = c + Sξ,
     KL_t = ½(‖c‖² + ‖S‖_F² - D) - ln|det J_{f_q}| + ln|det J_{f_p}|. s is evaluated at 0 and at the D unit
     vectors. In expectation over the path this is KL(q ‖ p), with less variance than ln q - ln p
-    (SPEC 4G.2). None where a flow is not affine: no closed form exists.
+    (specification 4G.2). None where a flow is not affine: no closed form exists.
     """
     if not (q.kernel.family.affine and p.kernel.family.affine):
         return None

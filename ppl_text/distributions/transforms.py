@@ -118,7 +118,7 @@ class RealNVP(FlowFamily):
 
     ``masks="halves"`` alternates which half passes, so that every coordinate is transformed.
     ``masks="paper"`` keeps the first d coordinates for d = 2..D-1 in this fixed order: the first two are
-    never transformed (SPEC 4G.9).
+    never transformed (specification 4G.9).
     """
 
     affine = False
@@ -158,7 +158,7 @@ class SoftplusDelta(nn.Module):
 class ClipOutside(nn.Module):
     """raw ↦ sign(v) max(|v|, δ) with v = raw + 1: the paper's rule, |G_ii| kept outside [-δ, δ].
 
-    Zero gradient inside the interval and a jump at 0 (SPEC 4G.4); kept for ``preset=paper``.
+    Zero gradient inside the interval and a jump at 0 (specification 4G.4); kept for ``preset=paper``.
     """
 
     def __init__(self, delta: float) -> None:
@@ -235,7 +235,8 @@ def conditional_flow(
     coupling nets have two hidden layers of 8 (the paper's) and read the state through a linear map;
     ``layers`` counts couplings (1 means the default of 6; ``masks="paper"`` has D - 2 of them, whatever it is).
     ``tril-nvp`` is ``nvp`` on the noise and then one ``tril``, both with parameters from the network of widths
-    ``hidden``: it starts near TRIL and, unlike any number of TRILs, need not stay Gaussian given h_{t-1} (SPEC 4G.1).
+    ``hidden``: it starts near TRIL and, unlike any number of TRILs, need not stay Gaussian given h_{t-1}
+    (specification 4G.1).
     """
     state_dim = dim if state_dim is None else state_dim
     couplings = COUPLINGS if layers == 1 else layers

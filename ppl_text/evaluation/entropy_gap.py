@@ -88,7 +88,7 @@ def entropy_gap(model: Any, *, words: int, draws: int, steps: int, seed: int = 0
     """Run the model freely for ``words`` words of at most ``steps`` tokens, and measure both entropies at every state.
 
     With K = ``draws`` the mixture's entropy is estimated from below: the gap is at most ln K and biased low (the
-    paper's K = 20 reads 1.15 nats where 1.29 are true, SPEC 4G.8). Positions after the first EOS do not count.
+    paper's K = 20 reads 1.15 nats where 1.29 are true, specification 4G.8). Positions after the first EOS do not count.
     ``at_once``: simulated next states in memory; so few because they then stay in the processor's cache. Raises
     :class:`UserError` for a model without such states.
     """

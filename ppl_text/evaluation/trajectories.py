@@ -22,11 +22,11 @@ class PriorCrossEntropy:
     """H[P_data, P̂] = -Σ_w P_data(w) ln P̂(w) in nats per word, P̂(w) = (1/K) Σ_k Π_t P(w_t | h_t^k), h^k ~ p(h).
 
     The logarithm of a mean is below the mean's logarithm in expectation, so the cross-entropy is over-estimated, the
-    more the rarer the words (SPEC 4G.6). ``bias``: by how much, as the bootstrap over the K ``trajectories``, which
-    all words share, sees it (mean of the replicates - value). ``low``, ``high``: 95 % interval of the basic bootstrap,
-    which takes the bias off: [2·value - q_97.5, 2·value - q_2.5] of the replicates, so that ``value`` itself may lie
-    above it. ``alone``: share of the data whose P̂(w) one single trajectory makes up by more than half. Where it is
-    not small the figure says more about K than about the model, and the bootstrap sees too little of the bias.
+    more the rarer the words (specification 4G.6). ``bias``: by how much, as the bootstrap over the K ``trajectories``,
+    which all words share, sees it (mean of the replicates - value). ``low``, ``high``: 95 % interval of the basic
+    bootstrap, which takes the bias off: [2·value - q_97.5, 2·value - q_2.5] of the replicates, so that ``value`` itself
+    may lie above it. ``alone``: share of the data whose P̂(w) one single trajectory makes up by more than half. Where
+    it is not small the figure says more about K than about the model, and the bootstrap sees too little of the bias.
     """
 
     value: float

@@ -54,7 +54,8 @@ def word_references(corpus: Corpus, split: str) -> WordReferences:
 def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:
     """-(1/N) Σ_sentences ln p(x), nats per sentence, p(x) = Π_i p(x_i) · p(EOS) with the frequencies of ``train``.
 
-    In closed form from the counts of the tokens (SPEC 5.i); infinite where ``train`` lacks a token of ``data``.
+    In closed form from the counts of the tokens (specification 5.i); infinite where ``train`` lacks a token of
+    ``data``.
     """
     size = 1 + max(int(table.ids.max(initial=0)) for table in (train, data))
     of_train, of_data = (np.bincount(table.ids, minlength=size).astype(float) for table in (train, data))

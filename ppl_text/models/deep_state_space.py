@@ -35,7 +35,7 @@ class DeepStateSpace(nn.Module):
         state_dim: D (the paper's default is 8).
         transition: F_g: ``diag``, ``tril``, ``nvp`` (Real-NVP) or ``tril-nvp`` (Real-NVP on the noise, then TRIL).
         layers: n of n×TRIL; for ``nvp`` and ``tril-nvp`` the number of couplings (1: six of them). With ``diag`` and
-            ``tril`` p(h_t | h_{t-1}) is Gaussian for every n (SPEC 4G.1).
+            ``tril`` p(h_t | h_{t-1}) is Gaussian for every n (specification 4G.1).
         hidden: widths of the MLP that computes the flow's parameters from h_{t-1}.
         parametrization: ``inverse`` parametrises f_g^{-1}, so that training needs no triangular solve
             (the paper's advice, section 2.4); ``direct`` parametrises f_g. Only ``tril`` knows both.

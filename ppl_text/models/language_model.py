@@ -24,7 +24,7 @@ class LanguageModel(nn.Module):
 
     Each w_t is conditioned on all tokens before it ("teacher forcing"). EOS is an outcome and nothing after it is
     scored, so p is a distribution over strings as it stands: no normalisation over all strings is needed, which the
-    paper supposes (SPEC 4G.7). Every bound equals ln p(w).
+    paper supposes (specification 4G.7). Every bound equals ln p(w).
 
     Arguments:
         vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.

@@ -1,7 +1,7 @@
 """LSTM variational autoencoder of sentences: one Gaussian latent for the whole sentence, tokens fed back.
 
 Source: Bowman et al. 2016, "Generating Sentences from a Continuous Space", with the sizes and constants of the
-public baselines that later papers compare with (SPEC, section 0).
+public baselines that later papers compare with (specification 0).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ INITIAL_STATES = ("cell", "hidden")
 class RecurrentDecoder(nn.Module):
     """s_t, c_t = LSTM([emb(w_{t-1}); z], s_{t-1}, c_{t-1}); the logits of w_t are W_o s_t.
 
-    z stands beside the embedding at every step and makes the initial state (SPEC section 0): with ``initial="cell"``
+    z stands beside the embedding at every step and makes the initial state (specification 0): with ``initial="cell"``
     c_0 = W_z z and s_0 = tanh(c_0); with ``initial="hidden"`` s_0 = W_z z + b and c_0 = 0. With ``latent_dim=0`` both
     are 0: a language model. Dropout on embeddings and on states, in training only; W_o has no bias.
 

@@ -13,7 +13,7 @@ RANGES: dict[str, tuple[float, float] | None] = {"uniform": (0.01, 0.1), "wide":
 def initialise(module: nn.Module, name: str) -> None:
     """Draw all parameters of ``module`` anew: U(-r, r), embeddings U(-s, s).
 
-    ``uniform``: r = 0.01, s = 0.1 (SPEC section 0, the LSTM VAEs); ``wide``: r = s = 0.1 (the cyclical schedule's);
+    ``uniform``: r = 0.01, s = 0.1 (specification 0, the LSTM VAEs); ``wide``: r = s = 0.1 (the cyclical schedule's);
     ``torch``: as torch does, nothing is touched. Raises :class:`UnknownNameError` for any other name.
     """
     if name not in RANGES:

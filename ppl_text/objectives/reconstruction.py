@@ -1,4 +1,4 @@
-"""Reconstruction alone: what an autoencoder is trained by, also one that pretrains a VAE (SPEC 0: β = 0)."""
+"""Reconstruction alone: what an autoencoder is trained by, also one that pretrains a VAE (specification 0: β = 0)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Free bits: a part of the KL is not paid for, so that a strong decoder does not switch the latents off.
 
-Kingma et al. 2016; in the form of a mask, 1[KL > λ] KL, whose gradient is that of max(λ, KL) (SPEC, section 0).
+Kingma et al. 2016; in the form of a mask, 1[KL > λ] KL, whose gradient is that of max(λ, KL) (specification 0).
 """
 
 from __future__ import annotations

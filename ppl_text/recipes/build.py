@@ -269,7 +269,7 @@ def build_monitor(config: RunConfig, model: nn.Module, corpus: Corpus, validatio
     """
     aggressive = any(stage.update == "aggressive" for stage in config.training.in_stages())
     if sentence_latents(model):
-        # Aggressive training ends by the information of all validation sentences (SPEC 0).
+        # Aggressive training ends by the information of all validation sentences (specification 0).
         return CollapseMonitor(validation, recipe=config.cures, sentences=None if aggressive else SENTENCES)
     if aggressive:
         raise UserError(

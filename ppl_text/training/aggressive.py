@@ -18,7 +18,7 @@ from .state import Batches
 from .update import Update, to_device
 
 MOST = 99
-"""Updates of the encoder before one of the decoder, at most (SPEC 0)."""
+"""Updates of the encoder before one of the decoder, at most (specification 0)."""
 
 WINDOW = 15
 """Updates of the encoder between two looks at the loss."""

@@ -1,4 +1,4 @@
-"""A learning rate that falls where the validation no longer improves (SPEC 0: the rule of the LSTM-VAE papers)."""
+"""A learning rate that falls where the validation no longer improves (specification 0: the LSTM-VAE papers' rule)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Plateau:
     """What the rule remembers: the score to beat, the validations since then that were worse, and the decays so far.
 
     A score that equals the reference does not count as worse. With a decay the present score becomes the reference:
-    what follows has to beat that and not the best of all, whose parameters are back (SPEC 0).
+    what follows has to beat that and not the best of all, whose parameters are back (specification 0).
     """
 
     reference: float | None = None

@@ -184,7 +184,7 @@ def unigram(split, tokenizer):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_the_iid_unigram_model_has_the_perplexity_of_its_closed_form(batch_size):
-    """SPEC 5 (i): EOS counts, BOS does not; by hand over n_sent = 5, n_words = 8, n_eos = 13."""
+    """Specification 5.i: EOS counts, BOS does not; by hand over n_sent = 5, n_words = 8, n_eos = 13."""
     tokenizer = character_tokenizer("abc")
     data = evaluation_batches(TEST, tokenizer, batch_size=batch_size, buckets=(2, 3))
     bounds = sentence_bounds(unigram(TRAIN, tokenizer), Nothing(), data, particles=2)

@@ -48,7 +48,7 @@ def batch() -> Batch:
 
 
 def paid(kl: Tensor, free: float, unit: str) -> tuple[Tensor, Tensor]:
-    """What is paid, (B,), as SPEC section 0 has it: a mask, and max(λ, ·) less λ; equal in gradient only."""
+    """What is paid, (B,), as specification 0 has it: a mask, and max(λ, ·) less λ; equal in gradient only."""
     share = WEIGHTS / WEIGHTS.sum()
     if unit == "dimension":
         limit = free / kl.shape[-1]

@@ -15,7 +15,7 @@ from .soundness import SPECS, trained_soundly
 
 ROWS = ("lm", "vae", "anneal", "cyclical", "aggressive", "free-bits", "fbp", "pretrain-fbp", "bow", "bn", "iaf")
 WIDTHS = {"ptb": (256, 256), "yahoo": (512, 1024), "snli": (128, 512)}
-"""Embedding and hidden width by corpus (SPEC 0)."""
+"""Embedding and hidden width by corpus (specification 0)."""
 
 SHORT = {
     "data.buckets": 4,
@@ -93,7 +93,7 @@ def betas(name):
 
 @pytest.mark.parametrize("corpus", WIDTHS)
 def test_published_warm_ups(corpus):
-    """SPEC 0: linear over 10 epochs from 0.1, from 0 for FBP; cyclical restarts at 0.1 after 10."""
+    """Specification 0: linear over 10 epochs from 0.1, from 0 for FBP; cyclical restarts at 0.1 after 10."""
     for row in ("anneal", "aggressive", "bow"):
         assert betas(f"{corpus}-{row}") == pytest.approx([0.1, 0.55, 1.0])
     for row in ("fbp", "pretrain-fbp"):
