@@ -156,6 +156,11 @@ SMALL_SENTENCES = {
 }
 
 
+@every_page
+def test_no_formula_of_a_page_begins_a_quotation(page):
+    assert not re.findall(r"^> .*", prose(read(page)), re.MULTILINE)
+
+
 @pytest.mark.parametrize(("source", "shown"), EXAMPLES)
 def test_guide_examples_train(source, shown, ppl, tiny, sentences, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
