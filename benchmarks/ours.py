@@ -31,7 +31,8 @@ from benchmarks.peers import (
 )
 from guides.deep_state_space import DiagonalGuide
 from ppl_text import objectives
-from ppl_text.core.batch import BOS_ID, Batch
+from ppl_text.core.batch import Batch
+from ppl_text.core.vocabulary import BOS_ID, Vocabulary
 from ppl_text.distributions.chains import FlowChain
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.training.guard import make_guard
@@ -73,7 +74,7 @@ class Ours:
 
     def __init__(self, seed: int) -> None:
         sizes = {"hidden": (HIDDEN, HIDDEN)}
-        self.model = DeepStateSpace(VOCABULARY, state_dim=STATE, transition="tril", **sizes)
+        self.model = DeepStateSpace(Vocabulary(VOCABULARY), state_dim=STATE, transition="tril", **sizes)
         self.guide = DiagonalGuide(self.model, embedding_dim=EMBEDDING, gru_dim=GRU, **sizes)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})
         self.objective = objectives.build("elbo")

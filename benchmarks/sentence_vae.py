@@ -26,6 +26,7 @@ from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
 from guides.sentence_vae import GaussianGuide
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.sentence_vae import SentenceVAE
 
 NAMES = {
@@ -47,7 +48,7 @@ class Ours:
         torch.manual_seed(seed)
         vocabulary, embedding, hidden, latent = sizes
         self.model = SentenceVAE(
-            vocabulary, latent_dim=latent, embedding_dim=embedding, hidden_dim=hidden, init="torch"
+            Vocabulary(vocabulary), latent_dim=latent, embedding_dim=embedding, hidden_dim=hidden, init="torch"
         )
         self.guide = GaussianGuide(self.model)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})

@@ -83,19 +83,19 @@ class ChainGuide(nn.Module):
             states: Tensor = pyro.sample("h", self.posterior(batch))
         return states
 
-    def init(self, state: Mapping[str, Tensor], batch: Batch) -> FlowChain:
-        """Begin the same guide step by step (``pyro.infer.SMCFilter``, Algorithm 1): site ``h_0``.
+    def smc_init(self, state: Mapping[str, Tensor], batch: Batch) -> FlowChain:
+        """Begin the same guide step by step (particle filters, Algorithm 1): site ``h_0``.
 
-        Returns the chain that :meth:`step` takes its steps from: the word is read once.
+        Returns the chain that :meth:`smc_step` takes its steps from: the word is read once.
         """
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("h_0", Delta(self.model.initial, event_dim=1))
             return self.posterior(batch)
 
-    def step(self, state: Mapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
+    def smc_step(self, state: Mapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
         """Step t = 0, …, T-1: samples site ``h_{t+1}`` given ``state["h"]`` = h_t; masked where the word has ended.
 
-        ``chain`` is what :meth:`init` returned; it is made anew where it is not given (SMCFilter drops it).
+        ``chain`` is what :meth:`smc_init` returned; it is made anew where it is not given (SMCFilter drops it).
         """
         with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
             chain = self.posterior(batch) if chain is None else chain

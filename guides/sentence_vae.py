@@ -20,6 +20,7 @@ from guides.language_model import ExactGuide as NothingLatent
 from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.distributions.point import PointMass
 from ppl_text.distributions.precision import at_least_float32
 from ppl_text.nn.initial import initialise
@@ -31,6 +32,7 @@ class SentenceModel(Protocol):
     """What the model publishes for its guides."""
 
     latents: tuple[LatentSpec, ...]
+    vocabulary: Vocabulary
     vocab_size: int
     latent_dim: int
     embedding_dim: int
@@ -96,7 +98,7 @@ class ReadingGuide(SentenceGuide):
         super().__init__(model)
         width = model.hidden_dim if hidden_dim is None else hidden_dim
         embedding = model.embedding_dim if embedding_dim is None else embedding_dim
-        self.reader = SentenceReader(model.vocab_size, embedding, width)
+        self.reader = SentenceReader(model.vocab_size, embedding, width, bos=model.vocabulary.ids.bos)
         self.pooling = LastState() if self.summary_class is LastState else self.summary_class(width)
         initialise(self, model.init)
 

@@ -207,7 +207,7 @@ class _Swaps:
 
     def _untrained(self, run: Comparable, name: str) -> Subject:
         config = self._configs.get((run.folder, name), run.config)
-        programs = build.build_programs(config, run.corpus.tokenizer.size)
+        programs = build.build_programs(config, run.corpus.vocabulary)
         device = _device(run)
         return Subject("", "", self._label[name], programs.model.to(device), programs.guide.to(device))
 

@@ -1,14 +1,16 @@
-"""Strategies that turn a model's next-token logits into texts: greedy, sampling, beam search.
+"""Strategies that turn a decoder's next-token logits into texts: greedy, sampling, beam search.
 
-A model takes part with a *step*: ``step(tokens (R,), memory) -> (logits (R, V - 2), memory)`` feeds back the token
-before (BOS at first) and scores the ids from EOS upwards. Its *memory* is a tuple of tensors whose axis 0 is the row,
-so that rows can be repeated and reordered. All R rows move at once and a row ends at its own EOS::
+A model takes part with a :class:`~ppl_text.core.protocols.Decoder`, which is fed the token before (BOS at first) and
+scores the outcomes. All R rows move at once and a row ends at its own EOS::
 
     >>> import torch
-    >>> def step(tokens, memory):  # EOS at 0.4; else id 3, after which the text ends
-    ...     chain = torch.tensor([[0.4, 0.6], [1.0, 0.0]]).log()
-    ...     return chain[(tokens > 2).long()], memory
-    >>> search(Greedy(), step, (), rows=1, steps=3).tolist()
+    >>> class Chain:  # EOS at 0.4; else id 3, after which the text ends
+    ...     def begin(self, rows):
+    ...         return ()
+    ...     def step(self, state, tokens):
+    ...         chain = torch.tensor([[0.4, 0.6], [1.0, 0.0]]).log()
+    ...         return chain[(tokens > 2).long()], state
+    >>> search(Greedy(), Chain(), rows=1, steps=3).tolist()
     [[3, 2, 0]]
 """
 
@@ -22,14 +24,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from .core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID
 from .core.errors import UnknownNameError, UserError
-
-Memory = tuple[Tensor, ...]
-"""What a model remembers of each row: tensors whose axis 0 is the row."""
-
-Step = Callable[[Tensor, Memory], tuple[Tensor, Memory]]
-"""``(tokens (R,), memory) -> (logits (R, V - 2) of the ids from EOS upwards, memory)``."""
+from .core.protocols import Decoder, State
+from .core.vocabulary import OWN_IDS, ReservedIds
 
 COLDEST = 1e-6
 """The lowest temperature: below it float32 no longer tells two logits apart."""
@@ -41,7 +38,7 @@ STEEPEST = 10.0
 class Strategy(Protocol):
     """A way to choose the tokens of a text; an immutable value.
 
-    ``name`` is that of the command line; ``deterministic``: the same memory always gives the same text; ``width``
+    ``name`` is that of the command line; ``deterministic``: the same decoder always gives the same text; ``width``
     rows are held for each text.
     """
 
@@ -53,7 +50,7 @@ class Strategy(Protocol):
         """Rows for each text."""
         ...
 
-    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Ids (rows, steps), padding after EOS; a row without EOS was cut off."""
         ...
 
@@ -67,12 +64,12 @@ class Greedy:
     width: ClassVar[int] = 1
 
     def choose(self, logits: Tensor) -> Tensor:
-        """Column (R,) of the next token given logits (R, V - 2)."""
+        """Outcome (R,) of the next token given logits (R, O)."""
         return logits.argmax(-1)
 
-    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Ids (rows, steps), see :class:`Strategy`."""
-        return _token_by_token(self.choose, step, memory, rows, steps)
+        return _token_by_token(self.choose, decoder, rows, steps, ids)
 
 
 @dataclass(frozen=True)
@@ -105,7 +102,7 @@ class Sample:
             raise UserError(f"top_p, the share of probability to draw from, must be in (0, 1]; got {self.top_p}")
 
     def choose(self, logits: Tensor) -> Tensor:
-        """Column (R,) of the next token given logits (R, V - 2)."""
+        """Outcome (R,) of the next token given logits (R, O)."""
         # From the largest logit down, so that no division by a low temperature overflows.
         scaled = (logits - logits.max(-1, keepdim=True).values) / self.temperature
         if self.top_k is None and self.top_p in (None, 1):
@@ -122,9 +119,9 @@ class Sample:
         before = ranked.cumsum(-1) - ranked
         return ranked.where(before < self.top_p, 0.0)
 
-    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Ids (rows, steps), see :class:`Strategy`."""
-        return _token_by_token(self.choose, step, memory, rows, steps)
+        return _token_by_token(self.choose, decoder, rows, steps, ids)
 
 
 @dataclass(frozen=True)
@@ -155,17 +152,17 @@ class Beam:
         if not 0 <= self.length_penalty <= STEEPEST:
             raise UserError(f"length_penalty must be a number from 0 to {STEEPEST:g}; got {self.length_penalty}")
 
-    def search(self, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+    def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Ids (rows, steps), see :class:`Strategy`."""
-        memory = tuple(part.repeat_interleave(self.width, 0) for part in memory)
-        beams = _Beams(rows, self.width, steps, _device(memory))
+        state = tuple(part.repeat_interleave(self.width, 0) for part in decoder.begin(rows))
+        beams = _Beams(rows, self.width, steps, ids, _device(state))
         for t in range(steps):
-            logits, memory = step(beams.last(t), memory)
+            logits, state = decoder.step(state, beams.last(t))
             log_p = logits.log_softmax(-1).view(rows, self.width, -1)
             candidates = beams.scores.unsqueeze(-1) + log_p
             beams.set_aside(candidates, t, self._norm(t + 1))
             parents = beams.go_on(candidates, t)
-            memory = tuple(part.index_select(0, parents) for part in memory)
+            state = tuple(part.index_select(0, parents) for part in state)
             if beams.done(now=self._norm(t + 1), at_most=self._norm(steps)):
                 break
         return beams.result()
@@ -181,40 +178,42 @@ class _Beams:
     ``endings`` (R, W): the normalised scores of the best endings.
     """
 
-    def __init__(self, rows: int, width: int, steps: int, device: torch.device) -> None:
+    def __init__(self, rows: int, width: int, steps: int, ids: ReservedIds, device: torch.device) -> None:
+        self._ids = ids
         self.scores = torch.full((rows, width), -math.inf, device=device)
         # All W begin alike: the others become possible when the first has spread.
         self.scores[:, 0] = 0.0
-        self.texts = torch.full((rows, width, steps), PAD_ID, device=device)
-        self.best = torch.full((rows, steps), PAD_ID, device=device)
+        self.texts = torch.full((rows, width, steps), ids.pad, device=device)
+        self.best = torch.full((rows, steps), ids.pad, device=device)
         self.endings = torch.full((rows, width), -math.inf, device=device)
         self._done = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def last(self, t: int) -> Tensor:
         """Token (R·W,) before step t."""
-        return self.texts[..., t - 1].flatten() if t else torch.full_like(self.texts[..., 0].flatten(), BOS_ID)
+        return self.texts[..., t - 1].flatten() if t else torch.full_like(self.texts[..., 0].flatten(), self._ids.bos)
 
     def set_aside(self, candidates: Tensor, t: int, norm: float) -> None:
-        """Take the endings among the W best of all candidates (R, W, V - 2), scored by ln p / norm."""
-        ending = candidates[..., 0]
+        """Take the endings among the W best of all candidates (R, W, O), scored by ln p / norm."""
+        ending = candidates[..., self._ids.eos - self._ids.first_outcome]
         width = ending.shape[1]
         bar = candidates.flatten(1).topk(width).values[:, -1:]
         ends = (ending >= bar) & ~self._done.unsqueeze(-1)
         scores = ending.where(ends, -math.inf) / norm
         score, place = scores.max(-1)
         text = self.texts[torch.arange(len(place), device=place.device), place]
-        text[:, t] = EOS_ID
+        text[:, t] = self._ids.eos
         self.best = torch.where((score > self.endings[:, 0]).unsqueeze(-1), text, self.best)
         self.endings = torch.cat([self.endings, scores], dim=1).topk(width).values
 
     def go_on(self, candidates: Tensor, t: int) -> Tensor:
         """Keep the W best that do not end; the row (R·W,) that each of them came from."""
         rows, width, _ = self.texts.shape
-        unfinished = candidates[..., 1:]
+        unfinished = candidates.clone()
+        unfinished[..., self._ids.eos - self._ids.first_outcome] = -math.inf
         self.scores, place = unfinished.flatten(1).topk(width)
         parent = place // unfinished.shape[-1]
         self.texts = self.texts.gather(1, parent.unsqueeze(-1).expand_as(self.texts))
-        self.texts[..., t] = place % unfinished.shape[-1] + FIRST_SCORED_ID + 1
+        self.texts[..., t] = place % unfinished.shape[-1] + self._ids.first_outcome
         return (torch.arange(rows, device=place.device).unsqueeze(-1) * width + parent).flatten()
 
     def done(self, now: float, at_most: float) -> bool:
@@ -243,25 +242,28 @@ def as_strategy(given: Strategy | str) -> Strategy:
 
 
 @torch.no_grad()
-def search(strategy: Strategy, step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
+def search(strategy: Strategy, decoder: Decoder, rows: int, steps: int, ids: ReservedIds = OWN_IDS) -> Tensor:
     """Texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off."""
-    return strategy.search(step, memory, rows, steps)
+    return strategy.search(decoder, rows, steps, ids)
 
 
-def _token_by_token(choose: Callable[[Tensor], Tensor], step: Step, memory: Memory, rows: int, steps: int) -> Tensor:
-    """One token of every row at a time, until all have ended."""
-    token = torch.full((rows,), BOS_ID, device=_device(memory))
-    texts = torch.full((rows, steps), PAD_ID, device=token.device)
+def _token_by_token(
+    choose: Callable[[Tensor], Tensor], decoder: Decoder, rows: int, steps: int, ids: ReservedIds
+) -> Tensor:
+    """Choose one token of every row at a time, until all have ended."""
+    state = decoder.begin(rows)
+    token = torch.full((rows,), ids.bos, device=_device(state))
+    texts = torch.full((rows, steps), ids.pad, device=token.device)
     ended = torch.zeros_like(token, dtype=torch.bool)
     for t in range(steps):
-        logits, memory = step(token, memory)
-        token = (choose(logits) + FIRST_SCORED_ID).masked_fill(ended, PAD_ID)
+        logits, state = decoder.step(state, token)
+        token = (choose(logits) + ids.first_outcome).masked_fill(ended, ids.pad)
         texts[:, t] = token
-        ended |= token == EOS_ID
+        ended |= token == ids.eos
         if bool(ended.all()):
             break
     return texts
 
 
-def _device(memory: Memory) -> torch.device:
-    return memory[0].device if memory else torch.device("cpu")
+def _device(state: State) -> torch.device:
+    return state[0].device if state else torch.device("cpu")

@@ -82,7 +82,7 @@ class Run:
     @cached_property
     def programs(self) -> build.Programs:
         """Model and guide; for a trained run with its best weights, on the run's device."""
-        programs = build.build_programs(self.config, self.corpus.tokenizer.size)
+        programs = build.build_programs(self.config, self.corpus.vocabulary)
         if (self.folder / "model.safetensors").is_file():
             load_weights(self.folder / "model.safetensors", *programs)
         device = build.build_fabric(self.config).device
@@ -138,7 +138,7 @@ class Run:
         device = next(self.model.parameters()).device
         rows = build.evaluation_set(self.corpus, split, limit, seed)
         # Decoders of sentences are wide: no filler rows.
-        of_sentences = self.config.data.unit == "sentences"
+        of_sentences = not self.corpus.weighted
         kept: list[SentenceScores] = []
         bounds = sentence_bounds(
             self.model,
@@ -215,7 +215,9 @@ class Run:
         self.require_weights()
         model: Any = self.model
         steps, chosen = 2 * self.corpus.max_steps, as_strategy(strategy)
-        return sample_texts(model, self.corpus.tokenizer, n, steps=steps, seed=seed, strategy=chosen).texts
+        return sample_texts(
+            model, self.corpus.tokenizer, n, steps=steps, seed=seed, strategy=chosen, guide=self.guide
+        ).texts
 
     def reconstruct(self, texts: Sequence[str], seed: int = 0, strategy: Strategy | str = "greedy") -> list[str]:
         """Latents drawn from the guide for each text, then tokens by ``strategy``."""
@@ -260,7 +262,7 @@ class Run:
         """
         progress = progress or Quiet()
         fabric = build.build_fabric(self.config)
-        programs = build.build_programs(self.config, self.corpus.tokenizer.size)
+        programs = build.build_programs(self.config, self.corpus.vocabulary)
         if not resume:
             inherit(self.config, self.corpus, programs.model)
         objective = objective or build.build_objective(self.config)
@@ -318,7 +320,7 @@ class Run:
     def samples(self, n: int = 1000, seed: int = 0) -> WordSamples:
         """Words drawn from the prior, with the share of them that are words of the training list."""
         self.require_weights()
-        return word_samples(self.model, self.corpus, n, seed)  # type: ignore[arg-type]
+        return word_samples(self.model, self.guide, self.corpus, n, seed)
 
     def swap_guide(
         self,

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 import torch
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID
 from ppl_text.core.errors import UnknownNameError, UserError
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.decoding import STRATEGIES, Beam, Greedy, Sample, as_strategy, search
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
@@ -23,7 +23,7 @@ class Chains:
 
     def __init__(self, chains, symbols=2, spread=1.5, seed=0):
         generator = torch.Generator().manual_seed(seed)
-        ids = FIRST_SCORED_ID + 1 + symbols
+        ids = EOS_ID + 1 + symbols
         self.logits = spread * torch.randn(chains, ids, ids, symbols + 1, generator=generator) + 7.0
         self.chains, self.symbols = chains, symbols
 
@@ -45,7 +45,7 @@ class Chains:
         """ln p of each id that may follow ``text``."""
         before, last = (BOS_ID, BOS_ID, *text)[-2:]
         row = self.logits[chain, before, last].double().log_softmax(-1).tolist()
-        return {FIRST_SCORED_ID + i: value for i, value in enumerate(row)}
+        return {EOS_ID + i: value for i, value in enumerate(row)}
 
     def score(self, chain, text):
         return sum(self.next(chain, text[:t])[token] for t, token in enumerate(text))
@@ -304,7 +304,7 @@ def test_the_search_stops_when_all_rows_have_ended():
         return torch.tensor([[0.0, -50.0]]).expand(len(tokens), -1), memory
 
     found = search(Greedy(), step, (), rows=2, steps=100)
-    assert found[:, 0].tolist() == [EOS_ID, EOS_ID]
+    assert found[:, 0].tolist() == [EOS_ID]
     assert asked == [[BOS_ID, BOS_ID]]
 
 

@@ -27,14 +27,14 @@ def explain(
     from ..recipes import build
     from ..recipes.config import recipe_tree, source_of
     from ..recipes.faults import Faults
-    from ..recipes.presets import CHOICES, TWO_WAYS, described
+    from ..recipes.presets import described
     from ..recipes.reading import parse_assignments
     from ..recipes.rehearsal import first_batch, rehearse
 
     chosen = {"data.corpus": data, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
     config, corpus, bound, _ = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), Faults())
-    programs = build.build_programs(config, corpus.tokenizer.size)
+    programs = build.build_programs(config, corpus.vocabulary)
     batch = first_batch(corpus, config.data.batch_size)
     rehearsal = rehearse(*programs, bound, batch, config.training)
     click.echo(f"{config.recipe}: {config.description}\n")
@@ -48,11 +48,12 @@ def explain(
     click.echo(rehearsal.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
     print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
-    for choices, title in (
-        (CHOICES, f"Preset {config.preset} (change with --set preset=NAME):"),
-        (TWO_WAYS, "Measured both ways by reproduce:"),
+    presets = getattr(programs.model, "presets", ())
+    for trained, title in (
+        (True, f"Preset {config.preset} (change with --set preset=NAME):"),
+        (False, "Measured both ways by reproduce:"),
     ):
-        if found := choices.get(config.model.family):
+        if found := [choice for choice in presets if choice.trained is trained]:
             print_table(["what", "paper", "corrected", "why"], described(found), f"\n{title}")
     click.echo("\nConfiguration (change with --set KEY=VALUE):")
     click.echo(config.to_yaml())

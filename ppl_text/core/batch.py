@@ -8,12 +8,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-PAD_ID, BOS_ID, EOS_ID = 0, 1, 2
-"""Ids that every tokenizer of the project keeps free: padding, begin and end of a sentence."""
-
-FIRST_SCORED_ID = EOS_ID
-"""The smallest id that a model may emit: padding and BOS are never outcomes, EOS always is one."""
-
 
 @dataclass(frozen=True)
 class Batch:

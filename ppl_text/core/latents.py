@@ -1,8 +1,19 @@
-"""What a model publishes about each of its latent sites."""
+"""What a model publishes about each of its latent sites, and the values that they take."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Latents: TypeAlias = "dict[str, Tensor]"
+"""The value of every latent site by name, (…, rows, *event); no site for a model without latents."""
+
+STEP_AXES = ("T", "S")
+"""Axes that run along a text: target steps, and source or latent steps."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +36,16 @@ class LatentSpec:
     sizes: dict[str, int]
     support: str = "real"
 
+    @property
+    def step_axis(self) -> str | None:
+        """The event axis that runs along a text (``"T"``, ``"S"``); None for a latent of the whole sentence."""
+        return next((axis for axis in self.axes if axis in STEP_AXES), None)
+
+    @property
+    def step_place(self) -> int | None:
+        """Where :attr:`step_axis` stands among the event axes."""
+        return None if self.step_axis is None else self.axes.index(self.step_axis)
+
     def event_shape(self, steps: int, source_steps: int | None = None) -> tuple[int, ...]:
         """Shape of one sentence's value in a batch of ``steps`` target steps."""
         known = {"T": steps, **({} if source_steps is None else {"S": source_steps}), **self.sizes}
@@ -37,3 +58,8 @@ class LatentSpec:
         """Site, axes and support in one line."""
         shape = ", ".join(f"{a}={self.sizes[a]}" if a in self.sizes else a for a in self.axes)
         return f"{self.name}: ({shape}) {self.support}"
+
+
+def of_sentence(latents: Iterable[LatentSpec]) -> tuple[LatentSpec, ...]:
+    """Return the latents that belong to whole sentences, those without a step axis."""
+    return tuple(spec for spec in latents if spec.step_axis is None)

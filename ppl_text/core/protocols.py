@@ -9,19 +9,66 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .batch import Batch
-from .latents import LatentSpec
+from .latents import Latents, LatentSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+class Choice(NamedTuple):
+    """What a paper printed beside what is right: a dotted key of the configuration, or a measure.
+
+    ``paper`` and ``corrected`` are the two values, ``why`` is the reason for the difference. ``trained``: a preset
+    switches the key; otherwise ``reproduce`` measures both ways.
+    """
+
+    key: str
+    paper: Any
+    corrected: Any
+    why: str
+    trained: bool = True
+
+
+State = tuple["Tensor", ...]
+"""What a decoder remembers of each row: tensors whose axis 0 is the row, so that rows can be repeated and reordered."""
+
+
+class Decoder(Protocol):
+    """Writes texts token by token, given the latents (and sources) that it was made for.
+
+    All search strategies drive it. Sites that are interleaved with the tokens are sampled inside :meth:`step`.
+    """
+
+    def begin(self, rows: int) -> State:
+        """The state before the first token of ``rows`` texts: as many as the latents have."""
+        ...
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Logits (R, outcomes) of what follows ``tokens`` (R,), BOS at first, and the state after them."""
+        ...
+
+
 @runtime_checkable
 class Model(Protocol):
-    """p(latents, tokens): an ``nn.Module`` whose ``forward`` is a Pyro program.
+    """p(latents, tokens): an ``nn.Module``, built as ``Model(vocabulary, **options)``, whose ``forward`` is a program.
 
     It opens ``pyro.plate("sentences", B, dim=-1)``, samples each site of ``latents`` and observes the
     site ``tokens``. Networks accept any leading axes, so that an objective may open
     ``pyro.plate("particles", K, dim=-2)`` around it. Parameters are ordinary ``nn.Parameter``s.
+
+    For generation it offers ``draw`` and either
+
+    - ``decoder(latents, source) -> Decoder``, where tokens are fed back, or
+    - ``emit(latents) -> distribution`` over the tokens (event (T,), with ``sample()`` and ``mode``), where they depend
+      on the latents alone;
+
+    and ``between(first, second, points, lengths) -> Latents`` where the straight way between two values is wrong. With
+    ``generation = "posterior"`` the story decodes from q: the guide's own ``draw`` and ``decoder`` are used instead.
+    Step-wise sampling for particle filters is ``smc_init`` and ``smc_step`` (:mod:`ppl_text.objectives.sequential`).
+
+    Class attributes that shared rooms read where they are there: ``story`` (lines that ``explain`` prints),
+    ``measures`` (names in :data:`ppl_text.measures.MEASURES`), ``presets`` (:class:`Choice`), ``former_names`` (prefix
+    of parameters in weights of older versions -> present prefix).
     """
 
     family: str
@@ -31,10 +78,17 @@ class Model(Protocol):
         """The Pyro program."""
         ...
 
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """Latents ~ p, n rows; a step axis T has ``steps`` steps. ``source`` has n rows where there is one."""
+        ...
+
 
 @runtime_checkable
 class Guide(Protocol):
-    """q(latents | text): an ``nn.Module``, built as ``Guide(model, **options)``, over the model's latents."""
+    """q(latents | text): an ``nn.Module``, built as ``Guide(model, **options)``, over the model's latents.
+
+    Its optional ``draw`` and ``decoder`` are those of :class:`Model`, for stories that decode from q.
+    """
 
     family: str
 

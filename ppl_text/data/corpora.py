@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ppl_text.core.errors import ConfigError, DataError, UserError
 from ppl_text.core.registry import Registry
+from ppl_text.core.vocabulary import Vocabulary
 
 from .columns import chunks
 
@@ -99,7 +100,9 @@ class Corpus:
     ``max_steps`` is the longest text of any split in scored tokens (EOS counted), ``notes`` say what
     was dropped while reading (to be printed), ``fingerprint`` is :func:`fingerprint` of splits and
     tokenizer: equal for equal data, so that a run can check that it is evaluated on its own. ``clean`` is what was
-    done to every text before the tokenizer saw it, to be done to a text that is typed later.
+    done to every text before the tokenizer saw it, to be done to a text that is typed later. ``noun``: what a text is
+    called ("word", "sentence"), ``symbol``: what it is made of ("letter", "token"); ``weighted``: whether the rows are
+    types with counts, drawn from ∝ counts without end, rather than texts that count once and come by epochs.
     """
 
     name: str
@@ -108,7 +111,15 @@ class Corpus:
     max_steps: int
     notes: tuple[str, ...]
     fingerprint: str
+    noun: str
+    symbol: str
+    weighted: bool
     clean: Callable[[str], str] = str
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What models are built from."""
+        return self.tokenizer.vocabulary
 
 
 def fingerprint(splits: Mapping[str, Split], tokenizer: Tokenizer) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ppl_text.core.batch import BOS_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import ConfigError
+from ppl_text.core.vocabulary import BOS_ID, PAD_ID
 
 from .randomness import generator_in
 from .tokenizers import UNK_ID, Tokenizer

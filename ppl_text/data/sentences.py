@@ -89,6 +89,9 @@ def assemble(
         max_steps=max(int(split.table.lengths.max()) for split in splits.values()),
         notes=tuple(told),
         fingerprint=fingerprint(splits, tokenizer),
+        noun="sentence",
+        symbol="token",
+        weighted=False,
         clean=partial(clean, lower=options.lower),
     )
 

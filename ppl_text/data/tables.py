@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import ConfigError
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 from .columns import Spool, chunks
 from .corpora import Split

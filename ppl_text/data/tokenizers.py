@@ -15,17 +15,14 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers
 
 from ppl_text.core.atomic import write_atomically
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID, ReservedIds, Vocabulary
 
 SPECIALS = ("<pad>", "<s>", "</s>")
 """Names of the ids PAD 0, BOS 1 and EOS 2. No text is ever encoded to them, not even ``"<s>"``."""
 
 UNKNOWN = "<unk>"
 """Name of the id that stands for what a vocabulary does not have, where it is not closed."""
-
-UNK_ID = 3
-"""Id of :data:`UNKNOWN`."""
 
 
 class Tokenizer:
@@ -57,6 +54,11 @@ class Tokenizer:
     def size(self) -> int:
         """V, the three special symbols counted."""
         return len(self.symbols)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What models are built from."""
+        return Vocabulary(self.size, ReservedIds(unk=UNK_ID if self.has_unknown else None))
 
     @property
     def has_unknown(self) -> bool:

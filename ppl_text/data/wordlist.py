@@ -163,4 +163,7 @@ def character_corpus(name: str, splits: Mapping[str, Split], alphabet: str, note
         max_steps=1 + max(max(map(len, split.texts)) for split in splits.values()),
         notes=tuple(notes),
         fingerprint=fingerprint(splits, tokenizer),
+        noun="word",
+        symbol="letter",
+        weighted=True,
     )

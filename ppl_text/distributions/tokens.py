@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..core.batch import EOS_ID, FIRST_SCORED_ID, PAD_ID
+from ..core.vocabulary import OWN_IDS, ReservedIds
 from .heads import score_outcomes
 from .precision import at_least_float32
 
@@ -19,21 +19,21 @@ from .precision import at_least_float32
 class TokenDistribution(TorchDistribution):
     """p(w_1..w_n EOS | …) = Π_{t ≤ n+1} p_t(w_t); event shape (T,), ids as values: what all token sites share.
 
-    The outcomes are the ids from EOS upwards: padding and BOS are none. ``lengths`` (…, B) counts scored tokens, EOS
-    included; nothing after EOS is scored. Where p_t does not depend on EOS having occurred, the probabilities of all
-    strings sum to at most 1 (strings that end in their only EOS form a prefix-free set), so likelihoods are proper.
+    The O outcomes are the ids from ``ids.first_outcome`` upwards, in our own tokenizers from EOS: padding and BOS are
+    none. ``lengths`` (…, B) counts scored tokens, EOS included; nothing after EOS is scored. Where p_t does not depend
+    on EOS having occurred, the probabilities of all strings sum to at most 1 (strings that end in their only EOS form a
+    prefix-free set), so likelihoods are proper.
 
-    Subclasses say where logits (…, B, T, V - 2) come from, and how one outcome a step is scored.
+    Subclasses say where ``logits`` (…, B, T, O) come from, and how one outcome a step is scored.
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
     support = constraints.independent(constraints.nonnegative_integer, 1)
-    _parts: ClassVar[tuple[str, ...]] = ("lengths",)
+    _parts: ClassVar[tuple[str, ...]] = ("lengths", "ids")
     lengths: Tensor
-
-    @abstractmethod
-    def _logits(self) -> Tensor:
-        """Scores (…, B, T, V - 2) of the ids from EOS upwards."""
+    ids: ReservedIds
+    logits: Tensor
+    """(…, B, T, O), at least float32."""
 
     @abstractmethod
     def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
@@ -52,38 +52,44 @@ class TokenDistribution(TorchDistribution):
         """Σ_{t ≤ length} ln p(w_t), nats per sentence, shape (…, B)."""
         if self._validate_args:
             self._validate_sample(value)
-        outcome = (value - FIRST_SCORED_ID).clamp(min=0)
+        outcome = (value - self.ids.first_outcome).clamp(min=0)
         mask = torch.arange(self.event_shape[0], device=value.device) < self.lengths.unsqueeze(-1)
         # Padding and BOS are no outcomes: where they are scored, the density is 0.
-        steps = self._score(outcome, mask).masked_fill(value < FIRST_SCORED_ID, -torch.inf)
+        steps = self._score(outcome, mask).masked_fill(value < self.ids.first_outcome, -torch.inf)
         total = torch.where(mask, steps, 0.0).sum(-1)
         # Particles that the logits do not depend on (nothing latent) were put in front by expand().
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Token ids (…, B, T); everything after the first EOS is padding."""
-        logits = self._logits()
-        logits = logits.expand(*self.batch_shape, *logits.shape[-2:])
-        draws = torch.distributions.Categorical(logits=logits).sample(sample_shape)
-        return end_at_eos(draws + FIRST_SCORED_ID)
+        draws = torch.distributions.Categorical(logits=self._expanded()).sample(sample_shape)
+        return end_at_eos(draws + self.ids.first_outcome, self.ids)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable token of each step (…, B, T); everything after the first EOS is padding."""
+        return end_at_eos(self._expanded().argmax(-1) + self.ids.first_outcome, self.ids)
+
+    def _expanded(self) -> Tensor:
+        logits = self.logits
+        return logits.expand(*self.batch_shape, *logits.shape[-2:])
 
 
 class TokenSequence(TokenDistribution):
-    """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(logits_t)[w_t], from logits (…, B, T, V - 2).
+    """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(logits_t)[w_t], from logits (…, B, T, O).
 
     ``log_prob`` picks logits and subtracts their logsumexp: one (…, T, V) tensor is kept, no normalised copy of it.
     For a large vocabulary see :class:`DecodedTokens`.
     """
 
-    _parts = ("logits", "lengths")
+    _parts = ("logits", "lengths", "ids")
 
-    def __init__(self, logits: Tensor, lengths: Tensor, validate_args: bool | None = None) -> None:
-        self.logits, self.lengths = at_least_float32(logits), lengths
+    def __init__(
+        self, logits: Tensor, lengths: Tensor, ids: ReservedIds = OWN_IDS, validate_args: bool | None = None
+    ) -> None:
+        self.logits, self.lengths, self.ids = at_least_float32(logits), lengths, ids
         batch = torch.broadcast_shapes(logits.shape[:-2], lengths.shape)
         super().__init__(batch, logits.shape[-2:-1], validate_args=validate_args)
-
-    def _logits(self) -> Tensor:
-        return self.logits
 
     def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(outcome.shape, self.logits.shape[:-1])
@@ -94,12 +100,12 @@ class TokenSequence(TokenDistribution):
 class DecodedTokens(TokenDistribution):
     """p(w_1..w_n EOS | states) = Π_{t ≤ n+1} softmax(W s_t + b)[w_t], from states (…, B, T, H) and the head W, b.
 
-    ``weight`` (V - 2, H) and ``bias`` (V - 2,) or None. Logits exist only while they are scored, where no gradient is
+    ``weight`` (O, H) and ``bias`` (O,) or None. Logits exist only while they are scored, where no gradient is
     wanted a bounded number at a time, so that hundreds of particles fit with a large vocabulary: see
     :func:`~ppl_text.distributions.heads.score_outcomes`.
     """
 
-    _parts = ("states", "weight", "bias", "lengths")
+    _parts = ("states", "weight", "bias", "lengths", "ids")
 
     def __init__(
         self,
@@ -107,13 +113,16 @@ class DecodedTokens(TokenDistribution):
         weight: Tensor,
         bias: Tensor | None,
         lengths: Tensor,
+        ids: ReservedIds = OWN_IDS,
         validate_args: bool | None = None,
     ) -> None:
-        self.states, self.weight, self.bias, self.lengths = states, weight, bias, lengths
+        self.states, self.weight, self.bias, self.lengths, self.ids = states, weight, bias, lengths, ids
         batch = torch.broadcast_shapes(states.shape[:-2], lengths.shape)
         super().__init__(batch, states.shape[-2:-1], validate_args=validate_args)
 
-    def _logits(self) -> Tensor:
+    @property
+    def logits(self) -> Tensor:  # type: ignore[override]
+        """W s_t + b, made when they are asked for."""
         return at_least_float32(F.linear(self.states, self.weight, self.bias))
 
     def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
@@ -123,7 +132,7 @@ class DecodedTokens(TokenDistribution):
         return score_outcomes(states, self.weight, self.bias, outcomes).view(shape)
 
 
-def end_at_eos(tokens: Tensor) -> Tensor:
+def end_at_eos(tokens: Tensor, ids: ReservedIds = OWN_IDS) -> Tensor:
     """Replace what follows the first EOS of each row (…, T) by padding."""
-    ended = (tokens == EOS_ID).cumsum(-1)
-    return torch.where((ended - (tokens == EOS_ID).long()) > 0, PAD_ID, tokens)
+    ended = (tokens == ids.eos).cumsum(-1)
+    return torch.where((ended - (tokens == ids.eos).long()) > 0, ids.pad, tokens)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import EOS_ID, FIRST_SCORED_ID
 from ..core.errors import UserError
 from .likelihood import measuring
 from .trajectories import check_emitting, emits
@@ -92,7 +91,7 @@ def entropy_gap(model: Any, *, words: int, draws: int, steps: int, seed: int = 0
     ``at_once``: simulated next states in memory; so few because they then stay in the processor's cache. Raises
     :class:`UserError` for a model without such states.
     """
-    check_emitting(model, "initial")
+    check_emitting(model, "prior", "initial")
     if min(words, draws, steps) < 1:
         raise UserError(f"the entropy gap needs 1 or more words, draws and steps; got {words}, {draws} and {steps}")
     with measuring(seed, model):
@@ -111,8 +110,8 @@ def _run_freely(model: Any, words: int, draws: int, steps: int, states_at_once: 
         marginal, expected = (torch.cat(column) for column in zip(*parts, strict=True))
         columns.append((word, torch.full_like(word, t + 1), marginal, expected))
         state = chain.at(t, state).sample()
-        token = torch.distributions.Categorical(logits=model.emission(state)).sample() + FIRST_SCORED_ID
-        goes_on = token != EOS_ID
+        outcome = torch.distributions.Categorical(logits=_logits(model, state)).sample()
+        goes_on = outcome + model.vocabulary.ids.first_outcome != model.vocabulary.ids.eos
         word, state = word[goes_on], state[goes_on]
         letters[word] += 1
         if not len(word):
@@ -123,9 +122,16 @@ def _run_freely(model: Any, words: int, draws: int, steps: int, states_at_once: 
 
 def _entropies(model: Any, step: Any, draws: int) -> tuple[Tensor, Tensor]:
     """Marginal and expected entropy of the next token under the law ``step`` of R next states: two of (R,)."""
-    log_p = model.emission(step.sample((draws,))).float().log_softmax(-1)
+    log_p = _logits(model, step.sample((draws,))).log_softmax(-1)
     p = log_p.exp()
     return torch.special.entr(p.mean(0)).sum(-1), -(p * log_p).sum(-1).mean(0)
+
+
+def _logits(model: Any, state: Tensor) -> Tensor:
+    """Logits (…, O) of the token that a state (…, D) emits."""
+    (site,) = (spec.name for spec in model.latents)
+    logits: Tensor = model.emit({site: state.unsqueeze(-2)}).logits.squeeze(-2)
+    return logits
 
 
 def entropy_monitor(
@@ -136,7 +142,7 @@ def entropy_monitor(
     The monitor returns means over the positions of ``words`` words of at most ``steps`` tokens, in nats per token:
     ``entropy_gap``, ``expected_entropy``, ``marginal_entropy``. The same random numbers serve every validation.
     """
-    if not emits(model, "initial"):
+    if not emits(model, "prior", "initial"):
         return None
 
     def monitor(model: nn.Module, guide: nn.Module) -> dict[str, float]:

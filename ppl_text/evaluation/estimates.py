@@ -174,13 +174,13 @@ def _log_terms(drawn: Draws) -> DrawnTerms:
 
 
 def _values(value: Tensor, spec: LatentSpec, batch: Batch, particles: int) -> Tensor:
-    """Values of a site as (K, B, [T,] units) float64: the axes beside T in one."""
+    """Values of a site as (K, B, [steps,] units) float64: the axes beside the one that runs along the text in one."""
     value = value.double().cpu()
     event = value.shape[value.dim() - len(spec.axes) :]
     value = value.expand(particles, batch.size, *event)
-    if "T" not in spec.axes:
+    if spec.step_place is None:
         return value.reshape(particles, batch.size, -1)
-    place = 2 + spec.axes.index("T")
+    place = 2 + spec.step_place
     return value.movedim(place, 2).reshape(particles, batch.size, value.shape[place], -1)
 
 

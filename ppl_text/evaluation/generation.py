@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..core.batch import EOS_ID, Batch
+from ..core.batch import Batch
 from ..core.errors import UnknownNameError, UserError
+from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
 from ..decoding import Greedy, Sample, Strategy, search
@@ -26,22 +27,6 @@ PATHS = ("spherical", "linear")
 """Ways between two latents."""
 
 
-class Generative(Protocol):
-    """What every model offers for generation.
-
-    One that feeds tokens back, such as ``sentence_vae``, has ``begin(z, rows)``, ``step(tokens, memory)`` (see
-    :mod:`ppl_text.decoding`) and, where it has latents, ``prior_draws(n)``: all strategies apply. One with a latent for
-    each token, such as ``deep_state_space``, has ``decode(states)`` and
-    ``interpolate(first, second, lengths, points)``.
-    """
-
-    latents: Any
-
-    def generate(self, n: int, steps: int) -> Tensor:
-        """Ids (n, steps) drawn from the model."""
-        ...
-
-
 class Samples(NamedTuple):
     """Texts drawn from the model, and how many of them were cut off at the step limit without an EOS."""
 
@@ -50,17 +35,29 @@ class Samples(NamedTuple):
 
 
 def sample_texts(
-    model: Generative, tokenizer: Tokenizer, n: int, *, steps: int, seed: int, strategy: Strategy = ANCESTRAL
+    model: Any,
+    tokenizer: Tokenizer,
+    n: int,
+    *,
+    steps: int,
+    seed: int,
+    strategy: Strategy = ANCESTRAL,
+    guide: Any = None,
+    source: Batch | None = None,
 ) -> Samples:
-    """n texts of the model: z ~ p(z) for each, then the tokens by ``strategy``, by default drawn as well.
+    """Write n texts of the story: latents drawn for each, then the tokens by ``strategy``, by default drawn as well.
 
-    Those without EOS after ``steps`` tokens are cut off and counted. Where nothing is latent, a deterministic strategy
-    knows one text only, which comes once whatever n is. Raises :class:`UserError` for a strategy that does not apply.
+    ``guide``: needed where the story decodes from q; ``source``: what a conditional story reads, n rows. Texts without
+    EOS after ``steps`` tokens are cut off and counted. Where nothing is latent or read, a deterministic strategy knows
+    one text only, which comes once whatever n is. Raises :class:`UserError` for a strategy that does not apply.
     """
     check_strategy(model, strategy, ANCESTRAL)
+    if not model.latents and source is None and strategy.deterministic:
+        n = 1
     with seeded(seed), torch.no_grad():
-        tokens = (model.generate(n, steps) if strategy == ANCESTRAL else _from_prior(model, n, strategy, steps)).cpu()
-    unfinished = int((~(tokens == EOS_ID).any(-1)).sum())
+        latents = storyteller(model, guide).draw(n, steps, source)
+        tokens = write(model, guide, latents, n, strategy, steps, source).cpu()
+    unfinished = int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
     return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
 
 
@@ -74,9 +71,9 @@ def reconstruct_texts(
     seed: int,
     strategy: Strategy = GREEDY,
 ) -> list[str]:
-    """z ~ q(z | text), then tokens given z by ``strategy``: one reconstruction for each text.
+    """Latents ~ q(· | text), then tokens given them by ``strategy``: one reconstruction for each text.
 
-    Where z has one step for each token (axis T), it ends with the text's own steps: beyond them is padding. Otherwise
+    Where a latent has one step for each token, the text ends with its own steps: beyond them is padding. Otherwise
     it is cut off after 2 · ``max_steps`` tokens. Raises :class:`UserError` where the model has nothing latent, for
     texts that do not fit and for a strategy that does not apply.
     """
@@ -87,8 +84,10 @@ def reconstruct_texts(
     with seeded(seed), torch.no_grad():
         for start in range(0, len(texts), CHUNK):
             batch = encode_batch(tokenizer, texts[start : start + CHUNK]).to(device_of(model))
-            rows = _given(model, _latent(model, guide, batch), strategy, 2 * max_steps).tolist()
-            if has_paths(model):
+            latents = encoded(model, guide, batch)
+            limit = batch.steps if has_steps(model) else 2 * max_steps
+            rows = write(model, guide, latents, batch.size, strategy, limit, batch.source).tolist()
+            if has_steps(model):
                 rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
             decoded += [tokenizer.decode(row) for row in rows]
     return decoded
@@ -110,7 +109,7 @@ def interpolate_texts(
     """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide.
 
     The ends are what :func:`reconstruct_texts` makes of the two texts with the same seed; between them lead
-    :func:`points_between` or, where latents are paths, the model's own way. Raises :class:`UserError` where the model
+    :func:`points_between` or, where the model has one, its own way. Raises :class:`UserError` where the model
     has nothing latent, for texts that do not fit, and for a path or a strategy that does not apply.
     """
     check_latent(model, "interpolate between")
@@ -121,17 +120,22 @@ def interpolate_texts(
     check_texts(tokenizer, [first, second], max_steps)
     with seeded(seed), torch.no_grad():
         batch = encode_batch(tokenizer, [first, second]).to(device_of(model))
-        ends = _latent(model, guide, batch)
-        if has_paths(model):
+        found = encoded(model, guide, batch)
+        ends = [{name: value[row] for name, value in found.items()} for row in range(2)]
+        if has_own_way(model):
             lengths = batch.lengths.tolist()
-            tokens = model.interpolate(ends[0], ends[1], (lengths[0], lengths[1]), points)
+            latents = model.between(*ends, points, (lengths[0], lengths[1]))
         else:
-            tokens = _given(model, points_between(ends[0], ends[1], points, path), strategy, 2 * max_steps)
+            latents = {name: points_between(ends[0][name], ends[1][name], points, path) for name in found}
+        steps = batch.steps if has_steps(model) else 2 * max_steps
+        tokens = write(model, guide, latents, points, strategy, steps, batch.source)
     return [tokenizer.decode(row) for row in tokens.tolist()]
 
 
 def points_between(first: Tensor, second: Tensor, points: int, path: str) -> Tensor:
-    """Points (n, D) from z_0 = ``first`` to z_1 = ``second`` (D,), the ends exact, at t = 0, 1/(n-1), …, 1.
+    """Points (n, *event) from z_0 = ``first`` to z_1 = ``second`` (*event,), the ends exact, at t = 0, 1/(n-1), …, 1.
+
+    The entries of an event with several axes count as those of one long vector, of D entries.
 
     ``linear``: (1 - t) z_0 + t z_1, which between two draws of N(0, I) passes through the empty middle of the prior.
     ``spherical``: of unit vectors u_0, u_1 at the angle Ω, ℓ(t) · [sin((1 - t)Ω) u_0 + sin(tΩ) u_1] / sin Ω (slerp,
@@ -140,11 +144,11 @@ def points_between(first: Tensor, second: Tensor, points: int, path: str) -> Ten
     the weights are cos θ and sin θ. Along one line (Ω = 0 or π, always for D = 1) there is no arc; it is linear there.
     """
     t = torch.linspace(0.0, 1.0, points, dtype=torch.float64, device=first.device).unsqueeze(-1)
-    a, b = first.double(), second.double()
+    a, b = first.double().flatten(), second.double().flatten()
     shares = 1.0 - t, t
     if path == "spherical":
         shares = _on_an_arc(a, b, shares)
-    return (shares[0] * a + shares[1] * b).to(first.dtype)
+    return (shares[0] * a + shares[1] * b).to(first.dtype).unflatten(1, first.shape)
 
 
 def _on_an_arc(a: Tensor, b: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -170,7 +174,7 @@ def check_latent(model: Any, purpose: str) -> None:
 
 def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
     """Raise :class:`UserError` for any strategy but the model's ``own`` where it feeds no token back."""
-    if strategy != own and not _feeds_back(model):
+    if strategy != own and not feeds_back(model):
         raise UserError(
             f"this model ({model.family}) feeds no token back, so there is nothing to search token by token: texts are "
             "sampled from the prior (strategy sample, without options) and decoded greedily from given latents "
@@ -179,10 +183,10 @@ def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
 
 
 def check_path(model: Any, path: str) -> None:
-    """Raise :class:`UserError` for a path that is unknown, or that the model's latents do not take."""
+    """Raise :class:`UserError` for a path that is unknown, or that a model with its own way does not take."""
     if path not in PATHS:
         raise UnknownNameError("path", path, PATHS)
-    if has_paths(model) and path != "spherical":
+    if has_own_way(model) and path != PATHS[0]:
         raise UserError(
             f"this model ({model.family}) interpolates spherically, in the noise that drives its latent paths; leave "
             f"out the path '{path}'"
@@ -213,9 +217,19 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> Batch:
     return collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
 
 
-def has_paths(model: Any) -> bool:
-    """Whether the latent is a path with a step for each token, rather than one vector for the whole text."""
-    return any("T" in spec.axes for spec in model.latents)
+def has_steps(model: Any) -> bool:
+    """Whether a latent runs along the target text, so that a text is as long as its latents."""
+    return any(spec.step_axis == "T" for spec in model.latents)
+
+
+def has_own_way(model: Any) -> bool:
+    """Whether the model says what lies between two values of its latents."""
+    return callable(getattr(model, "between", None))
+
+
+def feeds_back(model: Any) -> bool:
+    """Whether tokens are fed back, so that a text is searched token by token."""
+    return not callable(getattr(model, "emit", None))
 
 
 def device_of(model: Any) -> torch.device:
@@ -224,39 +238,37 @@ def device_of(model: Any) -> torch.device:
     return device
 
 
-def _feeds_back(model: Any) -> bool:
-    return callable(getattr(model, "begin", None))
+def storyteller(model: Any, guide: Any) -> Any:
+    """Return the program that texts are generated by: the model, or the guide where the story decodes from q."""
+    return guide if getattr(model, "generation", "prior") == "posterior" else model
 
 
-def _from_prior(model: Any, n: int, strategy: Strategy, steps: int) -> Tensor:
-    """Ids (n, steps) with z ~ p(z), or the one row (1, steps) that there is without z and chance."""
-    if model.latents:
-        return _searched(model, model.prior_draws(n), n, strategy, steps)
-    return _searched(model, None, 1 if strategy.deterministic else n, strategy, steps)
+def write(
+    model: Any, guide: Any, latents: Latents, rows: int, strategy: Strategy, steps: int, source: Batch | None = None
+) -> Tensor:
+    """Ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
 
-
-def _given(model: Any, z: Tensor, strategy: Strategy, steps: int) -> Tensor:
-    """Ids (R, T) given latents (R, …)."""
-    tokens: Tensor = _searched(model, z, len(z), strategy, steps) if _feeds_back(model) else model.decode(z)
-    return tokens
-
-
-def _searched(model: Any, z: Tensor | None, rows: int, strategy: Strategy, steps: int) -> Tensor:
-    """Ids (R, steps) token by token; a bounded number of rows, a beam's counted, at once."""
-    size = max(1, CHUNK // strategy.width)
+    A bounded number of rows, a beam's counted, is searched at once.
+    """
+    if not feeds_back(model):
+        emitted = model.emit(latents)
+        tokens: Tensor = emitted.sample() if strategy == ANCESTRAL else emitted.mode
+        return tokens
+    teller, size = storyteller(model, guide), max(1, CHUNK // strategy.width)
     found = []
     for start in range(0, rows, size):
-        count = min(size, rows - start)
-        memory = model.begin(None if z is None else z[start : start + count], count)
-        found.append(search(strategy, model.step, memory, count, steps))
+        chosen = slice(start, min(rows, start + size))
+        some = {name: value[chosen] for name, value in latents.items()}
+        given = None if source is None else source.take(torch.arange(rows, device=source.tokens.device)[chosen])
+        decoder = teller.decoder(some, given)
+        found.append(search(strategy, decoder, chosen.stop - start, steps, model.vocabulary.ids))
     return torch.cat(found)
 
 
-def _latent(model: Any, guide: Any, batch: Batch) -> Tensor:
-    """The value that the guide draws for the model's one latent site."""
-    (name,) = (spec.name for spec in model.latents)
-    value: Tensor = poutine.trace(guide).get_trace(batch).nodes[name]["value"]
-    return value
+def encoded(model: Any, guide: Any, batch: Batch) -> Latents:
+    """Latents (B, …) that the guide draws for the texts of a batch."""
+    nodes = poutine.trace(guide).get_trace(batch).nodes
+    return {spec.name: nodes[spec.name]["value"] for spec in model.latents}
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
 from ..core.batch import Batch
-from ..core.latents import LatentSpec
+from ..core.latents import LatentSpec, of_sentence
 from ..objectives.closed_form import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
 from .aggregate import posterior_site
@@ -67,9 +67,9 @@ class LatentFigures:
 
 
 def sentence_latents(model: nn.Module) -> tuple[LatentSpec, ...]:
-    """The model's latents where they belong to whole sentences; none where one has a T axis, or nothing is latent."""
+    """Return the model's latents where all of them belong to whole sentences; none otherwise."""
     latents: tuple[LatentSpec, ...] = getattr(model, "latents", ())
-    return () if any("T" in spec.axes for spec in latents) else latents
+    return latents if len(of_sentence(latents)) == len(latents) else ()
 
 
 def latent_figures(

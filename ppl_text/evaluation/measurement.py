@@ -72,7 +72,7 @@ def measure_guide(
     terms = draw_terms(subject.model, subject.guide, sentences, subject.latents, draws=draws, seed=where, report=report)
     lengths = sentences.tokens
     variances = [
-        unit_variances(terms.moments[s.name], sentences.weights, lengths if "T" in s.axes else None)
+        unit_variances(terms.moments[s.name], sentences.weights, lengths if s.step_axis else None)
         for s in subject.latents
         if s.name in terms.moments
     ]

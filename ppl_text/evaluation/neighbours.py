@@ -7,15 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from ..core.batch import Batch
 from ..core.errors import UserError
+from ..core.latents import of_sentence
 from ..data.corpora import Split
 from ..data.tables import Rows, TokenTable, token_table
 from ..data.tokenizers import Tokenizer
-from .generation import check_latent, check_texts, device_of, encode_batch, has_paths
+from .generation import check_latent, check_texts, device_of, encode_batch, encoded
 from .likelihood import measuring
 
 CHUNK = 256
@@ -77,23 +77,23 @@ def nearest_texts(
 
 
 def posterior_means(model: Any, guide: Any, batch: Batch) -> Tensor:
-    """E_q[z | x], (B, D).
+    """E_q[z | x] of the latents of whole sentences, side by side, (B, units).
 
-    Exact where the guide has ``posterior(batch)`` and that distribution knows its mean; otherwise, as for a flow, the
-    mean of :data:`DRAWS` draws of the guide, with noise of σ/√16 in each dimension.
+    Exact where there is one latent, the guide has ``posterior(batch)`` and that distribution knows its mean; otherwise,
+    as for a flow, the mean of :data:`DRAWS` draws of the guide, with noise of σ/√16 in each dimension.
     """
-    mean = _known_mean(guide, batch)
+    mean = _known_mean(guide, batch) if len(model.latents) == 1 else None
     if mean is not None:
         return mean
-    (name,) = (spec.name for spec in model.latents)
-    draws = [poutine.trace(guide).get_trace(batch).nodes[name]["value"] for _ in range(DRAWS)]
-    return torch.stack(draws).mean(0)
+    names = [spec.name for spec in of_sentence(model.latents)]
+    draws = [encoded(model, guide, batch) for _ in range(DRAWS)]
+    return torch.stack([torch.cat([d[name].flatten(1) for name in names], -1) for d in draws]).mean(0)
 
 
 def check_comparable(model: Any) -> None:
     """Raise :class:`UserError` where texts have no vector each that could be compared."""
     check_latent(model, "compare texts by")
-    if has_paths(model):
+    if not of_sentence(model.latents):
         raise UserError(
             f"this model ({model.family}) has a latent for each token, so that texts of different lengths have no "
             "distance; take a run of a model with one latent for the whole text, such as sentence_vae"

@@ -91,7 +91,7 @@ def mutual_information(
     Where the guide's one site without a T axis is distributed as q(z | x) itself, the guide reads the sentences once
     and those distributions score every z (:mod:`.aggregate`); otherwise the guide is run for every block of z.
     """
-    by_length = any("T" in spec.axes for spec in latents)
+    by_length = any(spec.step_axis for spec in latents)
     posteriors = read_posteriors(guide, sentences) if latents and not by_length else None
     if posteriors is not None:
         share = sentences.share

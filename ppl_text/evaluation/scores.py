@@ -87,8 +87,8 @@ class Draws(NamedTuple):
 def room_for(model: Any) -> int:
     """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units."""
     # Without a latent there is one particle, however many are asked for.
-    decodes = callable(getattr(model, "begin", None)) and bool(getattr(model, "latents", ()))
-    wide = decodes or getattr(model, "vocab_size", 0) > MANY
+    decodes = callable(getattr(model, "decoder", None)) and bool(getattr(model, "latents", ()))
+    wide = decodes or model.vocabulary.size > MANY
     return WIDE_ROOM if wide else ROOM
 
 
@@ -173,9 +173,8 @@ def _drawn_for(trace: poutine.Trace, rows: Tensor, steps: int, specs: Mapping[st
     for name, site in stochastic_sites(trace):
         sentences = len(site["fn"].batch_shape) - 1
         value = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape).index_select(sentences, rows)
-        axes = specs[name].axes if name in specs else ()
-        if "T" in axes:
-            value = value.narrow(sentences + 1 + axes.index("T"), 0, steps)
+        if name in specs and specs[name].step_axis == "T":
+            value = value.narrow(sentences + 1 + specs[name].axes.index("T"), 0, steps)
         part.add_node(name, **{**site, "name": name, "value": value})
     return part
 

@@ -10,7 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..core.batch import PAD_ID, Batch
+from ..core.batch import Batch
+from ..core.vocabulary import PAD_ID
 from ..data.batches import EvaluationSet
 
 

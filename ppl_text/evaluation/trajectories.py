@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import FIRST_SCORED_ID
 from ..core.errors import DataError, UserError
 from ..data.batches import EvaluationSet
 from .likelihood import measuring
@@ -57,7 +56,7 @@ def prior_cross_entropy(
             "the numbers of trajectories, of replicates and of trajectories at a time must be 1 or more; "
             f"got {trajectories}, {replicates} and {chunk}"
         )
-    words = _Words.of(data, next(model.parameters()).device)
+    words = _Words.of(data, model.vocabulary.ids.first_outcome, next(model.parameters()).device)
     sums = _StreamedMeans(len(words.share), replicates, words.share.device)
     with measuring(seed, model):
         for start in range(0, trajectories, chunk):
@@ -80,7 +79,7 @@ def prior_cross_entropy(
 
 
 def emits(model: nn.Module, *also: str) -> bool:
-    """Whether tokens depend on latent paths only: the model has ``prior``, ``emission`` and what is named ``also``."""
+    """Whether tokens depend on latent paths only: the model has ``draw``, ``emit`` and what is named ``also``."""
     return not _missing(model, also)
 
 
@@ -94,7 +93,7 @@ def check_emitting(model: nn.Module, *also: str) -> None:
 
 
 def _missing(model: nn.Module, also: tuple[str, ...]) -> list[str]:
-    return [name for name in ("prior", "emission", *also) if not hasattr(model, name)]
+    return [name for name in ("draw", "emit", *also) if not hasattr(model, name)]
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class _Words:
     steps: int
 
     @classmethod
-    def of(cls, data: EvaluationSet, device: torch.device) -> _Words:
+    def of(cls, data: EvaluationSet, first_outcome: int, device: torch.device) -> _Words:
         """The words that count (weight above 0)."""
         steps = max((batch.steps for batch in data), default=0)
         kept = [(batch, batch.weights > 0) for batch in data]
@@ -119,17 +118,16 @@ class _Words:
         tokens = torch.cat([nn.functional.pad(b.tokens, (0, steps - b.steps))[rows] for b, rows in kept])
         lengths = torch.cat([b.lengths[rows] for b, rows in kept])
         weights = torch.cat([b.weights[rows] for b, rows in kept]).double()
-        outcomes = int(tokens.max()) - FIRST_SCORED_ID + 1
+        outcomes = int(tokens.max()) - first_outcome + 1
         scored = torch.arange(steps) < lengths.unsqueeze(-1)
-        place = torch.arange(steps) * outcomes + (tokens - FIRST_SCORED_ID).clamp(min=0)
+        place = torch.arange(steps) * outcomes + (tokens - first_outcome).clamp(min=0)
         chosen = torch.zeros(len(tokens), steps * outcomes).scatter_add_(1, place, scored.float())
         return cls(chosen.T.contiguous().to(device), (weights / weights.sum()).to(device), steps)
 
     def log_likelihood(self, model: Any, paths: int) -> Tensor:
         """Σ_t ln P(w_t | h_t^k) of each word under each of ``paths`` prior paths, (K, W)."""
-        lengths = torch.full((paths,), self.steps, device=self.chosen.device)
-        states = model.prior(lengths, self.steps).sample()
-        log_p = model.emission(states).float().log_softmax(-1).clamp(min=IMPOSSIBLE)
+        emitted = model.emit(model.draw(paths, self.steps))
+        log_p = emitted.logits.float().log_softmax(-1).clamp(min=IMPOSSIBLE)
         outcomes = len(self.chosen) // self.steps
         return log_p[..., :outcomes].flatten(1) @ self.chosen
 

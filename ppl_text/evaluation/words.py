@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from ..data.corpora import Corpus
 from ..data.tables import SentenceSplit, TokenTable
 from ..metrics.words import entropy, letter_cross_entropy, share_in_list, share_unique
-from .generation import Generative, sample_texts
+from .generation import sample_texts
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,9 @@ def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:
     return float(-(of_data[used] @ log_p) / len(data) - np.log(len(train) / total))
 
 
-def word_samples(model: Generative, corpus: Corpus, n: int, seed: int) -> WordSamples:
+def word_samples(model: Any, guide: Any, corpus: Corpus, n: int, seed: int) -> WordSamples:
     """Draw n words; the step limit is twice the longest word of the corpus, so that cutting is rare."""
-    samples = sample_texts(model, corpus.tokenizer, n, steps=2 * corpus.max_steps, seed=seed)
+    samples = sample_texts(model, corpus.tokenizer, n, steps=2 * corpus.max_steps, seed=seed, guide=guide)
     known = frozenset(corpus.splits["train"].texts)
     return WordSamples(
         drawn=n,

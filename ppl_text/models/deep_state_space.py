@@ -15,9 +15,11 @@ from pyro import poutine
 from pyro.distributions import Delta
 from torch import Tensor, nn
 
-from ..core.batch import FIRST_SCORED_ID, Batch
+from ..core.batch import Batch
 from ..core.errors import UserError
-from ..core.latents import LatentSpec
+from ..core.latents import Latents, LatentSpec
+from ..core.protocols import Choice
+from ..core.vocabulary import Vocabulary
 from ..distributions.chains import FlowChain
 from ..distributions.tokens import TokenSequence
 from ..distributions.transforms import conditional_flow
@@ -31,7 +33,7 @@ class DeepStateSpace(nn.Module):
     fed back. A word ends at its first EOS and nothing after it is scored.
 
     Arguments:
-        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        vocabulary: V symbols, O of them outcomes.
         state_dim: D (the paper's default is 8).
         transition: F_g: ``diag``, ``tril``, ``nvp`` (Real-NVP) or ``tril-nvp`` (Real-NVP on the noise, then TRIL).
         layers: n of n×TRIL; for ``nvp`` and ``tril-nvp`` the number of couplings (1: six of them). With ``diag`` and
@@ -50,10 +52,45 @@ class DeepStateSpace(nn.Module):
         "h_t = F(h_{t-1}, ξ_t), ξ_t ~ N(0, I);  w_t ~ softmax(E h_t + b);  the word ends at its first EOS",
         "p(h, w) = Π_t p(h_t | h_{t-1}) P(w_t | h_t)",
     )
+    measures = ("words", "sentences")
+    presets = (
+        Choice(
+            "model.diagonal",
+            "clip",
+            "softplus+delta",
+            "clipping |G_ii| at δ has no gradient inside and a jump at 0; the sign of a column does not change G Gᵀ",
+        ),
+        Choice(
+            "model.masks",
+            "paper",
+            "halves",
+            "Real-NVP with masks 2..7 in one order never transforms the first two coordinates (nvp, tril-nvp only)",
+        ),
+        Choice(
+            "objective",
+            "elbo",
+            "elbo-analytic",
+            "for Gaussian steps the KL given h_{t-1} has a closed form, which spares the noise of one sample (K = 1)",
+        ),
+        Choice(
+            "cross-entropy",
+            "prior Monte Carlo, number of trajectories unstated",
+            "importance weighting through the guide",
+            "the logarithm of a mean over prior paths is biased, most for rare words; reproduce prints both",
+            trained=False,
+        ),
+        Choice(
+            "entropy gap",
+            "20 draws",
+            "1,000 draws",
+            "the entropy of a mixture of 20 is at most ln 20 and biased low; reproduce prints both",
+            trained=False,
+        ),
+    )
 
     def __init__(
         self,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         *,
         state_dim: int = 8,
         transition: str = "tril",
@@ -68,7 +105,7 @@ class DeepStateSpace(nn.Module):
         super().__init__()
         if parametrization not in ("inverse", "direct"):
             raise UserError(f"parametrization must be 'inverse' or 'direct'; got '{parametrization}'")
-        self.vocab_size, self.state_dim = vocab_size, state_dim
+        self.vocabulary, self.vocab_size, self.state_dim = vocabulary, vocabulary.size, state_dim
         self.latents = (LatentSpec("h", axes=("T", "D"), sizes={"D": state_dim}),)
         self.initial = nn.Parameter(torch.zeros(state_dim))
         self.transition = conditional_flow(
@@ -81,7 +118,7 @@ class DeepStateSpace(nn.Module):
             delta=delta,
             masks=masks,
         )
-        self.emission = _emission(state_dim, emission_hidden, vocab_size - FIRST_SCORED_ID)
+        self.emission = _emission(state_dim, emission_hidden, vocabulary.outcomes)
 
     def prior(self, lengths: Tensor, steps: int) -> FlowChain:
         """p(h_{1:T}) for words of these lengths: event (T, D), batch (B,)."""
@@ -89,7 +126,7 @@ class DeepStateSpace(nn.Module):
 
     def likelihood(self, states: Tensor, lengths: Tensor) -> TokenSequence:
         """P(w_{1:T} | h_{1:T}) for states (…, B, T, D)."""
-        return TokenSequence(self.emission(states), lengths)
+        return TokenSequence(self.emission(states), lengths, self.vocabulary.ids)
 
     def forward(self, batch: Batch) -> Tensor:
         """The Pyro program: samples site ``h``, observes site ``tokens``, returns h."""
@@ -98,19 +135,21 @@ class DeepStateSpace(nn.Module):
             pyro.sample("tokens", self.likelihood(states, batch.lengths), obs=batch.tokens)
         return states
 
-    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
-        """Begin the same story step by step, as ``pyro.infer.SMCFilter`` asks: site ``h_0``, ``state["h"]`` = h_0.
+    def smc_init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+        """Begin the same story step by step, as in ``pyro.infer.SMCFilter``: site ``h_0``, ``state["h"]`` = h_0.
 
-        Returns the chain that :meth:`step` takes its steps from.
+        Returns the chain that :meth:`smc_step` takes its steps from.
         """
         with pyro.plate("sentences", batch.size, dim=-1):
             state["h"] = pyro.sample("h_0", Delta(self.initial, event_dim=1))
         return self.prior(batch.lengths, batch.steps)
 
-    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
+    def smc_step(
+        self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None
+    ) -> None:
         """Step t = 0, …, T-1: samples site ``h_{t+1}``, observes site ``w_{t+1}``; masked where the word has ended.
 
-        ``chain`` is what :meth:`init` returned; it is made anew where it is not given (SMCFilter drops it).
+        ``chain`` is what :meth:`smc_init` returned; it is made anew where it is not given (SMCFilter drops it).
         """
         chain = self.prior(batch.lengths, batch.steps) if chain is None else chain
         with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
@@ -120,33 +159,32 @@ class DeepStateSpace(nn.Module):
         state["h"] = states
 
     @torch.no_grad()
-    def generate(self, n: int, steps: int) -> Tensor:
-        """Draw n words from the prior: ids (n, steps), padding after EOS; a row without EOS was cut off."""
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """h_{1:T} ~ p, (n, T, D) for T = ``steps``."""
         lengths = torch.full((n,), steps, device=self.initial.device)
-        states = self.prior(lengths, steps).sample()
-        return self.likelihood(states, lengths).sample()
+        return {"h": self.prior(lengths, steps).sample()}
+
+    def emit(self, latents: Latents) -> TokenSequence:
+        """P(w_{1:T} | h_{1:T}) over all T steps of given states (…, R, T, D)."""
+        states = latents["h"]
+        lengths = torch.full(states.shape[:-2], states.shape[-2], device=states.device)
+        return self.likelihood(states, lengths)
 
     @torch.no_grad()
-    def decode(self, states: Tensor) -> Tensor:
-        """Most probable ids (…, T) given states (…, T, D); ids after the first EOS are for the caller to cut."""
-        outcome: Tensor = self.emission(states).argmax(-1)
-        return outcome + FIRST_SCORED_ID
-
-    @torch.no_grad()
-    def interpolate(self, first: Tensor, second: Tensor, lengths: tuple[int, int], points: int) -> Tensor:
-        """Decode ``points`` words between two paths (T, D): spherically in the noise ξ that drives F_g.
+    def between(self, first: Latents, second: Latents, points: int, lengths: tuple[int, int]) -> Latents:
+        """``points`` paths (n, T, D) between two (T, D): spherically in the noise ξ that drives F_g.
 
         The noise of a path is ζ_t = f_g^{-1}(h_t); past a word's own length it is 0, the mode. For
         weights cos θ and sin θ two draws of N(0, I) combine to a draw of N(0, I), so every point between
-        is as typical of the prior as its ends. Returns ids (points, T).
+        is as typical of the prior as its ends.
         """
-        steps = first.shape[0]
-        chain = self.prior(torch.tensor(lengths, device=first.device), steps)
-        noise, _ = chain.pull_back(torch.stack([first, second]))
+        ends = torch.stack([first["h"], second["h"]])
+        chain = self.prior(torch.tensor(lengths, device=ends.device), ends.shape[1])
+        noise, _ = chain.pull_back(ends)
         noise = torch.where(chain.mask.unsqueeze(-1), noise, 0.0)
-        angle = torch.linspace(0, torch.pi / 2, points, device=first.device).view(-1, 1, 1)
+        angle = torch.linspace(0, torch.pi / 2, points, device=ends.device).view(-1, 1, 1)
         states, _ = chain.push_forward(angle.cos() * noise[0] + angle.sin() * noise[1])
-        return self.decode(states)
+        return {"h": states}
 
 
 def _emission(state_dim: int, hidden: Sequence[int], outcomes: int) -> nn.Module:

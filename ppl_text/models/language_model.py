@@ -8,10 +8,11 @@ from __future__ import annotations
 import pyro
 from torch import Tensor, nn
 
-from ..core.batch import FIRST_SCORED_ID, Batch
+from ..core.batch import Batch
 from ..core.errors import UnknownNameError
-from ..core.latents import LatentSpec
-from ..decoding import Memory, Sample, search
+from ..core.latents import Latents, LatentSpec
+from ..core.protocols import State
+from ..core.vocabulary import Vocabulary
 from ..distributions.tokens import TokenSequence
 from ..nn.recurrent import forward_states
 
@@ -27,7 +28,7 @@ class LanguageModel(nn.Module):
     paper supposes (specification 4G.7). Every bound equals ln p(w).
 
     Arguments:
-        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        vocabulary: V symbols, O of them outcomes.
         hidden_dim: units of the cell (the paper's baselines have 8 and 16).
         embedding_dim: of the tokens fed back; ``hidden_dim`` where it is not given, as in the paper.
         cell: ``gru`` or ``lstm``.
@@ -36,22 +37,23 @@ class LanguageModel(nn.Module):
     family = "language_model"
     story = ("s_t = cell(w_{t-1}, s_{t-1}), w_0 = BOS;  w_t ~ softmax(E s_t + b), to the first EOS: nothing is latent",)
     latents: tuple[LatentSpec, ...] = ()
+    measures = ("words", "sentences")
 
     def __init__(
-        self, vocab_size: int, *, hidden_dim: int = 8, embedding_dim: int | None = None, cell: str = "gru"
+        self, vocabulary: Vocabulary, *, hidden_dim: int = 8, embedding_dim: int | None = None, cell: str = "gru"
     ) -> None:
         super().__init__()
         if cell not in CELLS:
             raise UnknownNameError("cell", cell, CELLS)
         width = hidden_dim if embedding_dim is None else embedding_dim
-        self.vocab_size = vocab_size
-        self.embedding = nn.Embedding(vocab_size, width)
+        self.vocabulary, self.vocab_size = vocabulary, vocabulary.size
+        self.embedding = nn.Embedding(vocabulary.size, width)
         self.cell = CELLS[cell](width, hidden_dim, batch_first=True)
-        self.head = nn.Linear(hidden_dim, vocab_size - FIRST_SCORED_ID)
+        self.head = nn.Linear(hidden_dim, vocabulary.outcomes)
 
     def likelihood(self, batch: Batch) -> TokenSequence:
         """p(w_{1:T}), each token given those before it."""
-        return TokenSequence(self.head(self.states(batch.decoder_inputs)), batch.lengths)
+        return TokenSequence(self.head(self.states(batch.decoder_inputs)), batch.lengths, self.vocabulary.ids)
 
     def states(self, inputs: Tensor) -> Tensor:
         """s_1..s_T (B, T, H) given the tokens fed back, w_0..w_{T-1} (B, T)."""
@@ -65,20 +67,24 @@ class LanguageModel(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("tokens", self.likelihood(batch), obs=batch.tokens)
 
-    def begin(self, z: None, rows: int) -> Memory:
-        """The memory before the first token of ``rows`` texts: states of 0, each (R, H). Nothing is latent: no z."""
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """Nothing is latent."""
+        return {}
+
+    def decoder(self, latents: Latents, source: Batch | None = None) -> LanguageModel:
+        """The model itself: nothing is given to a text but its own tokens."""
+        return self
+
+    def begin(self, rows: int) -> State:
+        """The state before the first token of ``rows`` texts: 0, each (R, H)."""
         zero = self.head.weight.new_zeros(rows, self.cell.hidden_size)
         return (zero,) if isinstance(self.cell, nn.GRU) else (zero, zero)
 
-    def step(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """Logits (R, V - 2) of the ids from EOS upwards after ``tokens`` (R,), and the memory after them."""
-        before = tuple(part.unsqueeze(0) for part in memory)
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
+        before = tuple(part.unsqueeze(0) for part in state)
         states, after = self.cell(
             self.embedding(tokens).unsqueeze(1), before[0] if isinstance(self.cell, nn.GRU) else before
         )
         kept = (after,) if isinstance(self.cell, nn.GRU) else after
         return self.head(states.squeeze(1)), tuple(part.squeeze(0) for part in kept)
-
-    def generate(self, n: int, steps: int) -> Tensor:
-        """Draw n texts: ids (n, steps), padding after EOS; a row without EOS was cut off."""
-        return search(Sample(), self.step, self.begin(None, n), n, steps)

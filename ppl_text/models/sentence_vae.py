@@ -6,18 +6,20 @@ public baselines that later papers compare with (specification 0).
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pyro
 import torch
 from pyro.distributions import Independent, Normal
 from torch import Tensor, nn
 
-from ..core.batch import FIRST_SCORED_ID, Batch
+from ..core.batch import Batch
 from ..core.errors import UserError
-from ..core.latents import LatentSpec
-from ..decoding import Greedy, Memory, Sample, search
+from ..core.latents import Latents, LatentSpec
+from ..core.vocabulary import Vocabulary
 from ..distributions.side import record_side_loss
 from ..distributions.tokens import DecodedTokens
-from ..nn.decoders import RecurrentDecoder
+from ..nn.decoders import GivenLatent, RecurrentDecoder
 from ..nn.initial import initialise
 
 BAG_OF_WORDS = "bag_of_words"
@@ -32,7 +34,7 @@ class SentenceVAE(nn.Module):
     With ``latent_dim=0`` nothing is latent: the LSTM language model with the same decoder, whose bounds are ln p(w).
 
     Arguments:
-        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        vocabulary: V symbols, O of them outcomes.
         latent_dim: D, the width of z; 0 for a language model.
         embedding_dim, hidden_dim: E and H of the decoder (PTB 256 and 256, Yahoo 512 and 1024, SNLI 128 and 512).
         dropout_in, dropout_out: on embeddings and on states, in training only.
@@ -49,10 +51,12 @@ class SentenceVAE(nn.Module):
         "z ~ N(0, I);  s_t = LSTM([emb(w_{t-1}); z], s_{t-1}), s_0 from z, w_0 = BOS;  w_t ~ softmax(W s_t), to EOS",
         "p(z, w) = N(z; 0, I) Π_t P(w_t | w_{<t}, z);  with D = 0 the LSTM language model",
     )
+    measures = ("sentences",)
+    former_names: ClassVar[dict[str, str]] = {"decoder.": "network."}
 
     def __init__(
         self,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         *,
         latent_dim: int = 32,
         embedding_dim: int = 256,
@@ -69,12 +73,12 @@ class SentenceVAE(nn.Module):
             raise UserError(f"latent_dim and bag_of_words must be 0 or more; got {latent_dim} and {bag_of_words}")
         if bag_of_words and not latent_dim:
             raise UserError("bag_of_words asks z for the words, and with latent_dim=0 there is no z; leave one out")
-        self.vocab_size, self.latent_dim = vocab_size, latent_dim
+        self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
         self.embedding_dim, self.hidden_dim = embedding_dim, hidden_dim
         self.init, self.bag_of_words = init, bag_of_words
         self.latents = (LatentSpec("z", axes=("D",), sizes={"D": latent_dim}),) if latent_dim else ()
-        self.decoder = RecurrentDecoder(
-            vocab_size,
+        self.network = RecurrentDecoder(
+            vocabulary,
             latent_dim=latent_dim,
             embedding_dim=embedding_dim,
             hidden_dim=hidden_dim,
@@ -83,7 +87,7 @@ class SentenceVAE(nn.Module):
             tied=tied,
             initial=initial,
         )
-        self.bag = nn.Linear(latent_dim, vocab_size - FIRST_SCORED_ID) if bag_of_words else None
+        self.bag = nn.Linear(latent_dim, vocabulary.outcomes) if bag_of_words else None
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
         initialise(self, init)
@@ -94,8 +98,8 @@ class SentenceVAE(nn.Module):
 
     def likelihood(self, z: Tensor | None, batch: Batch) -> DecodedTokens:
         """P(w_{1:T} | z) for z (…, B, D), each token given those fed back before it; None where D = 0."""
-        states = self.decoder(batch.decoder_inputs, z)
-        return DecodedTokens(states, self.decoder.output_weight, None, batch.lengths)
+        states = self.network(batch.decoder_inputs, z)
+        return DecodedTokens(states, self.network.output_weight, None, batch.lengths, self.vocabulary.ids)
 
     def forward(self, batch: Batch) -> Tensor | None:
         """The Pyro program: samples site ``z``, observes site ``tokens``, returns z."""
@@ -107,35 +111,17 @@ class SentenceVAE(nn.Module):
         return z
 
     def _log_bag(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), given one distribution (…, B, V - 2) for all steps."""
-        outcomes = (batch.tokens - FIRST_SCORED_ID).clamp(min=0).expand(*logits.shape[:-1], -1)
+        """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), given one distribution (…, B, O) for all steps."""
+        outcomes = (batch.tokens - self.vocabulary.ids.first_outcome).clamp(min=0).expand(*logits.shape[:-1], -1)
         scores = logits.log_softmax(-1).gather(-1, outcomes)
         scored = torch.arange(batch.steps, device=scores.device) < batch.lengths.unsqueeze(-1)
         return torch.where(scored, scores, 0.0).sum(-1)
 
-    def begin(self, z: Tensor | None, rows: int) -> Memory:
-        """The memory before the first token of ``rows`` sentences, given z (R, D); None where D = 0."""
-        return self.decoder.begin(z, rows)
-
-    def step(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """Logits (R, V - 2) of the ids from EOS upwards after ``tokens`` (R,), and the memory after them."""
-        return self.decoder.step(tokens, memory)
-
     @torch.no_grad()
-    def prior_draws(self, n: int) -> Tensor:
-        """z ~ p(z), (n, D)."""
-        z: Tensor = self.prior(n).sample()
-        return z
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """z ~ p(z), (n, D); nothing where D = 0."""
+        return {"z": self.prior(n).sample()} if self.latents else {}
 
-    @torch.no_grad()
-    def generate(self, n: int, steps: int) -> Tensor:
-        """Draw n sentences from the model: ids (n, steps), padding after EOS; a row without EOS was cut off."""
-        z = self.prior_draws(n) if self.latents else None
-        return search(Sample(), self.step, self.begin(z, n), n, steps)
-
-    @torch.no_grad()
-    def decode(self, z: Tensor, steps: int) -> Tensor:
-        """Greedy ids (…, steps) given z (…, D): always the most probable token, to the first EOS; then padding."""
-        flat = z.reshape(-1, self.latent_dim)
-        rows = search(Greedy(), self.step, self.begin(flat, len(flat)), len(flat), steps)
-        return rows.view(*z.shape[:-1], steps)
+    def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:
+        """What writes sentences given z (R, D)."""
+        return GivenLatent(self.network, latents.get("z"))

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..core.batch import FIRST_SCORED_ID
 from ..core.errors import UnknownNameError, UserError
-from ..decoding import Memory
+from ..core.protocols import State
+from ..core.vocabulary import Vocabulary
 
 INITIAL_STATES = ("cell", "hidden")
 """Which of the LSTM's two states z enters first."""
@@ -22,7 +22,7 @@ class RecurrentDecoder(nn.Module):
     are 0: a language model. Dropout on embeddings and on states, in training only; W_o has no bias.
 
     Arguments:
-        vocab_size: V, padding and BOS included; the outcomes are the V - 2 ids from EOS upwards.
+        vocabulary: V symbols, O of them outcomes.
         latent_dim: D, embedding_dim: E, hidden_dim: H.
         dropout_in, dropout_out: share of the entries of the embeddings and of the states that are dropped.
         tied: W_o is the embedding itself, for which E = H is needed.
@@ -31,7 +31,7 @@ class RecurrentDecoder(nn.Module):
 
     def __init__(
         self,
-        vocab_size: int,
+        vocabulary: Vocabulary,
         *,
         latent_dim: int,
         embedding_dim: int,
@@ -50,16 +50,17 @@ class RecurrentDecoder(nn.Module):
                 "equal, or leave tied out"
             )
         self.latent_dim, self.hidden_dim, self.initial = latent_dim, hidden_dim, initial
-        self.embedding = nn.Embedding(vocab_size, embedding_dim)
+        self.first_outcome = vocabulary.ids.first_outcome
+        self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim + latent_dim, hidden_dim, batch_first=True)
         self.bridge = nn.Linear(latent_dim, hidden_dim, bias=initial == "hidden") if latent_dim else None
-        self.head = None if tied else nn.Linear(hidden_dim, vocab_size - FIRST_SCORED_ID, bias=False)
+        self.head = None if tied else nn.Linear(hidden_dim, vocabulary.outcomes, bias=False)
         self.dropout_in, self.dropout_out = nn.Dropout(dropout_in), nn.Dropout(dropout_out)
 
     @property
     def output_weight(self) -> Tensor:
-        """W_o, (V - 2, H)."""
-        return self.embedding.weight[FIRST_SCORED_ID:] if self.head is None else self.head.weight
+        """W_o, (O, H)."""
+        return self.embedding.weight[self.first_outcome :] if self.head is None else self.head.weight
 
     def forward(self, inputs: Tensor, z: Tensor | None = None) -> Tensor:
         """States s_1..s_T (…, B, T, H) given the tokens fed back (B, T) and z (…, B, D), None where D = 0.
@@ -86,16 +87,31 @@ class RecurrentDecoder(nn.Module):
         start = self.bridge(z)
         return (start.tanh(), start) if self.initial == "cell" else (start, torch.zeros_like(start))
 
-    def begin(self, z: Tensor | None, rows: int) -> Memory:
-        """The memory before the first step: (s_0, c_0, z), each (R, …); z None where D = 0."""
+    def begin(self, z: Tensor | None, rows: int) -> State:
+        """The state before the first step: (s_0, c_0, z), each (R, …); z None where D = 0."""
         given = self.embedding.weight.new_zeros(rows, 0) if z is None else z
         if given.shape != (rows, self.latent_dim):
             raise ValueError(f"decoder: expects z of shape {(rows, self.latent_dim)}, got {tuple(given.shape)}")
         return (*self.initial_state(given), given)
 
-    def step(self, tokens: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """Logits (R, V - 2) of what follows ``tokens`` (R,), and the memory after them; nothing is dropped."""
-        hidden, cell, z = memory
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
+        hidden, cell, z = state
         joined = torch.cat([self.embedding(tokens), z], dim=-1).unsqueeze(1)
         states, (hidden, cell) = self.lstm(joined, (hidden.unsqueeze(0), cell.unsqueeze(0)))
         return F.linear(states.squeeze(1), self.output_weight), (hidden[0], cell[0], z)
+
+
+class GivenLatent:
+    """A :class:`RecurrentDecoder` for given z (R, D), or None where D = 0, as search strategies drive it."""
+
+    def __init__(self, network: RecurrentDecoder, z: Tensor | None) -> None:
+        self._network, self._z = network, z
+
+    def begin(self, rows: int) -> State:
+        """The state before the first token."""
+        return self._network.begin(self._z, rows)
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
+        return self._network.step(state, tokens)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..core.batch import BOS_ID
+from ..core.vocabulary import BOS_ID
 
 
 class SentenceReader(nn.Module):
@@ -15,15 +15,15 @@ class SentenceReader(nn.Module):
     state that counts sees it.
     """
 
-    def __init__(self, vocab_size: int, embedding_dim: int, hidden_dim: int) -> None:
+    def __init__(self, vocab_size: int, embedding_dim: int, hidden_dim: int, *, bos: int = BOS_ID) -> None:
         super().__init__()
-        self.output_dim = hidden_dim
+        self.output_dim, self.bos = hidden_dim, bos
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, batch_first=True)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Read on from BOS."""
-        begin = torch.full_like(tokens[:, :1], BOS_ID)
+        begin = torch.full_like(tokens[:, :1], self.bos)
         states: Tensor = self.lstm(self.embedding(torch.cat([begin, tokens], dim=1)))[0]
         return states
 

@@ -91,9 +91,9 @@ class Filtered(NamedTuple):
 class SequentialObjective:
     """``stepwise:K`` and ``fivo:N``: train on the logarithm of a particle filter's estimate of p(tokens).
 
-    Model and guide must offer ``init(state, batch)`` and ``step(state, batch, t, started)`` in the style of
+    Model and guide must offer ``smc_init(state, batch)`` and ``smc_step(state, batch, t, started)`` in the style of
     ``pyro.infer.SMCFilter``: Pyro programs that keep what they sample in ``state`` (guides only read it);
-    ``started`` is what their ``init`` returned. Sites are named ``NAME_t``; β and KL go by ``NAME``.
+    ``started`` is what their ``smc_init`` returned. Sites are named ``NAME_t``; β and KL go by ``NAME``.
     """
 
     name: str
@@ -114,14 +114,14 @@ def require_steps(name: str, model: Any, guide: Any) -> None:
     lacking = [
         f"{role} {type(program).__name__} lacks {method}()"
         for role, program in (("the model", model), ("the guide", guide))
-        for method in ("init", "step")
+        for method in ("smc_init", "smc_step")
         if not callable(getattr(program, method, None))
     ]
     if lacking:
         raise UserError(
             f"objective '{name}' draws the latents step by step: {'; '.join(lacking)}. Use an objective for whole "
-            "sequences (elbo, iwae:K, dreg:K), or give the class init(state, batch) and step(state, batch, t, started) "
-            "as in pyro.infer.SMCFilter"
+            "sequences (elbo, iwae:K, dreg:K), or give the class smc_init(state, batch) and smc_step(state, batch, t, "
+            "started) in the style of pyro.infer.SMCFilter"
         )
 
 
@@ -132,10 +132,10 @@ def particle_filter(model: Any, guide: Any, batch: Batch, particles: int, resamp
     """
     state: dict[str, Tensor] = {}
     tally = _Tally(particles, batch, resampling)
-    by_guide, by_model, first = _run(guide.init, model.init, state, batch, particles)
+    by_guide, by_model, first = _run(guide.smc_init, model.smc_init, state, batch, particles)
     tally.add(first)
     for t in range(batch.steps):
-        _, _, step = _run(guide.step, model.step, state, batch, particles, (t, by_guide), (t, by_model))
+        _, _, step = _run(guide.smc_step, model.smc_step, state, batch, particles, (t, by_guide), (t, by_model))
         tally.add(step, alive=batch.lengths > t)
         if particles > 1 and t + 1 < batch.steps:
             ancestors = tally.resample(batch.lengths > t + 1)
@@ -151,8 +151,8 @@ def _choose(state: dict[str, Tensor], ancestors: Tensor, particles: int) -> None
     for name, value in state.items():
         if value.shape[:1] not in ((1,), (particles,)) or value.shape[1:2] != ancestors.shape[1:]:
             raise UserError(
-                f"state['{name}'] has shape {tuple(value.shape)}; what init and step keep in the state must begin with "
-                f"the axes (particles, sentences), here {(particles, ancestors.shape[1])}"
+                f"state['{name}'] has shape {tuple(value.shape)}; what smc_init and smc_step keep in the state "
+                f"must begin with the axes (particles, sentences), here {(particles, ancestors.shape[1])}"
             )
         if value.shape[0] > 1:
             index = ancestors.view(*ancestors.shape, *(1,) * (value.dim() - 2))
@@ -168,7 +168,7 @@ def _run(
     to_guide: tuple[Any, ...] = (),
     to_model: tuple[Any, ...] = (),
 ) -> tuple[Any, Any, Scores]:
-    """One ``init`` or ``step`` of the guide, then of the model on what it drew; what both returned, and the scores."""
+    """Run one step of the guide, then of the model on what it drew; return what both returned, and the scores."""
     with particle_plate(particles):
         guide_trace = poutine.trace(guide).get_trace(state, batch, *to_guide)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(state, batch, *to_model)

@@ -17,6 +17,7 @@ from .. import objectives
 from ..core.errors import PplTextError, UserError, nearest
 from ..core.protocols import Objective
 from ..core.registry import Registry
+from ..core.vocabulary import Vocabulary
 from ..data.batches import (
     BatchStream,
     EpochBatches,
@@ -132,7 +133,7 @@ def _guide_class(config: RunConfig) -> type[nn.Module]:
     return found
 
 
-def build_programs(config: RunConfig, vocab_size: int, stage: int = 0) -> Programs:
+def build_programs(config: RunConfig, vocabulary: Vocabulary, stage: int = 0) -> Programs:
     """Model and guide with parameters drawn from the run's seed; the global random state is left alone.
 
     ``stage`` 1, 2, …: with other parameters, those of a program that begins anew in that stage.
@@ -140,7 +141,7 @@ def build_programs(config: RunConfig, vocab_size: int, stage: int = 0) -> Progra
     model_part, guide_part = check_programs(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, RESET, stage) if stage else config.seed)
-        model = _built(model_part, f"model '{config.model.family}'", "vocab_size", vocab_size)
+        model = _built(model_part, f"model '{config.model.family}'", "vocabulary", vocabulary)
         guide = _built(guide_part, f"guide '{config.guide.name}'", "model", model)
     return Programs(model, guide)
 
@@ -196,7 +197,7 @@ def build_fabric(config: RunConfig) -> Fabric:
 def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:
     """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch; ``seed``: another one."""
     train = corpus.splits["train"]
-    stream = EpochBatches if config.data.unit == "sentences" else TrainingBatches
+    stream = TrainingBatches if corpus.weighted else EpochBatches
     return stream(
         train,
         corpus.tokenizer,
@@ -234,7 +235,7 @@ def build_trainer(
         programs.model.requires_grad_(False)
 
     def fresh(stage: int, names: Collection[str]) -> dict[str, nn.Module]:
-        made = build_programs(config, corpus.tokenizer.size, stage)
+        made = build_programs(config, corpus.vocabulary, stage)
         return {name: getattr(made, name) for name in names}
 
     def others() -> BatchStream:

@@ -15,7 +15,9 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ..core.errors import ConfigError, UnknownNameError
+from ..core.registry import Registry
 from ..data.corpora import CORPORA
+from ..models import MODELS
 from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of
 from .inheritance import extended
@@ -141,7 +143,8 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, 
         return changes
     model = tree.get("model")
     family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
-    return {**preset_values(str(family), changes["preset"], tree), **changes}
+    presets = getattr(Registry("model family", MODELS).load(family), "presets", ()) if family in MODELS else ()
+    return {**preset_values(presets, changes["preset"], tree), **changes}
 
 
 def read_recipe(recipe: str) -> dict[str, Any]:

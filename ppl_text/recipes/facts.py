@@ -20,9 +20,6 @@ _ENDS = {
     "untrained": "the model is frozen and the guide has no parameter",
 }
 
-_ROWS = {"word-list": "types", "sentences": "sentences"}
-"""What a split has rows of, by the unit of the data."""
-
 
 def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) -> None:
     """Make the folder of a new run, with what is known before training."""
@@ -42,6 +39,7 @@ def report_facts(
     """The table at the head of a report."""
     environment = read_record(folder / "environment.json")
     model, guide = (f"{sum(p.numel() for p in program.parameters()):,} parameters" for program in programs)
+    rows = "types" if corpus.weighted else f"{corpus.noun}s"
     frozen = ", frozen" if config.training.freeze == "model" else ""
     best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"
     return {
@@ -51,7 +49,7 @@ def report_facts(
         "guide": f"{config.guide.name}, {guide}",
         "objective": config.objective,
         "training": f"{'; '.join(config.training.described(config.objective))}; {config.training.optimizer}",
-        "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {_ROWS[config.data.unit]}",
+        "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {rows}",
         "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
         "seed": str(config.seed),
         "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "

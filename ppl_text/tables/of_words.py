@@ -54,7 +54,7 @@ def measure_words(run: Run, settings: Mapping[str, Any], report: Callable[[str],
     if run.config.objective.startswith(SEQUENTIAL):
         report("cross-entropy by a particle filter")
         found |= _by_filter(run, settings)
-    if not emits(run.model, "initial"):
+    if not emits(run.model, "prior", "initial"):
         return Measured(finite(found | _tightest(run, found, settings)), {})
     report("cross-entropy by prior Monte Carlo")
     found |= _by_prior(run, settings)
@@ -148,7 +148,8 @@ def _by_prior(run: Run, settings: Mapping[str, Any]) -> Measures:
 
 def _samples(run: Run, settings: Mapping[str, Any]) -> Measures:
     number, corpus = _number_of_samples(run.corpus, settings), run.corpus
-    drawn = sample_texts(run.model, corpus.tokenizer, number, steps=2 * corpus.max_steps, seed=SEED)  # type: ignore[arg-type]
+    steps = 2 * corpus.max_steps
+    drawn = sample_texts(run.model, corpus.tokenizer, number, steps=steps, seed=SEED, guide=run.guide)
     return {**_of_texts(drawn.texts, corpus), "unfinished": drawn.unfinished}
 
 

@@ -22,6 +22,7 @@ from .options import Stop
 from .ranks import Ranks
 from .stages import Stage
 from .update import Update
+from .weights import under_present_names
 
 
 class Batches(Protocol):
@@ -162,7 +163,7 @@ class TrainingState:
                 "resume it with as many as it was trained with"
             )
         try:
-            self.joint.load_state_dict(stored["parameters"])
+            self.joint.load_state_dict(under_present_names(self.joint, stored["parameters"]))
             _load_optimizer(self.optimizer, stored["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunFolderError(
@@ -171,6 +172,8 @@ class TrainingState:
             ) from error
         self.fabric.strategy.precision.load_state_dict(stored["precision"])
         self.counters, self.best = Counters.stored(stored["counters"]), stored.get("best")
+        if self.best is not None:
+            self.best = under_present_names(self.joint, self.best)
         own = stored["processes"][ranks.index]
         self.update.meters.load_state_dict(own["meters"])
         if own.get("update"):

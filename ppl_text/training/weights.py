@@ -71,7 +71,22 @@ def weights_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def under_present_names(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Rename tensors that an older version saved under other names, as the parts' ``former_names`` say.
+
+    ``former_names`` of a part maps the prefix that a parameter had within that part to the prefix that it has now.
+    """
+    renamed = dict(tensors)
+    for place, part in module.named_modules():
+        inside = f"{place}." if place else ""
+        for old, new in getattr(part, "former_names", {}).items():
+            for name in [name for name in renamed if name.startswith(inside + old)]:
+                renamed[inside + new + name.removeprefix(inside + old)] = renamed.pop(name)
+    return renamed
+
+
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
+    tensors = under_present_names(module, tensors)
     faults = _differences(module.state_dict(), tensors)
     if faults:
         raise RunFolderError(

@@ -7,7 +7,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 TOKENS = torch.tensor([[5, EOS_ID, PAD_ID], [6, 7, EOS_ID]])
 INPUTS = torch.tensor([[BOS_ID, 5, PAD_ID], [BOS_ID, 6, 7]])
@@ -53,4 +54,4 @@ def test_a_batch_is_frozen_and_ids_are_distinct() -> None:
     with pytest.raises(FrozenInstanceError):
         batch.tokens = TOKENS
     assert len({PAD_ID, BOS_ID, EOS_ID}) == 3
-    assert max(PAD_ID, BOS_ID) < FIRST_SCORED_ID == EOS_ID
+    assert max(PAD_ID, BOS_ID) < EOS_ID == EOS_ID

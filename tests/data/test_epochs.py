@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.core.errors import CheckpointError, ConfigError, DataError
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.data.batches import EpochBatches, TrainingBatches, default_buckets, evaluation_batches
 from ppl_text.data.corpora import Split
 from ppl_text.data.tables import SentenceSplit, TokenTable

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.core.errors import DataError, PplTextError, UserError
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.data.tokenizers import SPECIALS, Tokenizer, character_tokenizer
 
 ALPHABETS = {

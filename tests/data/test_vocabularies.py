@@ -6,8 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from ppl_text.core.batch import EOS_ID
 from ppl_text.core.errors import ConfigError, DataError
+from ppl_text.core.vocabulary import EOS_ID
 from ppl_text.data.tokenizers import SPECIALS, UNK_ID, UNKNOWN, Tokenizer, character_tokenizer
 from ppl_text.data.vocabularies import bpe_tokenizer, open_character_tokenizer, word_tokenizer
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.distributions.tokens import TokenSequence, end_at_eos
 
 OUTCOMES = 3  # EOS, a, b

@@ -8,8 +8,8 @@ from pyro.distributions import Normal, TransformedDistribution
 from pyro.distributions.transforms import AffineTransform
 from torch import nn
 
-from ppl_text.core.batch import EOS_ID, FIRST_SCORED_ID
 from ppl_text.core.latents import LatentSpec
+from ppl_text.core.vocabulary import EOS_ID
 from ppl_text.data.tokenizers import character_tokenizer
 
 WIDTH = 4
@@ -36,7 +36,7 @@ class Spelling(nn.Module):
         self.rows_at_once = []
 
     def prior_draws(self, n):
-        return FIRST_SCORED_ID + 4 + 2 * torch.randn(n, WIDTH)
+        return EOS_ID + 4 + 2 * torch.randn(n, WIDTH)
 
     def begin(self, z, rows):
         assert z.shape == (rows, WIDTH)
@@ -45,7 +45,7 @@ class Spelling(nn.Module):
     def step(self, tokens, memory):
         z, place = memory
         self.rows_at_once.append(len(tokens))
-        ids = torch.arange(FIRST_SCORED_ID, TOKENIZER.size)
+        ids = torch.arange(EOS_ID, TOKENIZER.size)
         letter = torch.cat([z, torch.full((len(z), 100), float(EOS_ID))], -1).gather(-1, place.unsqueeze(-1))
         return -self.sharpness * (ids - letter).square(), (z, place + 1)
 

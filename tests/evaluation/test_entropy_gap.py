@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ppl_text.core.errors import UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.evaluation.entropy_gap import EntropyGap, entropy_gap, entropy_monitor
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
@@ -116,7 +117,7 @@ def test_lengths_do_not_count_eos():
 def test_the_draws_of_a_state_are_independent_and_from_its_own_law():
     """The real model at h_0, against draws made one state at a time."""
     torch.manual_seed(0)
-    model = DeepStateSpace(9, state_dim=3, hidden=(8,))
+    model = DeepStateSpace(Vocabulary(9), state_dim=3, hidden=(8,))
     found = entropy_gap(model, words=4, draws=20_000, steps=1)
     with torch.no_grad():
         states = model.prior(torch.ones(20_000), 1).at(0, model.initial.expand(20_000, -1)).sample()
@@ -194,7 +195,7 @@ def test_the_error_is_the_spread_of_the_mean():
 
 def test_a_model_without_states_is_refused():
     with pytest.raises(UserError, match="LanguageModel has no prior and no emission and no initial"):
-        entropy_gap(LanguageModel(5), words=2, draws=2, steps=2)
+        entropy_gap(LanguageModel(Vocabulary(5)), words=2, draws=2, steps=2)
 
 
 @pytest.mark.parametrize("wrong", ["words", "draws", "steps"])
@@ -235,4 +236,4 @@ def test_a_run_of_a_state_space_model_is_monitored(trained):
 
 
 def test_a_model_without_states_has_no_monitor():
-    assert entropy_monitor(LanguageModel(5), steps=9) is None
+    assert entropy_monitor(LanguageModel(Vocabulary(5)), steps=9) is None

@@ -5,6 +5,7 @@ import torch
 
 from guides.language_model import ExactGuide
 from ppl_text.core.errors import DataError, UnknownNameError, UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.vocabularies import bpe_tokenizer, open_character_tokenizer, word_tokenizer
 from ppl_text.decoding import Beam, Greedy, Sample
 from ppl_text.evaluation import generation
@@ -111,7 +112,7 @@ def test_texts_that_do_not_fit_are_refused(programs, texts, kind, message):
 
 def test_a_model_without_latents_generates_and_does_no_more(programs):
     _, _, tokenizer = programs
-    model = LanguageModel(tokenizer.size)
+    model = LanguageModel(Vocabulary(tokenizer.size))
     assert len(sample_texts(model, tokenizer, 5, steps=4, seed=0).texts) == 5
     arguments = model, ExactGuide(model), tokenizer
     with pytest.raises(UserError, match=r"this model \(language_model\) has no latent to reconstruct from"):
@@ -183,7 +184,7 @@ def test_a_language_model_takes_every_strategy(programs, cell):
     """Its own text, scored by its own likelihood, is the best that a wide beam can find among all of two letters."""
     _, _, tokenizer = programs
     torch.manual_seed(0)
-    model = LanguageModel(tokenizer.size, cell=cell)
+    model = LanguageModel(Vocabulary(tokenizer.size), cell=cell)
     bodies = [[], *([i] for i in range(3, tokenizer.size)), *([i, j] for i in range(3, 9) for j in range(3, 9))]
     bodies = [tokenizer.decode(body) for body in bodies]
     batch = generation.encode_batch(tokenizer, bodies)

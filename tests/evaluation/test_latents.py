@@ -10,6 +10,7 @@ from torch import nn
 
 from guides.sentence_vae import FlowGuide, GaussianGuide, PointGuide, PriorGuide
 from ppl_text.core.latents import LatentSpec
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.evaluation.latents import latent_figures, sentence_latents
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, subset
@@ -111,7 +112,7 @@ def test_weights_count():
 @pytest.mark.parametrize("make", [GaussianGuide, FlowGuide, PointGuide, PriorGuide])
 def test_the_guides_of_the_sentence_model_can_be_read(make):
     torch.manual_seed(0)
-    model = SentenceVAE(N + 3, latent_dim=4, embedding_dim=5, hidden_dim=6, init="wide")
+    model = SentenceVAE(Vocabulary(N + 3), latent_dim=4, embedding_dim=5, hidden_dim=6, init="wide")
     guide = make(model)
     found = figures(guide, model, costly=20)
     assert found.latent_units == 4
@@ -152,6 +153,8 @@ def test_latents_of_steps_and_no_latents_are_left_out():
     assert sentence_latents(Path()) == ()
     assert latent_figures(Path(), Program(closed), sentences()) is None
     assert (
-        latent_figures(SentenceVAE(9, latent_dim=0, embedding_dim=3, hidden_dim=3), Program(closed), sentences())
+        latent_figures(
+            SentenceVAE(Vocabulary(9), latent_dim=0, embedding_dim=3, hidden_dim=3), Program(closed), sentences()
+        )
         is None
     )

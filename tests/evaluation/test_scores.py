@@ -16,6 +16,7 @@ from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.evaluation.estimates import estimate_bounds
 from ppl_text.evaluation.likelihood import bounds_of, measuring, sentence_bounds, summarize
 from ppl_text.evaluation.scores import (
@@ -74,7 +75,7 @@ def sentences(lengths=LENGTHS, vocabulary=11, weights=None):
 
 def lstm(guide=LSTMGuide):
     torch.manual_seed(0)
-    model = SentenceVAE(11, latent_dim=3, embedding_dim=5, hidden_dim=7, init="torch")
+    model = SentenceVAE(Vocabulary(11), latent_dim=3, embedding_dim=5, hidden_dim=7, init="torch")
     return model, guide(model)
 
 
@@ -225,7 +226,7 @@ def test_bounds_of_objectives_divide_the_sentences_too(monkeypatch, spec):
 def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
     assert room_for(Path()) == ROOM
     assert room_for(lstm()[0]) == WIDE_ROOM
-    assert room_for(LanguageModel(11)) == ROOM
+    assert room_for(LanguageModel(Vocabulary(11))) == ROOM
     many = Path()
     many.vocab_size = 10_000
     assert room_for(many) == WIDE_ROOM

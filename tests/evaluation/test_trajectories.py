@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.evaluation.trajectories import prior_cross_entropy
 from ppl_text.models.deep_state_space import DeepStateSpace
@@ -85,7 +86,7 @@ def test_alone_is_right_when_the_largest_comes_late():
 
 def test_the_real_model_against_its_own_likelihood():
     torch.manual_seed(0)
-    model = DeepStateSpace(7, state_dim=3, hidden=(8,))
+    model = DeepStateSpace(Vocabulary(7), state_dim=3, hidden=(8,))
     texts, weights = [[3], [4, 5, 6], [6, 6]], [1.0, 2.0, 5.0]
     found = prior_cross_entropy(model, words(*texts, weights=weights), trajectories=200, chunk=200, seed=4)
     batch = collate(texts, weights, 4, 3)
@@ -187,7 +188,7 @@ def test_measuring_leaves_no_trace():
 
 def test_a_model_that_feeds_tokens_back_is_refused():
     with pytest.raises(UserError, match=r"LanguageModel has no prior and no emission: .* such as deep_state_space"):
-        prior_cross_entropy(LanguageModel(5), words([A]), trajectories=5)
+        prior_cross_entropy(LanguageModel(Vocabulary(5)), words([A]), trajectories=5)
 
 
 @pytest.mark.parametrize("wrong", ["trajectories", "replicates", "chunk"])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from guides import GUIDES
 from ppl_text.core.batch import Batch
 from ppl_text.core.registry import Registry
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.distributions.chains import FlowChain
 from ppl_text.models.deep_state_space import DeepStateSpace
@@ -34,7 +35,7 @@ def shaken(module: nn.Module, scale: float = 0.4) -> nn.Module:
 def model_of(transition: str = "tril") -> DeepStateSpace:
     """A small model."""
     torch.manual_seed(0)
-    return shaken(DeepStateSpace(6, state_dim=2, hidden=(5,), transition=transition))
+    return shaken(DeepStateSpace(Vocabulary(6), state_dim=2, hidden=(5,), transition=transition))
 
 
 def guide_of(name: str, model: DeepStateSpace, **options: object) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from guides import GUIDES
 from ppl_text.core.batch import Batch
 from ppl_text.core.registry import Registry
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models.sentence_vae import SentenceVAE
 
@@ -30,7 +31,7 @@ def model_of(**options: object) -> SentenceVAE:
     """A small model; nothing is dropped."""
     torch.manual_seed(0)
     small = {"latent_dim": D, "embedding_dim": 4, "hidden_dim": 4, "dropout_in": 0.0, "dropout_out": 0.0}
-    return shaken(SentenceVAE(6, **{**small, **options}))
+    return shaken(SentenceVAE(Vocabulary(6), **{**small, **options}))
 
 
 def guide_of(name: str, model: SentenceVAE, scale: float = 0.4, **options: object) -> nn.Module:

@@ -11,6 +11,7 @@ from guides.deep_state_space import PriorGuide
 from guides.language_model import ExactGuide
 from ppl_text.core.errors import GuideMismatchError, UserError
 from ppl_text.core.protocols import Guide
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
@@ -22,7 +23,7 @@ BATCH = collate([[3, 4, 5], [], [5]], torch.ones(3), 5, 3)
 
 
 def test_the_guide_samples_nothing_and_has_no_parameters() -> None:
-    guide = ExactGuide(LanguageModel(6))
+    guide = ExactGuide(LanguageModel(Vocabulary(6)))
     assert isinstance(guide, Guide)
     assert guide.family == LanguageModel.family
     assert list(guide.parameters()) == []
@@ -30,12 +31,12 @@ def test_the_guide_samples_nothing_and_has_no_parameters() -> None:
 
 
 def test_its_sites_are_said_to_be_none() -> None:
-    model = LanguageModel(6)
+    model = LanguageModel(Vocabulary(6))
     assert check_sites(model, ExactGuide(model), BATCH) == "no latent site: every bound is ln p(tokens) itself"
 
 
 def test_it_fits_no_model_with_latents_and_no_other_guide_fits_its_own() -> None:
-    chain, flat = DeepStateSpace(6, state_dim=2), LanguageModel(6)
+    chain, flat = DeepStateSpace(Vocabulary(6), state_dim=2), LanguageModel(Vocabulary(6))
     with pytest.raises(GuideMismatchError, match="site 'h' is missing from the guide"):
         check_sites(chain, ExactGuide(chain), BATCH)
     with pytest.raises(GuideMismatchError, match="site 'h' is in the guide only"):

@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 from guides.sentence_vae import ExactGuide
 from ppl_text.core.errors import UserError
 from ppl_text.core.protocols import Guide
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.sentence_vae import SentenceVAE
 from ppl_text.objectives import build
 from ppl_text.objectives.sites import check_sites
@@ -141,7 +142,7 @@ def test_every_parameter_is_trained_and_stored(name: str) -> None:
 
 def test_parameters_start_as_the_models_do() -> None:
     for init, reach in (("uniform", 0.01), ("wide", 0.1)):
-        model = SentenceVAE(40, latent_dim=4, embedding_dim=8, hidden_dim=8, init=init)
+        model = SentenceVAE(Vocabulary(40), latent_dim=4, embedding_dim=8, hidden_dim=8, init=init)
         for name in READING:
             guide = guides().load(name)(model, **({"flow_hidden": [8]} if name == "iaf" else {}))
             for path, parameter in guide.named_parameters():
@@ -197,7 +198,7 @@ def test_gaussian_has_the_moments_of_the_equations(name: str) -> None:
 def test_batch_norm_holds_the_mean_divergence_above_its_floor(gamma: float, shake: bool) -> None:
     """From the very start, where the network's means differ by 1e-4, and with any parameters."""
     torch.manual_seed(0)
-    model = SentenceVAE(6, latent_dim=D, embedding_dim=16, hidden_dim=16).double()
+    model = SentenceVAE(Vocabulary(6), latent_dim=D, embedding_dim=16, hidden_dim=16).double()
     guide = guide_of("batch-norm", model, scale=0.4 if shake else 0.0, gamma=gamma)
     if shake:
         torch.nn.init.zeros_(guide.norm.bias)

@@ -11,9 +11,10 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ppl_text.core.batch import BOS_ID, EOS_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS
 from ppl_text.models.deep_state_space import DeepStateSpace
@@ -36,7 +37,7 @@ LETTERS = [3, 4, 5]
 
 def model_of(options: dict, *, dim: int = 3) -> DeepStateSpace:
     torch.manual_seed(0)
-    model = DeepStateSpace(6, state_dim=dim, hidden=(5,), **options)
+    model = DeepStateSpace(Vocabulary(6), state_dim=dim, hidden=(5,), **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.4 * torch.randn_like(parameter))
@@ -298,7 +299,7 @@ FAULTS = {
 @pytest.mark.parametrize(("options", "kind", "message"), FAULTS.values(), ids=FAULTS)
 def test_faulty_options_are_refused(options: dict, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind) as caught:
-        DeepStateSpace(6, state_dim=3, **options)
+        DeepStateSpace(Vocabulary(6), state_dim=3, **options)
     assert message in str(caught.value)
 
 

@@ -14,9 +14,10 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from guides.language_model import ExactGuide
-from ppl_text.core.batch import BOS_ID, EOS_ID, FIRST_SCORED_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS
 from ppl_text.models.language_model import LanguageModel
@@ -32,7 +33,7 @@ every_cell = pytest.mark.parametrize("cell", SINGLE)
 def model_of(cell: str, scale: float = 0.6) -> LanguageModel:
     """A small model with weights of order one, in float64."""
     torch.manual_seed(0)
-    model = LanguageModel(VOCABULARY, hidden_dim=4, embedding_dim=3, cell=cell)
+    model = LanguageModel(Vocabulary(VOCABULARY), hidden_dim=4, embedding_dim=3, cell=cell)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(std=scale)
@@ -81,7 +82,7 @@ def by_hand(model: LanguageModel, word: list[int], single: nn.Module) -> Tensor:
         memory = single(model.embedding.weight[previous].unsqueeze(0), memory)
         state = memory[0] if isinstance(memory, tuple) else memory
         scores = model.head.weight @ state[0] + model.head.bias
-        total = total + scores[token - FIRST_SCORED_ID] - scores.exp().sum().log()
+        total = total + scores[token - EOS_ID] - scores.exp().sum().log()
         previous = token
     return total
 
@@ -195,7 +196,7 @@ def test_generated_rows_end_at_their_first_end(cell: str) -> None:
 def test_an_overfitted_model_reaches_the_entropy_of_its_list(cell: str) -> None:
     """Three words of probabilities 1/2, 0.3 and 0.2, two of them alike up to their ends."""
     torch.manual_seed(0)
-    model = LanguageModel(VOCABULARY, hidden_dim=8, cell=cell)
+    model = LanguageModel(Vocabulary(VOCABULARY), hidden_dim=8, cell=cell)
     batch, share = batch_of([[3, 4], [3, 4, 5], [5, 5]], 4, [5.0, 3.0, 2.0]), [0.5, 0.3, 0.2]
     entropy = -sum(p * math.log(p) for p in share)
     optimizer, objective = torch.optim.Adam(model.parameters(), lr=0.03), build("elbo")
@@ -212,17 +213,17 @@ def test_an_overfitted_model_reaches_the_entropy_of_its_list(cell: str) -> None:
 
 
 def test_the_model_keeps_its_contract() -> None:
-    model = LanguageModel(29)
+    model = LanguageModel(Vocabulary(29))
     assert isinstance(model, Model)
     assert model.latents == ()
     assert MODELS[model.family].endswith(f":{type(model).__name__}")
     assert model.embedding.embedding_dim == model.cell.hidden_size == 8
     # 29·8 letters, 3·(8 + 8 + 2)·8 of the cell, 27·(8 + 1) outcomes.
     assert sum(p.numel() for p in model.parameters()) == 232 + 432 + 243
-    assert LanguageModel(29, hidden_dim=16).embedding.embedding_dim == 16
-    assert LanguageModel(29, embedding_dim=5).cell.input_size == 5
+    assert LanguageModel(Vocabulary(29), hidden_dim=16).embedding.embedding_dim == 16
+    assert LanguageModel(Vocabulary(29), embedding_dim=5).cell.input_size == 5
 
 
 def test_an_unknown_cell_is_refused() -> None:
     with pytest.raises(UnknownNameError, match=r"unknown cell 'gur' \(did you mean 'gru'\?\)"):
-        LanguageModel(6, cell="gur")
+        LanguageModel(Vocabulary(6), cell="gur")

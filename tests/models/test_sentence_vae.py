@@ -14,9 +14,10 @@ from scipy.stats import chisquare
 from torch import Tensor, nn
 
 from guides.sentence_vae import ExactGuide, GaussianGuide
-from ppl_text.core.batch import EOS_ID, PAD_ID, Batch
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
+from ppl_text.core.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS
 from ppl_text.models.language_model import LanguageModel
@@ -40,7 +41,7 @@ def model_of(scale: float = 0.6, **options: object) -> SentenceVAE:
     """A small model with weights of order one, in float64; nothing is dropped."""
     torch.manual_seed(0)
     small = {"latent_dim": D, "embedding_dim": 3, "hidden_dim": 4, "dropout_in": 0.0, "dropout_out": 0.0}
-    model = SentenceVAE(6, **{**small, **options})
+    model = SentenceVAE(Vocabulary(6), **{**small, **options})
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=scale)
     return model.double()
@@ -139,7 +140,7 @@ def test_latent_is_a_standard_gaussian() -> None:
 
 def test_without_a_latent_it_is_the_language_model_with_an_lstm() -> None:
     vae, batch = model_of(latent_dim=0), batch_of(IDS, 5)
-    other = LanguageModel(6, hidden_dim=4, embedding_dim=3, cell="lstm").double()
+    other = LanguageModel(Vocabulary(6), hidden_dim=4, embedding_dim=3, cell="lstm").double()
     state = {"head.bias": torch.zeros(4)}
     for name, value in vae.state_dict().items():
         state[name.removeprefix("decoder.").replace("lstm.", "cell.")] = value
@@ -159,7 +160,9 @@ def test_without_a_latent_it_is_the_language_model_with_an_lstm() -> None:
 @pytest.mark.parametrize("spec", ["elbo", "iwae:4"])
 def test_bounds_equal_stock_pyros_at_ordinary_sizes(spec: str, init: str) -> None:
     torch.manual_seed(0)
-    model = SentenceVAE(300, latent_dim=8, embedding_dim=16, hidden_dim=24, dropout_in=0.0, dropout_out=0.0, init=init)
+    model = SentenceVAE(
+        Vocabulary(300), latent_dim=8, embedding_dim=16, hidden_dim=24, dropout_in=0.0, dropout_out=0.0, init=init
+    )
     guide = GaussianGuide(model)
     batch = collate([torch.randint(3, 300, (n,)).tolist() for n in (3, 9, 5)], torch.ones(3), 10, 3)
     torch.manual_seed(1)
@@ -267,7 +270,7 @@ def test_decoding_takes_the_most_probable_token_of_every_step(options: dict) -> 
 
 
 def test_the_model_keeps_its_contract() -> None:
-    model = SentenceVAE(29)
+    model = SentenceVAE(Vocabulary(29))
     assert isinstance(model, Model)
     (spec,) = model.latents
     assert (spec.describe(), spec.event_shape(5)) == ("z: (D=32) real", (32,))
@@ -295,13 +298,15 @@ REFUSED = {
 @pytest.mark.parametrize(("options", "kind", "message"), REFUSED.values(), ids=REFUSED)
 def test_what_does_not_fit_is_refused(options: dict, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        SentenceVAE(10, **options)
+        SentenceVAE(Vocabulary(10), **options)
 
 
 def test_an_overfitted_model_tells_its_sentences_apart_by_z() -> None:
     torch.manual_seed(0)
     ids = [[3, 4], [5], [4, 3, 5], [5, 5]]
-    model = SentenceVAE(6, latent_dim=2, embedding_dim=8, hidden_dim=16, dropout_in=0.0, dropout_out=0.0, init="torch")
+    model = SentenceVAE(
+        Vocabulary(6), latent_dim=2, embedding_dim=8, hidden_dim=16, dropout_in=0.0, dropout_out=0.0, init="torch"
+    )
     guide, batch = GaussianGuide(model), collate(ids, torch.ones(4), 4, 4)
     parameters = [*model.parameters(), *guide.parameters()]
     optimizer, objective = torch.optim.Adam(parameters, lr=0.03), build("elbo-analytic")

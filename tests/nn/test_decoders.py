@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ppl_text.core.errors import UnknownNameError, UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.nn.decoders import RecurrentDecoder
 from ppl_text.nn.initial import initialise
 
@@ -24,7 +25,7 @@ every_case = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 
 def decoder_of(**options: object) -> RecurrentDecoder:
     torch.manual_seed(0)
-    decoder = RecurrentDecoder(6, **{"embedding_dim": 3, "hidden_dim": 4, **options})
+    decoder = RecurrentDecoder(Vocabulary(6), **{"embedding_dim": 3, "hidden_dim": 4, **options})
     for parameter in decoder.parameters():
         nn.init.normal_(parameter, std=0.7)
     return decoder.double()

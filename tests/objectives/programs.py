@@ -20,6 +20,7 @@ from guides.deep_state_space import (
     TriangularGuide,
 )
 from ppl_text.core.batch import Batch
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models.deep_state_space import DeepStateSpace
 
@@ -56,7 +57,7 @@ STATE_SPACE_GUIDES = {
 def state_space(transition: str = "tril", guide: str = "diag") -> tuple[DeepStateSpace, nn.Module]:
     """A small model and guide in float64, far enough from their start that q differs from p."""
     torch.manual_seed(0)
-    model = DeepStateSpace(6, state_dim=2, transition=transition, hidden=(5,), layers=1)
+    model = DeepStateSpace(Vocabulary(6), state_dim=2, transition=transition, hidden=(5,), layers=1)
     options = {} if guide == "prior" else {"embedding_dim": 3, "gru_dim": 4, "hidden": (5,)}
     q = STATE_SPACE_GUIDES[guide](model, **options)
     with torch.no_grad():
