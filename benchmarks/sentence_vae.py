@@ -33,10 +33,10 @@ NAMES = {
     "guide.reader.embedding": "encoder_embedding",
     "guide.reader.lstm": "encoder",
     "guide.projection": "moments",
-    "model.decoder.embedding": "decoder_embedding",
-    "model.decoder.lstm": "decoder",
-    "model.decoder.bridge": "bridge",
-    "model.decoder.head": "head",
+    "model.network.embedding": "decoder_embedding",
+    "model.network.lstm": "decoder",
+    "model.network.bridge": "bridge",
+    "model.network.head": "head",
 }
 """Our modules to the peer's."""
 

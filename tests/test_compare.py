@@ -189,7 +189,7 @@ from guides.deep_state_space import DiagonalGuide
 
 class Whole(DiagonalGuide):
     \"\"\"q(h | w) without steps.\"\"\"
-    init = step = None
+    smc_init = smc_step = None
 """
 
 
@@ -201,7 +201,7 @@ def test_an_objective_that_does_not_run_is_left_out_with_a_note_or_refused(place
     assert [row.objective for row in found.rows] == [o for o in compare.OBJECTIVES if o[:4] not in ("fivo", "step")]
     assert found.rows[0].guide == "whole.py:Whole"
     assert len(found.notes) == 2
-    assert "the guide Whole lacks init()" in found.notes[0]
+    assert "the guide Whole lacks smc_init()" in found.notes[0]
     with pytest.raises(UserError, match=r"objective 'fivo:4' draws the latents step by step: the guide Whole lacks"):
         compare_runs([place], guide, ["fivo:4"], out=tmp_path / "d", **options)
     assert not (tmp_path / "d").exists()

@@ -8,16 +8,27 @@ import pytest
 import torch
 
 from ppl_text.core.errors import UnknownNameError, UserError
-from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, ReservedIds
 from ppl_text.decoding import STRATEGIES, Beam, Greedy, Sample, as_strategy, search
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
+class Given:
+    """A decoder that begins with a given state."""
+
+    def __init__(self, step, state=()):
+        self.step, self._state = step, state
+
+    def begin(self, rows):
+        assert all(len(part) == rows for part in self._state)
+        return self._state
+
+
 class Chains:
     """Each row its own Markov chain of second order over EOS and some symbols: P(w_t | w_{t-2}, w_{t-1}, chain).
 
-    The memory holds the chain and the token before the last, so that a search that mixes rows up is found out. The
+    The state holds the chain and the token before the last, so that a search that mixes rows up is found out. The
     logits are shifted by any constant, as a network's are.
     """
 
@@ -27,16 +38,15 @@ class Chains:
         self.logits = spread * torch.randn(chains, ids, ids, symbols + 1, generator=generator) + 7.0
         self.chains, self.symbols = chains, symbols
 
-    def memory(self, device="cpu"):
+    def state(self, device="cpu"):
         return torch.arange(self.chains, device=device), torch.full((self.chains,), BOS_ID, device=device)
 
-    def step(self, tokens, memory):
-        chain, before = memory
+    def step(self, state, tokens):
+        chain, before = state
         return self.logits.to(tokens.device)[chain, before, tokens], (chain, tokens)
 
     def search(self, strategy, steps, device="cpu"):
-        memory = self.memory(device)
-        found = search(strategy, self.step, memory, self.chains, steps)
+        found = search(strategy, Given(self.step, self.state(device)), self.chains, steps)
         assert found.shape == (self.chains, steps)
         assert found.device.type == device
         return [tuple(row) for row in found.tolist()]
@@ -129,15 +139,15 @@ def test_wider_beams_find_better_texts_and_a_row_does_not_depend_on_the_others()
 def chain_of(first, then):
     """A step whose first token has probabilities ``first`` and all others ``then``; EOS comes first in both."""
 
-    def step(tokens, memory):
+    def step(state, tokens):
         table = torch.tensor([first, then]).log()
-        return table[(tokens != BOS_ID).long()], memory
+        return table[(tokens != BOS_ID).long()], state
 
     return step
 
 
 def one(strategy, step, steps):
-    return search(strategy, step, (), rows=1, steps=steps)[0].tolist()
+    return search(strategy, Given(step), rows=1, steps=steps)[0].tolist()
 
 
 def test_an_ending_is_kept_while_unfinished_texts_that_look_better_decay():
@@ -150,12 +160,12 @@ def test_an_ending_is_kept_while_unfinished_texts_that_look_better_decay():
 def test_poor_endings_do_not_end_the_search_for_a_good_text(width):
     """Five sure steps with an improbable way out at each."""
 
-    def step(tokens, memory):
-        (place,) = memory
+    def step(state, tokens):
+        (place,) = state
         table = torch.tensor([[0.01, 0.98, 0.01], [0.98, 0.01, 0.01]]).log()
         return table[(place == 5).long()], (place + 1,)
 
-    found = search(Beam(width), step, (torch.zeros(1, dtype=torch.long),), rows=1, steps=9)
+    found = search(Beam(width), Given(step, (torch.zeros(1, dtype=torch.long),)), rows=1, steps=9)
     assert found.tolist() == [[3, 3, 3, 3, 3, EOS_ID, 0, 0, 0]]
 
 
@@ -180,9 +190,9 @@ def test_a_cut_off_text_gives_way_to_one_that_ends():
 def test_a_beam_stops_when_nothing_can_overtake_the_best_ending():
     asked = []
 
-    def step(tokens, memory):
+    def step(state, tokens):
         asked.append(len(tokens))
-        return chain_of([0.9, 0.1], [0.5, 0.5])(tokens, memory)
+        return chain_of([0.9, 0.1], [0.5, 0.5])(state, tokens)
 
     assert one(Beam(3), step, 50)[0] == EOS_ID
     assert asked == [3]
@@ -217,9 +227,9 @@ SAMPLES = {
 def test_texts_come_as_often_as_their_probability_says(strategy, device):
     """Every text of at most 3 tokens within 5 standard errors; those of probability 0 never."""
     chains, n = Chains(1, symbols=3, spread=1.0, seed=5), 40_000
-    memory = torch.zeros(n, dtype=torch.long, device=device), torch.full((n,), BOS_ID, device=device)
+    state = torch.zeros(n, dtype=torch.long, device=device), torch.full((n,), BOS_ID, device=device)
     torch.manual_seed(1)
-    found = search(strategy, chains.step, memory, n, 3)
+    found = search(strategy, Given(chains.step, state), n, 3)
     counts = Counter(tuple(i for i in row if i != PAD_ID) for row in found.tolist())
     expected = {(): 1.0}
     for _ in range(3):
@@ -299,13 +309,29 @@ def test_after_the_end_there_is_padding_and_before_it_none(strategy):
 def test_the_search_stops_when_all_rows_have_ended():
     asked = []
 
-    def step(tokens, memory):
+    def step(state, tokens):
         asked.append(tokens.tolist())
-        return torch.tensor([[0.0, -50.0]]).expand(len(tokens), -1), memory
+        return torch.tensor([[0.0, -50.0]]).expand(len(tokens), -1), state
 
-    found = search(Greedy(), step, (), rows=2, steps=100)
-    assert found[:, 0].tolist() == [EOS_ID]
+    found = search(Greedy(), Given(step), rows=2, steps=100)
+    assert found[:, 0].tolist() == [EOS_ID, EOS_ID]
     assert asked == [[BOS_ID, BOS_ID]]
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Beam(3), Beam(2, 1.0)], ids=str)
+def test_a_wrapped_tokenizer_keeps_its_own_ids(strategy):
+    """Ids that end in padding, BOS and EOS: the same texts with the outcomes in another order."""
+    chains, ids = Chains(50, symbols=3, seed=9), ReservedIds(pad=4, bos=5, eos=3, first_outcome=0)
+    there = torch.tensor([4, 5, 3, 0, 1, 2])  # own id -> wrapped id
+    back = there.argsort()
+
+    def step(state, tokens):
+        logits, state = chains.step(state, back[tokens])
+        return torch.cat([logits[:, 1:], logits[:, :1]], dim=-1), state
+
+    expected = torch.tensor(chains.search(strategy, 5))
+    found = search(strategy, Given(step, chains.state()), 50, 5, ids)
+    assert torch.equal(found, there[expected])
 
 
 BAD = {

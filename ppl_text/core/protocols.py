@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from .batch import Batch
 from .latents import Latents, LatentSpec
+from .vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -72,6 +73,7 @@ class Model(Protocol):
     """
 
     family: str
+    vocabulary: Vocabulary
     latents: tuple[LatentSpec, ...]
 
     def forward(self, batch: Batch) -> Any:

@@ -21,6 +21,7 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.latents import LatentSpec
+from ..core.vocabulary import Vocabulary
 from ..objectives.bounds import Scores
 from ..objectives.terms import (
     Terms,
@@ -88,7 +89,8 @@ def room_for(model: Any) -> int:
     """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units."""
     # Without a latent there is one particle, however many are asked for.
     decodes = callable(getattr(model, "decoder", None)) and bool(getattr(model, "latents", ()))
-    wide = decodes or model.vocabulary.size > MANY
+    vocabulary: Vocabulary | None = getattr(model, "vocabulary", None)
+    wide = decodes or (vocabulary is not None and vocabulary.size > MANY)
     return WIDE_ROOM if wide else ROOM
 
 

@@ -3,7 +3,10 @@
 import torch
 from torch import nn
 
+from ppl_text.core.latents import LatentSpec
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
+from ppl_text.distributions.tokens import TokenSequence
 
 from .programs import evaluation_set
 
@@ -42,12 +45,21 @@ class Classes(nn.Module):
         self.table = nn.Parameter(torch.as_tensor(table, dtype=torch.float64))
         self.initial = nn.Parameter(torch.zeros(1))
         self.sticky, self.drawn, self.dropout = sticky, [], nn.Dropout(0.5)
+        self.latents = (LatentSpec("h", axes=("T", "D"), sizes={"D": 1}),)
+        self.vocabulary = Vocabulary(2 + self.table.shape[1])
 
     def prior(self, lengths, steps):
         self.drawn.append(len(lengths))
         return Chain(len(lengths), steps, self.sticky)
 
-    def emission(self, states):
+    def draw(self, n, steps, source=None):
+        return {"h": self.prior(torch.full((n,), steps), steps).sample()}
+
+    def emit(self, latents):
+        states = latents["h"]
+        return TokenSequence(self.logits(states), torch.tensor(states.shape[-2]))
+
+    def logits(self, states):
         quantile = torch.special.ndtr(states.squeeze(-1)) * len(self.table)
         logits = self.table.log()[quantile.long().clamp(max=len(self.table) - 1)]
         return self.dropout(torch.ones(())) * logits
@@ -65,9 +77,9 @@ class Recorded(Classes):
         super().__init__(*arguments, **options)
         self.paths = []
 
-    def emission(self, states):
-        self.paths.append(states)
-        return super().emission(states)
+    def emit(self, latents):
+        self.paths.append(latents["h"])
+        return super().emit(latents)
 
 
 def words(*texts, weights=None, rows=None, steps=None):

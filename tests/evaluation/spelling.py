@@ -32,25 +32,31 @@ class Spelling(nn.Module):
         super().__init__()
         self.sharpness = sharpness
         self.latents = (LatentSpec("z", axes=("D",), sizes={"D": WIDTH}),)
+        self.vocabulary = TOKENIZER.vocabulary
         self.anywhere = nn.Parameter(torch.zeros(1))
         self.rows_at_once = []
 
-    def prior_draws(self, n):
-        return EOS_ID + 4 + 2 * torch.randn(n, WIDTH)
+    def draw(self, n, steps, source=None):
+        return {"z": EOS_ID + 4 + 2 * torch.randn(n, WIDTH)}
 
-    def begin(self, z, rows):
-        assert z.shape == (rows, WIDTH)
-        return z, torch.zeros(rows, dtype=torch.long)
+    def decoder(self, latents, source=None):
+        return Speller(latents["z"], self.sharpness, self.rows_at_once)
 
-    def step(self, tokens, memory):
-        z, place = memory
+
+class Speller:
+    def __init__(self, z, sharpness, rows_at_once):
+        self.z, self.sharpness, self.rows_at_once = z, sharpness, rows_at_once
+
+    def begin(self, rows):
+        assert self.z.shape == (rows, WIDTH)
+        return self.z, torch.zeros(rows, dtype=torch.long)
+
+    def step(self, state, tokens):
+        z, place = state
         self.rows_at_once.append(len(tokens))
         ids = torch.arange(EOS_ID, TOKENIZER.size)
         letter = torch.cat([z, torch.full((len(z), 100), float(EOS_ID))], -1).gather(-1, place.unsqueeze(-1))
         return -self.sharpness * (ids - letter).square(), (z, place + 1)
-
-    def generate(self, n, steps):
-        raise AssertionError("only for ancestral sampling")
 
 
 def means(batch):
@@ -101,6 +107,14 @@ def constant(model):
     return SimpleNamespace(
         family="constant",
         latents=(),
-        step=model.step,
-        begin=lambda given, rows: model.begin(z.expand(rows, -1), rows),
+        vocabulary=model.vocabulary,
+        draw=lambda n, steps, source: {},
+        decoder=lambda latents, source: Anywhere(z, model.sharpness, model.rows_at_once),
     )
+
+
+class Anywhere(Speller):
+    """The same z for as many rows as are asked for."""
+
+    def begin(self, rows):
+        return self.z.expand(rows, -1), torch.zeros(rows, dtype=torch.long)

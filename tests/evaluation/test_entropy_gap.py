@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from ppl_text.core.errors import UserError
+from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
+from ppl_text.distributions.tokens import TokenSequence
 from ppl_text.evaluation.entropy_gap import EntropyGap, entropy_gap, entropy_monitor
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
@@ -92,6 +94,11 @@ class Counting(nn.Module):
     def __init__(self):
         super().__init__()
         self.initial = nn.Parameter(torch.zeros(1))
+        self.latents = (LatentSpec("h", axes=("T", "D"), sizes={"D": 1}),)
+        self.vocabulary = Vocabulary(4)
+
+    def draw(self, n, steps, source=None):
+        return {"h": torch.arange(1.0, steps + 1).view(1, -1, 1).expand(n, -1, -1)}
 
     def prior(self, lengths, steps):
         return self
@@ -103,8 +110,9 @@ class Counting(nn.Module):
 
         return Next()
 
-    def emission(self, states):
-        return torch.where(states > 3.5, torch.tensor([40.0, 0.0]), torch.tensor([0.0, 40.0]))
+    def emit(self, latents):
+        logits = torch.where(latents["h"] > 3.5, torch.tensor([40.0, 0.0]), torch.tensor([0.0, 40.0]))
+        return TokenSequence(logits, torch.tensor(logits.shape[-2]))
 
 
 def test_lengths_do_not_count_eos():
@@ -131,7 +139,7 @@ def test_states_go_their_own_ways():
     """Two words in different states: each row is measured at its own word's state."""
 
     class Fixed(Classes):
-        def emission(self, states):
+        def logits(self, states):
             return torch.stack([torch.full_like(states[..., 0], -0.5), states[..., 0], -states[..., 0]], -1)
 
     found = entropy_gap(Fixed(SIGN, sticky=True), words=90, draws=5, steps=5)
@@ -181,7 +189,7 @@ def test_the_error_is_the_spread_of_the_mean():
     """States that stay make the rows of a word alike; the error knows."""
 
     class Sticky(Classes):
-        def emission(self, states):
+        def logits(self, states):
             noise = torch.randn_like(states[..., 0]) * states[..., 0].abs()
             return torch.stack([torch.zeros_like(noise), noise, -noise], -1)
 
@@ -194,7 +202,7 @@ def test_the_error_is_the_spread_of_the_mean():
 
 
 def test_a_model_without_states_is_refused():
-    with pytest.raises(UserError, match="LanguageModel has no prior and no emission and no initial"):
+    with pytest.raises(UserError, match="LanguageModel has no emit and no prior and no initial"):
         entropy_gap(LanguageModel(Vocabulary(5)), words=2, draws=2, steps=2)
 
 

@@ -1,5 +1,7 @@
 """Texts out of a model: repeatable, counted, and through the guide and back."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -61,22 +63,22 @@ class Copying:
     """A model whose latent is the ids themselves: what is encoded is what is decoded."""
 
     def __init__(self, model):
-        self._model, self.latents = model, model.latents
+        self._model, self.latents, self.vocabulary = model, model.latents, model.vocabulary
 
     def parameters(self):
         return self._model.parameters()
 
-    def decode(self, states):
-        return states.long()
+    def emit(self, latents):
+        return SimpleNamespace(mode=latents["h"].long())
 
-    def interpolate(self, first, second, lengths, points):
+    def between(self, first, second, points, lengths):
         assert lengths == (5, 3)
-        return torch.stack([first if point < points - 1 else second for point in range(points)]).long()
+        return {"h": torch.stack([(first if point < points - 1 else second)["h"] for point in range(points)])}
 
 
 def test_reconstruction_pairs_each_text_with_its_own(programs, monkeypatch):
     model, guide, tokenizer = programs
-    monkeypatch.setattr(generation, "_latent", lambda model, guide, batch: batch.tokens)
+    monkeypatch.setattr(generation, "encoded", lambda model, guide, batch: {"h": batch.tokens})
     monkeypatch.setattr(generation, "CHUNK", 2)
     texts = ["bade", "ma", "ro", "tolu", "sa"]
     assert reconstruct_texts(Copying(model), guide, tokenizer, texts, max_steps=6, seed=0) == texts
@@ -84,7 +86,7 @@ def test_reconstruction_pairs_each_text_with_its_own(programs, monkeypatch):
 
 def test_interpolation_leads_from_one_text_to_the_other(programs, monkeypatch):
     model, guide, tokenizer = programs
-    monkeypatch.setattr(generation, "_latent", lambda model, guide, batch: batch.tokens)
+    monkeypatch.setattr(generation, "encoded", lambda model, guide, batch: {"h": batch.tokens})
     found = interpolate_texts(Copying(model), guide, tokenizer, "bade", "ma", points=3, max_steps=6, seed=0)
     assert found == ["bade", "bade", "ma"]
 
@@ -149,7 +151,7 @@ def test_latents_come_from_the_prior_one_for_each_text():
     """The most probable text of z ~ N(6, 2²) in each dimension, drawn with the same seed."""
     model = Spelling(sharpness=1000.0)
     with seeded(5):
-        z = model.prior_draws(30)
+        z = model.draw(30, 6)["z"]
     ids = z.round().clamp(2, TOKENIZER.size - 1).long().tolist()
     expected = [TOKENIZER.decode(row) for row in ids]
     for strategy in (Greedy(), Beam(2)):

@@ -228,5 +228,5 @@ def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
     assert room_for(lstm()[0]) == WIDE_ROOM
     assert room_for(LanguageModel(Vocabulary(11))) == ROOM
     many = Path()
-    many.vocab_size = 10_000
+    many.vocabulary = Vocabulary(10_000)
     assert room_for(many) == WIDE_ROOM

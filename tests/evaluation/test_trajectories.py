@@ -187,7 +187,7 @@ def test_measuring_leaves_no_trace():
 
 
 def test_a_model_that_feeds_tokens_back_is_refused():
-    with pytest.raises(UserError, match=r"LanguageModel has no prior and no emission: .* such as deep_state_space"):
+    with pytest.raises(UserError, match=r"LanguageModel has no emit: .* such as deep_state_space"):
         prior_cross_entropy(LanguageModel(Vocabulary(5)), words([A]), trajectories=5)
 
 

@@ -22,14 +22,14 @@ def test_references_are_those_of_the_split(trained):
 
 
 def test_shares_of_samples_are_counted(trained):
-    samples = word_samples(trained.model, trained.corpus, 300, seed=2)
+    samples = word_samples(trained.model, trained.guide, trained.corpus, 300, seed=2)
     known = set(trained.corpus.splits["train"].texts)
     assert samples.drawn == len(samples.words) == 300
     assert samples.in_list == sum(word in known for word in samples.words) / 300
     assert samples.unique == len(set(samples.words)) / 300
     limit = 2 * trained.corpus.max_steps
     assert samples.unfinished == sum(len(word) == limit for word in samples.words)
-    assert samples == word_samples(trained.model, trained.corpus, 300, seed=2)
+    assert samples == word_samples(trained.model, trained.guide, trained.corpus, 300, seed=2)
 
 
 def test_sentences_are_compared_with_independent_tokens(tmp_path):

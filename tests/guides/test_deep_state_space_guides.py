@@ -274,13 +274,13 @@ def test_guides_are_listed_under_the_family_of_their_class() -> None:
 
 
 def stepped(guide: torch.nn.Module, batch, states: Tensor, *, keep_chain: bool = True) -> list[poutine.Trace]:
-    """Traces of ``init`` and of every ``step`` with states (…, B, T, D) and auxiliary noise given."""
+    """Traces of ``smc_init`` and of every ``smc_step`` with states (…, B, T, D) and auxiliary noise given."""
     noise = {"h_ahead": ahead(batch.steps)}
-    first = poutine.trace(poutine.condition(guide.init, data=noise)).get_trace({}, batch)
+    first = poutine.trace(poutine.condition(guide.smc_init, data=noise)).get_trace({}, batch)
     chain, traces = first.nodes["_RETURN"]["value"], [first]
     before = guide.model.initial.expand(*states.shape[:-2], -1)
     for t in range(batch.steps):
-        run = poutine.condition(guide.step, data={**noise, f"h_{t + 1}": states[..., t, :]})
+        run = poutine.condition(guide.smc_step, data={**noise, f"h_{t + 1}": states[..., t, :]})
         traces.append(poutine.trace(run).get_trace({"h": before}, batch, t, *([chain] if keep_chain else [])))
         before = states[..., t, :]
     for trace in traces:
@@ -313,7 +313,7 @@ def test_the_steps_of_a_guide_run_on_particles(name: str) -> None:
     guide, states = guide_of(name, model), torch.randn(4, 3, 5, 2, dtype=torch.float64)
     with particle_plate(4):
         traces = stepped(guide, batch, states)
-        first = poutine.trace(guide.init).get_trace({}, batch).nodes
+        first = poutine.trace(guide.smc_init).get_trace({}, batch).nodes
     total = sum(trace.nodes[f"h_{t}"]["log_prob"] for t, trace in enumerate(traces))
     torch.testing.assert_close(total.expand(4, 3), log_q_of_particles(guide, batch, states))
     if name == "look-ahead":

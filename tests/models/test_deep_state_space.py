@@ -161,6 +161,11 @@ def test_likelihoods_by_quadrature_sum_to_one_minus_the_unfinished_and_match_imp
     assert ((bound - exact).abs() < 4.5 * error).all()
 
 
+def decoded(model: DeepStateSpace, states: Tensor) -> Tensor:
+    """The most probable outcome of every step (…, T), whatever came before."""
+    return model.emission(states).argmax(-1) + EOS_ID
+
+
 def generated_lengths(tokens: torch.Tensor) -> torch.Tensor:
     """Scored tokens of each generated row (…, T), EOS counted; T where no EOS came."""
     ended = (tokens == EOS_ID).long()
@@ -175,7 +180,7 @@ def test_generated_words_end_at_their_first_eos(options: dict) -> None:
         head = list(model.emission.modules())[-1]
         head.bias[0] += 0.5
     torch.manual_seed(0)
-    ids = model.generate(300, 6)
+    ids = model.emit(model.draw(300, 6)).sample()
     assert ids.shape == (300, 6)
     assert BOS_ID not in ids
     lengths = generated_lengths(ids)
@@ -189,7 +194,7 @@ def test_generated_words_end_at_their_first_eos(options: dict) -> None:
 def test_generated_frequencies_are_the_quadrature_probabilities() -> None:
     model, n = model_of({"transition": "tril"}, dim=1), 6000
     torch.manual_seed(0)
-    ids = model.generate(n, 3).tolist()
+    ids = model.emit(model.draw(n, 3)).sample().tolist()
     with torch.no_grad():
         for word in ([EOS_ID], [3, EOS_ID], [5, EOS_ID], [4, 4, EOS_ID]):
             p = float(exact_log_likelihood(model, word).exp())
@@ -202,10 +207,10 @@ def test_interpolation_ends_in_the_words_of_the_given_paths(options: dict) -> No
     model, lengths = model_of(options), (4, 3)
     torch.manual_seed(2)
     first, second = model.prior(torch.tensor(lengths), 5).sample()
-    found = model.interpolate(first, second, lengths, 7)
+    found = decoded(model, model.between({"h": first}, {"h": second}, 7, lengths)["h"])
     assert found.shape == (7, 5)
-    assert found[0, :4].tolist() == model.decode(first)[:4].tolist()
-    assert found[-1, :3].tolist() == model.decode(second)[:3].tolist()
+    assert found[0, :4].tolist() == decoded(model, first)[:4].tolist()
+    assert found[-1, :3].tolist() == decoded(model, second)[:3].tolist()
 
 
 def test_interpolation_is_spherical_in_the_noise() -> None:
@@ -219,7 +224,8 @@ def test_interpolation_is_spherical_in_the_noise() -> None:
     for t in range(4):
         state = model.transition.condition(state)(middle[t])
         expected.append(int((model.emission.weight @ state + model.emission.bias).argmax()) + EOS_ID)
-    assert model.interpolate(first, second, (4, 4), 3)[1].tolist() == expected
+    middle = model.between({"h": first}, {"h": second}, 3, (4, 4))["h"][1]
+    assert decoded(model, middle).tolist() == expected
 
 
 def test_interpolation_ignores_what_lies_beyond_a_word() -> None:
@@ -228,15 +234,17 @@ def test_interpolation_ignores_what_lies_beyond_a_word() -> None:
     first, second = model.prior(torch.tensor([4, 2]), 4).sample()
     soiled = second.clone()
     soiled[2:] = 30.0
-    expected = model.interpolate(first, second, (4, 2), 9)
-    assert torch.equal(model.interpolate(first, soiled, (4, 2), 9), expected)
-    assert not torch.equal(model.interpolate(first, soiled, (4, 4), 9), expected)
+    expected = model.between({"h": first}, {"h": second}, 9, (4, 2))["h"]
+    assert torch.equal(model.between({"h": first}, {"h": soiled}, 9, (4, 2))["h"], expected)
+    assert not torch.equal(model.between({"h": first}, {"h": soiled}, 9, (4, 4))["h"], expected)
 
 
-def test_decode_takes_the_most_probable_outcome_and_never_padding() -> None:
+def test_the_mode_is_the_most_probable_outcome_and_padding_after_the_end() -> None:
     model = model_of({"transition": "diag"})
     states = 3 * torch.randn(50, 4, 3, dtype=torch.float64)
-    ids = model.decode(states)
+    ids, mode = decoded(model, states), model.emit({"h": states}).mode
+    before = (mode == EOS_ID).cumsum(-1) - (mode == EOS_ID).long() == 0
+    assert torch.equal(mode, torch.where(before, ids, PAD_ID))
     best = model.likelihood(states, torch.full((50,), 4)).log_prob(ids)
     assert int(ids.min()) >= EOS_ID
     for other in range(EOS_ID, 6):
@@ -304,13 +312,13 @@ def test_faulty_options_are_refused(options: dict, kind: type[Exception], messag
 
 
 def stepped(model: DeepStateSpace, batch: Batch, states: Tensor, *, keep_chain: bool = True) -> list[poutine.Trace]:
-    """Traces of ``init`` and of every ``step`` with the states (…, B, T, D) given."""
+    """Traces of ``smc_init`` and of every ``smc_step`` with the states (…, B, T, D) given."""
     state: dict[str, Tensor] = {}
-    first = poutine.trace(model.init).get_trace(state, batch)
+    first = poutine.trace(model.smc_init).get_trace(state, batch)
     torch.testing.assert_close(state["h"], model.initial.expand_as(state["h"]))
     chain, traces = first.nodes["_RETURN"]["value"], [first]
     for t in range(batch.steps):
-        given = poutine.condition(model.step, data={f"h_{t + 1}": states[..., t, :]})
+        given = poutine.condition(model.smc_step, data={f"h_{t + 1}": states[..., t, :]})
         traces.append(poutine.trace(given).get_trace(state, batch, t, *([chain] if keep_chain else [])))
         assert state["h"] is states[..., t, :] or torch.equal(state["h"], states[..., t, :])
     for trace in traces:
@@ -321,7 +329,7 @@ def stepped(model: DeepStateSpace, batch: Batch, states: Tensor, *, keep_chain: 
 @pytest.mark.parametrize("keep_chain", [True, False])
 @every_transition
 def test_the_steps_of_the_program_add_up_to_the_whole(options: dict, keep_chain: bool) -> None:
-    """With what ``init`` returned, and without, as SMCFilter has it."""
+    """With what ``smc_init`` returned, and without, as SMCFilter has it."""
     model, batch = model_of(options), words([[3, 4, 5], [], [5]], 5)
     states = torch.randn(3, 5, 3, dtype=torch.float64)
     traces = stepped(model, batch, states, keep_chain=keep_chain)

@@ -19,6 +19,7 @@ from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
+from ppl_text.decoding import Sample, search
 from ppl_text.models import MODELS
 from ppl_text.models.language_model import LanguageModel
 from ppl_text.objectives import build
@@ -154,12 +155,17 @@ def test_every_bound_is_the_log_likelihood_with_its_gradient(cell: str, spec: st
 @pytest.mark.parametrize("spec", ["stepwise:3", "fivo:3"])
 def test_step_by_step_objectives_say_what_is_missing(spec: str) -> None:
     model = model_of("gru")
-    with pytest.raises(UserError, match=r"the model LanguageModel lacks init\(\); .* lacks step\(\)"):
+    with pytest.raises(UserError, match=r"the model LanguageModel lacks smc_init\(\); .* lacks smc_step\(\)"):
         build(spec)(model, ExactGuide(model), batch_of(WORDS, 5))
 
 
+def generate(model: LanguageModel, n: int, steps: int) -> Tensor:
+    """Texts by ancestral sampling."""
+    return search(Sample(), model.decoder(model.draw(n, steps)), n, steps)
+
+
 def probabilities(model: LanguageModel, steps: int) -> dict[tuple[int, ...], float]:
-    """p of everything that ``generate(n, steps)`` can return, by its ids without padding."""
+    """p of everything that ``generate`` can return in so many steps, by its ids without padding."""
     ends = finished(steps)
     cut = prefixes(steps)
     with torch.no_grad():
@@ -173,7 +179,7 @@ def test_generated_words_are_as_frequent_as_they_are_probable(cell: str) -> None
     model, n = model_of(cell), 20_000
     expected = probabilities(model, 3)
     torch.manual_seed(1)
-    drawn = Counter(tuple(i for i in row if i != PAD_ID) for row in model.generate(n, 3).tolist())
+    drawn = Counter(tuple(i for i in row if i != PAD_ID) for row in generate(model, n, 3).tolist())
     assert drawn.keys() <= expected.keys()
     assert min(expected.values()) * n > 5
     test = chisquare([drawn[word] for word in expected], [n * p for p in expected.values()])
@@ -183,7 +189,7 @@ def test_generated_words_are_as_frequent_as_they_are_probable(cell: str) -> None
 @every_cell
 def test_generated_rows_end_at_their_first_end(cell: str) -> None:
     torch.manual_seed(0)
-    rows = model_of(cell).generate(300, 4)
+    rows = generate(model_of(cell), 300, 4)
     assert rows.shape == (300, 4)
     for row in rows.tolist():
         letters = list(itertools.takewhile(lambda i: i in LETTERS, row))

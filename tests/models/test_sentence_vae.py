@@ -19,6 +19,7 @@ from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
 from ppl_text.core.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
+from ppl_text.decoding import Greedy, Sample, search
 from ppl_text.models import MODELS
 from ppl_text.models.language_model import LanguageModel
 from ppl_text.models.sentence_vae import SentenceVAE
@@ -64,11 +65,21 @@ def log_p(model: SentenceVAE, batch: Batch, z: Tensor | None) -> Tensor:
     return value
 
 
+def given(z: Tensor | None) -> dict[str, Tensor]:
+    return {} if z is None else {"z": z}
+
+
+def generate(model: SentenceVAE | LanguageModel, n: int, steps: int) -> Tensor:
+    """Sentences from the prior, by ancestral sampling."""
+    return search(Sample(), model.decoder(model.draw(n, steps)), n, steps)
+
+
 def by_steps(model: SentenceVAE, word: list[int], z: Tensor | None) -> Tensor:
     """ln p(w EOS | z) by a loop over time."""
-    token, memory, total = torch.tensor([1]), model.begin(z, 1), torch.zeros((), dtype=torch.float64)
+    decoder, token, total = model.decoder(given(z)), torch.tensor([1]), torch.zeros((), dtype=torch.float64)
+    state = decoder.begin(1)
     for following in [*word, EOS_ID]:
-        logits, memory = model.step(token, memory)
+        logits, state = decoder.step(state, token)
         total = total + logits[0, following - 2] - logits[0].exp().sum().log()
         token = torch.tensor([following])
     return total
@@ -132,9 +143,9 @@ def test_latent_is_a_standard_gaussian() -> None:
     z = z_of(model, 4)
     expected = -0.5 * z.square().sum(-1) - math.log(2 * math.pi)
     torch.testing.assert_close(model.prior(4).log_prob(z), expected)
-    assert model.prior_draws(7).shape == (7, D)
+    assert model.draw(7, 5)["z"].shape == (7, D)
     torch.manual_seed(2)
-    draws = model.prior_draws(20_000)
+    draws = model.draw(20_000, 5)["z"]
     torch.testing.assert_close(draws.T.cov(), torch.eye(D).double(), atol=0.04, rtol=0)
 
 
@@ -143,7 +154,7 @@ def test_without_a_latent_it_is_the_language_model_with_an_lstm() -> None:
     other = LanguageModel(Vocabulary(6), hidden_dim=4, embedding_dim=3, cell="lstm").double()
     state = {"head.bias": torch.zeros(4)}
     for name, value in vae.state_dict().items():
-        state[name.removeprefix("decoder.").replace("lstm.", "cell.")] = value
+        state[name.removeprefix("network.").replace("lstm.", "cell.")] = value
     other.load_state_dict(state)
     expected = other.likelihood(batch).log_prob(batch.tokens)
     estimate = build("elbo")(vae, ExactGuide(vae), batch)
@@ -152,7 +163,7 @@ def test_without_a_latent_it_is_the_language_model_with_an_lstm() -> None:
     generated = []
     for model in (vae, other):
         torch.manual_seed(3)
-        generated.append(model.generate(50, 4))
+        generated.append(generate(model, 50, 4))
     assert torch.equal(*generated)
 
 
@@ -182,8 +193,8 @@ def test_word_dropout_reaches_what_is_fed_back_and_not_what_is_scored() -> None:
     inputs = batch.decoder_inputs.masked_fill(batch.decoder_inputs == 4, 3)
     dropped = Batch(batch.tokens, batch.lengths, batch.weights, inputs)
     assert not torch.allclose(log_p(model, dropped, z), log_p(model, batch, z))
-    states = model.decoder(dropped.decoder_inputs, z)
-    logits = (states @ model.decoder.output_weight.t()).log_softmax(-1)
+    states = model.network(dropped.decoder_inputs, z)
+    logits = (states @ model.network.output_weight.t()).log_softmax(-1)
     expected = [sum(logits[b, t, w - 2] for t, w in enumerate([*ids, EOS_ID])) for b, ids in enumerate(IDS)]
     torch.testing.assert_close(log_p(model, dropped, z), torch.stack(expected))
 
@@ -227,9 +238,10 @@ def probabilities(model: SentenceVAE, z: Tensor | None, steps: int) -> dict[tupl
     for n in range(steps + 1):
         for word in itertools.product(LETTERS, repeat=n):
             ended = n < steps
-            token, memory, total = torch.tensor([1]), model.begin(z, 1), 0.0
+            decoder, token, total = model.decoder(given(z)), torch.tensor([1]), 0.0
+            state = decoder.begin(1)
             for following in [*word, *([EOS_ID] if ended else [])]:
-                logits, memory = model.step(token, memory)
+                logits, state = decoder.step(state, token)
                 total += float(logits.log_softmax(-1)[0, following - 2].detach())
                 token = torch.tensor([following])
             found[(*word, *([EOS_ID] if ended else []))] = math.exp(total)
@@ -243,11 +255,11 @@ def test_generated_sentences_are_as_frequent_as_they_are_probable(
     model, n = model_of(**options), 20_000
     z = z_of(model, 1)
     if z is not None:
-        monkeypatch.setattr(model, "prior_draws", lambda count: z.expand(count, -1))
+        monkeypatch.setattr(model, "draw", lambda count, steps: {"z": z.expand(count, -1)})
     expected = probabilities(model, z, 2)
     assert sum(expected.values()) == pytest.approx(1.0)
     torch.manual_seed(5)
-    drawn = Counter(tuple(i for i in row if i != PAD_ID) for row in model.generate(n, 2).tolist())
+    drawn = Counter(tuple(i for i in row if i != PAD_ID) for row in generate(model, n, 2).tolist())
     assert drawn.keys() <= expected.keys()
     assert min(expected.values()) * n > 5
     assert chisquare([drawn[w] for w in expected], [n * p for p in expected.values()]).pvalue > 1e-3
@@ -256,14 +268,15 @@ def test_generated_sentences_are_as_frequent_as_they_are_probable(
 @latent_cases
 def test_decoding_takes_the_most_probable_token_of_every_step(options: dict) -> None:
     model = model_of(scale=1.5, **options)
-    z = 3.0 * z_of(model, 3, 5)
-    rows = model.decode(z, 4)
-    assert rows.shape == (3, 5, 4)
-    assert len({tuple(row) for row in rows.flatten(0, 1).tolist()}) > 2
-    for one, row in zip(z.flatten(0, 1), rows.flatten(0, 1).tolist(), strict=True):
-        token, memory, expected = torch.tensor([1]), model.begin(one.unsqueeze(0), 1), []
+    z = 3.0 * z_of(model, 15)
+    rows = search(Greedy(), model.decoder({"z": z}), 15, 4)
+    assert rows.shape == (15, 4)
+    assert len({tuple(row) for row in rows.tolist()}) > 2
+    for one, row in zip(z, rows.tolist(), strict=True):
+        decoder, token, expected = model.decoder({"z": one.unsqueeze(0)}), torch.tensor([1]), []
+        state = decoder.begin(1)
         while len(expected) < 4 and (not expected or expected[-1] != EOS_ID):
-            logits, memory = model.step(token, memory)
+            logits, state = decoder.step(state, token)
             token = logits.argmax(-1) + 2
             expected.append(int(token))
         assert row == expected + [PAD_ID] * (4 - len(expected))
@@ -281,7 +294,7 @@ def test_the_model_keeps_its_contract() -> None:
     assert sum(p.numel() for p in model.parameters()) == 29 * 256 + lstm + 32 * 256 + 27 * 256
     assert not any(key in ("zeros", "ones") for key in model.state_dict())
     largest = {n: float(p.detach().abs().max()) for n, p in model.named_parameters()}
-    assert 0.05 < largest.pop("decoder.embedding.weight") <= 0.1
+    assert 0.05 < largest.pop("network.embedding.weight") <= 0.1
     assert all(0.005 < value <= 0.01 for value in largest.values())
 
 
@@ -317,5 +330,5 @@ def test_an_overfitted_model_tells_its_sentences_apart_by_z() -> None:
     estimate = objective(model, guide, batch)
     assert float(estimate.log_likelihood.mean()) > -0.5
     assert float(estimate.kl.mean()) > math.log(4) - 0.2
-    decoded = model.decode(guide.posterior(batch).mean, 4)
+    decoded = search(Greedy(), model.decoder({"z": guide.posterior(batch).mean}), 4, 4)
     assert torch.equal(decoded, batch.tokens)

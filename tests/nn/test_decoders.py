@@ -73,19 +73,19 @@ def test_step_by_step_gives_the_logits_of_all_steps_at_once(options: dict) -> No
     decoder = decoder_of(dropout_in=0.9, dropout_out=0.9, **options)  # generation drops nothing, whatever the mode
     z = latent(decoder, 2)
     logits = decoder.eval()(TOKENS, z) @ decoder.output_weight.t()
-    memory = decoder.train().begin(z, 2)
+    state = decoder.train().begin(z, 2)
     for t in range(3):
-        assert all(part.shape[0] == 2 for part in memory)
-        found, memory = decoder.step(TOKENS[:, t], memory)
+        assert all(part.shape[0] == 2 for part in state)
+        found, state = decoder.step(state, TOKENS[:, t])
         torch.testing.assert_close(found, logits[:, t])
 
 
-def test_rows_of_the_memory_can_be_reordered() -> None:
+def test_rows_of_the_state_can_be_reordered() -> None:
     decoder = decoder_of(latent_dim=2)
-    _, memory = decoder.step(TOKENS[:, 0], decoder.begin(latent(decoder, 2), 2))
-    straight, _ = decoder.step(TOKENS[:, 1], memory)
+    _, state = decoder.step(decoder.begin(latent(decoder, 2), 2), TOKENS[:, 0])
+    straight, _ = decoder.step(state, TOKENS[:, 1])
     order = torch.tensor([1, 0, 1])
-    found, _ = decoder.step(TOKENS[order, 1], tuple(part.index_select(0, order) for part in memory))
+    found, _ = decoder.step(tuple(part.index_select(0, order) for part in state), TOKENS[order, 1])
     torch.testing.assert_close(found, straight[order])
 
 
@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused(options: dict, kind: type[Exception], mess
         decoder_of(**options)
 
 
-def test_a_memory_of_the_wrong_width_is_refused() -> None:
+def test_a_state_of_the_wrong_width_is_refused() -> None:
     decoder = decoder_of(latent_dim=2)
     with pytest.raises(ValueError, match=r"shape \(3, 2\), got \(3, 1\)"):
         decoder.begin(torch.zeros(3, 1), 3)

@@ -167,13 +167,13 @@ class LinearModel(nn.Module):
             observed = self.y.expand(batch.size, len(self.y))
             pyro.sample("tokens", dist.Normal(h @ self.c, self.r).to_event(1), obs=observed)
 
-    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+    def smc_init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
         """The same story step by step."""
         with pyro.plate("sentences", batch.size, dim=-1):
             state["h"] = pyro.sample("h_0", dist.Delta(self.start, event_dim=1))
         return self.prior(batch.size)
 
-    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
+    def smc_step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
         """Step t = 0, …, T-1."""
         with pyro.plate("sentences", batch.size, dim=-1):
             state["h"] = pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))
@@ -202,13 +202,13 @@ class LinearGuide(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("h", self.posterior(batch.size))
 
-    def init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
+    def smc_init(self, state: MutableMapping[str, Tensor], batch: Batch) -> FlowChain:
         """The same guide step by step."""
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("h_0", dist.Delta(self.start, event_dim=1))
         return self.posterior(batch.size)
 
-    def step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
+    def smc_step(self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
         """Step t = 0, …, T-1."""
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample(f"h_{t + 1}", chain.at(t, state["h"]))

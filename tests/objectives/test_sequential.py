@@ -152,11 +152,11 @@ class HiddenMarkov(nn.Module):
             total += math.prod(steps)
         return total
 
-    def init(self, state: dict[str, Tensor], batch: Batch) -> None:
+    def smc_init(self, state: dict[str, Tensor], batch: Batch) -> None:
         with pyro.plate("sentences", batch.size, dim=-1):
             state["s"] = pyro.sample("s_0", dist.Delta(torch.tensor(0.0))).long()
 
-    def step(self, state: dict[str, Tensor], batch: Batch, t: int, started: None) -> None:
+    def smc_step(self, state: dict[str, Tensor], batch: Batch, t: int, started: None) -> None:
         with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
             state["s"] = pyro.sample(f"s_{t + 1}", dist.Categorical(self.A[state["s"]]))
             pyro.sample(f"w_{t + 1}", dist.Categorical(self.E[state["s"]]), obs=(batch.tokens[:, t] - 2).clamp(min=0))
@@ -169,14 +169,14 @@ class HiddenGuide(nn.Module):
         super().__init__()
         self.noise = noise
 
-    def init(self, state: dict[str, Tensor], batch: Batch) -> Tensor:
+    def smc_init(self, state: dict[str, Tensor], batch: Batch) -> Tensor:
         with pyro.plate("sentences", batch.size, dim=-1):
             pyro.sample("s_0", dist.Delta(torch.tensor(0.0)))
             zeros = torch.zeros(batch.steps, 3, dtype=torch.float64)
             u = dist.Normal(zeros, 1.0).to_event(2).mask(False)
             return pyro.sample("ahead", u, infer={"is_auxiliary": True})
 
-    def step(self, state: dict[str, Tensor], batch: Batch, t: int, ahead: Tensor) -> None:
+    def smc_step(self, state: dict[str, Tensor], batch: Batch, t: int, ahead: Tensor) -> None:
         model = HiddenMarkov
         with pyro.plate("sentences", batch.size, dim=-1), poutine.mask(mask=batch.lengths > t):
             seen = model.E.T[(batch.tokens[:, t] - 2).clamp(min=0)]
@@ -420,17 +420,17 @@ class OnlyStep(nn.Module):
     def forward(self, batch: Batch) -> None:
         raise AssertionError("never run")
 
-    def step(self, *arguments: object) -> None:
+    def smc_step(self, *arguments: object) -> None:
         raise AssertionError("never run")
 
 
 LACKING = {
-    "model": (OnlyStep, lambda: state_space()[1], ["the model OnlyStep lacks init()"]),
-    "guide": (lambda: state_space()[0], OnlyStep, ["the guide OnlyStep lacks init()"]),
+    "model": (OnlyStep, lambda: state_space()[1], ["the model OnlyStep lacks smc_init()"]),
+    "guide": (lambda: state_space()[0], OnlyStep, ["the guide OnlyStep lacks smc_init()"]),
     "both": (
         lambda: nn.Linear(1, 1),
         OnlyStep,
-        ["the model Linear lacks init(); the model Linear lacks step(); the guide OnlyStep lacks init()"],
+        ["the model Linear lacks smc_init(); the model Linear lacks smc_step(); the guide OnlyStep lacks smc_init()"],
     ),
 }
 
@@ -449,8 +449,8 @@ def test_programs_without_steps_are_told_what_they_lack(spec: str, model, guide,
 @pytest.mark.parametrize("spec", ["fivo:1", "fivo:4", "stepwise:4"])
 def test_side_losses_of_the_steps_are_averaged_over_particles_and_summed_over_steps(spec: str) -> None:
     class Loaded(LinearGuide):
-        def step(self, state: dict[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
-            super().step(state, batch, t, chain)
+        def smc_step(self, state: dict[str, Tensor], batch: Batch, t: int, chain: FlowChain) -> None:
+            super().smc_step(state, batch, t, chain)
             record_side_loss("constant", torch.tensor(float(t)).double())
             record_side_loss(f"by_row_{t}", torch.arange(float(batch.size)).double() * self.table[t, 4])
             record_side_loss("by_particle", 10.0 * state["h"][..., 0])
@@ -461,8 +461,8 @@ def test_side_losses_of_the_steps_are_averaged_over_particles_and_summed_over_st
         losses.append(build(spec)(LinearModel(CHAIN), guide := kind(CHAIN, transition), chain_batch(3, 4)))
     drawn = []
     model = LinearModel(CHAIN)
-    plain = model.step
-    model.step = lambda state, *rest: (drawn.append(state["h"]), plain(state, *rest))[1]
+    plain = model.smc_step
+    model.smc_step = lambda state, *rest: (drawn.append(state["h"]), plain(state, *rest))[1]
     torch.manual_seed(0)
     build(spec)(model, LinearGuide(CHAIN, transition), chain_batch(3, 4))
     by_particle = sum(10.0 * h[..., 0].mean() for h in drawn)
@@ -491,8 +491,8 @@ def test_programs_that_take_the_observations_elsewhere_need_the_steps_of_the_bat
 class Forgetful(LinearModel):
     """Keeps something in the state that is not by particle and sentence."""
 
-    def init(self, state: dict[str, Tensor], batch: Batch) -> object:
-        started = super().init(state, batch)
+    def smc_init(self, state: dict[str, Tensor], batch: Batch) -> object:
+        started = super().smc_init(state, batch)
         state["clock"] = torch.zeros(3)
         return started
 

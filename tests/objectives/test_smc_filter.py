@@ -40,6 +40,13 @@ class Evidence(SMCFilter):
         super()._importance_resample(probs)
 
 
+class Stepping:
+    """A program under the names that SMCFilter asks for."""
+
+    def __init__(self, program: nn.Module) -> None:
+        self.init, self.step = program.smc_init, program.smc_step
+
+
 def first_increment(trace) -> Tensor:
     """ln of the density of all sites at the first particle."""
     sites = [s for s in trace.nodes.values() if s["type"] == "sample" and type(s["fn"]).__name__ != "_Subsample"]
@@ -48,7 +55,7 @@ def first_increment(trace) -> Tensor:
 
 @torch.no_grad()
 def evidence(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, **options) -> tuple[float, int]:
-    run = Evidence(model, guide, num_particles=particles, max_plate_nesting=1, **options)
+    run = Evidence(Stepping(model), Stepping(guide), num_particles=particles, max_plate_nesting=1, **options)
     run.init(batch)
     for t in range(batch.steps):
         run.step(batch, t)
@@ -107,7 +114,7 @@ def test_the_empirical_state_is_the_last_one() -> None:
     model, guide = state_space()
     batch = word_batch([WORD])
     with torch.no_grad():
-        run = SMCFilter(model, guide, num_particles=50, max_plate_nesting=1)
+        run = SMCFilter(Stepping(model), Stepping(guide), num_particles=50, max_plate_nesting=1)
         run.init(batch)
         torch.testing.assert_close(run.state["h"], model.initial.expand(50, 1, 2))
         for t in range(batch.steps):
