@@ -13,8 +13,7 @@ from . import OBJECTIVES
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
-from .reconstruction import Reconstruction
-from .regularizers import UNITS, FreeBits
+from .regularizers import UNITS, FreeBits, Reconstruction
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
 

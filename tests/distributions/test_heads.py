@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ppl_text.distributions import heads
-from ppl_text.distributions.heads import SoftmaxScore, score_outcomes
-from ppl_text.distributions.tokens import DecodedTokens, TokenSequence
+from ppl_text.distributions.tokens import DecodedTokens, SoftmaxScore, TokenSequence, score_outcomes
 from ppl_text.evaluation.memory import peak_bytes
 
 ROWS, WIDTH, SIZE = 11, 5, 7

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ppl_text.nn.normalisation import RowNorm
-from ppl_text.nn.readers import AttentionPooling, LastState, SentenceReader
+from ppl_text.nn.recurrent import AttentionPooling, LastState, SentenceReader
 
 TOKENS, LENGTHS = torch.tensor([[3, 4, 2], [2, 0, 0]]), torch.tensor([3, 1])
 
