@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppl_text.distributions import tokens
+from ppl_text.distributions import tokens as token_site
 from ppl_text.distributions.tokens import DecodedTokens, SoftmaxScore, TokenSequence, score_outcomes
 from ppl_text.evaluation.memory import peak_bytes
 
@@ -43,7 +43,7 @@ def test_scores_and_gradients_are_those_of_log_softmax(
     for name, value in limits.items():
         monkeypatch.setattr(tokens, name, value)
     if not by_hand:  # the way on a GPU
-        monkeypatch.setattr(tokens, "worthwhile", lambda states: False)
+        monkeypatch.setattr(token_site, "worthwhile", lambda states: False)
     given = parts(biased)
     found = with_gradients(score_outcomes(*given), *given[:3])
     for a, b in zip(found, with_gradients(by_log_softmax(*given), *given[:3]), strict=True):
@@ -131,8 +131,8 @@ def test_what_is_no_outcome_has_no_probability_and_padding_no_say() -> None:
 def test_particles_that_change_nothing_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, lengths, states, weight = tokens_and_states(1, SIZE, WIDTH)
     density, rows = DecodedTokens(states[0], weight, None, lengths).expand(torch.Size((500, 2))), []
-    score = tokens._score
-    monkeypatch.setattr(tokens, "_score", lambda s, *rest: rows.append(len(s)) or score(s, *rest))
+    score = token_site._score
+    monkeypatch.setattr(token_site, "_score", lambda s, *rest: rows.append(len(s)) or score(s, *rest))
     assert density.log_prob(tokens).shape == (500, 2)
     assert rows == [12]
 
@@ -146,4 +146,4 @@ def test_hundreds_of_particles_need_the_memory_of_few_logits() -> None:
         with torch.no_grad():
             density.log_prob(tokens)
 
-    assert peak_bytes(work) < 5 * 4 * tokens.HELD_AT_ONCE
+    assert peak_bytes(work) < 5 * 4 * token_site.HELD_AT_ONCE
