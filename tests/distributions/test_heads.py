@@ -41,7 +41,7 @@ def test_scores_and_gradients_are_those_of_log_softmax(
     biased: bool, limits: dict[str, int], by_hand: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in limits.items():
-        monkeypatch.setattr(tokens, name, value)
+        monkeypatch.setattr(token_site, name, value)
     if not by_hand:  # the way on a GPU
         monkeypatch.setattr(token_site, "worthwhile", lambda states: False)
     given = parts(biased)
