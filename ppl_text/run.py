@@ -23,7 +23,7 @@ from torch import nn
 from . import objectives, swap
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
-from .data.corpora import Corpus
+from .data.corpus import Corpus
 from .decoding import Strategy, as_strategy
 from .evaluation.estimates import estimate_bounds
 from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts

@@ -19,7 +19,7 @@ from torch import nn
 from . import objectives
 from .core.errors import RunFolderError, UserError
 from .core.protocols import Objective
-from .data.corpora import Corpus
+from .data.corpus import Corpus
 from .evaluation.exchange import BeforeAfter, GuideFigures, label
 from .evaluation.likelihood import Likelihood, sentence_log_weights
 from .evaluation.report import table

@@ -17,13 +17,16 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = {
     "core": 0,
-    **dict.fromkeys(("schedules", "decoding", "nn", "distributions", "data", "metrics"), 1),
+    **dict.fromkeys(("schedules", "nn", "distributions", "data", "metrics"), 1),
     **dict.fromkeys(("models", "guides", "objectives"), 2),
-    **dict.fromkeys(("training", "evaluation", "plots"), 3),
-    **dict.fromkeys(("recipes", "tables", "run", "fitting", "swap", "compare", "sitting", "reproduction"), 4),
+    **dict.fromkeys(("training", "evaluation", "measures", "comparing", "plots"), 3),
+    **dict.fromkeys(("recipes", "tables", "run"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """Rooms by layer (docs/architecture.md); imports go downwards only."""
+
+LEAVING = {"decoding": 1, **dict.fromkeys(("fitting", "swap", "compare", "sitting", "reproduction"), 4)}
+"""Modules beside the rooms, until they have moved into one."""
 
 SIBLINGS = {"models", "guides", "objectives"}
 """Rooms of one layer that must not know each other: they meet in ``recipes/build.py``."""
@@ -39,12 +42,16 @@ HEAVY = {
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module: where, from which module, and whether it runs when the importer is imported."""
+    """One imported module: where, and from which module.
+
+    ``eager``: it runs when the importer is imported; ``for_types``: it never runs.
+    """
 
     importer: str
     target: str
     line: int
     eager: bool
+    for_types: bool
 
     def __str__(self) -> str:
         return f"{self.importer}:{self.line} imports {self.target}"
@@ -66,18 +73,19 @@ class Tree:
 
     def imports(self) -> list[Import]:
         """Every import of every module, names resolved to modules of this tree where they are such."""
-        return [found for name, tree in self.modules.items() for found in self._of(name, tree.body, eager=True)]
+        return [found for name, tree in self.modules.items() for found in self._of(name, tree.body)]
 
     def own_imports(self) -> list[Import]:
         """Imports of modules of this tree."""
         return [found for found in self.imports() if found.target in self.modules]
 
-    def _of(self, module: str, body: list[ast.AST], *, eager: bool) -> Iterator[Import]:
+    def _of(self, module: str, body: list[ast.AST], *, lazy: bool = False, for_types: bool = False) -> Iterator[Import]:
         for node in body:
             for target in self._targets(module, node):
-                yield Import(module, target, node.lineno, eager)
-            lazily = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or _is_type_checking(node)
-            yield from self._of(module, list(ast.iter_child_nodes(node)), eager=eager and not lazily)
+                yield Import(module, target, node.lineno, not (lazy or for_types), for_types)
+            lazily = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            typing = for_types or _is_type_checking(node)
+            yield from self._of(module, list(ast.iter_child_nodes(node)), lazy=lazily, for_types=typing)
 
     def _targets(self, module: str, node: ast.AST) -> Iterator[str]:
         if isinstance(node, ast.Import):
@@ -130,7 +138,7 @@ def room(module: str) -> str:
 
 def unknown_rooms(tree: Tree) -> list[str]:
     """Modules in no room of the design."""
-    return [name for name in tree.modules if room(name) and room(name) not in LAYERS]
+    return [name for name in tree.modules if room(name) and room(name) not in LAYERS | LEAVING]
 
 
 def upward_imports(tree: Tree) -> list[str]:
@@ -152,12 +160,12 @@ def sideways_imports(tree: Tree) -> list[str]:
 
 
 def _layer(module: str) -> int:
-    return LAYERS.get(room(module), max(LAYERS.values()) + 1)
+    return (LAYERS | LEAVING).get(room(module), max(LAYERS.values()) + 1)
 
 
 def module_cycles(tree: Tree) -> list[str]:
-    """Modules that import each other in a ring while they are being imported."""
-    return _rings([(i.importer, i.target) for i in tree.own_imports() if i.eager])
+    """Modules that import each other in a ring, inside functions too; imports for types do not count."""
+    return _rings([(i.importer, i.target) for i in tree.own_imports() if not i.for_types])
 
 
 def room_cycles(tree: Tree) -> list[str]:
@@ -285,7 +293,8 @@ def test_the_walk_sees_the_house(house: Tree) -> None:
     seen = {(i.importer, i.target) for i in house.own_imports()}
     assert ("guides.deep_state_space", "ppl_text.distributions.chains") in seen
     assert ("ppl_text.objectives.bounds", "ppl_text.objectives.terms") in seen
-    assert ("ppl_text.objectives", "ppl_text.objectives.parse") in seen
+    assert ("ppl_text.objectives", "ppl_text.objectives.parse") in seen, "inside a function"
+    assert any(i.for_types and i.target == "ppl_text.data.tokenizers" for i in house.own_imports())
     assert any(i.target == "torch" and i.importer == "ppl_text.core.batch" and not i.eager for i in house.imports())
 
 
@@ -320,6 +329,14 @@ BAD = {
             "ppl_text.core.b": "from .c import x",
             "ppl_text.core.c": "try:\n    from .a import x\nexcept ImportError as e:\n    raise e",
         },
+    ),
+    "ring through a function": (
+        module_cycles,
+        {"ppl_text.core.a": "def f():\n    from .b import x", "ppl_text.core.b": "from . import a"},
+    ),
+    "ring with the package": (
+        module_cycles,
+        {"ppl_text.core": "def f():\n    from .a import x", "ppl_text.core.a": "from . import NAMES"},
     ),
     "ring of rooms": (
         room_cycles,
@@ -360,17 +377,19 @@ def test_a_bad_house_is_caught_by_its_rule(rule: Callable[[Tree], list[str]], so
 
 
 GOOD = {
-    "ppl_text": "def __getattr__(name):\n    from .fitting import fit\n    return fit",
-    "ppl_text.run": "from . import __version__\nfrom .recipes import build",
+    "ppl_text": "def __getattr__(name):\n    from .run import fit\n    return fit",
+    "ppl_text.run": "from .recipes import build",
+    "ppl_text.cli": "from . import list\nfrom .. import __version__",
+    "ppl_text.cli.list": "",
     "ppl_text.recipes": "",
     "ppl_text.recipes.build": "import guides.a\nfrom ..models.b import C\nfrom ..objectives import build",
     "ppl_text.core": "",
     "ppl_text.core.a": "from __future__ import annotations\nif TYPE_CHECKING:\n    import torch\nfrom .b import x",
-    "ppl_text.core.b": "def f():\n    from .a import y\n    import torch",
+    "ppl_text.core.b": "def f():\n    import torch\nif TYPE_CHECKING:\n    from .a import y",
     "ppl_text.models": "",
     "ppl_text.models.b": "import pyro\nfrom ..core import a\npyro.sample('x', y)\nself.module.param",
     "ppl_text.objectives": "def build(x):\n    from .parse import p",
-    "ppl_text.objectives.parse": "from . import OBJECTIVES",
+    "ppl_text.objectives.parse": "from .stock import StockObjective",
     "ppl_text.objectives.stock": "import pyro\npyro.module('x', y)",
     "ppl_text.training": "import torch, pickle\ntorch.load('x', weights_only=True)\nx = pickle.UnpicklingError",
     "ppl_text.training.a": "try:\n    f()\nexcept OSError as e:\n    raise X from e",

@@ -46,7 +46,7 @@ def list_objectives() -> None:
 
 def list_corpora() -> None:
     """Name and content of every built-in corpus."""
-    from ..data.corpora import DESCRIPTIONS
+    from ..data.catalogue import DESCRIPTIONS
 
     print_table(["corpus", "what it is"], list(DESCRIPTIONS.items()))
     click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted); with")

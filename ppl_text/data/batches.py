@@ -19,7 +19,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import ConfigError, DataError
 
 from .buckets import assign_buckets, default_buckets
-from .corpora import Split
+from .corpus import Split
 from .randomness import EVALUATION, random_stream
 from .streams import BatchStream, CountSampler, EpochBatches, TrainingBatches
 from .tables import SentenceSplit, TokenTable, check_fits, token_table

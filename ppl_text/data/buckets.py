@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ppl_text.core.errors import ConfigError, DataError
 
-from .corpora import Split
+from .corpus import Split
 from .tables import token_table
 from .tokenizers import Tokenizer
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from ppl_text.core.errors import DataError
 
-from .corpora import Corpus, Split
+from .corpus import Corpus, Split
 from .folders import listed, split_files
 from .reading import Reading, entries, read_words
 from .tokenizers import describe_character

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ppl_text.core.errors import DataError
 
-from .corpora import SPLITS
+from .corpus import SPLITS
 
 
 def split_files(folder: Path, endings: Sequence[str], hint: str = "") -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ppl_text.core.errors import DataError
 
-from .corpora import Corpus
+from .corpus import Corpus
 from .folders import listed, split_files
 from .options import SentenceOptions, sentence_options
 from .sentences import assemble, division

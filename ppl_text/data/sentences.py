@@ -15,7 +15,7 @@ from hashlib import blake2b
 from ppl_text.core.errors import DataError
 
 from .columns import TextBuilder, TextColumn, chunks
-from .corpora import SPLITS, Corpus, fingerprint
+from .corpus import SPLITS, Corpus, fingerprint
 from .options import BPE_VOCABULARY, SentenceOptions
 from .reading import shortened
 from .sources import Source

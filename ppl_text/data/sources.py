@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ppl_text.core.errors import DataError, UserError
 
-from .corpora import SPLITS
+from .corpus import SPLITS
 from .folders import listed
 from .reading import decoded, shortened
 

@@ -15,7 +15,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import CheckpointError, ConfigError, DataError
 
 from .buckets import assign_buckets
-from .corpora import Split, split_fingerprint
+from .corpus import Split, split_fingerprint
 from .dropout import WordDropout
 from .randomness import DROPOUT, TRAINING, generator_in, random_stream
 from .tables import Rows, token_table

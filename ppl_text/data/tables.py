@@ -16,7 +16,7 @@ from ppl_text.core.errors import ConfigError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 from .columns import Spool, chunks
-from .corpora import Split
+from .corpus import Split
 from .tokenizers import Tokenizer
 
 Rows = NDArray[np.int64]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from .corpora import Corpus
+from .corpus import Corpus
 from .options import SentenceOptions, sentence_options
 from .sentences import assemble, division
 from .sources import Source

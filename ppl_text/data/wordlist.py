@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ppl_text.core.errors import ConfigError, DataError
 
-from .corpora import SPLITS, Corpus, Split, fingerprint
+from .corpus import SPLITS, Corpus, Split, fingerprint
 from .options import SENTENCE_RULES, SHARE, Rule, faults_in, one_of, whole, whole_rule
 from .tokenizers import character_tokenizer
 

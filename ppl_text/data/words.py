@@ -13,7 +13,7 @@ from typing import Any
 
 from ppl_text.core.errors import DataError
 
-from .corpora import Corpus
+from .corpus import Corpus
 from .wordlist import Tally, WordOptions, character_corpus, divide, frequent, word_options
 
 TOKENS = 10**9

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.latents import of_sentence
-from ..data.corpora import Split
+from ..data.corpus import Split
 from ..data.tables import Rows, TokenTable, token_table
 from ..data.tokenizers import Tokenizer
 from .generation import check_latent, check_texts, device_of, encode_batch, encoded

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.corpora import Corpus
+from ..data.corpus import Corpus
 from ..data.tables import SentenceSplit, TokenTable
 from ..metrics.words import entropy, letter_cross_entropy, share_in_list, share_unique
 from .generation import sample_texts

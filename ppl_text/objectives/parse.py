@@ -9,7 +9,6 @@ from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import Objective
-from . import OBJECTIVES
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
@@ -43,8 +42,8 @@ def build_objective(spec: Any) -> Objective:
     name, *fixed = ALIASES.get(name.lower(), name).split(":")
     if name == "pyro":
         return parse_stock(spec)
-    if name not in OBJECTIVES:
-        raise UnknownNameError("objective", name, OBJECTIVES)
+    if name not in _MAKERS:
+        raise UnknownNameError("objective", name, (*_MAKERS, "pyro"))
     try:
         return _MAKERS[name](spec, [*fixed, *arguments])
     except UserError:

@@ -26,7 +26,8 @@ from ..data.batches import (
     default_buckets,
     evaluation_batches,
 )
-from ..data.corpora import Corpus, load_corpus
+from ..data.catalogue import load_corpus
+from ..data.corpus import Corpus
 from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
 from ..evaluation.collapse import SENTENCES, CollapseMonitor

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from ..core.errors import ConfigError, UnknownNameError
 from ..core.registry import Registry
-from ..data.corpora import CORPORA
+from ..data.catalogue import CORPORA
 from ..models import MODELS
 from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.corpora import Corpus
+from ..data.corpus import Corpus
 from ..training.environment import describe_environment
 from ..training.options import TrainingResult
 from .build import Programs

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..core.errors import RunFolderError
-from ..data.corpora import Corpus
+from ..data.corpus import Corpus
 from ..training.weights import load_model_weights, read_metadata, weights_digest
 from .config import RunConfig, load_config
 from .folders import read_record

@@ -10,7 +10,7 @@ from guides import GUIDES
 
 from ..core.errors import UserError
 from ..core.registry import is_file_reference
-from ..data.corpora import CORPORA
+from ..data.catalogue import CORPORA
 
 
 def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:

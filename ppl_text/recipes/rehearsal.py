@@ -14,7 +14,7 @@ from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.protocols import Estimate, Objective
 from ..data.batches import collate
-from ..data.corpora import Corpus
+from ..data.corpus import Corpus
 from ..objectives.sites import check_sites
 from .procedures import Procedure
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..core.errors import UserError
-from ..data.corpora import Corpus
+from ..data.corpus import Corpus
 from ..recipes import folders
 from ..run import Run
 from .measured import SEED, Measured, Measures, finite

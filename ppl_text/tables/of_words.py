@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data.corpora import Corpus, Split
+from ..data.corpus import Corpus, Split
 from ..evaluation.entropy_gap import Average, EntropyGap, entropy_gap
 from ..evaluation.generation import sample_texts
 from ..evaluation.trajectories import emits, prior_cross_entropy

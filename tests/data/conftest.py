@@ -1,6 +1,7 @@
 import pytest
 
-from ppl_text.data.corpora import Corpus, load_corpus
+from ppl_text.data.catalogue import load_corpus
+from ppl_text.data.corpus import Corpus
 
 
 @pytest.fixture(scope="session")

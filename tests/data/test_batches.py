@@ -18,7 +18,7 @@ from ppl_text.data.batches import (
     default_buckets,
     evaluation_batches,
 )
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.data.tokenizers import character_tokenizer
 
 TOKENIZER = character_tokenizer("abcdefghij")

@@ -7,7 +7,7 @@ import pytest
 
 from ppl_text.core.errors import ConfigError, DataError
 from ppl_text.data.buckets import assign_buckets, default_buckets
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.data.tokenizers import character_tokenizer
 
 TOKENIZER = character_tokenizer("abc")

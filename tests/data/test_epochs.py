@@ -11,7 +11,7 @@ import torch
 from ppl_text.core.errors import CheckpointError, ConfigError, DataError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 from ppl_text.data.batches import EpochBatches, TrainingBatches, default_buckets, evaluation_batches
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.data.tables import SentenceSplit, TokenTable
 from ppl_text.data.tokenizers import UNK_ID, character_tokenizer
 from ppl_text.data.vocabularies import word_tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ppl_text.core.errors import ConfigError, DataError
-from ppl_text.data.corpora import load_corpus
+from ppl_text.data.catalogue import load_corpus
 from ppl_text.data.files import load_path
 from ppl_text.data.reading import is_word, read_words
 

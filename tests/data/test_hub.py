@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.data.corpora import SPLITS, load_corpus
+from ppl_text.data.catalogue import load_corpus
+from ppl_text.data.corpus import SPLITS
 
 TEXTS = {
     "train": ["null", 'a, "b"', "NA", "é\u0301 😀", "line one\nline two", "the end"],

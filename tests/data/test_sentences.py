@@ -10,7 +10,8 @@ import pytest
 from ppl_text.core.errors import ConfigError, DataError, UserError
 from ppl_text.data import columns
 from ppl_text.data.batches import EpochBatches
-from ppl_text.data.corpora import SPLITS, load_corpus
+from ppl_text.data.catalogue import load_corpus
+from ppl_text.data.corpus import SPLITS
 from ppl_text.data.options import SentenceOptions
 from ppl_text.data.sentences import clean, division
 from ppl_text.data.tokenizers import UNK_ID

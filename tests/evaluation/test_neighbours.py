@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ppl_text.core.errors import DataError, UserError
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.evaluation import neighbours
 from ppl_text.evaluation.neighbours import nearest_texts
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from ppl_text.data.corpora import load_corpus
+from ppl_text.data.catalogue import load_corpus
 from ppl_text.evaluation.words import word_references, word_samples
 from ppl_text.metrics.words import letter_model
 

@@ -9,7 +9,7 @@ from nltk.lm import KneserNeyInterpolated, Vocabulary
 from nltk.lm.preprocessing import padded_everygram_pipeline
 
 from ppl_text.core.errors import DataError
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.metrics.ngrams import BOS, EOS, kneser_ney
 
 

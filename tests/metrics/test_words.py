@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.data.corpora import Split
+from ppl_text.data.corpus import Split
 from ppl_text.metrics.words import (
     cross_entropy,
     draws_for_unique,
