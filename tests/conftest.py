@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: the workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 TINY = {
     "data.batch_size": 16,
     "data.buckets": 2,
