@@ -49,6 +49,14 @@ class Ended:
     err: str
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Begin every test, its fixtures included, at one random state: alone or among others, in any order or process."""
+    torch = sys.modules.get("torch")  # some tests do without
+    if torch is not None:
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def word_list(tmp_path_factory):
     """200 words of two to four letters with counts that fall as 1/rank."""

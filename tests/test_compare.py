@@ -102,7 +102,7 @@ def test_the_bound_is_that_of_the_evaluator(place, tmp_path):
     found = compare_runs([place], None, ["elbo", "iwae:8"], settings=Settings(2000, 20, 2), out=tmp_path / "c")
     expected = place.evaluate("valid", particles=2000, limit=20, seed=0)
     row = by_name(found)["elbo"]
-    assert row.bound == pytest.approx(expected.elbo, abs=4 * (row.bound_se + expected.elbo_se))
+    assert row.bound == pytest.approx(expected.elbo, abs=5 * (row.bound_se + expected.elbo_se))
     assert row.kl == pytest.approx(expected.kl, abs=0.05)
     assert row.bound_per_token * expected.n_eos / expected.n_sent == pytest.approx(row.bound)
 

@@ -62,7 +62,7 @@ def test_equals_monte_carlo_in_expectation_with_less_variance(q_name: str) -> No
         closed = chain_kl(wide, p, path)
     assert closed.shape == sampled.shape == (n, B)
     error = (sampled - closed).std(0) / n**0.5
-    assert ((sampled.mean(0) - closed.mean(0)).abs() < 4.5 * error).all()
+    assert ((sampled.mean(0) - closed.mean(0)).abs() < 5 * error).all()
     assert (closed.var(0) < sampled.var(0)).all()
     # One step only: given h_0 nothing is left to chance.
     assert float(closed[:, 1].std()) < 1e-9

@@ -11,7 +11,7 @@ from ppl_text.evaluation.estimates import draw_terms, estimate_bounds, repeats_o
 from ppl_text.evaluation.measurement import family_of, with_particles
 from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
 
-from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence
+from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence, posterior_scale
 
 LENGTHS = [[2, 3], [4, 5, 1]]
 WEIGHTS = [[1.0, 2.0], [3.0, 0.0, 2.0]]
@@ -63,7 +63,7 @@ def test_the_exact_posterior_leaves_no_spread(common):
 def test_the_elbo_is_below_by_the_known_gap(common):
     found = estimate(common, "elbo", GaussianGuide(0.3, 1.2), draws=20000)
     expected = float(SHARE @ log_evidence(KEPT)) - gap(0.3, 1.2)
-    assert found.mean(common.share) == pytest.approx(expected, abs=4 * found.standard_error(common.share))
+    assert found.mean(common.share) == pytest.approx(expected, abs=5 * found.standard_error(common.share))
     assert found.draws == 20000
 
 
@@ -72,7 +72,7 @@ def test_the_standard_error_is_the_spread_of_the_estimate(common):
     runs = [estimate(common, "iwae:4", GaussianGuide(0.3, 1.5), seed=seed) for seed in range(150)]
     means = torch.tensor([run.mean(common.share) for run in runs])
     claimed = math.sqrt(sum(run.standard_error(common.share) ** 2 for run in runs) / len(runs))
-    assert claimed == pytest.approx(float(means.std()), rel=0.2)
+    assert claimed == pytest.approx(float(means.std()), rel=5 / math.sqrt(2 * 150))  # 5 errors of a deviation of 150
 
 
 def test_every_k_pays_for_the_same_draws(common):
@@ -82,10 +82,11 @@ def test_every_k_pays_for_the_same_draws(common):
 
 def test_the_bound_rises_with_k(common):
     specs = ("elbo", "iwae:4", "iwae:32")
-    means = [estimate(common, spec, GaussianGuide(0.5, 1.5), draws=8000).mean(common.share) for spec in specs]
+    found = [estimate(common, spec, GaussianGuide(0.5, 1.5), draws=8000) for spec in specs]
+    means = [each.mean(common.share) for each in found]
     assert means == sorted(means)
     assert means[2] - means[0] > 0.1
-    assert means[2] < float(SHARE @ log_evidence(KEPT)) + 0.02
+    assert means[2] < float(SHARE @ log_evidence(KEPT)) + 5 * found[2].standard_error(common.share)
 
 
 def test_effective_sample_sizes_are_those_of_the_estimator(common):
@@ -122,11 +123,13 @@ def test_drawn_terms_are_those_of_the_guide(common):
     terms = draw_terms(Gaussian(), GaussianGuide(shift, stretch), common, Gaussian.latents, draws=5000, seed=0)
     expected = log_evidence(KEPT) - gap(shift, stretch)
     error = terms.log_weights.std(-1).numpy() / math.sqrt(5000)
-    assert np.abs(terms.log_weights.mean(-1).numpy() - expected) / error == pytest.approx(np.zeros(4), abs=4)
+    assert np.abs(terms.log_weights.mean(-1).numpy() - expected) / error == pytest.approx(np.zeros(4), abs=5)
     assert torch.allclose(terms.kl, (terms.log_q["z"] - terms.log_p["z"]).mean(-1))
     assert terms.moments["z"].mean.shape == (4, 1)
     centre = (KEPT - 3) / (1 + 0.7**2) + shift
-    assert terms.moments["z"].mean[:, 0].numpy() == pytest.approx(centre, abs=0.05)
+    assert terms.moments["z"].mean[:, 0].numpy() == pytest.approx(
+        centre, abs=5 * stretch * posterior_scale() / math.sqrt(5000)
+    )
 
 
 @pytest.mark.parametrize(

@@ -74,14 +74,16 @@ def test_an_enumerable_model_with_a_wrong_guide():
     exact_kl = float((log_q.exp() * (log_q - model.prior.log().unsqueeze(-1))).sum(0).mean())
     log_p = float(joint.logsumexp(0).mean())
     found = measured(model, guide, batch, particles=4000, chunk=500)
-    assert abs(found.elbo - exact_elbo) < 4 * found.elbo_se
+    assert abs(found.elbo - exact_elbo) < 5 * found.elbo_se
     assert abs(found.kl - exact_kl) < 0.05
-    assert abs(found.iw - log_p) < 4 * found.iw_se
+    assert abs(found.iw - log_p) < 5 * found.iw_se
     few = measured(model, guide, batch, particles=2)
-    assert few.elbo < few.iw < log_p + 4 * few.iw_se
+    assert few.elbo < few.iw < log_p + 5 * few.iw_se
 
 
 WRONG = {"shift": 0.25, "stretch": 1.3}
+ERROR_OF_DEVIATION = 5 / math.sqrt(2 * 400)
+"""Five standard errors of the standard deviation of the 400 evaluations below, relative."""
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,10 @@ def test_standard_errors_are_the_spread_over_seeds_and_cover_the_truth(repeated,
     values = np.array([getattr(found, bound) for found in repeated])
     errors = np.array([getattr(found, f"{bound}_se") for found in repeated])
     truth = log_evidence(LENGTHS).mean() - lost
-    assert values.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.15)
+    assert values.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=ERROR_OF_DEVIATION)
     covered = np.mean(np.abs(values - truth) < 1.96 * errors)
-    assert 0.90 < covered < 0.99
-    assert abs(values.mean() - truth) < 4 * values.std() / 20 + 0.01 * (bound == "iw")  # the bias of ln w̄ is O(1/K)
+    assert abs(covered - 0.95) < 5 * math.sqrt(0.95 * 0.05 / 400)
+    assert abs(values.mean() - truth) < 5 * values.std() / 20 + 0.01 * (bound == "iw")  # the bias of ln w̄ is O(1/K)
 
 
 def test_chunks_change_draws_and_memory_but_no_distribution(repeated):
@@ -109,7 +111,7 @@ def test_chunks_change_draws_and_memory_but_no_distribution(repeated):
     for bound in ("elbo", "iw", "kl", "ess"):
         all_values = np.array([getattr(found, bound) for found in repeated])
         values = np.array([getattr(found, bound) for found in singly])
-        assert abs(values.mean() - all_values.mean()) < 4.5 * all_values.std() / math.sqrt(len(singly))
+        assert abs(values.mean() - all_values.mean()) < 5 * all_values.std() / math.sqrt(len(singly))
     measured(model, GaussianGuide(), batch, particles=40, chunk=16)
     assert model.widest == 16
 
@@ -238,7 +240,7 @@ def test_progress_is_reported_by_batch():
 def test_the_gaps_standard_error_knows_that_both_bounds_share_their_draws(repeated):
     """The spread over seeds; the difference of dependent estimates varies less than their errors add up to."""
     gaps, errors = (np.array([getattr(found, name) for found in repeated]) for name in ("gap", "gap_se"))
-    assert gaps.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=0.15)
+    assert gaps.std() == pytest.approx(np.sqrt(np.mean(errors**2)), rel=ERROR_OF_DEVIATION)
     independent = np.sqrt(np.mean([found.elbo_se**2 + found.iw_se**2 for found in repeated]))
     assert abs(gaps.std() - independent) > 0.1 * independent
     assert gaps.mean() == pytest.approx(gap(**WRONG), abs=0.05)

@@ -94,9 +94,13 @@ def information(guide, latents=VECTOR, data=None, draws=20, seed=0, **options):
 @pytest.mark.parametrize("noise", [0.0, 2.0], ids=["plain", "auxiliary noise"])
 @pytest.mark.parametrize(("slope", "scale"), [(1.0, 1.0), (2.0, 0.5), (0.3, 1.0)])
 def test_mutual_information_of_a_gaussian_channel(slope, scale, noise):
-    """I(x; z) = ½ ln(1 + slope² Var x / scale²); given auxiliary noise just as much."""
-    found = information(gaussian(slope, scale, noise))
-    assert found.value == pytest.approx(0.5 * math.log(1 + slope**2 / scale**2), abs=0.03)
+    """I(x; z) = ½ ln(1 + slope² Var x / scale²); given auxiliary noise just as much.
+
+    The information of one draw has the variance ρ², below 1; the N quantiles have a variance 1% below that of N(0, 1).
+    """
+    found = information(gaussian(slope, scale, noise), draws=100)
+    error = 1 / math.sqrt(100 * N)
+    assert found.value == pytest.approx(0.5 * math.log(1 + slope**2 / scale**2), abs=5 * error + 0.005)
     assert found.cap == pytest.approx(math.log(N))
 
 
@@ -186,9 +190,9 @@ def test_variances_of_posterior_means(draws):
     moments = moments_of(gaussian(0.5, 2.0), standard_model, data, VECTOR, draws)
     assert moments.mean.shape == moments.variance.shape == (N, 2)
     found = unit_variances(moments, data.weights)
-    error = 3 * math.sqrt(2 / N) * (0.25 + 4.0 / draws)
+    error = 5 * math.sqrt(2 / N) * (0.25 + 4.0 / draws)
     assert found.tolist() == pytest.approx([0.25 * float(NORMAL.var(correction=0)), 0.0], abs=error)
-    assert moments.variance.mean().item() == pytest.approx(4.0, rel=0.1)
+    assert moments.variance.mean().item() == pytest.approx(4.0, rel=5 / math.sqrt((draws - 1) * N))
 
 
 def test_active_units_are_counted():
@@ -218,7 +222,7 @@ def test_the_correction_is_unbiased_under_weights():
     weights = torch.tensor([5.0, 1.0, 1.0, 3.0], dtype=torch.float64)
     draws = torch.randn(4000, 6, 4, 1, dtype=torch.float64)
     found = torch.stack([unit_variances(DrawMoments(d.mean(0), d.var(0), 6), weights) for d in draws])
-    assert float(found.mean()) == pytest.approx(0.0, abs=3 * float(found.std()) / math.sqrt(4000))
+    assert float(found.mean()) == pytest.approx(0.0, abs=5 * float(found.std()) / math.sqrt(4000))
 
 
 def test_the_prior_guide_of_a_run_is_blind(trained):

@@ -220,7 +220,7 @@ def test_bounds_of_objectives_divide_the_sentences_too(monkeypatch, spec):
     assert 0 < model.largest <= 7 * 9 * 2
     assert parts.by_sentence.shape == whole.by_sentence.shape
     error = (parts.variance + whole.variance).sqrt()
-    assert float(((parts.by_sentence - whole.by_sentence) / error).abs().max()) < 4
+    assert float(((parts.by_sentence - whole.by_sentence) / error).abs().max()) < 5
 
 
 def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():

@@ -48,9 +48,10 @@ def test_few_classes_in_closed_form(sticky):
     model = Classes(TWO, sticky=sticky)
     found = prior_cross_entropy(model, words(*TEXTS, weights=WEIGHTS), trajectories=40_000, seed=1)
     truth = cross_entropy(model, TEXTS, WEIGHTS)
-    assert found.value == pytest.approx(truth, abs=0.01)
-    assert found.high - found.low < 0.02
-    assert abs(2 * truth - found.low - found.high) < 2 * (found.high - found.low), "within four standard errors"
+    error = (found.high - found.low) / 3.92  # the interval is one of 95%
+    assert error < 0.005
+    assert abs(found.value - truth) < 5 * error
+    assert abs((found.low + found.high) / 2 - truth) < 5 * error
     assert abs(cross_entropy(Classes(TWO, sticky=not sticky), TEXTS, WEIGHTS) - truth) > 0.03, "the cases differ"
 
 
@@ -107,7 +108,7 @@ def test_the_chunk_does_not_matter_but_for_the_draws():
         )
         means.append((values.mean(), values.std() / 40**0.5))
     for mean, error in means[1:]:
-        assert abs(mean - means[0][0]) < 4 * (error**2 + means[0][1] ** 2) ** 0.5
+        assert abs(mean - means[0][0]) < 5 * (error**2 + means[0][1] ** 2) ** 0.5
 
 
 @pytest.fixture(scope="module")

@@ -172,7 +172,7 @@ def test_divergence_is_torchs_closed_form_and_what_draws_say(name: str) -> None:
         z = guide.posterior(batch).expand((20_000, 4)).sample()
         draws = guide.posterior(batch).log_prob(z) - model.prior(4).log_prob(z)
     error = draws.std(0) / math.sqrt(len(draws))
-    assert ((draws.mean(0) - closed).abs() < 4 * error).all()
+    assert ((draws.mean(0) - closed).abs() < 5 * error).all()
     assert (closed > 5 * error).all()
 
 

@@ -130,7 +130,7 @@ def stock_gradients(stock: pyro.infer.ELBO, model: nn.Module, guide: nn.Module, 
     return loss, {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in named}
 
 
-def within(values: Tensor, expected: Tensor | float, *, errors: float = 4.5) -> bool:
+def within(values: Tensor, expected: Tensor | float, *, errors: float = 5.0) -> bool:
     """Whether the mean over the first axis of independent draws is as expected, within that many standard errors."""
     error = values.std(0) / len(values) ** 0.5
     return bool(((values.mean(0) - expected).abs() <= errors * error + 1e-12).all())

@@ -61,10 +61,10 @@ def test_weights_are_unbiased_and_the_elbo_is_the_enumerated_expectation() -> No
         elbo = build(f"elbo:{k}")(toy.model(), toy.guide(guess), plain_batch(3)).bound
     evidence = toy.log_evidence.exp()
     error = ((guess * weight**2).sum(-1) - evidence**2).sqrt() / k**0.5
-    assert ((iwae.exp() - evidence).abs() < 4.5 * error).all()
+    assert ((iwae.exp() - evidence).abs() < 5 * error).all()
     expected = (guess * weight.log()).sum(-1)
     spread = ((guess * weight.log() ** 2).sum(-1) - expected**2).sqrt() / k**0.5
-    assert ((elbo - expected).abs() < 4.5 * spread).all()
+    assert ((elbo - expected).abs() < 5 * spread).all()
     assert (expected < toy.log_evidence).all()
 
 
@@ -88,7 +88,7 @@ def test_analytic_kl_equals_the_elbo_in_expectation_with_less_variance() -> None
         analytic = build("elbo-analytic")(model, guide, repeated(4000))
     for a, b in ((sampled.bound, analytic.bound), (sampled.kl, analytic.kl)):
         error = ((a.var() + b.var()) / 4000).sqrt()
-        assert abs(float(a.mean() - b.mean())) < 4.5 * float(error)
+        assert abs(float(a.mean() - b.mean())) < 5 * float(error)
         assert float(b.var()) < 0.9 * float(a.var())
 
 

@@ -41,7 +41,7 @@ def test_analytic_kl_at_the_exact_posterior_agrees_in_expectation() -> None:
     torch.manual_seed(0)
     estimate = build("elbo-analytic")(LinearModel(CHAIN), LinearGuide(CHAIN), plain_batch(20_000))
     error = float(estimate.bound.std()) / 20_000**0.5
-    assert abs(float(estimate.bound.mean()) - TRUTH) < 4.5 * error
+    assert abs(float(estimate.bound.mean()) - TRUTH) < 5 * error
 
 
 @pytest.mark.parametrize("spec", ["elbo", "elbo-analytic", "iwae:4", "renyi:0.5:4", "stl", "dreg:4", "fivo:4:1e-9"])
@@ -75,7 +75,7 @@ def test_with_a_wrong_guide_iwae_rises_with_k_and_stays_below() -> None:
     for (low, high), (a, b) in zip(pairwise(means), pairwise(errors), strict=True):
         assert high - low > 4 * (a**2 + b**2) ** 0.5
     for mean, error in zip(means, errors, strict=True):
-        assert mean < TRUTH + 3 * error
+        assert mean < TRUTH + 5 * error
     assert means[0] + 10 * errors[0] < TRUTH
     assert TRUTH - means[-1] < 0.1 * (TRUTH - means[0])
 
@@ -88,7 +88,7 @@ def test_renyi_bounds_fall_as_the_order_rises_on_every_row() -> None:
     torch.testing.assert_close(values[0], bounds("iwae:8", rows=500))
     torch.testing.assert_close(bounds("renyi:0.999999:8", rows=500), bounds("elbo:8", rows=500), rtol=0, atol=1e-3)
     for value in values:
-        assert float(value.mean()) < TRUTH + 3 * float(value.std()) / 500**0.5
+        assert float(value.mean()) < TRUTH + 5 * float(value.std()) / 500**0.5
 
 
 def test_a_negative_order_trains_above_the_iwae_bound_and_reports_the_iwae_bound() -> None:

@@ -222,7 +222,7 @@ def test_stl_agrees_with_the_elbo_in_expectation(name: str) -> None:
 
 def agree(a: Tensor, b: Tensor) -> bool:
     error = ((a.var() + b.var()) / len(a)).sqrt()
-    return bool((a.mean() - b.mean()).abs() < 4.5 * error)
+    return bool((a.mean() - b.mean()).abs() < 5 * error)
 
 
 ALIKE = {
@@ -241,7 +241,7 @@ def test_gradients_agree_with_the_plain_ones_in_expectation(spec: str, plain: st
     for name in GUIDE:
         assert agree(ours[name], theirs[name]), name
         error = float((ours[name].var() + theirs[name].var()).sqrt()) / 200
-        assert 4.5 * error < 0.2 * max(1.0, float(theirs[name].mean().abs()))
+        assert 5 * error < 0.2 * max(1.0, float(theirs[name].mean().abs()))
     assert agree(ours["mean"], theirs["mean"])
 
 

@@ -87,16 +87,16 @@ def test_stock_evidence_is_unbiased_and_distributed_as_ours(name: str, threshold
     stock = torch.tensor([value for value, _ in found])
     ratio = (stock - truth).exp()
     assert error < 0.02
-    assert abs(float(ratio.mean()) - 1) < 4.5 * (float(ratio.var()) / runs + error**2) ** 0.5
+    assert abs(float(ratio.mean()) - 1) < 5 * (float(ratio.var()) / runs + error**2) ** 0.5
     assert float(ratio.std()) / runs**0.5 < 0.1
     if threshold == 1.0 or name == "prior":
         assert sum(count for _, count in found) > runs
     torch.manual_seed(2)
     with torch.no_grad():
         ours = build(f"fivo:{particles}:systematic:{threshold}")(model, guide, word_batch([WORD] * 1000)).bound
-    assert within((ours - truth).exp(), 1.0, errors=4.5 + 1000**0.5 * error / float((ours - truth).exp().std()))
+    assert within((ours - truth).exp(), 1.0, errors=5 + 1000**0.5 * error / float((ours - truth).exp().std()))
     both = (stock.var() / runs + ours.var() / 1000).sqrt()
-    assert abs(float(stock.mean() - ours.mean())) < 4.5 * float(both)
+    assert abs(float(stock.mean() - ours.mean())) < 5 * float(both)
     assert 0.5 < float(stock.std() / ours.std()) < 2.0
 
 
