@@ -257,9 +257,9 @@ def support(strategy, probabilities, n=4000):
     ("strategy", "kept"),
     [
         (Sample(top_p=0.01), {1}),
-        (Sample(top_p=0.5), {1}),
+        (Sample(top_p=0.49), {1}),
         (Sample(top_p=0.51), {1, 3}),
-        (Sample(top_p=0.75), {1, 3}),
+        (Sample(top_p=0.74), {1, 3}),
         (Sample(top_p=0.76), {0, 1, 3}),
         (Sample(top_p=0.95), {0, 1, 2, 3}),
         (Sample(top_k=1), {1}),

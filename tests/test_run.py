@@ -173,12 +173,20 @@ def test_a_stock_pyro_objective_trains_and_is_found_again_by_name(short, tmp_pat
 
 
 def test_stock_and_own_objective_train_alike(short, tmp_path, one_thread):
-    """Trace_ELBO and elbo have the same gradients, so that the same noise leads to nearly the same weights."""
-    changes = {**short, "training.validate_every": 4, "training.checkpoint_every": 4, "training.steps": 1}
+    """Trace_ELBO and elbo have the same gradients, so that the same noise leads to the same weights.
+
+    Up to float32, in one step (Pyro's draws again for the figures that are printed) of an optimizer that is linear in
+    the gradient: SOAP's first step only begins its preconditioner, Adam's rule turns rounding into a whole step.
+    """
+    changes = {**short, "training.optimizer": "sgd", "training.lr": 0.1, "training.steps": 1}
+    start = pt.fit(set={**changes, "training.lr": 0.0}, objective="elbo", out=tmp_path / "start")
     ours = pt.fit(set=changes, objective="elbo", out=tmp_path / "ours")
     stock = pt.fit(set=changes, objective=pyro.infer.Trace_ELBO(), out=tmp_path / "stock")
-    for name, value in ours.model.state_dict().items():
-        assert torch.allclose(value, stock.model.state_dict()[name], atol=2e-3), name
+    found, expected, before = (run.model.state_dict() for run in (ours, stock, start))
+    moved = max(float((value - before[name]).abs().max()) for name, value in expected.items())
+    assert moved > 1e-2
+    for name, value in found.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-5 * moved, msg=name)
 
 
 def test_something_else_is_no_objective(short, tmp_path):

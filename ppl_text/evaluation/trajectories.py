@@ -15,6 +15,10 @@ from .likelihood import measuring
 IMPOSSIBLE = -1e30
 """Takes the place of ln 0: a word of 0 probability costs about 10³⁰ nats, where -inf times a 0 would be no number."""
 
+MORE_THAN_HALF = 0.5001
+"""Share from which one trajectory outweighs all others: log-likelihoods are sums in float32, so that of two equal ones
+either may come out larger by some 10⁻⁵ of itself."""
+
 
 @dataclass(frozen=True)
 class PriorCrossEntropy:
@@ -74,7 +78,7 @@ def prior_cross_entropy(
         high=float(2 * value - bottom),
         bias=float(others.mean() - value),
         trajectories=trajectories,
-        alone=float(words.share[sums.most_by_one() > 0.5].sum()),
+        alone=float(words.share[sums.most_by_one() > MORE_THAN_HALF].sum()),
     )
 
 

@@ -1,6 +1,7 @@
 """Cross-entropy by prior Monte Carlo against closed forms, direct sums and the truth."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -148,11 +149,16 @@ def test_the_interval_narrows_with_more_trajectories():
     assert (few.high - few.low) / (many.high - many.low) == pytest.approx(4.0, rel=0.3)
 
 
+def assert_close(a, b):
+    """Equal up to float32: log-probabilities of other batch shapes are summed in another order."""
+    assert asdict(a) == pytest.approx(asdict(b), rel=1e-5, abs=1e-5)
+
+
 def test_words_of_no_weight_do_not_count():
     model = Classes(TWO, sticky=True)
     plain = prior_cross_entropy(model, words([A], [B]), trajectories=30)
     filled = prior_cross_entropy(model, words([A], [B], [A, A], weights=[1.0, 1.0, 0.0], rows=8), trajectories=30)
-    assert filled == plain
+    assert_close(filled, plain)
 
 
 def test_batches_of_different_steps_are_one_set():
@@ -160,7 +166,7 @@ def test_batches_of_different_steps_are_one_set():
     apart = evaluation_set(collate(texts[:2], weights[:2], 2, 2), collate(texts[2:], weights[2:], 4, 3))
     model = Classes(TWO, sticky=True)
     together = prior_cross_entropy(model, words(*texts, weights=weights), trajectories=40)
-    assert prior_cross_entropy(model, apart, trajectories=40) == together
+    assert_close(prior_cross_entropy(model, apart, trajectories=40), together)
 
 
 def test_what_is_impossible_costs_more_than_anything_but_is_a_number():

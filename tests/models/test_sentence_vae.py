@@ -146,7 +146,7 @@ def test_latent_is_a_standard_gaussian() -> None:
     assert model.draw(7, 5)["z"].shape == (7, D)
     torch.manual_seed(2)
     draws = model.draw(20_000, 5)["z"]
-    torch.testing.assert_close(draws.T.cov(), torch.eye(D).double(), atol=0.04, rtol=0)
+    torch.testing.assert_close(draws.T.cov(), torch.eye(D).double(), atol=5 * math.sqrt(2 / 20_000), rtol=0)
 
 
 def test_without_a_latent_it_is_the_language_model_with_an_lstm() -> None:
@@ -262,7 +262,8 @@ def test_generated_sentences_are_as_frequent_as_they_are_probable(
     drawn = Counter(tuple(i for i in row if i != PAD_ID) for row in generate(model, n, 2).tolist())
     assert drawn.keys() <= expected.keys()
     assert min(expected.values()) * n > 5
-    assert chisquare([drawn[w] for w in expected], [n * p for p in expected.values()]).pvalue > 1e-3
+    test = chisquare([drawn[w] for w in expected], [n * p for p in expected.values()])
+    assert test.pvalue > 6e-7  # that of five sigmas
 
 
 @latent_cases

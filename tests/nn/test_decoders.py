@@ -142,8 +142,9 @@ def test_parameters_start_uniform_in_their_range(name: str, others: float, embed
         reach = embeddings if path.startswith("embedding") else others
         assert float(parameter.detach().abs().max()) <= reach
         if parameter.numel() > 1000:
-            # Standard deviation r/√3 of U(-r, r).
-            assert float(parameter.detach().std()) == pytest.approx(reach / math.sqrt(3), rel=0.05)
+            # Standard deviation r/√3 of U(-r, r), within five of its relative errors √(0.2/n).
+            error = math.sqrt(0.2 / parameter.numel())
+            assert float(parameter.detach().std()) == pytest.approx(reach / math.sqrt(3), rel=5 * error)
 
 
 def test_torch_keeps_its_own_start_and_unknown_names_are_refused() -> None:

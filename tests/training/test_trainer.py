@@ -145,7 +145,8 @@ def test_fit_works_outside_of_the_main_thread(make, whole, tmp_path):
     thread = threading.Thread(target=lambda: results.append(make(tmp_path / "thread").trainer.fit()))
     thread.start()
     thread.join()
-    assert results == [whole[2]]
+    # A thread of its own has its own number of torch threads, hence another order of summation.
+    assert results == [replace(whole[2], best_bound=pytest.approx(whole[2].best_bound, rel=1e-4))]
 
 
 def test_fit_leaves_global_state_as_it_was(make, tmp_path):
