@@ -74,7 +74,7 @@ class ChainGuide(nn.Module):
         return FlowChain(self.kernel, self.model.initial, batch.lengths, batch.steps, self.read(batch))
 
     def read(self, batch: Batch) -> Tensor | None:
-        """Contexts c_1..c_T, (B, T, C), or None without a reader."""
+        """Return the contexts c_1..c_T, (B, T, C), or None without a reader."""
         return None if self.reader is None else self.reader(batch.tokens, batch.lengths)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -93,7 +93,7 @@ class ChainGuide(nn.Module):
             return self.posterior(batch)
 
     def smc_step(self, state: Mapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None) -> None:
-        """Step t = 0, …, T-1: samples site ``h_{t+1}`` given ``state["h"]`` = h_t; masked where the word has ended.
+        """Make step t = 0, …, T-1: sample ``h_{t+1}`` given ``state["h"]`` = h_t; masked where the word has ended.
 
         ``chain`` is what :meth:`smc_init` returned; it is made anew where it is not given (SMCFilter drops it).
         """

@@ -108,7 +108,7 @@ class ReadingGuide(SentenceGuide):
         return summary
 
     def mapped(self, outputs: int) -> nn.Linear:
-        """A new linear map of c(w) without bias (specification 0), with the model's kind of initial values."""
+        """Make a linear map of c(w) without bias (specification 0), with the model's kind of initial values."""
         linear = nn.Linear(self.reader.output_dim, outputs, bias=False)
         initialise(linear, self.model.init)
         return linear
@@ -128,7 +128,7 @@ class GaussianGuide(ReadingGuide):
         return self.gaussian(self.summary(batch), batch)
 
     def gaussian(self, summary: Tensor, batch: Batch) -> Independent:
-        """The Gaussian given c(w) (B, H)."""
+        """Return the Gaussian given c(w) (B, H)."""
         mean, log_variance = at_least_float32(self.projection(summary)).chunk(2, -1)
         return Normal(self.centre(mean, batch), (0.5 * log_variance).exp()).to_event(1)
 
@@ -217,7 +217,7 @@ class FlowGuide(GaussianGuide):
         return network
 
     def posterior(self, batch: Batch) -> TransformedDistribution:
-        """The flows on top of the Gaussian: event (D,), batch (B,)."""
+        """Return the flows on top of the Gaussian: event (D,), batch (B,)."""
         summary = self.summary(batch)
         flows = [flow.condition(at_least_float32(summary)) for flow in self.flows]  # type: ignore[operator]
         return TransformedDistribution(self.gaussian(summary, batch), flows)
@@ -236,7 +236,7 @@ class PointGuide(ReadingGuide):
         self.projection = self.mapped(model.latent_dim)
 
     def posterior(self, batch: Batch) -> PointMass:
-        """The point: event (D,), batch (B,)."""
+        """Return the point: event (D,), batch (B,)."""
         return PointMass(at_least_float32(self.projection(self.summary(batch))))
 
 
@@ -244,7 +244,7 @@ class PriorGuide(SentenceGuide):
     """q(z | w) = p(z): blind, without parameters ("bootstrap"); what a collapsed guide amounts to."""
 
     def posterior(self, batch: Batch) -> Independent:
-        """The model's prior."""
+        """Return the model's prior."""
         return self.model.prior(batch.size)
 
 

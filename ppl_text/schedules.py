@@ -25,12 +25,12 @@ from .core.errors import ConfigError, UnknownNameError, nearest
 
 
 def constant(step: float, *, value: float) -> float:
-    """The same ``value`` at every step."""
+    """Return ``value`` at every step."""
     return value
 
 
 def linear(step: float, *, start: float, end: float = 1.0, steps: float, delay: float = 0) -> float:
-    """Straight line from ``start`` to ``end`` over ``steps`` updates, then level.
+    """Follow a straight line from ``start`` to ``end`` over ``steps`` updates, then level.
 
     ``start + (end - start) · clip((step - delay) / steps, 0, 1)``; ``steps = 0`` jumps after ``delay``.
     """
@@ -46,7 +46,7 @@ def logistic(
     end: float = 1.0,
     freeze_after: float | None = None,
 ) -> float:
-    """S-shaped rise, half way at ``midpoint``.
+    """Follow an S-shaped rise, half way at ``midpoint``.
 
     ``start + (end - start) · (1 + tanh((s - midpoint) / width)) / 2`` with ``s = min(step, freeze_after)``.
     ``midpoint=4500, width=1000`` is the weight λ of the variational-attention paper; its public code
@@ -66,7 +66,7 @@ def cyclical(
     end: float = 1.0,
     cycles: int | None = None,
 ) -> float:
-    """Cycles of ``period`` updates, each at ``start``, rising to ``end``, then level until the next begins.
+    """Go through cycles of ``period`` updates, each at ``start``, rising to ``end``, then level until the next begins.
 
     In a cycle, at ``φ = (step mod period) / period``: ``start + (end - start) · clip((φ - hold) / rise, 0, 1)``.
     ``hold`` and ``rise`` are shares of the cycle. After ``cycles`` cycles (None: for ever) it stays at ``end``.
@@ -87,7 +87,7 @@ def warmup(
     final: float = 0.0,
     decay: str = "cosine",
 ) -> float:
-    """Learning rate that rises to ``value``, then falls to ``final`` at the end of the training.
+    """Return a learning rate that rises to ``value``, then falls to ``final`` at the end of the training.
 
     While ``step < warmup_steps``: ``value · (step + 1) / warmup_steps``, so that the first update is not
     wasted on a rate of zero. Then, with ``u = clip((step - warmup_steps) / (steps - warmup_steps), 0, 1)``:
@@ -103,7 +103,7 @@ def warmup(
 
 
 def restarts(step: float, *, value: float, period: float, plateau: float = 1, final: float = 0.0) -> float:
-    """Learning rate that falls from ``value`` along half a cosine, anew in each ``period`` (SGDR, Loshchilov 2017).
+    """Return a learning rate that falls along half a cosine, anew in each ``period`` (SGDR, Loshchilov 2017).
 
     With ``u = plateau · ⌊(step mod period) / plateau⌋ / period``: ``final + (value - final) · (1 + cos πu) / 2``, which
     stays the same for ``plateau`` updates. With N updates in an epoch, ``period=10N, plateau=N`` is the rate that goes
@@ -121,7 +121,7 @@ def _ramp(done: float, length: float) -> float:
 
 
 def _between(start: float, end: float, share: float) -> float:
-    """Point at ``share`` of the way; exact at both ends, which ``start + (end - start)`` is not."""
+    """Return the point at ``share`` of the way; exact at both ends, which ``start + (end - start)`` is not."""
     return end if share >= 1.0 else start + (end - start) * share
 
 
@@ -176,11 +176,11 @@ class Schedule:
     arguments: tuple[tuple[str, Any], ...]
 
     def is_constant(self, value: float) -> bool:
-        """Whether this is ``value`` at every step by its name."""
+        """Return whether this is ``value`` at every step by its name."""
         return self.name == "constant" and dict(self.arguments)["value"] == value
 
     def __call__(self, step: float) -> float:
-        """Value for the update that follows ``step`` updates."""
+        """Return the value for the update that follows ``step`` updates."""
         return float(SCHEDULES[self.name](step, **dict(self.arguments)))
 
 
@@ -204,7 +204,7 @@ def build(spec: Mapping[str, Any] | float) -> Schedule:
 
 
 def in_steps(spec: Any, epoch: int | None) -> Any:
-    """The same schedule with all arguments in updates, of which an epoch has ``epoch``; None: there are no epochs.
+    """Return the schedule with all arguments in updates, of which an epoch has ``epoch`` (None: no epochs).
 
     What is no mapping stays as it is. Raises :class:`ConfigError` for an argument that is given twice, that is no
     number, or that counts epochs where there are none.
@@ -237,7 +237,7 @@ def _refuse(name: str, faults: list[str]) -> None:
 
 
 def _faults(name: str, arguments: dict[str, Any]) -> list[str]:
-    """All faults of the arguments, in words."""
+    """Return all errors of the arguments, in words."""
     known = [p for p in inspect.signature(SCHEDULES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
     names = [p.name for p in known]
     others = [key for key, in_updates in IN_EPOCHS.items() if in_updates in names]
@@ -256,7 +256,7 @@ def _faults(name: str, arguments: dict[str, Any]) -> list[str]:
 
 
 def _fault(key: str, value: Any) -> str:
-    """What is wrong with one value, or nothing."""
+    """Return what is wrong with one value, or nothing."""
     if key == "decay":
         return "" if value in _DECAYS else f"'decay' must be one of {', '.join(_DECAYS)}; got {value!r}"
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -270,7 +270,7 @@ def _fault(key: str, value: Any) -> str:
 
 
 def _joint_faults(name: str, arguments: dict[str, Any]) -> list[str]:
-    """Faults of arguments that are each fine but do not go together."""
+    """Return errors of arguments that are each fine but do not go together."""
     if name == "cyclical" and arguments.get("hold", 0.0) + arguments.get("rise", 0.5) > 1:
         return ["'hold' and 'rise' are shares of one cycle and may not sum to more than 1"]
     if name == "warmup" and arguments["warmup_steps"] > arguments["steps"]:

@@ -57,7 +57,7 @@ class Batch:
         return self.tokens.shape[1]
 
     def take(self, rows: Tensor) -> Batch:
-        """The sentences ``rows`` (R,), in that order, as wide as the longest of them."""
+        """Return the sentences ``rows`` (R,), in that order, as wide as the longest of them."""
         steps = int(self.lengths[rows].max())
         return Batch(
             self.tokens[rows, :steps],
@@ -68,7 +68,7 @@ class Batch:
         )
 
     def counted(self) -> Batch:
-        """The sentences that count: without the filler rows."""
+        """Return the sentences that count: without the filler rows."""
         return self.take(self.weights.nonzero().squeeze(-1))
 
     def to(self, device: Any) -> Batch:

@@ -47,7 +47,7 @@ class LatentSpec:
         return None if self.step_axis is None else self.axes.index(self.step_axis)
 
     def event_shape(self, steps: int, source_steps: int | None = None) -> tuple[int, ...]:
-        """Shape of one sentence's value in a batch of ``steps`` target steps."""
+        """Return the shape of one sentence's value in a batch of ``steps`` target steps."""
         known = {"T": steps, **({} if source_steps is None else {"S": source_steps}), **self.sizes}
         missing = [axis for axis in self.axes if axis not in known]
         if missing:

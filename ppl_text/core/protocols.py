@@ -41,11 +41,11 @@ class Decoder(Protocol):
     """
 
     def begin(self, rows: int) -> State:
-        """The state before the first token of ``rows`` texts: as many as the latents have."""
+        """Return the state before the first token of ``rows`` texts: as many as the latents have."""
         ...
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Logits (R, outcomes) of what follows ``tokens`` (R,), BOS at first, and the state after them."""
+        """Return the logits (R, outcomes) of what follows ``tokens`` (R,), BOS at first, and the state after them."""
         ...
 
 
@@ -81,7 +81,7 @@ class Model(Protocol):
         ...
 
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
-        """Latents ~ p, n rows; a step axis T has ``steps`` steps. ``source`` has n rows where there is one."""
+        """Draw latents ~ p, n rows; a step axis T has ``steps`` steps. ``source`` has n rows where there is one."""
         ...
 
 

@@ -30,7 +30,7 @@ class Kernel(Protocol):
     feedback: bool
 
     def project(self, context: Tensor | None = None) -> Tensor:
-        """The context's part of the parameters, for all steps at once."""
+        """Return the context's part of the parameters, for all steps at once."""
         ...
 
     def params(self, state: Tensor, projected: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Kernel(Protocol):
 class FlowChain(TorchDistribution):
     """p(h_1..h_T | c_1..c_T): a Markov chain of conditional flows; event shape (T, D).
 
-    Arguments: ``kernel`` the step; ``initial`` (D,) h_0; ``lengths`` (…, B) steps that count (the rest is
+    Args: ``kernel`` the step; ``initial`` (D,) h_0; ``lengths`` (…, B) steps that count (the rest is
     padding: drawn, so that shapes stay static, never scored); ``steps`` T; ``context`` (…, B, T, C) or
     None. Leading axes (particles) may come in front of ``lengths`` and ``context``, or by ``expand``.
 
@@ -87,7 +87,7 @@ class FlowChain(TorchDistribution):
         return torch.arange(self.steps, device=self.lengths.device) < self.lengths.unsqueeze(-1)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """A path (…, B, T, D), reparametrised."""
+        """Draw a path (…, B, T, D), reparametrised."""
         shape = self._extended_shape(sample_shape)
         noise = torch.randn(shape, dtype=self.initial.dtype, device=self.initial.device)
         value, params = self.push_forward(noise)
@@ -130,7 +130,7 @@ class FlowChain(TorchDistribution):
         return self.projected.unbind(-2)
 
     def _cached(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """What ``rsample`` kept of this very value; drawn under ``no_grad``, it is of no use where gradients are on."""
+        """Return what ``rsample`` kept of this very value; of no use where it was drawn under ``no_grad``."""
         if self._drawn is None or value is not self._drawn[0]:
             return None
         return self._drawn if self._drawn_with_grad or not torch.is_grad_enabled() else None
@@ -199,7 +199,7 @@ class FlowStep(TorchDistribution):
 
 
 def _run_diagonal(kernel: Kernel, noise: Tensor, projected: Tensor, state: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The loop of :meth:`FlowChain.push_forward` with gradients written by hand, where the step allows it."""
+    """Run :meth:`FlowChain.push_forward` with gradients written by hand, where the step allows it."""
     if not (isinstance(kernel, ConditionalFlow) and isinstance(kernel.family, Diagonal)):
         return None
     conditioner, positive = kernel.conditioner, kernel.family.positive

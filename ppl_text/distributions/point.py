@@ -39,7 +39,7 @@ class PointMass(TorchDistribution):
         return self.value
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """The point v, (…, B, D)."""
+        """Return the point v, (…, B, D)."""
         return self.value.expand(self._extended_shape(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

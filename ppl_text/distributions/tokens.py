@@ -70,7 +70,7 @@ class SoftmaxScore(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
-        """Gradients of states, weight and bias, those that are wanted."""
+        """Return the gradients of states, weight and bias, those that are wanted."""
         states, weight, outcomes, shares, total = ctx.saved_tensors
         grad = grad.unsqueeze(1)
         factor = -grad / total
@@ -129,7 +129,7 @@ class TokenDistribution(TorchDistribution):
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
-        """Token ids (…, B, T); everything after the first EOS is padding."""
+        """Draw token ids (…, B, T); everything after the first EOS is padding."""
         draws = torch.distributions.Categorical(logits=self._expanded()).sample(sample_shape)
         return end_at_eos(draws + self.ids.first_outcome, self.ids)
 

@@ -172,7 +172,7 @@ class ClipOutside(nn.Module):
 
 
 def diagonal_map(name: str, delta: float) -> nn.Module:
-    """How a raw number becomes a diagonal entry: ``"softplus+delta"`` or ``"clip"``; 0 gives 1."""
+    """Return how a raw number becomes a diagonal entry: ``"softplus+delta"`` or ``"clip"``; 0 gives 1."""
     kinds = {"softplus+delta": SoftplusDelta, "clip": ClipOutside}
     if name not in kinds:
         raise UnknownNameError("diagonal", name, kinds)
@@ -199,7 +199,7 @@ class ConditionalFlow(ConditionalTransformModule):
         self.feedback = conditioner.state_dim > 0
 
     def project(self, context: Tensor | None = None) -> Tensor:
-        """The context's part of the first layer, for all steps at once."""
+        """Return the context's part of the first layer, for all steps at once."""
         return self.conditioner.project(context)
 
     def params(self, state: Tensor, projected: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class ConditionalFlow(ConditionalTransformModule):
         return self.conditioner(state, projected)
 
     def condition(self, state: Tensor, context: Tensor | None = None) -> Flow:
-        """The map for a given state and context."""
+        """Return the map for a given state and context."""
         return self.family(self.params(state, self.project(context)))
 
 

@@ -44,12 +44,12 @@ class NgramModel:
         return math.exp(total / characters) if total < math.inf else math.inf
 
     def mean_surprise(self, words: Iterable[str]) -> float:
-        """Mean -ln p per word, nats, EOS scored; errors and infinities as in :meth:`perplexity`."""
+        """Return the mean -ln p per word, nats, EOS scored; errors and infinities as in :meth:`perplexity`."""
         total, number, _ = self._surprise(words)
         return total / number
 
     def _surprise(self, words: Iterable[str]) -> tuple[float, int, int]:
-        """Sum of -ln p, number of words, number of scored characters."""
+        """Return the sum of -ln p, number of words, number of scored characters."""
         counts = Counter(words)
         if not counts:
             raise DataError("no words were given, so that an n-gram model has nothing to say of them")
@@ -64,7 +64,7 @@ class NgramModel:
 
 
 def kneser_ney(split: CountedTexts, order: int, *, discount: float = 0.75) -> NgramModel:
-    """Interpolated Kneser-Ney model (Kneser and Ney 1995; ``nltk``'s) of the characters of a counted word list.
+    """Fit an interpolated Kneser-Ney model (Kneser and Ney 1995; ``nltk``'s) of the characters of a counted word list.
 
     The corpus is the words' *tokens*: the highest order counts each n-gram as often as its words occur, the lower
     orders count the different characters that precede (continuation counts), as the method says. For a model of the
@@ -94,7 +94,7 @@ def kneser_ney(split: CountedTexts, order: int, *, discount: float = 0.75) -> Ng
 
 
 def _grams(word: str, order: int) -> Iterator[Gram]:
-    """The n-grams that end in each character of a word and in EOS."""
+    """Return the n-grams that end in each character of a word and in EOS."""
     symbols = (*(BOS,) * (order - 1), *word, EOS)
     return (symbols[i : i + order] for i in range(len(word) + 1))
 

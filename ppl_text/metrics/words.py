@@ -34,7 +34,7 @@ class LetterModel(NamedTuple):
     eos: float
 
     def log_prob(self, word: str) -> float:
-        """The log-probability of a word in nats, EOS scored; −inf for a word with an unknown character."""
+        """Return the log-probability of a word in nats, EOS scored; −inf for a word with an unknown character."""
         return self.eos + sum(self.letters.get(c, -np.inf) for c in word)
 
 
@@ -66,7 +66,7 @@ def cross_entropy(model: CountedTexts, data: CountedTexts) -> float:
 
 
 def letter_model(split: CountedTexts) -> LetterModel:
-    """Maximum likelihood of the i.i.d. letter model: each word counts as often as it occurs.
+    """Fit the i.i.d. letter model by maximum likelihood: each word counts as often as it occurs.
 
     p(c) = n_c / n and p(EOS) = n_words / n, where n = Σ_c n_c + n_words. Raises :class:`DataError`
     for an empty split.
@@ -90,7 +90,7 @@ def letter_cross_entropy(train: CountedTexts, test: CountedTexts) -> float:
 
 
 def _letter_counts(split: CountedTexts) -> tuple[dict[str, float], float]:
-    """How often each letter occurs, words weighted by their counts, and the number of words."""
+    """Return how often each letter occurs, words weighted by their counts, and the number of words."""
     counts = np.asarray(split.counts, dtype=np.float64)
     if not counts.sum():
         raise DataError("a letter model needs one word or more with a count above 0")
@@ -102,19 +102,19 @@ def _letter_counts(split: CountedTexts) -> tuple[dict[str, float], float]:
 
 
 def share_in_list(samples: Iterable[str], words: Collection[str]) -> float:
-    """Share of the samples, repeated ones counted each time, that are in the list ("w in V")."""
+    """Return the share of the samples, repeated ones counted each time, that are in the list ("w in V")."""
     drawn, known = _drawn(samples), set(words)
     return sum(sample in known for sample in drawn) / len(drawn)
 
 
 def share_unique(samples: Iterable[str]) -> float:
-    """Number of different samples over the number of samples ("w unique"); it falls as samples are added."""
+    """Return the number of different samples over the number of samples ("w unique"); it falls as samples are added."""
     drawn = _drawn(samples)
     return len(set(drawn)) / len(drawn)
 
 
 def expected_unique(counts: ArrayLike, n: int) -> float:
-    """Expected share of distinct words among n i.i.d. draws ∝ counts: Σ_w (1 - (1 - p_w)^n) / n.
+    """Return the expected share of distinct words among n i.i.d. draws ∝ counts: Σ_w (1 - (1 - p_w)^n) / n.
 
     1 for n = 1; it falls as n grows and is at most (number of words) / n. Raises :class:`DataError` for counts that are
     no distribution and for n below 1.
@@ -132,7 +132,7 @@ def expected_unique(counts: ArrayLike, n: int) -> float:
 
 
 def draws_for_unique(counts: ArrayLike, share: float) -> int:
-    """The smallest n at which :func:`expected_unique` has fallen to ``share``: how many words someone has drawn.
+    """Return the smallest n at which :func:`expected_unique` has fallen to ``share``: how many words someone has drawn.
 
     Found by bisection, since the expected share falls with n. Raises :class:`DataError` for a share outside (0, 1],
     which no number of draws has.
@@ -148,7 +148,7 @@ def draws_for_unique(counts: ArrayLike, share: float) -> int:
 
 
 def _probabilities(counts: ArrayLike, what: str) -> NDArray[np.float64]:
-    """Counts above 0 over their sum; raises :class:`DataError` where they are no distribution."""
+    """Divide counts above 0 by their sum; raises :class:`DataError` where they are no distribution."""
     numbers = np.asarray(counts, dtype=np.float64)
     if not numbers.size or not np.isfinite(numbers).all() or numbers.min() < 0 or not numbers.sum():
         raise DataError(f"{what} needs finite counts, 0 or more, not all of them 0")

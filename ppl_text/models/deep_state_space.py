@@ -32,7 +32,7 @@ class DeepStateSpace(nn.Module):
     with ζ_t = f_g^{-1}(h_t) (eq. 8); P(w_t | h_t) = softmax(E h_t + b). h_0 is learned. Tokens are never
     fed back. A word ends at its first EOS and nothing after it is scored.
 
-    Arguments:
+    Args:
         vocabulary: V symbols, O of them outcomes.
         state_dim: D (the paper's default is 8).
         transition: F_g: ``diag``, ``tril``, ``nvp`` (Real-NVP) or ``tril-nvp`` (Real-NVP on the noise, then TRIL).
@@ -147,7 +147,7 @@ class DeepStateSpace(nn.Module):
     def smc_step(
         self, state: MutableMapping[str, Tensor], batch: Batch, t: int, chain: FlowChain | None = None
     ) -> None:
-        """Step t = 0, …, T-1: samples site ``h_{t+1}``, observes site ``w_{t+1}``; masked where the word has ended.
+        """Make step t = 0, …, T-1: sample site ``h_{t+1}``, observe ``w_{t+1}``; masked where the word has ended.
 
         ``chain`` is what :meth:`smc_init` returned; it is made anew where it is not given (SMCFilter drops it).
         """
@@ -188,7 +188,7 @@ class DeepStateSpace(nn.Module):
 
 
 def _emission(state_dim: int, hidden: Sequence[int], outcomes: int) -> nn.Module:
-    """Logits of the outcomes given h_t: linear, or with tanh layers between.
+    """Return the logits of the outcomes given h_t: linear, or with tanh layers between.
 
     Unit-scale letter embeddings: with torch's small default the first gradients say that h is not worth its KL, and
     training starts from a collapsed guide.

@@ -27,7 +27,7 @@ class LanguageModel(nn.Module):
     scored, so p is a distribution over strings as it stands: no normalisation over all strings is needed, which the
     paper supposes (specification 4G.7). Every bound equals ln p(w).
 
-    Arguments:
+    Args:
         vocabulary: V symbols, O of them outcomes.
         hidden_dim: units of the cell (the paper's baselines have 8 and 16).
         embedding_dim: of the tokens fed back; ``hidden_dim`` where it is not given, as in the paper.
@@ -72,16 +72,16 @@ class LanguageModel(nn.Module):
         return {}
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> LanguageModel:
-        """The model itself: nothing is given to a text but its own tokens."""
+        """Return the model itself: nothing is given to a text but its own tokens."""
         return self
 
     def begin(self, rows: int) -> State:
-        """The state before the first token of ``rows`` texts: 0, each (R, H)."""
+        """Return the state before the first token of ``rows`` texts: 0, each (R, H)."""
         zero = self.head.weight.new_zeros(rows, self.cell.hidden_size)
         return (zero,) if isinstance(self.cell, nn.GRU) else (zero, zero)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
+        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
         before = tuple(part.unsqueeze(0) for part in state)
         states, after = self.cell(
             self.embedding(tokens).unsqueeze(1), before[0] if isinstance(self.cell, nn.GRU) else before

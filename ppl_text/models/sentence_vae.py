@@ -33,7 +33,7 @@ class SentenceVAE(nn.Module):
     the batch's ``decoder_inputs``, after word dropout. A sentence ends at its first EOS, nothing after it is scored.
     With ``latent_dim=0`` nothing is latent: the LSTM language model with the same decoder, whose bounds are ln p(w).
 
-    Arguments:
+    Args:
         vocabulary: V symbols, O of them outcomes.
         latent_dim: D, the width of z; 0 for a language model.
         embedding_dim, hidden_dim: E and H of the decoder (PTB 256 and 256, Yahoo 512 and 1024, SNLI 128 and 512).
@@ -123,5 +123,5 @@ class SentenceVAE(nn.Module):
         return {"z": self.prior(n).sample()} if self.latents else {}
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:
-        """What writes sentences given z (R, D)."""
+        """Return what writes sentences given z (R, D)."""
         return GivenLatent(self.network, latents.get("z"))

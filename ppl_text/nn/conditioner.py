@@ -16,7 +16,7 @@ class Conditioner(nn.Module):
     The first layer is W_h h_{t-1} + (W_c c_t + b). The bracket does not depend on the state, so a
     chain computes it for all T steps at once (:meth:`project`) and a step only adds W_h h_{t-1}.
 
-    Arguments: ``state_dim`` D (0: no state feedback), ``context_dim`` C (0: no context),
+    Args: ``state_dim`` D (0: no state feedback), ``context_dim`` C (0: no context),
     ``output_dim`` P and the widths of the ``hidden`` layers (none: one linear map). The last layer
     starts small, so that a flow starts near its identity.
     """

@@ -21,7 +21,7 @@ class RecurrentDecoder(nn.Module):
     c_0 = W_z z and s_0 = tanh(c_0); with ``initial="hidden"`` s_0 = W_z z + b and c_0 = 0. With ``latent_dim=0`` both
     are 0: a language model. Dropout on embeddings and on states, in training only; W_o has no bias.
 
-    Arguments:
+    Args:
         vocabulary: V symbols, O of them outcomes.
         latent_dim: D, embedding_dim: E, hidden_dim: H.
         dropout_in, dropout_out: share of the entries of the embeddings and of the states that are dropped.
@@ -88,14 +88,14 @@ class RecurrentDecoder(nn.Module):
         return (start.tanh(), start) if self.initial == "cell" else (start, torch.zeros_like(start))
 
     def begin(self, z: Tensor | None, rows: int) -> State:
-        """The state before the first step: (s_0, c_0, z), each (R, …); z None where D = 0."""
+        """Return the state before the first step: (s_0, c_0, z), each (R, …); z None where D = 0."""
         given = self.embedding.weight.new_zeros(rows, 0) if z is None else z
         if given.shape != (rows, self.latent_dim):
             raise ValueError(f"decoder: expects z of shape {(rows, self.latent_dim)}, got {tuple(given.shape)}")
         return (*self.initial_state(given), given)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
+        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
         hidden, cell, z = state
         joined = torch.cat([self.embedding(tokens), z], dim=-1).unsqueeze(1)
         states, (hidden, cell) = self.lstm(joined, (hidden.unsqueeze(0), cell.unsqueeze(0)))
@@ -109,9 +109,9 @@ class GivenLatent:
         self._network, self._z = network, z
 
     def begin(self, rows: int) -> State:
-        """The state before the first token."""
+        """Return the state before the first token."""
         return self._network.begin(self._z, rows)
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
+        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
         return self._network.step(state, tokens)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 
 def worthwhile(x: Tensor) -> bool:
-    """Whether these recurrences are the faster way for this tensor: gradients wanted, CPU, full precision."""
+    """Return whether these recurrences are the faster way for this tensor: gradients wanted, CPU, full precision."""
     return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
@@ -56,7 +56,7 @@ class GatedRecurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of gates, weight and bias."""
+        """Return the gradients of gates, weight and bias."""
         path, switches, new, hidden_new, weight = ctx.saved_tensors
         reset, update = switches.chunk(2, -1)
         through_new = (1 - update) * (1 - new * new)

@@ -31,14 +31,14 @@ def gate_table(gru: nn.GRU, embedding: nn.Embedding) -> Tensor:
 
 
 def states_from_gates(gru: nn.GRU, gates: Tensor) -> Tensor:
-    """States (T, B, H) of a one-layer GRU from its input gates (T, B, 3H), by :class:`~.fused.GatedRecurrence`."""
+    """Return states (T, B, H) of a one-layer GRU from its input gates (T, B, 3H) (:class:`.GatedRecurrence`)."""
     _, hidden_weight, _, hidden_bias = gru.all_weights[0]
     states: Tensor = GatedRecurrence.apply(gates, hidden_weight, hidden_bias)
     return states
 
 
 def forward_states(gru: nn.GRU, embedding: nn.Embedding, tokens: Tensor) -> Tensor:
-    """States (B, T, H) of ``gru(embedding(tokens))`` from left to right, by the faster way there is."""
+    """Return the states (B, T, H) of ``gru(embedding(tokens))`` from left to right, by the faster way there is."""
     if worthwhile(embedding.weight):
         return states_from_gates(gru, F.embedding(tokens.t(), gate_table(gru, embedding))).transpose(0, 1)
     return gru(embedding(tokens))[0]
@@ -65,7 +65,7 @@ class BackwardGRU(nn.Module):
         return reverse_within_length(states, lengths)
 
     def _from_gate_table(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """The same states: the gates of every symbol computed once, padding skipped, nothing reversed."""
+        """Return the same states: the gates of every symbol computed once, padding skipped, nothing reversed."""
         table = gate_table(self.gru, self.embedding)
         hold = torch.zeros_like(table[:1])
         hold[:, self.output_dim : 2 * self.output_dim] = _HOLD

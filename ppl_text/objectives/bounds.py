@@ -57,7 +57,7 @@ Bound = Callable[[Scores], Reading]
 
 
 def monte_carlo_scores(terms: Terms) -> Scores:
-    """Scores with ln q - ln p of each site."""
+    """Return the scores with ln q - ln p of each site."""
     kl = {name: site.log_q - site.log_p for name, site in terms.latents.items()}
     return Scores(terms.log_likelihood, kl, terms.side)
 
@@ -117,7 +117,7 @@ def log_power_mean(log_weights: Tensor, power: float) -> Tensor:
 
 
 def effective_share(log_weights: Tensor) -> Tensor:
-    """Effective sample size by number of particles, 1 / (K Σ_k w̃_k²) with w̃ normalised: (K, B) to (B,), in (0, 1]."""
+    """Return the effective sample size by K, 1 / (K Σ_k w̃_k²) with w̃ normalised: (K, B) to (B,), in (0, 1]."""
     normalised = log_weights.softmax(0)
     return 1.0 / (log_weights.shape[0] * normalised.square().sum(0))
 

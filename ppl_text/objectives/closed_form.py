@@ -11,7 +11,7 @@ from .terms import LatentTerms, Terms
 
 
 def closed_form_scores(terms: Terms) -> Scores:
-    """Scores with the KL of each site in closed form where :func:`site_kl` knows one, ln q - ln p elsewhere."""
+    """Return the scores with the KL of each site in closed form where :func:`site_kl` knows one, ln q - ln p elsewhere."""
     kl = {}
     for name, site in terms.latents.items():
         closed = site_kl(site)
@@ -37,12 +37,12 @@ def site_kl(site: LatentTerms) -> Tensor | None:
 
 
 def is_masked(site: LatentTerms) -> bool:
-    """Whether ``poutine.mask`` hides a part of the site: of its log-density only, a closed form would count it."""
+    """Return whether ``poutine.mask`` hides a part of the site, which a closed form would count."""
     return any(mask is not None and mask is not True for mask in (site.p_site["mask"], site.q_site["mask"]))
 
 
 def describe_coverage(terms: Terms) -> list[str]:
-    """One line for each latent site: whether its KL is in closed form or by Monte Carlo."""
+    """Describe in one line for each latent site: whether its KL is in closed form or by Monte Carlo."""
     return [
         f"KL of site '{name}': "
         + (

@@ -52,7 +52,7 @@ class BoundObjective:
         return assemble(self.bound(scores), scores, batch, beta)
 
     def remarks(self, model: nn.Module, guide: nn.Module, batch: Batch) -> list[str]:
-        """What a user should know of this objective on these two programs, a line each; often nothing."""
+        """Return what a user should know of this objective on these two programs, a line each; often nothing."""
         if self.score is not score_in_closed_form:
             return []
         devices = [batch.tokens.device] if batch.tokens.is_cuda else []
@@ -61,7 +61,7 @@ class BoundObjective:
 
 
 def in_chunks(score: Scorer, chunk: int | None) -> Scorer:
-    """A scorer with the same values and gradients that holds the activations of ``chunk`` particles only.
+    """Return a scorer with the same values and gradients that holds the activations of ``chunk`` particles only.
 
     Each chunk is run forward without keeping its activations, and once more on the way back, with the same random
     numbers (``torch.utils.checkpoint``): memory for time. The guide reads the sentences once for each chunk.
@@ -80,7 +80,7 @@ def in_chunks(score: Scorer, chunk: int | None) -> Scorer:
 
 
 def _over_particles(values: list[Tensor], sizes: list[int]) -> Tensor:
-    """Mean over all particles of side losses that come in chunks: scalars, (B,) or (k, B)."""
+    """Return the mean over all particles of side losses that come in chunks: scalars, (B,) or (k, B)."""
     means = [value.mean(0) if value.dim() > 1 else value for value in values]
     return torch.stack([mean * size for mean, size in zip(means, sizes, strict=True)]).sum(0) / sum(sizes)
 
@@ -126,5 +126,5 @@ def _with_beta(reading: Reading, beta: Beta) -> Tensor:
 
 
 def is_one(beta: Beta) -> bool:
-    """Whether β is the plain number 1, known without asking a device."""
+    """Return whether β is the plain number 1, known without asking a device."""
     return not isinstance(beta, Tensor | Mapping) and beta == 1.0

@@ -53,7 +53,7 @@ def build_objective(spec: Any) -> Objective:
 
 
 def _plain(bound: Bound, score: Scorer, *, default: str | None) -> Callable[[str, list[str]], Objective]:
-    """Maker of an objective that takes K only, ``default`` where none is given."""
+    """Return a maker of an objective that takes K only, ``default`` where none is given."""
 
     def make(spec: str, arguments: list[str]) -> Objective:
         (text,) = arguments or ([] if default is None else [default])

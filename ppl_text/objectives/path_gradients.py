@@ -48,7 +48,7 @@ class Share:
         self.factor: Tensor | None = None
 
     def attach(self, value: Tensor) -> Tensor:
-        """The same value, whose incoming gradient will be multiplied by the factor."""
+        """Return the same value, whose incoming gradient will be multiplied by the factor."""
         if not value.requires_grad:
             return value
         copy = value.view_as(value)
@@ -64,7 +64,7 @@ class Share:
 
 
 def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, share: Share | None = None) -> Scores:
-    """Scores of K particles in which ln q has its parameters detached; equal in value to those by Monte Carlo.
+    """Return the scores of K particles in which ln q has its parameters detached; equal in value to those by Monte Carlo.
 
     With ``share`` the densities are taken at copies of what was drawn, through which gradients are scaled; those
     that run from one site of the guide to the next are not. The guide runs twice, so running statistics of its
@@ -85,7 +85,7 @@ def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int
 
 
 def _refuse_side_losses(side: dict[str, Tensor]) -> None:
-    """A model's side loss that depends on the latents would reach the guide through the scaled copies."""
+    """Refuse a model's side loss that depends on the latents: it would reach the guide through the scaled copies."""
     for name, value in side.items():
         if value.requires_grad:
             raise UserError(
@@ -103,7 +103,7 @@ def _detached_densities(model: nn.Module, guide: nn.Module, batch: Batch) -> dic
 
 
 def _with_copies(trace: poutine.Trace, share: Share) -> poutine.Trace:
-    """The same trace with copies of the latent values, see :class:`Share`."""
+    """Return the same trace with copies of the latent values, see :class:`Share`."""
     copied = trace.copy()
     for name, site in stochastic_sites(trace):
         if not is_auxiliary(site):
@@ -150,7 +150,7 @@ class _Substitute(Messenger):
 
 
 def _drops(module: nn.Module) -> bool:
-    """Whether a module drops units: a dropout layer, or attention or a recurrent one with dropout inside."""
+    """Return whether a module drops units: a dropout layer, or attention or a recurrent one with dropout inside."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     if isinstance(module, nn.MultiheadAttention):

@@ -72,7 +72,7 @@ def _mean(kl: Tensor, weights: Tensor) -> Tensor:
 
 
 def _kl_by_dimension(site: LatentTerms) -> Tensor:
-    """KL of each entry of a site, (…, B, D), for distributions whose entries are independent in q and in p."""
+    """Return the KL of each entry of a site, (…, B, D), for distributions whose entries are independent in q and in p."""
     q, p = _entries(site.q), _entries(site.p)
     if q is None or p is None or is_masked(site):
         raise UserError(
@@ -90,7 +90,7 @@ def _kl_by_dimension(site: LatentTerms) -> Tensor:
 
 
 def _entries(distribution: Distribution) -> Distribution | None:
-    """The distribution of the entries, where they are independent and all axes of the event are theirs."""
+    """Return the distribution of the entries, where they are independent and all axes of the event are theirs."""
     base = getattr(distribution, "base_dist", None)
     if base is None or distribution.event_dim == 0 or base.event_dim != 0:
         return None

@@ -29,24 +29,24 @@ Ancestors = Callable[[Tensor], Tensor]
 
 
 def multinomial(weights: Tensor) -> Tensor:
-    """Each ancestor drawn by itself."""
+    """Draw each ancestor by itself."""
     return _pick(weights, torch.rand_like(weights))
 
 
 def systematic(weights: Tensor) -> Tensor:
-    """One uniform number u for all: the points (n + u) / N of the cumulated weights; less noise, still unbiased."""
+    """Draw one u ~ U(0, 1) for all: the points (n + u) / N of the cumulated weights; less noise, still unbiased."""
     count = weights.shape[0]
     steps = torch.arange(count, dtype=weights.dtype, device=weights.device).unsqueeze(-1)
     return _pick(weights, (steps + torch.rand_like(weights[:1])) / count)
 
 
 def single(weights: Tensor) -> Tensor:
-    """One ancestor for all, drawn by its weight: what Algorithm 1 carries to the next step."""
+    """Draw one ancestor for all by its weight: what Algorithm 1 carries to the next step."""
     return _pick(weights, torch.rand_like(weights[:1])).expand_as(weights)
 
 
 def _pick(weights: Tensor, points: Tensor) -> Tensor:
-    """The particles in whose share of [0, 1) the points (n, B) fall; weights that are not finite do no harm."""
+    """Return the particles in whose share of [0, 1) the points (n, B) fall; weights that are not finite do no harm."""
     edges = weights.cumsum(0).t().contiguous()
     return torch.searchsorted(edges, points.t().contiguous(), right=True).clamp_(max=weights.shape[0] - 1).t()
 

@@ -45,7 +45,7 @@ def check_sites(model: Program, guide: Program, batch: Batch) -> str:
 
 
 def site_faults(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> list[str]:
-    """Everything in which the guide's latent sites differ from the model's, each with its fix."""
+    """Return everything in which the guide's latent sites differ from the model's, each with its fix."""
     faults = []
     for name, row in wanted.items():
         other = given.get(name)
@@ -72,7 +72,7 @@ def site_faults(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> list[s
 
 
 def site_table(wanted: dict[str, SiteRow], given: dict[str, SiteRow]) -> str:
-    """Both programs' latent sites side by side, as plain text."""
+    """Return both programs' latent sites side by side, as plain text."""
     if not wanted and not given:
         return "no latent site: every bound is ln p(tokens) itself"
     header = ("site", "model", "guide")
@@ -114,7 +114,7 @@ def _latent_rows(trace: Trace) -> dict[str, SiteRow]:
 
 
 def _support(support: object) -> str:
-    """A constraint's name; event axes are compared apart."""
+    """Return a constraint's name; event axes are compared apart."""
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return str(support).removesuffix("()").lower().replace("realvector", "real")

@@ -87,7 +87,7 @@ class StockObjective:
             return self._surrogate(programs, [*model.parameters(), *guide.parameters()], batch)
 
     def _surrogate(self, programs: tuple[Program, Program], parameters: list[nn.Parameter], batch: Batch) -> Tensor:
-        """A scalar with the value and the gradients that ``loss_and_grads`` computes."""
+        """Return a scalar with the value and the gradients that ``loss_and_grads`` computes."""
         kept = [p.grad for p in parameters]
         for p in parameters:
             p.grad = None

@@ -93,7 +93,7 @@ def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1
 
 
 def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, particles: int, batch: Batch) -> Terms:
-    """The terms of two traces; raises :class:`GuideMismatchError` where their latent sites differ."""
+    """Return the terms of two traces; raises :class:`GuideMismatchError` where their latent sites differ."""
     shape = (particles, batch.size)
     latents, log_likelihood = {}, torch.zeros((), device=batch.tokens.device)
     for name, site in stochastic_sites(guide_trace):
@@ -117,12 +117,12 @@ def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, partic
 
 
 def particle_plate(particles: int) -> AbstractContextManager[Any]:
-    """The plate that objectives open around both programs; nothing for a single particle."""
+    """Return the plate that objectives open around both programs; nothing for a single particle."""
     return pyro.plate("particles", particles, dim=-2) if particles > 1 else nullcontext()
 
 
 def stochastic_sites(trace: poutine.Trace) -> list[tuple[str, dict[str, Any]]]:
-    """Sites with a density, in the order of the program: no plates, no deterministic values."""
+    """Return the sites with a density, in the order of the program: no plates, no deterministic values."""
     return [
         (name, site)
         for name, site in trace.nodes.items()
@@ -131,7 +131,7 @@ def stochastic_sites(trace: poutine.Trace) -> list[tuple[str, dict[str, Any]]]:
 
 
 def is_auxiliary(site: dict[str, Any]) -> bool:
-    """Whether a guide's site is noise that only randomises the guide, marked ``infer={"is_auxiliary": True}``.
+    """Return whether a guide's site is noise that only randomises the guide, marked ``infer={"is_auxiliary": True}``.
 
     Given that noise u the guide is q(z | u, x), and E_u[bound of q(· | u, x)] is a mean of bounds: so no density of
     u enters any term. Such a site is masked (``.mask(False)``) for stock Pyro, which counts every site.
@@ -140,7 +140,7 @@ def is_auxiliary(site: dict[str, Any]) -> bool:
 
 
 def log_density(site: dict[str, Any]) -> Tensor:
-    """Unscaled log-density of a site; masked where the program masks it."""
+    """Return the unscaled log-density of a site; masked where the program masks it."""
     value: Tensor = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
     mask = site["mask"]
     if mask is None or mask is True:
@@ -149,7 +149,7 @@ def log_density(site: dict[str, Any]) -> Tensor:
 
 
 def side_losses(trace: poutine.Trace) -> dict[str, Tensor]:
-    """Auxiliary losses that a program has recorded, by name."""
+    """Return the auxiliary losses that a program has recorded, by name."""
     return {
         name: site["value"]
         for name, site in trace.nodes.items()
