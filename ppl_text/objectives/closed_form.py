@@ -11,7 +11,7 @@ from .terms import LatentTerms, Terms
 
 
 def closed_form_scores(terms: Terms) -> Scores:
-    """Return the scores with the KL of each site in closed form where :func:`site_kl` knows one, ln q - ln p elsewhere."""
+    """Return the scores with the KL of each site in closed form where :func:`site_kl` knows it, else ln q - ln p."""
     kl = {}
     for name, site in terms.latents.items():
         closed = site_kl(site)

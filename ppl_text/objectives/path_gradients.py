@@ -64,7 +64,7 @@ class Share:
 
 
 def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, share: Share | None = None) -> Scores:
-    """Return the scores of K particles in which ln q has its parameters detached; equal in value to those by Monte Carlo.
+    """Return the scores of K particles with the parameters of ln q detached; equal in value to those by Monte Carlo.
 
     With ``share`` the densities are taken at copies of what was drawn, through which gradients are scaled; those
     that run from one site of the guide to the next are not. The guide runs twice, so running statistics of its

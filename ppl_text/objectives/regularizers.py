@@ -72,7 +72,7 @@ def _mean(kl: Tensor, weights: Tensor) -> Tensor:
 
 
 def _kl_by_dimension(site: LatentTerms) -> Tensor:
-    """Return the KL of each entry of a site, (…, B, D), for distributions whose entries are independent in q and in p."""
+    """Return the KL of each entry of a site, (…, B, D), where the entries are independent in q and in p."""
     q, p = _entries(site.q), _entries(site.p)
     if q is None or p is None or is_masked(site):
         raise UserError(
