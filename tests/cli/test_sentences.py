@@ -72,7 +72,8 @@ def test_guides_are_swapped_one_after_the_other(ppl, trained, sentences, tmp_pat
         folder = tmp_path / guide
         after = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         assert math.isfinite(after["elbo"])
-        assert after["elbo"] <= after["iw"] < 0
+        assert after["elbo"] <= after["iw"] + 1e-6 * abs(after["iw"])  # equal where nothing varies, up to float32
+        assert after["iw"] < 0
     models = [pt.load(place).model.state_dict() for place in (trained.folder, folder)]
     assert all(value.equal(models[1][name]) for name, value in models[0].items()), "the model is frozen"
     assert pt.load(folder).config.guide.name == "pooled"
@@ -89,7 +90,7 @@ def test_guides_and_objectives_are_compared(ppl, trained, tmp_path):
         assert -100 < row["bound"] < 0
         assert row["snr_model"] >= 0
     lower, higher = rows["gaussian", "elbo"], rows["gaussian", "iwae:4"]
-    assert lower["bound"] <= higher["bound"] + 3 * lower["bound_se"] + 1e-6
+    assert lower["bound"] <= higher["bound"] + 5 * math.hypot(lower["bound_se"], higher["bound_se"]) + 1e-6
     again = ppl("compare", folder, *arguments, "--sentences", "8", "--repeats", "2")
     assert again.status == 0, again.err
     assert "refitting" not in again.err, "the refitted guide is taken again"

@@ -22,7 +22,8 @@ def trained_soundly(run):
     """The run is finished, its parameters have moved, its numbers are numbers and in the right order."""
     assert run.finished
     results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
-    assert results["elbo"] <= results["iw"] < 0
+    assert results["elbo"] <= results["iw"] + 1e-6 * abs(results["iw"])  # equal where nothing varies, up to float32
+    assert results["iw"] < 0
     assert results["elbo"] == pytest.approx(-(results["rec_sum"] + results["kl_sum"]) / results["n_sent"], rel=1e-5)
     records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(isinstance(record["bound"], float) and record["bound"] < 0 for record in records)
