@@ -98,7 +98,7 @@ def test_gradients_are_the_same_and_that_of_the_equations_along_a_direction() ->
 def test_padding_changes_no_number(kind: type) -> None:
     longer = Words(np.pad(WORDS.tokens, ((0, 0), (0, 3))), WORDS.lengths)
     contestant = loaded(kind)
-    np.testing.assert_allclose(contestant.elbo(longer, NOISE), contestant.elbo(WORDS, NOISE), rtol=1e-6)
+    np.testing.assert_allclose(contestant.elbo(longer, NOISE), contestant.elbo(WORDS, NOISE), rtol=1e-5)
     wide, narrow = contestant.gradients(longer, NOISE), contestant.gradients(WORDS, NOISE)
     for name, value in narrow.items():
         np.testing.assert_allclose(wide[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -117,7 +117,7 @@ def test_timed_steps_descend_the_same_loss_with_the_same_dropout() -> None:
     means = {name: values.mean() for name, values in losses.items()}
     error = math.hypot(*(values.std() / math.sqrt(600) for values in losses.values()))
     assert abs(means["ours"] - means["PyTorch loop"]) < 5 * error
-    assert losses["ours"].std() == pytest.approx(losses["PyTorch loop"].std(), rel=0.2)
+    assert losses["ours"].std() == pytest.approx(losses["PyTorch loop"].std(), rel=5 * math.sqrt(2 / (2 * 600)))
     noise = np.random.default_rng(4).standard_normal((99, 3, 3)).astype(np.float32)
     quiet = -np.mean([loaded(LSTMVAE).elbo(WORDS, draw) for draw in noise])
     assert abs(quiet - means["ours"]) > 5 * error

@@ -136,7 +136,7 @@ def test_padding_changes_no_number(peer: Peer) -> None:
     extra = 4
     padded = Words(np.pad(WORDS.tokens, ((0, 0), (0, extra))), WORDS.lengths)
     noise = np.concatenate([NOISE, draw_noise(6, padded)[:, :extra]], 1)
-    np.testing.assert_allclose(peer.elbo(padded, noise), peer.elbo(WORDS, NOISE), atol=1e-5, rtol=1e-6)
+    np.testing.assert_allclose(peer.elbo(padded, noise), peer.elbo(WORDS, NOISE), atol=1e-4, rtol=1e-5)
     longer, shorter = peer.gradients(padded, noise), peer.gradients(WORDS, NOISE)
     for name, value in shorter.items():
         _assert_close(longer[name], value, name)
@@ -145,7 +145,7 @@ def test_padding_changes_no_number(peer: Peer) -> None:
 def test_noise_past_the_end_changes_no_number(peer: Peer) -> None:
     past = np.arange(STEPS) >= WORDS.lengths[:, None]
     noise = np.where(past[..., None], 10.0 * NOISE[::-1], NOISE).astype(np.float32)
-    np.testing.assert_allclose(peer.elbo(WORDS, noise), peer.elbo(WORDS, NOISE), atol=1e-5, rtol=1e-6)
+    np.testing.assert_allclose(peer.elbo(WORDS, noise), peer.elbo(WORDS, NOISE), atol=1e-4, rtol=1e-5)
 
 
 def _normal(size: int) -> torch.Tensor:
@@ -174,7 +174,7 @@ def test_timed_step_descends_the_bound_that_was_compared(name: str, draw: Callab
     noise = draw(len(WORDS.lengths)).numpy()
     torch.manual_seed(7)
     loss = peer.step(peer.prepare(WORDS))
-    np.testing.assert_allclose(loss, -reference_elbo(WORDS, noise, PARAMETERS).mean(), atol=1e-4)
+    np.testing.assert_allclose(loss, -reference_elbo(WORDS, noise, PARAMETERS).mean(), rtol=1e-5)
 
 
 def test_timed_jax_step_descends_the_bound_that_was_compared() -> None:
@@ -190,7 +190,7 @@ def test_timed_jax_step_descends_the_bound_that_was_compared() -> None:
         steps.append(peer.step(batch))
     error = np.hypot(np.std(losses) / np.sqrt(len(losses)), np.std(steps) / np.sqrt(len(steps)))
     assert abs(np.mean(steps) - np.mean(losses)) < 5 * error
-    assert np.std(steps) == pytest.approx(np.std(losses), rel=0.3)
+    assert np.std(steps) == pytest.approx(np.std(losses), rel=5 * np.sqrt(2 / (2 * 200)))
 
 
 def test_all_learn_alike(peer: Peer) -> None:
@@ -203,7 +203,8 @@ def test_all_learn_alike(peer: Peer) -> None:
         [contestant.step(batch) for _ in range(50)]
         for contestant, batch in ((peer, peer.prepare(WORDS)), (loop, loop.prepare(WORDS)))
     )
-    assert np.mean(losses[-20:]) == pytest.approx(np.mean(expected[-20:]), abs=1.0)
+    error = np.hypot(np.std(losses[-20:]), np.std(expected[-20:])) / np.sqrt(20)
+    assert np.mean(losses[-20:]) == pytest.approx(np.mean(expected[-20:]), abs=5 * error)
     assert np.mean(losses[:5]) - np.mean(losses[-20:]) > 4.0
     peer.load(PARAMETERS)
 
