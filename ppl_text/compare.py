@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 
 from . import objectives as names
-from .core.batch import Batch
+from .core.batch import Batch, device_of
 from .core.errors import PplTextError, UserError
 from .core.protocols import Objective
 from .evaluation.comparison import Row, plain_text, tables
@@ -141,12 +141,7 @@ def compare_runs(
 
 def _sentences(run: Comparable, settings: Settings) -> CommonSentences:
     data = build.evaluation_set(run.corpus, settings.split, settings.sentences, settings.seed, batch_size=64)
-    return common_sentences(data, _device(run))
-
-
-def _device(run: Comparable) -> torch.device:
-    device: torch.device = next(run.programs.model.parameters()).device
-    return device
+    return common_sentences(data, device_of(run.programs.model))
 
 
 def _check_runs(runs: Sequence[Comparable]) -> None:
@@ -208,7 +203,7 @@ class _Swaps:
     def _untrained(self, run: Comparable, name: str) -> Subject:
         config = self._configs.get((run.folder, name), run.config)
         programs = build.build_programs(config, run.corpus.vocabulary)
-        device = _device(run)
+        device = device_of(run.programs.model)
         return Subject("", "", self._label[name], programs.model.to(device), programs.guide.to(device))
 
     def _child(self, run: Comparable, name: str, progress: Any) -> Comparable:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from . import objectives, swap
+from .core.batch import device_of
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
@@ -135,7 +136,7 @@ class Run:
         if store is not None:
             check_storable(store)
         self.require_weights()
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         rows = build.evaluation_set(self.corpus, split, limit, seed)
         # Decoders of sentences are wide: no filler rows.
         of_sentences = not self.corpus.weighted
@@ -166,7 +167,7 @@ class Run:
         if not sentence_latents(self.model):
             return None
         self.require_weights()
-        device = next(self.model.parameters()).device
+        device = device_of(self.model)
         data = common_sentences(build.evaluation_set(self.corpus, split, limit, seed, batch_size=64), device)
         with measuring(seed, self.model, self.guide):
             return latent_figures(self.model, self.guide, data)
@@ -185,9 +186,7 @@ class Run:
         """
         self.require_weights()
         made = objectives.build(objective)
-        data = common_sentences(
-            build.evaluation_set(self.corpus, split, limit, seed), next(self.model.parameters()).device
-        )
+        data = common_sentences(build.evaluation_set(self.corpus, split, limit, seed), device_of(self.model))
         done = itertools.count(1)
         report = progress or (lambda done, total: None)
         found = estimate_bounds(

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from torch import nn
-
 from . import objectives
+from .core.batch import device_of
 from .core.errors import RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
@@ -244,10 +243,6 @@ def khat_distribution(run: Measurable, seed: int) -> tuple[float, float, float]:
 
     model, guide = run.programs
     data = build.evaluation_set(run.corpus, "test", KHAT_SENTENCES, seed)
-    found = sentence_log_weights(model, guide, data, draws=KHAT_DRAWS, device=_device(model), seed=seed)
+    found = sentence_log_weights(model, guide, data, draws=KHAT_DRAWS, device=device_of(model), seed=seed)
     good, fair, bad = khat_shares(pareto_k(found.log_weights.numpy()), found.weights.numpy())
     return float(good), float(fair), float(bad)
-
-
-def _device(model: nn.Module) -> Any:
-    return next(model.parameters()).device

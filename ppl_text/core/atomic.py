@@ -1,11 +1,12 @@
-"""Files that are either wholly there or not there at all, and what to say when the disk refuses."""
+"""Files that are wholly there or not at all, what to say when the disk refuses, and what strict JSON can hold."""
 
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def refused(path: Path, error: OSError) -> CheckpointError:
         f"cannot write {path}: {reason} ({_free_space(path.parent)} free). What was saved before is untouched: "
         "make room or raise the limit, then resume the run."
     )
+
+
+def finite_or_none(value: Any) -> Any:
+    """Replace every float that is not finite by None, in dictionaries and lists too: JSON has no word for it.
+
+    Example::
+
+        >>> finite_or_none({"elbo": -1.5, "by_site": [math.inf, 2]})
+        {'elbo': -1.5, 'by_site': [None, 2]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The batch: what every model and guide is given, and nothing else."""
+"""The batch: what every model and guide is given, and nothing else; and the device that it has to be on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device, nn
 
 
 @dataclass(frozen=True)
@@ -76,3 +76,10 @@ class Batch:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in values.items()}
         return Batch(**moved)
+
+
+def device_of(module: nn.Module) -> device:
+    """Return the device of the first parameter; the CPU where there is no parameter."""
+    import torch
+
+    return next((parameter.device for parameter in module.parameters()), torch.device("cpu"))

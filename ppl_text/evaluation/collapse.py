@@ -22,9 +22,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
+from ..core.batch import device_of
 from ..data.batches import EvaluationSet
 from .latents import LatentFigures, latent_figures, sentence_latents
 from .sentences import CommonSentences, chosen_rows, common_sentences, subset
@@ -167,7 +167,7 @@ class CollapseMonitor:
         """Numbers by name, ``kl_by_dimension`` a list; nothing where no latent belongs to a whole sentence."""
         if not sentence_latents(model):
             return {}
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        device = device_of(model)
         here = CommonSentences(tuple(batch.to(device) for batch in self._data.batches), self._data.texts)
         figures = latent_figures(model, guide, here, draws=self._draws, costly=COSTLY_SENTENCES)
         if figures is None:

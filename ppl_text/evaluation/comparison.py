@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.atomic import finite_or_none
+
 Values = NDArray[np.float64]
 
 
@@ -80,7 +82,7 @@ class Row:
     def as_dict(self) -> dict[str, Any]:
         """The columns as plain values; what is no finite number is None."""
         named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("by_sentence", "weights")}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in named.items()}
+        return finite_or_none(named)
 
 
 class Column(NamedTuple):

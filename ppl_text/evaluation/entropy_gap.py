@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import device_of
 from ..core.errors import UserError
 from .likelihood import measuring
 from .trajectories import check_emitting, emits
@@ -99,7 +100,7 @@ def entropy_gap(model: Any, *, words: int, draws: int, steps: int, seed: int = 0
 
 
 def _run_freely(model: Any, words: int, draws: int, steps: int, states_at_once: int) -> EntropyGap:
-    device = next(model.parameters()).device
+    device = device_of(model)
     chain = model.prior(torch.full((words,), steps, device=device), steps)
     state = model.initial.expand(words, -1)
     word = torch.arange(words, device=device)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import finite_or_none
 from ..core.registry import is_file_reference
 
 
@@ -93,7 +94,7 @@ class BeforeAfter:
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; what is no finite number is None."""
-        return {key: _strict(value) for key, value in asdict(self).items()}
+        return finite_or_none(asdict(self))
 
 
 def label(guide: str) -> str:
@@ -101,12 +102,6 @@ def label(guide: str) -> str:
     return Path(guide).name if is_file_reference(guide) else guide
 
 
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of :func:`_strict`."""
+    """The reverse of what :func:`finite_or_none` does."""
     return {key: math.nan if value is None else value for key, value in stored.items()}

@@ -10,7 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from ..core.batch import Batch
+from ..core.batch import Batch, device_of
 from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents
 from ..data.batches import collate
@@ -230,12 +230,6 @@ def has_own_way(model: Any) -> bool:
 def feeds_back(model: Any) -> bool:
     """Whether tokens are fed back, so that a text is searched token by token."""
     return not callable(getattr(model, "emit", None))
-
-
-def device_of(model: Any) -> torch.device:
-    """Where the model's parameters are."""
-    device: torch.device = next(model.parameters()).device
-    return device
 
 
 def storyteller(model: Any, guide: Any) -> Any:

@@ -14,6 +14,7 @@ from pyro.distributions import Distribution
 from torch import Tensor, nn
 from torch.distributions import Independent, kl_divergence
 
+from ..core.atomic import finite_or_none
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
 from ..objectives.closed_form import is_masked, site_kl
@@ -57,7 +58,7 @@ class LatentFigures:
         names = ("mutual_information", "mutual_information_cap", "marginal_kl")
         values = {name: getattr(self, name) for name in names}
         return {
-            **{name: value if math.isfinite(value) else None for name, value in values.items()},
+            **finite_or_none(values),
             "compared": self.compared,
             "active_units": self.active_units,
             "active_units_02": self.active_units_02,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..core.atomic import finite_or_none
 from .collapse import verdict_of
 from .latents import LatentFigures
 from .likelihood import Likelihood
@@ -155,4 +156,4 @@ def results(
         values |= {**latents.as_dict(), "latents": verdict_of(latents, recipe)}
     if samples is not None:
         values["samples"] = {k: v for k, v in asdict(samples).items() if k != "words"}
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return finite_or_none(values)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..core.batch import device_of
 from ..core.errors import DataError, UserError
 from ..data.batches import EvaluationSet
 from .likelihood import measuring
@@ -60,7 +61,7 @@ def prior_cross_entropy(
             "the numbers of trajectories, of replicates and of trajectories at a time must be 1 or more; "
             f"got {trajectories}, {replicates} and {chunk}"
         )
-    words = _Words.of(data, model.vocabulary.ids.first_outcome, next(model.parameters()).device)
+    words = _Words.of(data, model.vocabulary.ids.first_outcome, device_of(model))
     sums = _StreamedMeans(len(words.share), replicates, words.share.device)
     with measuring(seed, model):
         for start in range(0, trajectories, chunk):

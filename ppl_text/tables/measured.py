@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 Measures = dict[str, float | int | None]
@@ -22,8 +21,3 @@ measured again."""
 SEED = 0
 """Of the texts, draws and samples behind every figure: the same for all rows and all seeds of training, so that rows
 differ by what was trained."""
-
-
-def finite(found: Measures) -> Measures:
-    """What is infinite (a word that has no probability) or unknown is None, as JSON and the table have it."""
-    return {key: value if value is None or math.isfinite(value) else None for key, value in found.items()}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..core.atomic import finite_or_none
 from ..core.errors import UserError
 from ..data.corpus import Corpus
 from ..recipes import folders
 from ..run import Run
-from .measured import SEED, Measured, Measures, finite
+from .measured import SEED, Measured, Measures
 
 SCORES = "scores.safetensors"
 """In a run's folder: what every sentence scored, log-weights too, from which the bounds and perplexities follow."""
@@ -47,7 +48,7 @@ def measure_sentences(run: Run, settings: Mapping[str, Any], report: Callable[[s
     if likelihood.exact:
         found = {key: value for key, value in found.items() if key not in ("kl", "elbo_negative", "ppl_elbo")}
     report("mutual information and active units")
-    return Measured(finite(found | _of_latents(run, settings["representation"])), {})
+    return Measured(finite_or_none(found | _of_latents(run, settings["representation"])), {})
 
 
 def _of_latents(run: Run, limit: int | None) -> Measures:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.atomic import finite_or_none
 from ..data.corpus import Corpus, Split
 from ..evaluation.entropy_gap import Average, EntropyGap, entropy_gap
 from ..evaluation.generation import sample_texts
@@ -18,7 +19,7 @@ from ..metrics.words import cross_entropy, draws_for_unique, entropy, share_in_l
 from ..plots.entropies import gap_figure
 from ..recipes import build
 from ..run import Run
-from .measured import SEED, Measured, Measures, finite
+from .measured import SEED, Measured, Measures
 
 PAPER_UNIQUE = 0.27
 """Share of distinct words among the paper's oracle samples; it fixes the sample size that the paper does not state."""
@@ -55,7 +56,7 @@ def measure_words(run: Run, settings: Mapping[str, Any], report: Callable[[str],
         report("cross-entropy by a particle filter")
         found |= _by_filter(run, settings)
     if not emits(run.model, "prior", "initial"):
-        return Measured(finite(found | _tightest(run, found, settings)), {})
+        return Measured(finite_or_none(found | _tightest(run, found, settings)), {})
     report("cross-entropy by prior Monte Carlo")
     found |= _by_prior(run, settings)
     found |= _tightest(run, found, settings)
@@ -68,7 +69,7 @@ def measure_words(run: Run, settings: Mapping[str, Any], report: Callable[[str],
         found |= _of_gap(gap, suffix)
         profiles[f"gap{suffix}_by_position"] = _profile(gap.by_position())
         profiles[f"gap{suffix}_by_length"] = _profile(gap.by_length())
-    return Measured(finite(found), profiles)
+    return Measured(finite_or_none(found), profiles)
 
 
 def measure_word_oracle(
@@ -83,7 +84,7 @@ def measure_word_oracle(
     of_test = cross_entropy(train, test)
     found |= {"train": entropy(train.counts), "test": of_test, "tightest": of_test}
     found["distance"] = of_test - entropy(test.counts)
-    return Measured(finite(found), {})
+    return Measured(finite_or_none(found), {})
 
 
 def _by_importance(run: Run, split: str, settings: Mapping[str, Any]) -> Measures:
@@ -181,7 +182,7 @@ def _of_gap(gap: EntropyGap, suffix: str) -> Measures:
 
 def _profile(averages: Mapping[int, Average]) -> dict[str, list[float | int | None]]:
     """By position or length, as JSON has it; an error that one word does not know is None."""
-    return {str(k): [a.nats, a.error if math.isfinite(a.error) else None, a.words] for k, a in averages.items()}
+    return {str(k): [a.nats, finite_or_none(a.error), a.words] for k, a in averages.items()}
 
 
 def _entropies(corpus: Corpus) -> Measures:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.atomic import finite_or_none
 from .checkpoints import Checkpoints
 from .ranks import Ranks
 from .records import MetricsFile, StepRecord, ValidationRecord
@@ -56,9 +56,7 @@ class RunFiles:
     def save_weights(self, state: TrainingState) -> None:
         """Write the weights alone, with their step and their validation bound (None where it is not finite)."""
         if self._ranks.is_first:
-            bound = state.counters.best_bound
-            finite = bound if bound is not None and math.isfinite(bound) else None
-            metadata = {"step": state.counters.step, "validation_bound": finite}
+            metadata = finite_or_none({"step": state.counters.step, "validation_bound": state.counters.best_bound})
             save_weights(self.folder / "model.safetensors", state.joint, metadata)
 
     def _write(self, state: TrainingState, save: Callable[[dict[str, Any]], object]) -> None:

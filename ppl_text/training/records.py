@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..core.atomic import refused, write_atomically
+from ..core.atomic import finite_or_none, refused, write_atomically
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second", "sentences_per_second"})
 """Fields of a record that differ between two runs of the same seed."""
@@ -89,7 +89,7 @@ class MetricsFile:
 
     def append(self, record: StepRecord | ValidationRecord) -> None:
         """Add one line and hand it to the system; raises :class:`CheckpointError` when the disk refuses."""
-        line = json.dumps(_strict(record.as_json()), allow_nan=False) + "\n"
+        line = json.dumps(finite_or_none(record.as_json()), allow_nan=False) + "\n"
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(line)
@@ -123,14 +123,6 @@ def _is_until(line: bytes, step: int) -> bool:
     except ValueError:
         return False
     return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", math.inf) <= step
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:

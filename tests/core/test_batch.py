@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 import torch
 
-from ppl_text.core.batch import Batch
+from ppl_text.core.batch import Batch, device_of
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
 
 TOKENS = torch.tensor([[5, EOS_ID, PAD_ID], [6, 7, EOS_ID]])
@@ -55,3 +55,8 @@ def test_a_batch_is_frozen_and_ids_are_distinct() -> None:
         batch.tokens = TOKENS
     assert len({PAD_ID, BOS_ID, EOS_ID}) == 3
     assert max(PAD_ID, BOS_ID) < EOS_ID == EOS_ID
+
+
+def test_the_device_of_a_module_is_that_of_its_parameters_and_the_cpu_without_any() -> None:
+    assert device_of(torch.nn.Linear(2, 2, device="meta")).type == "meta"
+    assert device_of(torch.nn.Dropout()).type == "cpu"
