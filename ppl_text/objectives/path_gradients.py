@@ -67,8 +67,7 @@ def path_scores(model: nn.Module, guide: nn.Module, batch: Batch, particles: int
     """Return the scores of K particles with the parameters of ln q detached; equal in value to those by Monte Carlo.
 
     With ``share`` the densities are taken at copies of what was drawn, through which gradients are scaled; those
-    that run from one site of the guide to the next are not. The guide runs twice, so running statistics of its
-    networks are updated twice.
+    that run from one site of the guide to the next are not. The guide runs twice.
     """
     with particle_plate(particles):
         same_dropout = _Dropout(guide)

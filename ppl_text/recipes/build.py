@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import nn
 from guides import GUIDES
 
 from .. import objectives
+from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError, nearest
 from ..core.protocols import Objective
 from ..core.registry import Registry
@@ -34,6 +36,7 @@ from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.entropy_gap import entropy_monitor
 from ..evaluation.latents import sentence_latents
 from ..models import MODELS
+from ..nn.statistics import statistics_of
 from ..training.optimizers import build_optimizer
 from ..training.progress import Progress
 from ..training.trainer import Trainer
@@ -43,8 +46,11 @@ from .faults import Faults, RecipeError
 from .lineage import check_parent
 from .options import checked_options
 from .rehearsal import place_of
-from .seeds import AGGRESSIVE, RESET, derived_seed
+from .seeds import AGGRESSIVE, RESET, STATISTICS, derived_seed
 from .stages import build_stages, check_stages, first_rate
+
+ESTIMATED_ON = 100
+"""Training batches, at most, on which running statistics are estimated for weights that are judged."""
 
 GUIDE_GROUP = "ppl_text.guides"
 """Entry-point group under which installed packages declare guides."""
@@ -260,8 +266,19 @@ def build_trainer(
         progress,
         identity(config, corpus),
         build_monitor(config, programs.model, corpus, validation),
+        statistics=statistics_batches(config, corpus) if statistics_of(*programs) else (),
         seed=config.seed,
     )
+
+
+def statistics_batches(config: RunConfig, corpus: Corpus) -> list[Batch]:
+    """Return the training batches that running statistics are estimated on: an epoch, or :data:`ESTIMATED_ON` of it.
+
+    They come in an order of their own, without word dropout, and are the same ones at every validation.
+    """
+    undropped = config.model_copy(update={"data": config.data.model_copy(update={"word_dropout": 0.0})})
+    stream = training_batches(undropped, corpus, derived_seed(config.seed, STATISTICS))
+    return list(itertools.islice(stream, min(ESTIMATED_ON, epoch_length(stream) or ESTIMATED_ON)))
 
 
 def build_monitor(config: RunConfig, model: nn.Module, corpus: Corpus, validation: EvaluationSet) -> Monitor | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-RESET, AGGRESSIVE = 11, 12
-"""Purposes: parameters of a program that begins anew; the random batches of aggressive training."""
+RESET, AGGRESSIVE, STATISTICS = 11, 12, 13
+"""Purposes: parameters of a program that begins anew; the random batches of aggressive training; the batches that
+running statistics are estimated on."""
 
 
 def derived_seed(seed: int, purpose: int, number: int = 0) -> int:

@@ -41,10 +41,8 @@ class RunFiles:
             self._metrics.append(record)
 
     def save(self, state: TrainingState) -> Path:
-        """Save the state of its step, and the weights where no validation has chosen any yet."""
+        """Save the state of its step."""
         step = state.counters.step
-        if state.counters.best_score is None and step > 0:
-            self.save_weights(state)
         self._write(state, lambda stored: self.checkpoints.save(step, stored))
         return self.checkpoints.folder / f"step-{step:08d}.pt"
 

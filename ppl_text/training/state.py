@@ -77,7 +77,9 @@ class TrainingState:
 
     What each process of a parallel run has of its own (random states, sampler position, running sums, what the update
     rule keeps) is stored once for each. ``best`` are the parameters of the stage's best validation, where they will be
-    wanted again, else None. The stage that the run is in is one of ``stages``, by the counters.
+    wanted again, else None. ``running`` are, by name, the running statistics with which training goes on while the
+    programs hold others (:func:`~ppl_text.training.validation.judged`). The stage that the run is in is one of
+    ``stages``, by the counters.
     """
 
     fabric: Fabric
@@ -88,6 +90,7 @@ class TrainingState:
     update: Update
     counters: Counters
     best: dict[str, Tensor] | None = None
+    running: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def stage(self) -> Stage:
@@ -152,6 +155,7 @@ class TrainingState:
             "precision": self.fabric.strategy.precision.state_dict(),
             "processes": Ranks(self.fabric).gather(own),
             **({} if self.best is None else {"best": self.best}),
+            **({"running": self.running} if self.running else {}),
         }
 
     def restore(self, stored: dict[str, Any], path: Path) -> None:
@@ -163,7 +167,8 @@ class TrainingState:
                 "resume it with as many as it was trained with"
             )
         try:
-            self.joint.load_state_dict(under_present_names(self.joint, stored["parameters"]))
+            parameters = {**stored["parameters"], **stored.get("running", {})}
+            self.joint.load_state_dict(under_present_names(self.joint, parameters))
             _load_optimizer(self.optimizer, stored["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunFolderError(

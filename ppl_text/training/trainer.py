@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing, nullcontext
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .signals import StopSignals
 from .stages import Stage
 from .state import Batches, Counters, TrainingState
 from .update import Joint, Update, set_up, to_device
-from .validation import Monitor, modes_kept, observe, own_random_numbers, validate
+from .validation import Monitor, judged, modes_kept, observe, own_random_numbers, validate
 
 
 class Trainer:
@@ -50,7 +50,9 @@ class Trainer:
     dictionary of plain values. ``fabric`` (default: one CPU process) is launched by the caller where it needs
     launching. ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process only;
     they stand under ``monitor`` in its line of ``metrics.jsonl``, and but for an update rule that goes by them the
-    training is the same with and without it.
+    training is the same with and without it. ``statistics`` are batches of training texts, the same ones every time:
+    running statistics (batch normalisation) are estimated anew on them for all that is validated or saved as weights,
+    since those that training goes on with lag behind. Where they are empty the latter are taken.
 
     Stages follow each other in one folder and one count of steps, with one optimizer and one stream of batches. A
     stage goes on from the best parameters of the one before (from the last where nothing was validated), with fresh
@@ -75,13 +77,14 @@ class Trainer:
         identity: Mapping[str, Any] | None = None,
         monitor: Monitor | None = None,
         *,
+        statistics: Iterable[Batch] = (),
         seed: int = 0,
         keep_checkpoints: int = 2,
     ) -> None:
         self._fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
-        self._validation = validation
+        self._validation, self._statistics = validation, statistics
         self._monitor, self._remark, self._seed = monitor, "", seed
         self._files = RunFiles(
             Path(folder), identity or {}, self._ranks, keep=keep_checkpoints, report=self._progress.message
@@ -268,6 +271,12 @@ class Trainer:
     def _validate(self, data: Iterable[Batch]) -> None:
         """Validate; what is better than all before in this stage becomes ``best.pt`` and ``model.safetensors``."""
         self._verify()
+        with self._judged():
+            record, score = self._measure(data)
+        self._heed(record, score)
+
+    def _measure(self, data: Iterable[Batch]) -> tuple[ValidationRecord, float]:
+        """Measure the present weights and keep them where they are the best; return the score that decided."""
         counters = self._state.counters
         record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed)
         score = float(getattr(record, self._state.stage.criterion))
@@ -284,7 +293,15 @@ class Trainer:
                 self._state.keep_best()
             counters.seconds = self._clock.seconds
             self._files.save_best(self._state)
-        self._heed(record, score)
+        return record, score
+
+    @contextmanager
+    def _judged(self) -> Iterator[None]:
+        """Context in which running statistics are those of the present weights."""
+        with judged(self._joint, self._statistics, self._fabric, seed=self._seed) as running:
+            self._state.running = running
+            yield
+        self._state.running = {}
 
     def _heed(self, record: ValidationRecord, score: float) -> None:
         """Let a validation have its consequences: words, the end of an update rule's mode, a lower rate."""
@@ -308,7 +325,11 @@ class Trainer:
     def _save(self) -> Path:
         """Save the state of this step and return the file's name."""
         self._verify()
-        self._state.counters.seconds = self._clock.seconds
+        counters = self._state.counters
+        counters.seconds = self._clock.seconds
+        if counters.best_score is None and counters.step > 0:
+            with self._judged():
+                self._files.save_weights(self._state)
         return self._files.save(self._state)
 
     def _verify(self) -> None:

@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate, Objective
+from ..nn.statistics import commit, discard, statistics_of
 from ..schedules import Schedule
 from .guard import Guard
 from .options import StepSchedule, TrainingOptions
+from .ranks import Ranks
 
 
 class Inputs:
@@ -157,6 +159,7 @@ class Update:
     ) -> None:
         self._fabric, self._module, self._optimizer, self._guard = fabric, module, optimizer, guard
         self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._statistics, self._total = statistics_of(module), Ranks(fabric).total
         self._clip = options.clip_norm
         self._schedule = options.learning_rate
         self._began = began
@@ -197,8 +200,12 @@ class Update:
         """Take back what :meth:`state_dict` returned."""
 
     def _descend(self, batch: Batch, step: int, **backward: Any) -> Estimate:
-        """One step down the gradient; ``inputs=[…]``: of these parameters alone."""
+        """One step down the gradient; ``inputs=[…]``: of these parameters alone.
+
+        Running statistics move once, by this batch, however often the objective has run the programs on it.
+        """
         self.batch = batch
+        discard(self._statistics)
         self._guard.begin()
         estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
         self._guard.loss(estimate.loss, step + 1)
@@ -210,6 +217,7 @@ class Update:
         if self._clip is not None:
             clip_grads_with_norm_(self._parameters, self._clip, self.norm)
         self._optimizer.step()
+        commit(self._statistics, self._total)
         return estimate
 
     def _gradients(self) -> list[Tensor]:

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from pyro import poutine
 from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
+from ..nn.statistics import Figures, RunningStatistics, Total, alone
 from .ranks import Ranks
 from .records import ValidationRecord
 from .update import Inputs, Joint, to_device
@@ -66,6 +68,57 @@ def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> Mea
         joint.eval()
         torch.manual_seed(seed)
         return {name: _plain(value) for name, value in monitor(joint.model, joint.guide).items()}
+
+
+def refresh_statistics(
+    model: nn.Module, guide: nn.Module, batches: Iterable[Batch], total: Total = alone
+) -> dict[str, Tensor]:
+    """Estimate running statistics anew at the present weights; return copies of what they were, by name.
+
+    Those of parts in training mode are set to the figures of ``batches`` (on the programs' device), with which each
+    program is run once: dropout is off, each batch is normalised by itself, and the global random numbers are used.
+    The rest stays as it is. Names are those of ``state_dict`` with the programs as ``model`` and ``guide``.
+    """
+    joint = nn.ModuleDict({"model": model, "guide": guide})
+    parts = {name: part for name, part in joint.named_modules() if isinstance(part, RunningStatistics)}
+    parts = {name: part for name, part in parts.items() if part.training and part.estimated}
+    noted: dict[str, list[Figures]] = {name: [] for name in parts}
+    if not parts:
+        return {}
+    with modes_kept(joint), torch.no_grad():
+        joint.eval()
+        for part in parts.values():
+            part.training = True
+        for batch in batches:
+            trace = poutine.trace(guide).get_trace(batch)
+            if not set(parts.values()).isdisjoint(model.modules()):
+                poutine.replay(model, trace=trace)(batch)
+            for name, part in parts.items():
+                noted[name] += [figures] if (figures := part.take()) is not None else []
+    kept: dict[str, Tensor] = {}
+    for name, part in parts.items():
+        if noted[name]:
+            kept |= {f"{name}.{key}": buffer.clone() for key, buffer in part.named_buffers()}
+            part.estimate(noted[name], total)
+    return kept
+
+
+@contextmanager
+def judged(joint: Joint, batches: Iterable[Batch], fabric: Fabric, *, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Context in which running statistics are those of the present weights, for what is measured and saved of these.
+
+    They lag behind while the weights move. Afterwards they are as before, which is what the context gives, by name:
+    a validation leaves no trace in the training. Without a part that has statistics this is free.
+    """
+    with own_random_numbers(fabric.device), fabric.autocast():
+        torch.manual_seed(seed)
+        moved = (to_device(batch, fabric.device) for batch in batches)
+        statistics = refresh_statistics(joint.model, joint.guide, moved, Ranks(fabric).total)
+    try:
+        yield statistics
+    finally:
+        for name, value in statistics.items():
+            joint.get_buffer(name).copy_(value)
 
 
 @contextmanager

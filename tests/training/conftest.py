@@ -72,7 +72,8 @@ def one_thread():
 def make():
     """``make(folder, steps=…, objective=…, stages=…, validation=…, identity=…, **options)``.
 
-    ``stages(model, guide)`` makes several; else there is one of ``objective``, ``update`` and ``options``.
+    ``stages`` are several; else there is one of ``objective``, ``update`` and ``options``. ``world()`` makes the
+    programs.
     """
 
     def build(
@@ -89,9 +90,11 @@ def make():
         update=Update,
         seed=3,
         keep_checkpoints=2,
+        world=programs,
+        statistics=(),
         **options,
     ):
-        model, guide = programs()
+        model, guide = world()
         optimizer = optimizer([{"params": [*model.parameters(), *guide.parameters()]}], lr=lr)
         options = {"steps": 12, "log_every": 4, "validate_every": 5, "checkpoint_every": 3} | options
         batches, progress = Batches(), Recorder()
@@ -109,6 +112,7 @@ def make():
             progress=progress,
             identity={"recipe": "small"} if identity is None else identity,
             monitor=monitor,
+            statistics=statistics,
             seed=seed,
             keep_checkpoints=keep_checkpoints,
         )
