@@ -35,9 +35,10 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.vocabulary import BOS_ID, Vocabulary
 from ppl_text.distributions.chains import FlowChain
 from ppl_text.models.deep_state_space import DeepStateSpace
-from ppl_text.training.guard import make_guard
 from ppl_text.training.options import TrainingOptions
-from ppl_text.training.update import Joint, Update, set_up
+from ppl_text.training.programs import Joint, set_up
+from ppl_text.training.stopping import make_guard
+from ppl_text.training.update import Setting, Update
 
 NAMES = {
     "initial": "model.initial",
@@ -145,7 +146,8 @@ class OursInTrainer(Ours):
         fabric = Fabric(accelerator="cpu", devices=1)
         module, optimizer = set_up(fabric, Joint(self.model, self.guide, self.objective), self.optimizer)
         options = TrainingOptions(steps=1, clip_norm=CLIP_NORM)
-        self.update = Update(fabric, module, optimizer, options, make_guard(fabric, self.optimizer))
+        guard = make_guard(fabric, self.optimizer)
+        self.update = Update(Setting(fabric, module, optimizer, guard, options, self.parameters))
         self.steps = 0
 
     def step(self, batch: Batch) -> float:

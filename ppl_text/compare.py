@@ -32,8 +32,8 @@ from .recipes import build, folders
 from .recipes.config import RunConfig, load_config
 from .recipes.references import guide_reference
 from .swap import Trained, child_parts
+from .training.machine import torch_threads
 from .training.progress import Quiet
-from .training.threads import torch_threads
 
 OBJECTIVES = ("elbo", "elbo-analytic", "stl", "iwae:16", "dreg:16", "stepwise:5", "fivo:16")
 """What is compared where nothing else is asked for; those that a model has no methods for are left out."""

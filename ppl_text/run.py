@@ -42,9 +42,9 @@ from .recipes.facts import open_folder, report_facts
 from .recipes.lineage import inherit
 from .recipes.rehearsal import first_batch, rehearse
 from .recipes.stages import stage_objective
+from .training.machine import torch_threads
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
-from .training.threads import torch_threads
 from .training.weights import load_weights
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from .evaluation.report import table
 from .recipes import build, folders, lineage
 from .recipes.config import ReportSection, RunConfig, recipe_tree
 from .recipes.faults import Faults
+from .recipes.procedures import thawed
 from .recipes.references import guide_reference
 from .schedules import IN_EPOCHS
 from .training.weights import weights_digest
@@ -103,6 +104,7 @@ def child_parts(
     faults.attempt(_refuse_kept, changes)
     made = None if objective is None else faults.attempt(objectives.build, objective)
     name = faults.attempt(guide_reference, guide)
+    trained = faults.attempt(_trained_in, freeze)
     if out is not None:
         faults.attempt(folders.check_free, Path(out))
     steps = changes.get("training.steps", REFIT_STEPS) if steps is None else steps
@@ -110,9 +112,9 @@ def child_parts(
         str(parent.folder / "config.yaml"),
         {
             **_stretched_training(parent, steps),
+            **({} if trained is None else {"training.train": trained}),
             **changes,
             "training.steps": steps,
-            "training.freeze": freeze,
             "seed": parent.config.seed if seed is None else seed,
             "device": parent.config.device,
             "parent": str(parent.folder),
@@ -133,6 +135,14 @@ def _refuse_kept(changes: Mapping[str, Any]) -> None:
             f"a swap keeps the parent's model and data: {', '.join(blocked)} cannot change. Change guide.*, training.* "
             "or report.*, or train a new run with fit"
         )
+
+
+def _trained_in(freeze: str) -> list[str]:
+    """The submodules that a refit trains; raises :class:`UserError` for another word than ``none`` or ``model``."""
+    try:
+        return list(thawed(freeze))
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _stretched_training(parent: Trained, steps: Any) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from ..evaluation.latents import sentence_latents
 from ..models import MODELS
 from ..nn.statistics import statistics_of
 from ..training.optimizers import build_optimizer
+from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
@@ -45,6 +46,7 @@ from .config import DataSection, RunConfig, check_config, sound_parts, source_of
 from .faults import Faults, RecipeError
 from .lineage import check_parent
 from .options import checked_options
+from .procedures import FREEZE
 from .rehearsal import place_of
 from .seeds import AGGRESSIVE, RESET, STATISTICS, derived_seed
 from .stages import build_stages, check_stages, first_rate
@@ -233,13 +235,8 @@ def build_trainer(
     fabric: Fabric,
     progress: Progress | None,
 ) -> Trainer:
-    """Everything that a run needs to train, put together.
-
-    A model that is to be frozen gets no gradient from here on, so that the backward pass leaves it out.
-    """
+    """Everything that a run needs to train, put together."""
     training, batches = config.training, training_batches(config, corpus)
-    if training.freeze == "model":
-        programs.model.requires_grad_(False)
 
     def fresh(stage: int, names: Collection[str]) -> dict[str, nn.Module]:
         made = build_programs(config, corpus.vocabulary, stage)
@@ -250,7 +247,7 @@ def build_trainer(
 
     stages = build_stages(training, objective, epoch_length(batches), fresh, others)
     validation = evaluation_set(corpus, "valid", config.data.validation_sentences, config.seed)
-    parameters = [p for program in programs for p in program.parameters() if p.requires_grad]
+    parameters = trained_parameters(*programs, [name for stage in stages for name in stage.train])
     # A group, because optimizers refuse an empty list and nothing may be left to train.
     group = {"params": parameters}
     optimizer = build_optimizer(training.optimizer, [group], lr=first_rate(stages[0]), betas=training.betas)
@@ -312,11 +309,11 @@ def last_steps(config: RunConfig, corpus: Corpus) -> int:
 def identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
     """What makes a checkpoint this run's: everything but how long, how fast and on what it is trained."""
     training = config.training
-    frozen = {"freeze": training.freeze} if training.freeze != "none" else {}
-    rules = [(s.name, s.objective or config.objective, s.update, s.reset) for s in training.in_stages()]
+    stages = training.in_stages()
+    rules = [(s.name, s.objective or config.objective, s.update, s.reset) for s in stages]
     procedure = {"stages": repr(rules)} if training.stages or training.update != "joint" else {}
     return {
-        **frozen,
+        **_trained([stage.train for stage in stages]),
         **procedure,
         "recipe": config.recipe,
         "model": repr(sorted(config.model.model_dump().items())),
@@ -325,3 +322,9 @@ def identity(config: RunConfig, corpus: Corpus) -> dict[str, Any]:
         "seed": config.seed,
         "data": corpus.fingerprint,
     }
+
+
+def _trained(names: list[tuple[str, ...]]) -> dict[str, str]:
+    """Of the identity: what each stage trains, in the words of older checkpoints where these have any."""
+    known = {EVERYTHING: {}, FREEZE["model"]: {"freeze": "model"}}
+    return known.get(names[0], {"train": repr(names)}) if len(set(names)) == 1 else {"train": repr(names)}

@@ -22,7 +22,7 @@ from . import part_names, recipe_names, recipe_text
 from .faults import RecipeError, faults_of
 from .inheritance import extended
 from .presets import preset_values
-from .procedures import TrainingSection, replace_length
+from .procedures import TrainingSection, replace_freeze, replace_length
 from .reading import parse_yaml
 from .references import with_absolute_paths
 from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
@@ -134,6 +134,7 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
     if isinstance(tree.get("training"), dict):
         own = {key.removeprefix("training."): v for key, v in changes.items() if key.startswith("training.")}
         replace_length(tree["training"], own)
+        replace_freeze(tree["training"], own)
     return with_absolute_paths(tree)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.corpus import Corpus
-from ..training.environment import describe_environment
+from ..training.machine import describe_environment
 from ..training.options import TrainingResult
 from .build import Programs
 from .config import RunConfig
@@ -40,7 +40,7 @@ def report_facts(
     environment = read_record(folder / "environment.json")
     model, guide = (f"{sum(p.numel() for p in program.parameters()):,} parameters" for program in programs)
     rows = "types" if corpus.weighted else f"{corpus.noun}s"
-    frozen = ", frozen" if config.training.freeze == "model" else ""
+    frozen = ", frozen" if not any(stage.trains("model") for stage in config.training.in_stages()) else ""
     best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"
     return {
         "run": f"Run {folder.name}: {config.recipe}",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ..core.errors import ConfigError
-from ..training.decay import Decay
-from ..training.options import TrainingOptions
+from ..training.options import Decay, TrainingOptions
+from ..training.programs import EVERYTHING
 from .sections import (
     EPOCH,
     NOMINAL_EPOCH,
@@ -25,11 +25,14 @@ from .sections import (
 
 MovingDecay = Annotated[Real, Field(ge=0, lt=1)]
 
+FREEZE = {"none": EVERYTHING, "model": ("guide",)}
+"""What is trained, by the word that ``swap`` has for it."""
+
 NO_EPOCHS = "a word list is drawn from without end and has no epochs"
 
 
 class DecaySection(Section):
-    """``decay``: the rule of :class:`ppl_text.training.decay.Decay`, in epochs.
+    """``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs.
 
     From the end of epoch ``from_epoch`` (1, 2, …) on; ``patience`` counts validations, which are epochs where
     ``validate_every: epoch``.
@@ -47,12 +50,25 @@ class DecaySection(Section):
         return Decay(self.factor, self.patience, self.from_epoch * (epoch or 0), self.limit)
 
 
+def _submodules(value: Any) -> Any:
+    """A name alone as a list of one; both programs, with whatever parts of them, as everything."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f"expected names of submodules, e.g. [guide] or [model.prior]; got {value!r}")
+    return EVERYTHING if set(EVERYTHING) <= set(names) else tuple(dict.fromkeys(names))
+
+
+Submodules = Annotated[tuple[str, ...], BeforeValidator(_submodules)]
+"""Dotted paths of submodules of both programs; see :func:`ppl_text.training.programs.find_submodules`."""
+
+
 class Procedure(Section):
     """What each stage of a training can say for itself; see :class:`ppl_text.training.options.TrainingOptions`.
 
     ``lr`` and ``beta`` are schedules, ``beta`` one for all latent sites or one by site; they count from the beginning
     of the stage. Intervals are steps, or the word ``epoch``. ``update``: ``joint``, or ``aggressive`` for
-    :class:`ppl_text.training.aggressive.Aggressive`.
+    :class:`ppl_text.training.update.Aggressive`. ``train``: the submodules that are trained (``model``, ``guide``,
+    ``model.prior``, or ``prior`` where one program has it); nothing else gets a gradient.
     """
 
     steps: Count | None = None
@@ -66,6 +82,7 @@ class Procedure(Section):
     patience: Count | None = None
     decay: DecaySection | None = None
     update: Literal["joint", "aggressive"] = "joint"
+    train: Submodules = EVERYTHING
 
     @model_validator(mode="after")
     def _one_length(self) -> Procedure:
@@ -84,6 +101,11 @@ class Procedure(Section):
             if lowest < 0:
                 raise ValueError(f"{key} must be 0 or more at every step; it reaches {lowest:g}")
         return self
+
+    def trains(self, program: str) -> bool:
+        """Whether some part of ``model`` or ``guide`` may be among what is trained."""
+        other = {"model": "guide", "guide": "model"}[program]
+        return any(name.partition(".")[0] != other for name in self.train)
 
     @property
     def length(self) -> dict[str, int]:
@@ -155,21 +177,33 @@ class StageSection(Procedure):
         length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
         beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
+        part = [f"of {' and '.join(self.train)} alone"] if self.train != EVERYTHING else []
         anew = [f"{program} anew" for program in self.reset]
-        return ", ".join([f"{length} of {self.objective or objective}", *beta, *rule, *anew])
+        return ", ".join([f"{length} of {self.objective or objective}", *beta, *rule, *part, *anew])
 
 
 class TrainingSection(Procedure):
     """``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
 
     ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
-    ``freeze: model`` trains the guide's parameters only. A training in stages needs no length of its own.
+    A training in stages needs no length of its own. Configurations of older versions say ``freeze: model`` for
+    ``train: [guide]``.
     """
 
     optimizer: Literal["adam", "soap", "sgd"] = "adam"
     betas: tuple[MovingDecay, MovingDecay] | None = None
-    freeze: Literal["none", "model"] = "none"
     stages: tuple[StageSection, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_freeze(cls, values: Any) -> Any:
+        """Read the word of older configurations."""
+        if not (isinstance(values, Mapping) and "freeze" in values):
+            return values
+        rest = {key: value for key, value in values.items() if key != "freeze"}
+        if "train" in rest:
+            raise ValueError("freeze is an older word for train; give train alone")
+        return {**rest, "train": thawed(values["freeze"])}
 
     @model_validator(mode="after")
     def _betas_of_the_optimizer(self) -> TrainingSection:
@@ -188,8 +222,7 @@ class TrainingSection(Procedure):
         if self.stages and self.stages[0].reset:
             raise ValueError(f"stage '{names[0]}' is the first, so that there is nothing to reset; leave it out")
         self._length_is_the_stages_sum()
-        if self.freeze == "model":
-            self._nothing_for_the_model()
+        self._trained_fits()
         return self
 
     def _length_is_the_stages_sum(self) -> None:
@@ -199,12 +232,14 @@ class TrainingSection(Procedure):
                 said = ", ".join(" ".join(f"{n} {u}" for u, n in stage.length.items()) for stage in self.stages)
                 raise ValueError(f"{unit}: {whole} is not the sum of its stages ({said}); leave {unit} out, or mend it")
 
-    def _nothing_for_the_model(self) -> None:
+    def _trained_fits(self) -> None:
         for stage in self.in_stages():
-            if stage.update == "aggressive":
-                raise ValueError("update: aggressive trains guide and model in turn, and freeze: model leaves only one")
-            if "model" in stage.reset:
-                raise ValueError(f"stage '{stage.name}' resets the model, which freeze: model keeps as it is")
+            said = f"train: [{', '.join(stage.train)}]"
+            if stage.update == "aggressive" and not all(map(stage.trains, EVERYTHING)):
+                raise ValueError(f"update: aggressive trains guide and model in turn, and {said} leaves only one")
+            for program in stage.reset:
+                if not stage.trains(program):
+                    raise ValueError(f"stage '{stage.name}' resets the {program}, which {said} then leaves as it is")
 
     def described(self, objective: str) -> list[str]:
         """A line for each stage, with its name where there are several."""
@@ -233,6 +268,22 @@ class TrainingSection(Procedure):
         if not self.stages and self.steps is not None:
             return {}
         return {"lengths": [stage.length for stage in self.in_stages()]}
+
+
+def thawed(freeze: Any) -> tuple[str, ...]:
+    """Return what is trained where ``freeze`` is: everything but the model, or everything.
+
+    Raises ``ValueError`` for another word.
+    """
+    if freeze not in FREEZE:
+        raise ValueError(f"freeze: expected {' or '.join(map(repr, FREEZE))}; got {freeze!r}")
+    return FREEZE[freeze]
+
+
+def replace_freeze(training: dict[str, Any], changed: Mapping[str, Any]) -> None:
+    """Let a new ``train`` take the place of the ``freeze`` of an older configuration, or a new ``freeze`` of it."""
+    if "freeze" in training and "train" in training:
+        training.pop("train" if "freeze" in changed else "freeze")
 
 
 def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None:

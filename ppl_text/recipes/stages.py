@@ -11,9 +11,8 @@ from torch import nn
 from .. import objectives
 from ..core.protocols import Objective
 from ..data.batches import BatchStream
-from ..training.aggressive import Aggressive
-from ..training.stages import Stage
-from ..training.update import Update
+from ..training.state import Stage
+from ..training.update import Aggressive, Update
 from .config import RunConfig
 from .faults import Faults
 from .procedures import StageSection, TrainingSection
@@ -41,6 +40,7 @@ def build_stages(
             name=own.name,
             update=update(own),
             fresh=partial(fresh, number, own.reset),
+            train=own.train,
         )
         for number, own in enumerate(training.in_stages())
     ]

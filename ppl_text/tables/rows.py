@@ -15,9 +15,8 @@ from ..fitting import fit
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree, source_of
 from ..run import Run, load
-from ..training.environment import describe_environment
+from ..training.machine import describe_environment, torch_threads
 from ..training.progress import Progress
-from ..training.threads import torch_threads
 from .measured import VERSIONS, Measured
 from .measures import MEASURES
 from .table import Row, Table

@@ -1,4 +1,4 @@
-"""The checkpoints of one run folder: written atomically, verified when read, refused when foreign.
+"""What a run writes into its folder while it trains: checkpoints that are written whole and verified when read.
 
 ::
 
@@ -19,8 +19,12 @@ from typing import Any
 
 import torch
 
-from ..core.atomic import refused, remove_partial_files, write_atomically
+from ..core.atomic import finite_or_none, refused, remove_partial_files, write_atomically
 from ..core.errors import RunFolderError
+from .machine import Ranks
+from .records import MetricsFile, StepRecord, ValidationRecord
+from .state import TrainingState
+from .weights import save_weights
 
 FORMAT = 1
 """Version of the checkpoint's layout."""
@@ -45,7 +49,7 @@ _UNREADABLE = (
 
 
 class Checkpoints:
-    """Saves and finds the states of one run.
+    """Save and find the states of one run.
 
     ``identity`` is a flat dictionary of plain values (recipe, fingerprint of the configuration) that is
     written into each file; a file with another identity is refused. ``keep`` is how many of the newest
@@ -156,6 +160,61 @@ class Checkpoints:
                 f"checkpoint {path.name} cannot be read ({reason}); fell back to {used.name} and renamed the "
                 f"damaged file to {path.name}.damaged"
             )
+
+
+class RunFiles:
+    """Write checkpoints, ``model.safetensors`` and ``metrics.jsonl`` of one folder, in the first process only.
+
+    Each thing is written after what it relies on.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Mapping[str, Any], ranks: Ranks, *, keep: int, report: Callable[[str], None]
+    ) -> None:
+        self.folder, self._ranks = folder, ranks
+        self.checkpoints = Checkpoints(folder, identity, keep=keep, report=report)
+        self._metrics = MetricsFile(folder / "metrics.jsonl")
+
+    def begin(self, step: int) -> None:
+        """Make the folder where there is none, and drop what was written after ``step``."""
+        if self._ranks.is_first:
+            self.checkpoints.clean()
+            self._metrics.cut_after(step)
+
+    def load(self) -> tuple[Path, dict[str, Any]]:
+        """Return file and state of the newest checkpoint; see :meth:`Checkpoints.load`."""
+        with self._ranks.first_goes_first():
+            return self.checkpoints.load()
+
+    def record(self, record: StepRecord | ValidationRecord) -> None:
+        """Add a line to the metrics."""
+        if self._ranks.is_first:
+            self._metrics.append(record)
+
+    def save(self, state: TrainingState) -> Path:
+        """Save the state of its step."""
+        step = state.counters.step
+        self._write(state, lambda stored: self.checkpoints.save(step, stored))
+        return self.checkpoints.folder / f"step-{step:08d}.pt"
+
+    def save_best(self, state: TrainingState) -> None:
+        """Save state and weights as the best."""
+        self._write(state, self.checkpoints.save_best)
+        self.save_weights(state)
+
+    def save_weights(self, state: TrainingState) -> None:
+        """Write the weights alone, with their step and their validation bound (None where it is not finite)."""
+        if self._ranks.is_first:
+            metadata = finite_or_none({"step": state.counters.step, "validation_bound": state.counters.best_bound})
+            save_weights(self.folder / "model.safetensors", state.joint, metadata)
+
+    def _write(self, state: TrainingState, save: Callable[[dict[str, Any]], object]) -> None:
+        """Let the first process write the state that all hold together."""
+        stored = state.capture()
+        if self._ranks.is_first:
+            self._metrics.sync()
+            save(stored)
+        self._ranks.wait()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,14 +1,14 @@
-"""The knobs of a training run, and what comes out of one."""
+"""How a training run is set, when its learning rate decays, and what comes out of one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from ..core.errors import ConfigError
 from ..schedules import build
-from .decay import Decay
 
 StepSchedule = Callable[[int], float]
 """Value for the update that follows ``step`` updates."""
@@ -17,6 +17,32 @@ Stop = Literal["steps", "patience", "decays", "untrained"]
 """Why a training ended."""
 
 _ALWAYS_ONE = build(1.0)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Lower the learning rate where the validation no longer improves: the LSTM-VAE papers' rule (specification 0).
+
+    After ``patience`` validations in a row that were worse than the reference, from update ``from_step`` on, the rate
+    is multiplied by ``factor`` and the best parameters are taken up again; ``limit`` decays end the training.
+
+    ``from_step`` counts from the beginning of the stage. One validation an epoch makes ``patience`` a number of epochs.
+    """
+
+    factor: float = 0.5
+    patience: int = 5
+    from_step: int = 0
+    limit: int = 5
+
+    def __post_init__(self) -> None:
+        counts = {"patience": self.patience, "limit": self.limit}
+        errors = [f"{name} must be 1 or more; got {value}" for name, value in counts.items() if value < 1]
+        if not 0 < self.factor < 1:
+            errors.append(f"factor must lie between 0 and 1; got {self.factor}")
+        if self.from_step < 0:
+            errors.append(f"from_step must be 0 or more; got {self.from_step}")
+        if errors:
+            raise ConfigError("decay: " + "; ".join(errors))
 
 
 @dataclass(frozen=True)
@@ -48,15 +74,40 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         counts = ("steps", "log_every", "validate_every", "checkpoint_every")
-        faults = [f"{name} must be 1 or more; got {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
+        errors = [f"{name} must be 1 or more; got {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
         if self.patience is not None and self.patience < 1:
-            faults.append(f"patience must be 1 or more, or None for no early stopping; got {self.patience}")
+            errors.append(f"patience must be 1 or more, or None for no early stopping; got {self.patience}")
         if self.clip_norm is not None and not self.clip_norm > 0:
-            faults.append(f"clip_norm must be above 0, or None for no clipping; got {self.clip_norm}")
+            errors.append(f"clip_norm must be above 0, or None for no clipping; got {self.clip_norm}")
         if self.decay is not None and self.learning_rate is None:
-            faults.append("decay lowers a learning_rate: give its schedule, too")
-        if faults:
-            raise ConfigError("training options: " + "; ".join(faults))
+            errors.append("decay lowers a learning_rate: give its schedule, too")
+        if errors:
+            raise ConfigError("training options: " + "; ".join(errors))
+
+
+@dataclass
+class Plateau:
+    """Remember what the rule goes by: the score to beat, the worse validations since then, and the decays so far.
+
+    A score that equals the reference does not count as worse. With a decay the present score becomes the reference:
+    what follows has to beat that and not the best of all, whose parameters are back (specification 0).
+    """
+
+    reference: float | None = None
+    waited: int = 0
+    decays: int = 0
+
+    def see(self, rule: Decay, score: float, step: int) -> bool:
+        """Note the validation after ``step`` updates of the stage; return whether the rate decays now."""
+        if not math.isnan(score) and (self.reference is None or score >= self.reference):
+            self.reference, self.waited = score, 0
+            return False
+        self.waited += 1
+        if self.waited < rule.patience or step < rule.from_step:
+            return False
+        self.reference = self.reference if math.isnan(score) else score
+        self.waited, self.decays = 0, self.decays + 1
+        return True
 
 
 @dataclass(frozen=True)

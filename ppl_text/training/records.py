@@ -1,10 +1,11 @@
-"""What a training run says about itself: records, and ``metrics.jsonl`` that keeps them."""
+"""What a training run says about itself: records, ``metrics.jsonl`` that keeps them, and the time that it took."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,30 @@ class MetricsFile:
         kept = b"".join(line for line in content.splitlines(keepends=True) if _is_until(line, step))
         if kept != content:
             write_atomically(self.path, lambda file: file.write(kept))
+
+
+class Clock:
+    """Count the time trained, on from the ``seconds`` and the ``step`` of a resumed run."""
+
+    def __init__(self) -> None:
+        self.start(0.0, 0)
+
+    def start(self, seconds: float, step: int) -> None:
+        """Begin to count; ``seconds`` were trained and ``step`` updates made before."""
+        self._origin = time.perf_counter() - seconds
+        self._last_time, self._last_step = time.perf_counter(), step
+
+    @property
+    def seconds(self) -> float:
+        """Return the time trained so far."""
+        return time.perf_counter() - self._origin
+
+    def rate(self, step: int) -> float:
+        """Return the updates per second since the last call, of which ``step`` is now the last."""
+        now = time.perf_counter()
+        done, passed = step - self._last_step, now - self._last_time
+        self._last_time, self._last_step = now, step
+        return done / max(passed, 1e-9)
 
 
 def _is_until(line: bytes, step: int) -> bool:

@@ -1,42 +1,56 @@
-"""The state of a training run: what is saved is exactly what is resumed."""
+"""The stages that a training goes through, and its state in them: what is saved is exactly what is resumed."""
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core.batch import Batch
 from ..core.errors import RunFolderError
-from .decay import Plateau
+from ..core.protocols import Objective
+from .machine import Ranks
 from .optimizers import forget
-from .options import Stop
-from .ranks import Ranks
-from .stages import Stage
+from .options import Plateau, Stop, TrainingOptions
+from .programs import EVERYTHING, Batches
 from .update import Update
 from .weights import under_present_names
 
 
-class Batches(Protocol):
-    """Endless iterator over training batches that can say and take back its position."""
+def nothing() -> Mapping[str, nn.Module]:
+    """Make no program anew."""
+    return {}
 
-    def __iter__(self) -> Iterator[Batch]: ...
 
-    def __next__(self) -> Batch: ...
+@dataclass(frozen=True)
+class Stage:
+    """What is trained, how, and from where.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position as tensors and plain Python values."""
+    ``update`` makes the update rule: :class:`~ppl_text.training.update.Update`, or another with the same argument.
+    ``fresh`` is called when the stage begins after another one, and returns programs by name (``model``, ``guide``)
+    whose parameters and buffers replace those of the run. ``train`` names the submodules that are trained
+    (:func:`~ppl_text.training.programs.find_submodules`); nothing else gets a gradient, and what the optimizer has
+    gathered of it stays as it is.
+    """
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a position."""
+    objective: Objective
+    options: TrainingOptions
+    name: str = "joint"
+    update: Callable[..., Update] = Update
+    fresh: Callable[[], Mapping[str, nn.Module]] = nothing
+    train: Sequence[str] = EVERYTHING
+
+    @property
+    def criterion(self) -> str:
+        """The number of a validation that is compared, larger is better: ``bound``, or what the objective names."""
+        return str(getattr(self.objective, "criterion", "bound"))
 
 
 @dataclass
@@ -62,12 +76,12 @@ class Counters:
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Counters:
-        """What ``asdict`` made, also of a run from before there were stages, when bounds were compared."""
+        """Take up what ``asdict`` made, also of a run from before there were stages, when bounds were compared."""
         values = {"best_score": values["best_bound"], **values}
         return cls(**{**values, "plateau": Plateau(**values.get("plateau", {}))})
 
     def next_stage(self, number: int, name: str) -> Counters:
-        """The counters with which a stage begins after another one."""
+        """Return the counters with which a stage begins after another one."""
         return Counters(stage=name, step=self.step, seconds=self.seconds, number=number, began=self.step)
 
 
@@ -114,8 +128,8 @@ class TrainingState:
 
     @property
     def trains(self) -> bool:
-        """Whether there is a parameter to train."""
-        return any(group["params"] for group in self.optimizer.param_groups)
+        """Whether there is a parameter to train in the present stage."""
+        return any(p.requires_grad for group in self.optimizer.param_groups for p in group["params"])
 
     @property
     def rate(self) -> float:

@@ -16,25 +16,22 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.batch import Batch
-from ..core.errors import NonFiniteLossError, RunFolderError
+from ..core.errors import NonFiniteLossError, RunFolderError, UserError
 from ..objectives import sites
-from .clock import Clock
-from .faults import explain_non_finite, interrupted, pyro_validated
-from .files import RunFiles
-from .guard import NonFinite, make_guard
+from .checkpoints import RunFiles
+from .machine import Ranks
 from .options import TrainingResult
+from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
 from .progress import Progress, Quiet
-from .ranks import Ranks
-from .records import StepRecord, ValidationRecord
-from .signals import StopSignals
-from .stages import Stage
-from .state import Batches, Counters, TrainingState
-from .update import Joint, Update, set_up, to_device
-from .validation import Monitor, judged, modes_kept, observe, own_random_numbers, validate
+from .records import Clock, StepRecord, ValidationRecord
+from .state import Counters, Stage, TrainingState
+from .stopping import NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
+from .update import Setting, Update
+from .validation import Monitor, judged, observe, validate
 
 
 class Trainer:
-    """Fits model and guide to an objective, or to several stage by stage, and keeps the run folder.
+    """Fit model and guide to an objective, or to several stage by stage, and keep the run folder.
 
     ::
 
@@ -43,16 +40,21 @@ class Trainer:
                                                        first validation those of the newest checkpoint
         FOLDER/metrics.jsonl                           see records
 
-    ``optimizer`` holds the parameters to train (where it holds none, the programs are validated and saved as they
-    are), ``batches`` is endless, ``validation`` can be iterated again and again (None: nothing is validated).
-    ``seed`` is of the training's random numbers (process r of a parallel run: ``seed + r``), ``keep_checkpoints`` how
-    many of the newest checkpoints stay, beside the best one. ``identity`` is what makes a checkpoint this run's: a flat
-    dictionary of plain values. ``fabric`` (default: one CPU process) is launched by the caller where it needs
-    launching. ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process only;
-    they stand under ``monitor`` in its line of ``metrics.jsonl``, and but for an update rule that goes by them the
-    training is the same with and without it. ``statistics`` are batches of training texts, the same ones every time:
-    running statistics (batch normalisation) are estimated anew on them for all that is validated or saved as weights,
-    since those that training goes on with lag behind. Where they are empty the latter are taken.
+    Args:
+        optimizer: holds the parameters that any stage trains; where it holds none, the programs are validated and saved
+            as they are.
+        batches: endless.
+        validation: can be iterated again and again; None: nothing is validated.
+        fabric: launched by the caller where it needs launching; default: one CPU process.
+        identity: what makes a checkpoint this run's, a flat dictionary of plain values.
+        monitor: ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process
+            only; they stand under ``monitor`` in its line of ``metrics.jsonl``, and but for an update rule that goes by
+            them the training is the same with and without it.
+        statistics: batches of training texts, the same ones every time. Running statistics (batch normalisation) are
+            estimated anew on them for all that is validated or saved as weights, since those that training goes on with
+            lag behind. Where there is no batch the latter are taken.
+        seed: of the training's random numbers (process r of a parallel run: ``seed + r``).
+        keep_checkpoints: how many of the newest checkpoints stay, beside the best one.
 
     Stages follow each other in one folder and one count of steps, with one optimizer and one stream of batches. A
     stage goes on from the best parameters of the one before (from the last where nothing was validated), with fresh
@@ -90,11 +92,13 @@ class Trainer:
             Path(folder), identity or {}, self._ranks, keep=keep_checkpoints, report=self._progress.message
         )
         self._joint = Joint(model, guide, stages[0].objective)
+        self._joint.choose(stages[0].train)
         self._module, self._optimizer = set_up(self._fabric, self._joint, optimizer)
         self._guard = make_guard(self._fabric, optimizer)
         counters = Counters(stage=stages[0].name)
         # All of them, so that what a later stage cannot do is said before the first begins.
         rules = [self._rule_of(stage, counters) for stage in stages]
+        self._check_trained(stages)
         self._state = TrainingState(self._fabric, self._joint, optimizer, batches, stages, rules[0], counters)
         self._clock = Clock()
 
@@ -112,7 +116,8 @@ class Trainer:
             stack.enter_context(own_random_numbers(self._fabric.device))
             stack.enter_context(modes_kept(self._joint))
             stack.enter_context(pyro.validation_enabled(False))
-            self._joint.train()
+            stack.callback(self._joint.choose, EVERYTHING)
+            self._take_on(self._state.counters)
             self._begin(resume)
             if self._state.ended is None:
                 self._check_programs(save=not resume)
@@ -157,12 +162,29 @@ class Trainer:
         """Be in the stage of these counters, its update rule new."""
         stage = self._state.stages[counters.number]
         self._joint.objective = stage.objective
+        self._joint.choose(stage.train)
+        self._joint.train()
         self._state.counters, self._state.best = counters, None
         self._state.update = self._rule_of(stage, counters)
 
     def _rule_of(self, stage: Stage, counters: Counters) -> Update:
-        began = counters.began
-        return stage.update(self._fabric, self._module, self._optimizer, stage.options, self._guard, began)
+        held = self._trained_in(stage)
+        parts = (self._fabric, self._module, self._optimizer, self._guard)
+        return stage.update(Setting(*parts, stage.options, held, counters.began))
+
+    def _trained_in(self, stage: Stage) -> list[nn.Parameter]:
+        """Return the parameters that a stage trains, of those that the optimizer holds."""
+        held = {p for group in self._optimizer.param_groups for p in group["params"]}
+        return [p for p in self._joint.trained(stage.train) if p in held]
+
+    def _check_trained(self, stages: Sequence[Stage]) -> None:
+        """Raise :class:`UserError` for stages that train nothing, or that parallel processes cannot go through."""
+        trained = [self._trained_in(stage) for stage in stages]
+        empty = [stage.name for stage, parameters in zip(stages, trained, strict=True) if not parameters]
+        if len(stages) > 1 and empty:
+            raise UserError(f"stage '{empty[0]}' has no parameter to train; name other submodules under its 'train'")
+        if self._ranks.size > 1 and any(set(parameters) != set(trained[0]) for parameters in trained):
+            raise UserError("stages that train different submodules run in one process only; use one device")
 
     def _next_stage(self) -> None:
         """Begin the stage after the present one, which has ended."""
@@ -199,7 +221,8 @@ class Trainer:
 
     def _keep_untrained(self) -> None:
         """Validate and save programs without a parameter to train."""
-        self._progress.message("no parameter to train (the model is frozen, the guide has none): 0 steps")
+        trained = ", ".join(self._state.stage.train)
+        self._progress.message(f"no parameter to train (train: {trained}): 0 steps")
         self._check_programs(save=False)
         if self._validation is not None:
             self._validate(self._validation)
@@ -236,8 +259,8 @@ class Trainer:
         try:
             with pyro_validated() if validated else nullcontext():
                 self._state.update(batch, counters.step, self._state.rate)
-        except NonFinite as fault:
-            raise self._non_finite(fault) from fault
+        except NonFinite as error:
+            raise self._non_finite(error) from error
         counters.step += 1
 
     def _log(self) -> None:
@@ -336,12 +359,12 @@ class Trainer:
         """Read the guard's flag before anything relies on the parameters."""
         try:
             self._guard.verify()
-        except NonFinite as fault:
-            raise self._non_finite(fault) from fault
+        except NonFinite as error:
+            raise self._non_finite(error) from error
 
-    def _non_finite(self, fault: NonFinite) -> NonFiniteLossError:
+    def _non_finite(self, error: NonFinite) -> NonFiniteLossError:
         batch, last = self._state.update.batch, self._files.checkpoints.newest()
-        return explain_non_finite(fault, self._joint, batch, self._fabric, last)
+        return explain_non_finite(error, self._joint, batch, self._fabric, last)
 
     def _stop_signal(self, signals: StopSignals) -> int:
         """Return the signal to obey now, or 0; parallel processes agree on one, at the log interval."""

@@ -1,69 +1,42 @@
-"""One update of the parameters: objective, gradient, clipping, optimizer. Nothing in it asks the device."""
+"""How one update is made: objective, gradient, clipping, optimizer; of all at once, or aggressively of the guide first.
+
+Nothing in a joint update asks the device.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.precision import Precision
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Optimizer
 
 from ..core.batch import Batch
-from ..core.protocols import Estimate, Objective
+from ..core.errors import UserError
+from ..core.protocols import Estimate
 from ..nn.statistics import commit, discard, statistics_of
 from ..schedules import Schedule
-from .guard import Guard
+from .machine import Ranks
 from .options import StepSchedule, TrainingOptions
-from .ranks import Ranks
+from .programs import Batches, Inputs, to_device
+from .stopping import Guard
 
+MOST = 99
+"""Updates of the encoder before one of the decoder in aggressive training, at most (specification 0)."""
 
-class Inputs:
-    """Batch and β on their way through the wrappers of ``Fabric``.
+WINDOW = 15
+"""Updates of the encoder between two looks at the loss."""
 
-    An object that they do not know passes untouched; a frozen dataclass such as ``Batch`` is refused by the
-    one for mixed precision, and β would be rounded by the one for half precision.
-    """
-
-    __slots__ = ("batch", "beta")
-
-    def __init__(self, batch: Batch, beta: Any) -> None:
-        self.batch, self.beta = batch, beta
-
-
-class Joint(nn.Module):
-    """Model, guide and objective as one module: what ``Fabric`` wraps and whose ``state_dict`` is saved."""
-
-    def __init__(self, model: nn.Module, guide: nn.Module, objective: Objective) -> None:
-        super().__init__()
-        self.model, self.guide, self.objective = model, guide, objective
-
-    def train(self, mode: bool = True) -> Joint:
-        """Set the mode; a frozen program (parameters, but none to train) stays in evaluation mode.
-
-        Neither its running statistics nor dropout may move what is frozen. Recurrent layers take part in training
-        all the same, since cuDNN refuses a gradient through them otherwise.
-        """
-        super().train(mode)
-        for program in (self.model, self.guide):
-            parameters = list(program.parameters())
-            if mode and parameters and not any(p.requires_grad for p in parameters):
-                for part in program.modules():
-                    part.training = isinstance(part, nn.RNNBase)
-        return self
-
-    def forward(self, inputs: Inputs) -> Estimate:
-        """Return the objective's estimate for one batch."""
-        return self.objective(self.model, self.guide, inputs.batch, inputs.beta)
+INFORMATION = "mutual_information"
+"""What a monitor has to measure at each validation of an aggressive training."""
 
 
 class Beta:
-    """β as tensors that keep their place in memory while their values follow the schedules.
+    """Hold β as tensors that keep their place in memory while their values follow the schedules.
 
     A β that is 1 throughout is the plain number 1, so that objectives may leave its terms out.
     """
@@ -77,14 +50,14 @@ class Beta:
 
     @property
     def tensors(self) -> float | Tensor | dict[str, Tensor]:
-        """What the objective is given."""
+        """Return what the objective is given."""
         if self._always_one:
             return 1.0
         return self._tensors if self._by_site else self._tensors[""]
 
     @property
     def values(self) -> float | dict[str, float]:
-        """The same as Python numbers."""
+        """Return the same as Python numbers."""
         return dict(self._values) if self._by_site else self._values[""]
 
     def set(self, step: int) -> None:
@@ -97,7 +70,7 @@ class Beta:
 
 
 class Meters:
-    """Sums since the last record, kept on the device: Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ loss."""
+    """Sum up since the last record, on the device: Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ loss."""
 
     def __init__(self, device: torch.device) -> None:
         # Metal has no float64.
@@ -130,47 +103,43 @@ class Meters:
         self.updates = state["updates"]
 
 
-def set_up(fabric: Fabric, joint: Joint, optimizer: Optimizer) -> tuple[nn.Module, Any]:
-    """Return module and optimizer as ``fabric.setup`` wraps them.
+@dataclass(frozen=True)
+class Setting:
+    """What an update rule works with.
 
-    The wrapper of the module is left off where it would only take time: one process, plain precision.
+    ``module`` and ``optimizer`` are those that :func:`~ppl_text.training.programs.set_up` returned; ``guard`` stops an
+    update whose loss or gradient is not finite; ``parameters`` are those that the stage trains. The schedules of
+    ``options`` count from ``began``, the step at which the stage began.
     """
-    module, wrapped = fabric.setup(joint, optimizer)
-    plain = fabric.world_size == 1 and type(fabric.strategy.precision) is Precision
-    return (joint if plain else module), wrapped
+
+    fabric: Fabric
+    module: nn.Module
+    optimizer: Any
+    guard: Guard
+    options: TrainingOptions
+    parameters: Sequence[nn.Parameter]
+    began: int = 0
 
 
 class Update:
-    """Makes one update after the other: ``update(batch, step)``.
+    """Make one update after the other: ``update(batch, step)``.
 
-    ``module`` and ``optimizer`` are those that :func:`set_up` returned; ``guard`` stops an update whose loss
-    or gradient is not finite. ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update. The schedules count
-    from ``began``, the step at which the stage began. ``batch`` is what the programs were last run on.
+    ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update; ``batch`` is what the programs were last run on.
     """
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        module: nn.Module,
-        optimizer: Any,
-        options: TrainingOptions,
-        guard: Guard,
-        began: int = 0,
-    ) -> None:
-        self._fabric, self._module, self._optimizer, self._guard = fabric, module, optimizer, guard
-        self._parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._statistics, self._total = statistics_of(module), Ranks(fabric).total
-        self._clip = options.clip_norm
-        self._schedule = options.learning_rate
-        self._began = began
+    def __init__(self, setting: Setting) -> None:
+        self._fabric, self._module, self._optimizer = setting.fabric, setting.module, setting.optimizer
+        self._guard, self._parameters, self._began = setting.guard, setting.parameters, setting.began
+        self._clip, self._schedule = setting.options.clip_norm, setting.options.learning_rate
+        self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
         self.batch: Batch
-        self.beta = Beta(options.beta, fabric.device)
-        self.meters = Meters(fabric.device)
-        self.norm = torch.zeros((), device=fabric.device)
+        self.beta = Beta(setting.options.beta, setting.fabric.device)
+        self.meters = Meters(setting.fabric.device)
+        self.norm = torch.zeros((), device=setting.fabric.device)
 
     @property
     def lr(self) -> float:
-        """Learning rate of the first parameter group."""
+        """Return the learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def __call__(self, batch: Batch, step: int, rate: float = 1.0) -> None:
@@ -182,14 +151,14 @@ class Update:
         self.meters.add(self._descend(batch, step), batch.weights)
 
     def begin(self, monitored: bool) -> None:
-        """Called before the first update of a fit, with whether each validation will be :meth:`observed`."""
+        """Prepare for a fit; ``monitored``: each validation will be :meth:`observed`."""
 
     def observed(self, values: Mapping[str, Any]) -> str:
         """Take note of what the monitor measured at a validation; return what there is to say of it, "" for nothing."""
         return ""
 
     def counted(self) -> dict[str, int]:
-        """What else was counted since the last record, by name; counting begins anew."""
+        """Return what else was counted since the last record, by name; counting begins anew."""
         return {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -200,7 +169,7 @@ class Update:
         """Take back what :meth:`state_dict` returned."""
 
     def _descend(self, batch: Batch, step: int, **backward: Any) -> Estimate:
-        """One step down the gradient; ``inputs=[…]``: of these parameters alone.
+        """Take one step down the gradient; ``inputs=[…]``: of these parameters alone.
 
         Running statistics move once, by this batch, however often the objective has run the programs on it.
         """
@@ -238,11 +207,111 @@ class Update:
                 group["lr"] = value
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Move a batch without waiting for the device (``Batch.to`` waits for each of its copies)."""
-    if batch.tokens.device == device:
-        return batch
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    source = values.pop("source")
-    moved = {name: value.to(device, non_blocking=True) for name, value in values.items()}
-    return Batch(**moved, source=None if source is None else to_device(source, device))
+class Aggressive(Update):
+    """Train the encoder aggressively (He et al. 2019): many updates of the guide before each one of the model.
+
+    While the mode lasts, one call makes up to :data:`MOST` updates of the guide alone, then one of the model alone.
+
+    The first of them is on the batch itself, the others on ``batches``, a stream of its own. After every
+    :data:`WINDOW` of them the loss per word over the window, Σ loss / Σ scored tokens (EOS counted) at the present β,
+    is compared with that of the window before, and the guide is left where it did not fall. The model is then updated
+    on the batch itself; the meters are of that update. Clipping is by the norm of what is updated.
+
+    The mode ends for good after the first validation whose mutual information I(z; text) is lower than at the
+    validation before; from then on each call is one update of everything.
+    """
+
+    def __init__(self, setting: Setting, *, batches: Batches) -> None:
+        super().__init__(setting)
+        if setting.fabric.world_size > 1:
+            raise UserError("update: aggressive trains in one process only; use one device, or update: joint")
+        self._batches = batches
+        self._decoder = self._trained("model")
+        inside = set(self._decoder)
+        self._encoder = [p for p in self._trained("guide") if p not in inside]
+        self._on = True
+        self._information: float | None = None
+        self._updates = 0
+
+    def __call__(self, batch: Batch, step: int, rate: float = 1.0) -> None:
+        """Update the parameters; ``step`` calls were made before. Raises ``NonFinite``."""
+        if not self._on:
+            super().__call__(batch, step, rate)
+            return
+        self._follow_schedules(step, rate)
+        self._fit_encoder(batch, step)
+        self.meters.add(self._descend(batch, step, inputs=self._decoder), batch.weights)
+
+    def begin(self, monitored: bool) -> None:
+        """Raise :class:`UserError` where nobody would tell when the mode has to end."""
+        if self._on and not monitored:
+            raise UserError(
+                f"update: aggressive ends by the '{INFORMATION}' of the validation data, which nobody measures here; "
+                "give the trainer validation data and a monitor of it, or use update: joint"
+            )
+
+    def observed(self, values: Mapping[str, Any]) -> str:
+        """End the mode where the mutual information fell; raises :class:`UserError` where there is none."""
+        if not self._on:
+            return ""
+        if INFORMATION not in values:
+            raise UserError(
+                f"update: aggressive ends by the '{INFORMATION}' of the validation data, which is not among what this "
+                f"model's monitor measures ({', '.join(values) or 'nothing'}); use update: joint"
+            )
+        before, now = self._information, float(values[INFORMATION])
+        self._information = now
+        if before is None or not now < before:
+            return ""
+        self._on = False
+        return f"aggressive training of the encoder ends: mutual information {before:.4g} -> {now:.4g}; joint from here"
+
+    def counted(self) -> dict[str, int]:
+        """Return the ``encoder_updates`` since the last record."""
+        made, self._updates = self._updates, 0
+        return {"encoder_updates": made}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return mode, last mutual information, count, and the position in the random batches."""
+        return {
+            "aggressive": self._on,
+            "information": self._information,
+            "updates": self._updates,
+            "batches": self._batches.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take back what :meth:`state_dict` returned."""
+        self._on, self._information, self._updates = state["aggressive"], state["information"], state["updates"]
+        self._batches.load_state_dict(state["batches"])
+
+    def _fit_encoder(self, batch: Batch, step: int) -> None:
+        before, window = math.inf, []
+        for number, chosen in enumerate(self._chosen(batch), 1):
+            estimate = self._descend(chosen, step, inputs=self._encoder)
+            self._updates += 1
+            weights = chosen.weights
+            window.append(torch.stack((estimate.loss.detach() * weights.sum(), (weights * chosen.lengths).sum())))
+            if number % WINDOW == 0:
+                loss, words = map(sum, zip(*torch.stack(window).tolist(), strict=True))
+                if not loss / words < before:
+                    return
+                before, window = loss / words, []
+
+    def _chosen(self, batch: Batch) -> Iterator[Batch]:
+        """Give the batch itself, then others; each is drawn when it is asked for."""
+        yield batch
+        for _ in range(MOST - 1):
+            yield to_device(next(self._batches), self._fabric.device)
+
+    def _trained(self, name: str) -> list[nn.Parameter]:
+        """Return the parameters of one program that are trained; raises :class:`UserError` where there are none."""
+        held = set(self._parameters)
+        program: Any = getattr(self._module, name)
+        found = [p for p in program.parameters() if p in held]
+        if not found:
+            raise UserError(
+                f"update: aggressive trains the guide before the model, and the {name} has no parameter to train; use "
+                "update: joint"
+            )
+        return found

@@ -1,4 +1,4 @@
-"""The bound on held-out data, at β = 1, without a trace in the training's random numbers."""
+"""The bound on held-out data at β = 1, and running statistics for it: without a trace in the training."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
 from ..nn.statistics import Figures, RunningStatistics, Total, alone
-from .ranks import Ranks
+from .machine import Ranks
+from .programs import Inputs, Joint, modes_kept, own_random_numbers, to_device
 from .records import ValidationRecord
-from .update import Inputs, Joint, to_device
 
 Measured = dict[str, float | list[float]]
 """Numbers, and lists of them, by name."""
@@ -30,7 +30,7 @@ It may have an attribute ``remark(values) -> str``: what there is to say of thos
 
 
 def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, seed: int) -> ValidationRecord:
-    """Weighted mean of the bound over all sentences of ``data``, per sentence and per token, in nats.
+    """Return the weighted mean of the bound over all sentences of ``data``, per sentence and per token, in nats.
 
     Σ_b w_b·bound_b / Σ_b w_b and Σ_b w_b·bound_b / Σ_b w_b·length_b, with dropout off and the same random
     numbers at every validation. Raises :class:`UserError` when the data hold no sentence.
@@ -60,7 +60,7 @@ def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, 
 
 
 def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> Measured:
-    """What ``monitor`` says of model and guide: in evaluation mode, without gradients, from the same seed each time.
+    """Return what ``monitor`` says of both programs in evaluation mode, without gradients, from one seed each time.
 
     Whatever it draws leaves no trace in the training's random numbers.
     """
@@ -119,24 +119,6 @@ def judged(joint: Joint, batches: Iterable[Batch], fabric: Fabric, *, seed: int)
     finally:
         for name, value in statistics.items():
             joint.get_buffer(name).copy_(value)
-
-
-@contextmanager
-def own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Context after which torch's random states, on the CPU and on ``device``, are as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-@contextmanager
-def modes_kept(module: nn.Module) -> Iterator[None]:
-    """Context after which each submodule is in the mode, training or evaluation, that it was in before."""
-    before = [(part, part.training) for part in module.modules()]
-    try:
-        yield
-    finally:
-        for part, training in before:
-            part.training = training
 
 
 def _plain(value: Any) -> float | list[float]:

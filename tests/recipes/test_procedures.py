@@ -286,8 +286,21 @@ BAD = {
     "decay value": ({"epochs": 1, "decay": {"factor": 2.0}}, "'training.decay.factor': expected less than 1; got 2.0"),
     "update": ({"epochs": 1, "update": "fierce"}, "'training.update': expected 'joint' or 'aggressive'; got 'fierce'"),
     "aggressive and frozen": (
-        {"epochs": 1, "update": "aggressive", "freeze": "model"},
-        "'training': update: aggressive trains guide and model in turn, and freeze: model leaves only one",
+        {"epochs": 1, "update": "aggressive", "train": "guide.reader"},
+        "'training': update: aggressive trains guide and model in turn, and train: [guide.reader] leaves only one",
+    ),
+    "reset and frozen": (
+        {"train": ["guide"], "stages": [STAGE, {"name": "b", "epochs": 1, "reset": ["model"]}]},
+        "'training': stage 'b' resets the model, which train: [guide] then leaves as it is",
+    ),
+    "train nothing": (
+        {"epochs": 1, "train": []},
+        "'training.train': expected names of submodules, e.g. [guide] or [mod",
+    ),
+    "freeze": ({"epochs": 1, "freeze": "guide"}, "'training': freeze: expected 'none' or 'model'; got 'guide'"),
+    "freeze and train": (
+        {"epochs": 1, "freeze": "model", "train": ["guide"]},
+        "'training': freeze is an older word for train; give train alone",
     ),
     "schedule in two units": (
         {"epochs": 1, "beta": {"name": "linear", "start": 0, "epochs": 2, "steps": 3}},

@@ -9,7 +9,7 @@ import torch
 
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.records import TIME_FIELDS
-from ppl_text.training.stages import Stage
+from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 from ppl_text.training.update import Update
 

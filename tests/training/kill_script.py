@@ -25,7 +25,7 @@ from ppl_text.core import atomic
 from ppl_text.core.errors import PplTextError
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.progress import PlainProgress
-from ppl_text.training.stages import Stage
+from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 
 OPTIONS = {"steps": 40, "log_every": 4, "validate_every": 6, "checkpoint_every": 2}

@@ -13,7 +13,7 @@ from small_world import Batches, Elbo, held_out, programs
 
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.progress import PlainProgress
-from ppl_text.training.stages import Stage
+from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 
 

@@ -9,8 +9,7 @@ import torch
 
 from ppl_text.core.errors import ConfigError, Interrupted
 from ppl_text.schedules import build
-from ppl_text.training.decay import Decay, Plateau
-from ppl_text.training.options import TrainingOptions
+from ppl_text.training.options import Decay, Plateau, TrainingOptions
 
 from .conftest import equal, metrics
 from .small_world import Elbo, held_out

@@ -7,7 +7,7 @@ import subprocess
 import torch
 
 import ppl_text
-from ppl_text.training.environment import commit_of, describe_environment
+from ppl_text.training.machine import commit_of, describe_environment
 
 
 def git(folder, *arguments):

@@ -6,7 +6,7 @@ from torch import nn
 
 from ppl_text.core.errors import NonFiniteLossError
 from ppl_text.training import trainer as trainer_module
-from ppl_text.training.guard import DeferredGuard, NonFinite
+from ppl_text.training.stopping import DeferredGuard, NonFinite
 
 from .conftest import equal, leftovers, stored_state
 from .small_world import Elbo

@@ -13,7 +13,6 @@ from dataclasses import replace
 import pytest
 
 from ppl_text.core.errors import CheckpointError
-from ppl_text.training.clock import Clock
 from ppl_text.training.progress import (
     BarProgress,
     PlainProgress,
@@ -23,7 +22,7 @@ from ppl_text.training.progress import (
     duration,
     make_progress,
 )
-from ppl_text.training.records import MetricsFile, StepRecord, ValidationRecord
+from ppl_text.training.records import Clock, MetricsFile, StepRecord, ValidationRecord
 
 STEP = StepRecord(
     step=1500,
@@ -221,7 +220,7 @@ def test_metrics_that_cannot_be_written_are_a_message(tmp_path):
 
 def test_the_clock_counts_on_and_gives_the_rate_since_the_last_record(monkeypatch):
     now = 100.0
-    monkeypatch.setattr("ppl_text.training.clock.time.perf_counter", lambda: now)
+    monkeypatch.setattr("ppl_text.training.records.time.perf_counter", lambda: now)
     clock = Clock()
     clock.start(50.0, 10)
     now = 104.0

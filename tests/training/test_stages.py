@@ -8,10 +8,9 @@ from lightning_fabric import Fabric
 
 from ppl_text.core.errors import Interrupted, RunFolderError
 from ppl_text.schedules import build
-from ppl_text.training.decay import Decay
-from ppl_text.training.options import TrainingOptions
-from ppl_text.training.stages import Stage
-from ppl_text.training.update import Joint
+from ppl_text.training.options import Decay, TrainingOptions
+from ppl_text.training.programs import Joint
+from ppl_text.training.state import Stage
 from ppl_text.training.validation import validate
 from ppl_text.training.weights import load_weights
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from ppl_text.core.errors import ConfigError, GuideMismatchError, Interrupted, RunFolderError, UserError
 from ppl_text.schedules import build
 from ppl_text.training.options import TrainingOptions
-from ppl_text.training.update import Joint
+from ppl_text.training.programs import Joint
 from ppl_text.training.validation import validate
 from ppl_text.training.weights import load_weights
 

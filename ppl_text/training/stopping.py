@@ -1,13 +1,26 @@
-"""Noticing that a loss or a gradient is no longer a number, before it reaches the parameters."""
+"""Why a training stops before its time: a value that is not finite, a signal, programs that Pyro refuses."""
 
 from __future__ import annotations
 
 import math
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
+import pyro
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, UserError
+from ..objectives import sites
+from .programs import Joint, own_random_numbers
 
 
 class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows how to name the site
@@ -22,16 +35,16 @@ class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows h
 
 
 class Guard(Protocol):
-    """Looks at every update; raises :class:`NonFinite` at once or when it is asked to ``verify``."""
+    """Look at every update; raise :class:`NonFinite` at once or when it is asked to ``verify``."""
 
     def begin(self) -> None:
-        """Called before the objective draws anything."""
+        """Prepare for an update, before the objective draws anything."""
 
     def loss(self, loss: Tensor, step: int) -> None:
-        """Called before the gradient is computed."""
+        """Look at the loss, before the gradient is computed."""
 
     def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
-        """Called before the parameters change."""
+        """Look at the gradient, before the parameters change."""
 
     def verify(self) -> None:
         """Raise what was noticed so far."""
@@ -41,7 +54,7 @@ class Guard(Protocol):
 
 
 class EveryStepGuard:
-    """Reads each loss and gradient norm as a Python number, which costs nothing on a CPU."""
+    """Read each loss and gradient norm as a Python number, which costs nothing on a CPU."""
 
     def __init__(self, check_gradients: bool = True) -> None:
         self._check_gradients = check_gradients
@@ -71,7 +84,7 @@ class EveryStepGuard:
 
 
 class DeferredGuard:
-    """Keeps a flag on the device and reads it only when asked, so that no update waits for the device.
+    """Keep a flag on the device and read it only when asked, so that no update waits for the device.
 
     Fused optimizers skip an update when their ``found_inf`` says so (the interface of ``GradScaler``); the flag
     stays up, so that the parameters keep their last good values until the flag is read. Other optimizers go on
@@ -129,3 +142,77 @@ def describe_gradients(module: nn.Module) -> str:
             if wrong:
                 return f"gradient of parameter '{name}' has {wrong} non-finite entries of {parameter.grad.numel()}"
     return ""
+
+
+def explain_non_finite(
+    error: NonFinite, joint: Joint, batch: Batch, fabric: Fabric, checkpoint: Path | None
+) -> NonFiniteLossError:
+    """Return the error that names step, site and last good checkpoint; nothing is restored.
+
+    The programs run once more on ``batch``, with the same draws where the error knows them.
+    """
+    where = "; ".join(phrase for phrase in (_locate(error, joint, batch, fabric), describe_gradients(joint)) if phrase)
+    saved = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written before it"
+    return NonFiniteLossError(
+        f"step {error.step:,}: {error.what}; {where}. Training stopped and nothing was restored; {saved}. "
+        "Try a lower learning rate, a longer warm-up, a smaller clip_norm, or bounds on the scales of this site; "
+        "resuming with unchanged settings meets the same error again"
+    )
+
+
+def _locate(error: NonFinite, joint: Joint, batch: Batch, fabric: Fabric) -> str:
+    with own_random_numbers(fabric.device), fabric.autocast(), torch.no_grad():
+        if error.random_state is not None:
+            torch.set_rng_state(error.random_state)
+        return sites.locate_non_finite(joint.model, joint.guide, batch)
+
+
+def interrupted(number: int, step: int, total: int, path: Path, folder: Path) -> Interrupted:
+    """Return the error for a run that signal ``number`` stopped after its state was saved in ``path``."""
+    return Interrupted(
+        f"stopped by {signal.Signals(number).name} after step {step:,} of {total:,}; the state is saved in {path}. "
+        f"Go on with: python -m ppl_text fit --resume {folder}",
+        exit_code=128 + number,
+    )
+
+
+@contextmanager
+def pyro_validated() -> Iterator[None]:
+    """Context with Pyro's validation on, in which what it objects to becomes a message for the user."""
+    try:
+        with pyro.validation_enabled(True):
+            yield
+    except PplTextError:
+        raise
+    except ValueError as error:
+        # Pyro prints the whole tensor that it objects to.
+        text = re.sub(r"tensor\(.*\)", "…", str(error), flags=re.DOTALL)
+        raise UserError(f"model, guide or data do not pass Pyro's validation: {text}") from error
+
+
+class StopSignals:
+    """Context in which SIGINT and SIGTERM only set ``number``; the handlers before it come back at the end.
+
+    Nothing is interrupted, so a second signal while a checkpoint is being written does no harm. The handlers
+    are set even where a background job inherited "ignored" for SIGINT: a signal that someone sends is meant.
+    Outside of the main thread, where Python allows no handlers, the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_raised: object) -> None:
+        for number, handler in self._previous.items():
+            # None stands for a handler that was not set from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.number = self.number or number

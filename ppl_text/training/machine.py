@@ -1,15 +1,19 @@
-"""``environment.json``: on what a run was made."""
+"""The machine: what it is (``environment.json``), the threads it gives to torch, the processes of a parallel run."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_fabric import Fabric
+from torch import Tensor
 
 import ppl_text
 
@@ -46,6 +50,58 @@ def commit_of(folder: Path) -> str | None:
     if not head:
         return None
     return head + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Context in which torch uses ``count`` threads (None: as many as before), restored afterwards.
+
+    At the sizes of a word model a second thread gains little on an idle machine, and on a busy one the two
+    wait for each other at every operation: a step can take thirty times as long.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Ranks:
+    """Sum, agree and gather over the processes of a ``Fabric``; with one process all of it is free."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self.size: int = fabric.world_size
+        self.index: int = fabric.global_rank
+        self.is_first: bool = fabric.is_global_zero
+
+    def total(self, values: Tensor) -> Tensor:
+        """Sum a tensor over all processes."""
+        return values if self.size == 1 else self._fabric.all_reduce(values.clone(), reduce_op="sum")
+
+    def largest(self, number: int) -> int:
+        """Return the largest number that any process holds."""
+        if self.size == 1:
+            return number
+        return int(self._fabric.all_reduce(torch.tensor(number, device=self._fabric.device), reduce_op="max").item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Collect one object of each process, in order, in every process."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def first_goes_first(self) -> AbstractContextManager[None]:
+        """Context that the first process leaves before the others enter it."""
+        return nullcontext() if self.size == 1 else self._fabric.rank_zero_first()
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        if self.size > 1:
+            self._fabric.barrier()
 
 
 def _git(folder: Path, *arguments: str) -> str:
