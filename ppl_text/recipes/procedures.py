@@ -282,8 +282,9 @@ def thawed(freeze: Any) -> tuple[str, ...]:
 
 def replace_freeze(training: dict[str, Any], changed: Mapping[str, Any]) -> None:
     """Let a new ``train`` take the place of the ``freeze`` of an older configuration, or a new ``freeze`` of it."""
-    if "freeze" in training and "train" in training:
-        training.pop("train" if "freeze" in changed else "freeze")
+    for new, old in (("freeze", "train"), ("train", "freeze")):
+        if new in changed:
+            training.pop(old, None)
 
 
 def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None:

@@ -363,3 +363,48 @@ def test_a_stage_inherits_what_it_does_not_name():
     assert (second.patience, second.steps, second.epochs) == (4, 2, None)
     with pytest.raises(ConfigError, match=r"training\.epochs: a word list"):
         TrainingSection(epochs=2).in_stages()[0].in_steps(None)
+
+
+PARTS = {
+    "default": ({}, ("model", "guide"), {}),
+    "old and free": ({"freeze": "none"}, ("model", "guide"), {}),
+    "old and frozen": ({"freeze": "model"}, ("guide",), {"freeze": "model"}),
+    "the guide": ({"train": "guide"}, ("guide",), {"freeze": "model"}),
+    "a part": ({"train": ["network"]}, ("network",), {"train": "[('network',)]"}),
+    "everything and more": ({"train": ["guide", "model", "guide.reader"]}, ("model", "guide"), {}),
+}
+
+
+@pytest.mark.parametrize(("said", "train", "identity"), PARTS.values(), ids=PARTS)
+def test_what_is_trained_is_read_from_old_and_new_words_and_is_part_of_a_checkpoints_identity(
+    said, train, identity, corpus, tmp_path
+):
+    recipe = tmp_path / "parts.yaml"
+    tree = {**VAE, "data": {**VAE["data"], "corpus": corpus}, "training": {**VAE["training"], **said}}
+    recipe.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    config = load_config(str(recipe))
+    assert config.training.train == train
+    found = build.identity(config, build.load_data(config))
+    assert {key: found[key] for key in ("freeze", "train") if key in found} == identity
+    assert "freeze" not in yaml.safe_load(config.to_yaml())["training"]
+    changed = load_config(str(recipe), {"training.train": ["guide"]})
+    assert changed.training.train == ("guide",)
+    assert load_config(str(recipe), {"training.freeze": "none"}).training.train == ("model", "guide")
+
+
+def test_a_stage_trains_the_part_that_it_names(fit):
+    """A code book or a prior after the rest, say; here the decoder's map from z to its first state."""
+    stages = [{"name": "all", "epochs": 1}, {"name": "part", "epochs": 1, "train": ["network.bridge"]}]
+    run = fit({**VAE["training"], "epochs": None, "stages": stages, "checkpoint_every": BATCHES})
+    first, last = (
+        torch.load(run.folder / f"checkpoints/step-{n * BATCHES:08d}.pt", weights_only=True)["state"]["parameters"]
+        for n in (1, 2)
+    )
+    moved = {name for name, value in last.items() if not torch.equal(value, first[name])}
+    assert moved == {name for name in last if name.startswith("model.network.bridge")}
+    assert "part: 1 epochs of elbo-analytic, of network.bridge alone" in (run.folder / "report.md").read_text()
+    with pytest.raises(
+        UserError, match=r"train: there is no 'decoder'.*Submodules are model, model\.network, guide, g"
+    ):
+        fit({**VAE["training"], "train": ["decoder"]}, "other")
+    assert not run.folder.with_name("other").exists()
