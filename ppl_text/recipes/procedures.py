@@ -32,7 +32,7 @@ NO_EPOCHS = "a word list is drawn from without end and has no epochs"
 
 
 class DecaySection(Section):
-    """``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs.
+    """Read ``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs.
 
     From the end of epoch ``from_epoch`` (1, 2, …) on; ``patience`` counts validations, which are epochs where
     ``validate_every: epoch``.
@@ -44,14 +44,14 @@ class DecaySection(Section):
     limit: Count = 5
 
     def in_steps(self, epoch: int | None) -> Decay:
-        """The rule in updates; raises :class:`ConfigError` where it counts epochs and there are none."""
+        """Return the rule in updates; raises :class:`ConfigError` where it counts epochs and there are none."""
         if epoch is None and self.from_epoch:
             raise ConfigError(f"decay.from_epoch: {NO_EPOCHS}; write from_epoch: 0")
         return Decay(self.factor, self.patience, self.from_epoch * (epoch or 0), self.limit)
 
 
 def _submodules(value: Any) -> Any:
-    """A name alone as a list of one; both programs, with whatever parts of them, as everything."""
+    """Return names as a tuple: of one name alone, and everything where both programs are among them."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"expected names of submodules, e.g. [guide] or [model.prior]; got {value!r}")
@@ -63,7 +63,7 @@ Submodules = Annotated[tuple[str, ...], BeforeValidator(_submodules)]
 
 
 class Procedure(Section):
-    """What each stage of a training can say for itself; see :class:`ppl_text.training.options.TrainingOptions`.
+    """Read what each stage can say for itself; see :class:`ppl_text.training.options.TrainingOptions`.
 
     ``lr`` and ``beta`` are schedules, ``beta`` one for all latent sites or one by site; they count from the beginning
     of the stage. Intervals are steps, or the word ``epoch``. ``update``: ``joint``, or ``aggressive`` for
@@ -92,7 +92,7 @@ class Procedure(Section):
 
     @model_validator(mode="after")
     def _no_value_below_zero(self) -> Procedure:
-        """Optimizers refuse a negative rate, and a negative β is no weight."""
+        """Refuse rates and β below 0: optimizers do, and a negative β is no weight."""
         steps = self.steps or NOMINAL_EPOCH * (self.epochs or 1)
         found = as_schedules(self.beta, steps)
         beta = {f"beta.{site}": s for site, s in found.items()} if isinstance(found, dict) else {"beta": found}
@@ -103,23 +103,23 @@ class Procedure(Section):
         return self
 
     def trains(self, program: str) -> bool:
-        """Whether some part of ``model`` or ``guide`` may be among what is trained."""
+        """Return whether some part of ``model`` or ``guide`` may be among what is trained."""
         other = {"model": "guide", "guide": "model"}[program]
         return any(name.partition(".")[0] != other for name in self.train)
 
     @property
     def length(self) -> dict[str, int]:
-        """How long it says it takes: ``{"steps": N}``, ``{"epochs": N}``, or nothing."""
+        """Return how long it says it takes: ``{"steps": N}``, ``{"epochs": N}``, or nothing."""
         given = {"steps": self.steps, "epochs": self.epochs}
         return {unit: number for unit, number in given.items() if number is not None}
 
     def first_beta(self) -> float | dict[str, float]:
-        """β of the first update, for all sites or by site."""
+        """Return β of the first update, for all sites or by site."""
         beta = as_schedules(self.beta, self.steps or NOMINAL_EPOCH)
         return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 
     def in_steps(self, epoch: int | None) -> TrainingOptions:
-        """The trainer's options, for epochs of ``epoch`` steps; None: of a word list.
+        """Return the trainer's options, for epochs of ``epoch`` steps; None: of a word list.
 
         Raises :class:`ConfigError` where something counts epochs and there are none.
         """
@@ -143,7 +143,7 @@ def _times(key: str, number: int, epoch: int | None) -> int:
 
 
 def _in_words(value: Any) -> str:
-    """A schedule as recipes write it, without braces: ``linear, start 0.1, end 1, epochs 10``."""
+    """Return a schedule as recipes write it, without braces: ``linear, start 0.1, end 1, epochs 10``."""
     if not isinstance(value, Mapping):
         return f"{value:g}" if isinstance(value, float) else str(value)
     named = [str(value["name"])] if "name" in value else []
@@ -151,7 +151,7 @@ def _in_words(value: Any) -> str:
 
 
 class StageSection(Procedure):
-    """One of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``.
+    """Read one of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``.
 
     ``reset``: the programs that begin anew, with other parameters than they began the run with.
     """
@@ -168,12 +168,12 @@ class StageSection(Procedure):
 
     @model_serializer(mode="wrap")
     def _as_given(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """What was not given is inherited, and has to be so when it is read back."""
+        """Write what was given: the rest is inherited, and has to be so when it is read back."""
         given = {key: value for key, value in handler(self).items() if key in self.model_fields_set}
         return {"name": self.name, **given}
 
     def described(self, objective: str) -> str:
-        """In one line; ``objective`` is that of a stage that names none. ``12 epochs of iwae:5, β 0.5, model anew``."""
+        """Say it in a line: ``12 epochs of iwae:5, β 0.5, model anew``; ``objective``: where the stage names none."""
         length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
         beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
@@ -183,7 +183,7 @@ class StageSection(Procedure):
 
 
 class TrainingSection(Procedure):
-    """``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
+    """Read ``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
 
     ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
     A training in stages needs no length of its own. Configurations of older versions say ``freeze: model`` for
@@ -207,7 +207,7 @@ class TrainingSection(Procedure):
 
     @model_validator(mode="after")
     def _betas_of_the_optimizer(self) -> TrainingSection:
-        """Plain gradient descent keeps no moving averages."""
+        """Refuse decay rates for plain gradient descent, which keeps no moving averages."""
         if self.optimizer == "sgd" and self.betas is not None:
             raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
         return self
@@ -242,12 +242,12 @@ class TrainingSection(Procedure):
                     raise ValueError(f"stage '{stage.name}' resets the {program}, which {said} then leaves as it is")
 
     def described(self, objective: str) -> list[str]:
-        """A line for each stage, with its name where there are several."""
+        """Return a line for each stage, with its name where there are several."""
         lines = [(stage.name, stage.described(objective)) for stage in self.in_stages()]
         return [f"{name}: {line}" for name, line in lines] if self.stages else [line for _, line in lines]
 
     def in_stages(self) -> list[StageSection]:
-        """Each stage with all that it inherits; of a training without stages, the one that it is."""
+        """Return each stage with all that it inherits; of a training without stages, the one that it is."""
         inherited = {name: getattr(self, name) for name in Procedure.model_fields}
         if not self.stages:
             return [StageSection.model_construct(name="joint", objective=None, reset=(), **inherited)]
@@ -258,13 +258,13 @@ class TrainingSection(Procedure):
         ]
 
     def is_reached(self, trained: Mapping[str, Any]) -> bool:
-        """Whether a training that came so far (``trained`` of ``results.json``) is at the end that is set here."""
+        """Return whether a training that came so far (``trained`` of ``results.json``) is at the end set here."""
         if not self.stages and self.steps is not None:
             return int(trained.get("step", 0)) >= self.steps
         return bool(trained.get("lengths") == self.mark()["lengths"])
 
     def mark(self) -> dict[str, Any]:
-        """What ``results.json`` keeps for :meth:`is_reached` where a number of steps does not say it."""
+        """Return what ``results.json`` keeps for :meth:`is_reached` where a number of steps does not say it."""
         if not self.stages and self.steps is not None:
             return {}
         return {"lengths": [stage.length for stage in self.in_stages()]}
@@ -304,7 +304,7 @@ def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None
 
 
 def _in_shares(stages: Any, unit: str, whole: Any) -> Any:
-    """Stages of ``whole`` in all; as they are where their lengths are in two units or no numbers."""
+    """Return stages of ``whole`` in all; as they are where their lengths are in two units or no numbers."""
     lengths = [_length_in(stage) for stage in stages]
     if len({given for given, _ in lengths}) != 1 or not isinstance(whole, int) or whole < len(stages):
         return stages
@@ -321,7 +321,7 @@ def _in_shares(stages: Any, unit: str, whole: Any) -> Any:
 
 
 def _length_in(stage: Any) -> tuple[str, int]:
-    """Unit and number; the unit is "" where there is none."""
+    """Return unit and number; the unit is "" where there is none."""
     given = [(u, stage[u]) for u in ("steps", "epochs") if stage.get(u) is not None] if isinstance(stage, dict) else []
     if len(given) != 1 or not isinstance(given[0][1], int) or given[0][1] < 1:
         return repr(stage), 1

@@ -24,10 +24,17 @@ Fresh = Callable[[int, Collection[str]], Mapping[str, nn.Module]]
 def build_stages(
     training: TrainingSection, objective: Objective, epoch: int | None, fresh: Fresh, others: Callable[[], BatchStream]
 ) -> list[Stage]:
-    """The stages of a training; ``objective`` is that of a stage that names none.
+    """Return the stages of a training.
 
-    ``epoch``: steps of an epoch, None for a word list; ``others`` makes the random batches of aggressive training.
-    Raises :class:`ConfigError` where epochs are counted and there are none.
+    Args:
+        training: the configuration's section.
+        objective: that of a stage that names none.
+        epoch: steps of an epoch; None for a word list.
+        fresh: makes programs anew.
+        others: makes the random batches of aggressive training.
+
+    Raises:
+        ConfigError: epochs are counted and there are none.
     """
 
     def update(own: StageSection) -> Callable[..., Update]:
@@ -47,7 +54,7 @@ def build_stages(
 
 
 def stage_objective(own: StageSection, objective: Objective) -> Objective:
-    """The objective that a stage names, else the run's."""
+    """Return the objective that a stage names, else the run's."""
     if own.objective is None:
         return objective
     named: Objective = objectives.build(own.objective)
@@ -55,7 +62,7 @@ def stage_objective(own: StageSection, objective: Objective) -> Objective:
 
 
 def first_rate(stage: Stage) -> float:
-    """Learning rate of the first update."""
+    """Return the learning rate of the first update."""
     schedule: Any = stage.options.learning_rate
     return float(schedule(0))
 

@@ -66,7 +66,7 @@ class Checkpoints:
         self._report = report
 
     def steps(self) -> dict[int, Path]:
-        """Step -> file of the saved states, newest first; ``best.pt`` is not among them."""
+        """Return step -> file of the saved states, newest first; ``best.pt`` is not among them."""
         found = {}
         for path in self.folder.glob("step-*.pt"):
             match = _STEP.fullmatch(path.name)

@@ -15,7 +15,7 @@ LARGEST_PRECONDITIONER = 2048
 
 
 class Kind(NamedTuple):
-    """How an optimizer is made of parameter groups, and the decay rates it has where none are given."""
+    """Say how an optimizer is made of parameter groups, and the decay rates it has where none are given."""
 
     make: Callable[..., Optimizer]
     betas: tuple[float, float] | None
@@ -47,9 +47,11 @@ OPTIMIZERS: Mapping[str, Kind] = {
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float] | None = None
 ) -> Optimizer:
-    """The optimizer ``name`` of parameter groups; ``betas`` None: the optimizer's own.
+    """Make the optimizer ``name`` of parameter groups; ``betas`` None: the optimizer's own.
 
-    Raises :class:`UnknownNameError`, and ``ValueError`` for decay rates of an optimizer that has none.
+    Raises:
+        UnknownNameError: there is no such optimizer.
+        ValueError: decay rates for one that has none.
     """
     if name not in OPTIMIZERS:
         raise UnknownNameError("optimizer", name, OPTIMIZERS)

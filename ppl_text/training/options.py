@@ -47,7 +47,7 @@ class Decay:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How long, how often, how fast; of a training in stages, in one of them.
+    """Say how long, how often and how fast a training goes; of one in stages, one of these.
 
     ================ =============================================================================
     steps            updates in all
@@ -112,7 +112,7 @@ class Plateau:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a training run ended: last update, best validation of its last stage (nats per sentence), why it stopped.
+    """Say where a training ended: last update, best validation of its last stage (nats per sentence), why it stopped.
 
     ``best_step`` is 0 and ``best_bound`` None when nothing was validated. ``stopped`` is ``"steps"`` when all
     updates were made, ``"patience"`` when the validation no longer improved, ``"decays"`` when the learning rate had

@@ -22,7 +22,7 @@ EVERYTHING = ("model", "guide")
 
 
 class Batches(Protocol):
-    """Endless iterator over training batches that can say and take back its position."""
+    """Iterate over training batches without end; a stream that can say and take back its position."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
@@ -36,7 +36,7 @@ class Batches(Protocol):
 
 
 class Inputs:
-    """Batch and β on their way through the wrappers of ``Fabric``.
+    """Carry batch and β through the wrappers of ``Fabric``.
 
     An object that they do not know passes untouched; a frozen dataclass such as ``Batch`` is refused by the
     one for mixed precision, and β would be rounded by the one for half precision.
@@ -49,7 +49,7 @@ class Inputs:
 
 
 class Joint(nn.Module):
-    """Model, guide and objective as one module: what ``Fabric`` wraps and whose ``state_dict`` is saved.
+    """Hold model, guide and objective as one module: what ``Fabric`` wraps and whose ``state_dict`` is saved.
 
     Parameters that get no gradient when it is made never get one.
     """
@@ -179,6 +179,6 @@ def _part(program: nn.Module, path: str) -> nn.Module | None:
 
 
 def _moves(part: nn.Module) -> bool:
-    """Whether a part takes part in training: it has a parameter to train, or none at all."""
+    """Return whether a part takes part in training: it has a parameter to train, or none at all."""
     parameters = list(part.parameters())
     return not parameters or any(parameter.requires_grad for parameter in parameters)

@@ -17,26 +17,26 @@ LINE = 120
 
 
 class Progress(Protocol):
-    """Told of everything worth showing. All calls come from the thread that trains, between two steps."""
+    """Show what is worth showing of a training. All calls come from the thread that trains, between two steps."""
 
     def start(self, total: int, done: int) -> None:
-        """Training begins; ``done`` of ``total`` updates were made before (resumed run)."""
+        """Begin; ``done`` of ``total`` updates were made before (resumed run)."""
 
     def step(self, record: StepRecord) -> None:
-        """A log interval is over."""
+        """Show what a log interval came to."""
 
     def validation(self, record: ValidationRecord) -> None:
-        """A validation is over."""
+        """Show what a validation came to."""
 
     def message(self, text: str) -> None:
-        """Something to say in words; may have several lines."""
+        """Say something in words, perhaps in several lines."""
 
     def close(self) -> None:
-        """Training is over, for whatever reason; called once."""
+        """End, for whatever reason; called once."""
 
 
 class Quiet:
-    """Shows nothing: for library use and for all processes but the first."""
+    """Show nothing: for library use and for all processes but the first."""
 
     def start(self, total: int, done: int) -> None:
         """Show nothing."""
@@ -55,7 +55,7 @@ class Quiet:
 
 
 class PlainProgress:
-    """One line per record, each flushed: for log files and pipes."""
+    """Print a line per record, each flushed: for log files and pipes."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream if stream is not None else sys.stderr
@@ -65,11 +65,11 @@ class PlainProgress:
         self.message(f"training: {total:,} steps" + (f", {done:,} of them done before" if done else ""))
 
     def step(self, record: StepRecord) -> None:
-        """Step, bound, KL, rate, time left."""
+        """Print step, bound, KL, rate, time left."""
         self.message(f"step {record.step:,}/{record.total:,}  {describe_step(record)}")
 
     def validation(self, record: ValidationRecord) -> None:
-        """Bound on the validation data."""
+        """Print the bound on the validation data."""
         self.message(describe_validation(record))
 
     def message(self, text: str) -> None:
@@ -81,7 +81,7 @@ class PlainProgress:
 
 
 class BarProgress:
-    """A live bar with bound (nats per sentence), KL, rate and time left, within 80 columns.
+    """Draw a live bar with bound (nats per sentence), KL, rate and time left, within 80 columns.
 
     It is drawn when a record comes and not by a thread of its own, which would take time from the training.
     """
@@ -131,7 +131,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 
 def describe_step(record: StepRecord) -> str:
-    """Bound, KL, rate and time left in one line."""
+    """Return bound, KL, rate and time left in one line."""
     return (
         f"{_bound(record)} nats/sentence  KL {record.kl:z.3f}  {record.steps_per_second:.1f} steps/s  "
         f"{record.sentences_per_second:,.0f} sentences/s  left {duration(record.seconds_left)}"
@@ -139,13 +139,13 @@ def describe_step(record: StepRecord) -> str:
 
 
 def _brief(record: StepRecord) -> str:
-    """The same for a bar that shares 80 columns with it."""
+    """Return the same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
     return f"{_bound(record)} nats  KL {record.kl:z.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
-    """Bound on the validation data in one line, and of what was monitored as much as the line holds."""
+    """Return the bound on the validation data in one line, and of what was monitored as much as the line holds."""
     line = (
         f"validation at step {record.step:,}: {_bound(record)} nats/sentence "
         f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:z.3f}"
@@ -160,7 +160,7 @@ def describe_validation(record: ValidationRecord) -> str:
 
 
 def _bound(record: StepRecord | ValidationRecord) -> str:
-    """The bound; beside one that is infinite, since a posterior has no density, what the training goes by."""
+    """Return the bound; beside one that is infinite, since a posterior has no density, what the training goes by."""
     if math.isinf(record.bound):
         return f"bound {record.bound:.0f}, log-likelihood {record.log_likelihood:.3f}"
     return f"bound {record.bound:.3f}"

@@ -18,7 +18,7 @@ TIME_FIELDS = frozenset({"seconds", "steps_per_second", "sentences_per_second"})
 
 @dataclass(frozen=True)
 class StepRecord:
-    """Means over the updates since the last record; bounds in nats per sentence.
+    """Hold means over the updates since the last record; bounds in nats per sentence.
 
     ``loss`` is what was descended, as the objective scales it; ``grad_norm`` is the norm of the last gradient
     before clipping; ``seconds`` is the time trained so far, over all resumed parts. ``stage`` names the stage of a
@@ -42,7 +42,7 @@ class StepRecord:
 
     @property
     def seconds_left(self) -> float:
-        """Expected time to the last step, in seconds."""
+        """Return the expected time to the last step, in seconds."""
         return (self.total - self.step) / max(self.steps_per_second, 1e-9)
 
     def as_json(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class StepRecord:
 
 @dataclass(frozen=True)
 class ValidationRecord:
-    """The bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
+    """Hold the bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
 
     ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher;
     ``monitor`` holds what else was measured, by name, and is left out of the line where that is nothing; ``stage`` as
@@ -80,7 +80,7 @@ class ValidationRecord:
 
 
 class MetricsFile:
-    """``metrics.jsonl``: one strict JSON object per line, in the order of the steps.
+    """Keep ``metrics.jsonl``: one strict JSON object per line, in the order of the steps.
 
     Numbers that JSON does not know (NaN, infinities) are written as null.
     """
@@ -142,7 +142,7 @@ class Clock:
 
 
 def _is_until(line: bytes, step: int) -> bool:
-    """Whether a line is complete and not later than ``step``."""
+    """Return whether a line is complete and not later than ``step``."""
     try:
         record = json.loads(line)
     except ValueError:

@@ -31,7 +31,7 @@ def nothing() -> Mapping[str, nn.Module]:
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained, how, and from where.
+    """Say what is trained, how, and from where.
 
     ``update`` makes the update rule: :class:`~ppl_text.training.update.Update`, or another with the same argument.
     ``fresh`` is called when the stage begins after another one, and returns programs by name (``model``, ``guide``)
@@ -49,13 +49,13 @@ class Stage:
 
     @property
     def criterion(self) -> str:
-        """The number of a validation that is compared, larger is better: ``bound``, or what the objective names."""
+        """Return the name of what validations are compared by, larger is better: ``bound``, or the objective's own."""
         return str(getattr(self.objective, "criterion", "bound"))
 
 
 @dataclass
 class Counters:
-    """Where a run stands.
+    """Say where a run stands.
 
     ``step`` updates were made in ``seconds`` of training, those since ``began`` in stage ``stage`` (its ``number``
     counts from 0). Of this stage: the best validation had ``best_score`` (what validations are compared by, larger is
@@ -87,7 +87,7 @@ class Counters:
 
 @dataclass
 class TrainingState:
-    """The parts of a run that change, bound together: ``capture()`` and ``restore(stored, path)``.
+    """Bind together the parts of a run that change: ``capture()`` and ``restore(stored, path)``.
 
     What each process of a parallel run has of its own (random states, sampler position, running sums, what the update
     rule keeps) is stored once for each. ``best`` are the parameters of the stage's best validation, where they will be
@@ -108,38 +108,38 @@ class TrainingState:
 
     @property
     def stage(self) -> Stage:
-        """The present stage."""
+        """Return the present stage."""
         return self.stages[self.counters.number]
 
     @property
     def is_last(self) -> bool:
-        """Whether no stage comes after the present one."""
+        """Return whether no stage comes after the present one."""
         return self.counters.number == len(self.stages) - 1
 
     @property
     def label(self) -> str:
-        """The stage's name for records; nothing where there is only one."""
+        """Return the stage's name for records; nothing where there is only one."""
         return self.stage.name if len(self.stages) > 1 else ""
 
     @property
     def total(self) -> int:
-        """Updates in all, if the present stage and those to come make all of theirs."""
+        """Return the updates in all, if the present stage and those to come make all of theirs."""
         return self.counters.began + sum(stage.options.steps for stage in self.stages[self.counters.number :])
 
     @property
     def trains(self) -> bool:
-        """Whether there is a parameter to train in the present stage."""
+        """Return whether there is a parameter to train in the present stage."""
         return any(p.requires_grad for group in self.optimizer.param_groups for p in group["params"])
 
     @property
     def rate(self) -> float:
-        """What the learning rate of the schedule is multiplied by, as often as it has decayed in this stage."""
+        """Return what the learning rate of the schedule is multiplied by, as often as it has decayed in this stage."""
         rule = self.stage.options.decay
         return 1.0 if rule is None else rule.factor**self.counters.plateau.decays
 
     @property
     def ended(self) -> Stop | None:
-        """Why the present stage is over, or None while it is not."""
+        """Return why the present stage is over, or None while it is not."""
         if not self.trains:
             return "untrained"
         counters, options = self.counters, self.stage.options
@@ -150,7 +150,7 @@ class TrainingState:
         return "steps" if counters.step - counters.began >= options.steps else None
 
     def due(self, every: int) -> bool:
-        """Whether an interval of the stage is over, of which the last is over with the stage."""
+        """Return whether an interval of the stage is over, of which the last is over with the stage."""
         done = self.counters.step - self.counters.began
         return done % every == 0 or done == self.stage.options.steps
 

@@ -24,7 +24,7 @@ from .programs import Joint, own_random_numbers
 
 
 class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows how to name the site
-    """Update ``step`` (counted from 1) met a value that is not finite.
+    """Say that update ``step`` (counted from 1) met a value that is not finite.
 
     ``what`` says which; ``random_state`` reproduces the draws of that update where it is known.
     """
@@ -77,10 +77,10 @@ class EveryStepGuard:
             raise NonFinite(step, f"the norm of the gradient is {value}", self._random_state)
 
     def verify(self) -> None:
-        """Nothing is left to look at."""
+        """Do nothing: all was looked at."""
 
     def close(self) -> None:
-        """Nothing to undo."""
+        """Do nothing: there is nothing to undo."""
 
 
 class DeferredGuard:

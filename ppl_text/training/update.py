@@ -105,7 +105,7 @@ class Meters:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an update rule works with.
+    """Hold what an update rule works with.
 
     ``module`` and ``optimizer`` are those that :func:`~ppl_text.training.programs.set_up` returned; ``guard`` stops an
     update whose loss or gradient is not finite; ``parameters`` are those that the stage trains. The schedules of

@@ -122,14 +122,14 @@ def judged(joint: Joint, batches: Iterable[Batch], fabric: Fabric, *, seed: int)
 
 
 def _plain(value: Any) -> float | list[float]:
-    """A number, or a list of numbers, of plain Python."""
+    """Return a number, or a list of numbers, of plain Python."""
     if isinstance(value, Tensor):
         value = value.tolist()
     return [float(item) for item in value] if isinstance(value, list | tuple) else float(value)
 
 
 def _weighted_sums(estimate: Estimate, batch: Batch, dtype: torch.dtype) -> Tensor:
-    """(5,): Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ w·length."""
+    """Return (5,): Σ w·bound, Σ w·KL, Σ w·log-likelihood, Σ w, Σ w·length."""
     ones = torch.ones_like(batch.weights, dtype=dtype)
     terms = (estimate.bound, estimate.kl, estimate.log_likelihood, ones, batch.lengths)
     weights = batch.weights.to(dtype)

@@ -61,12 +61,12 @@ def load_model_weights(path: Path, model: nn.Module) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What was saved beside the weights (step, validation bound); errors as :func:`load_weights`."""
+    """Return what was saved beside the weights (step, validation bound); errors as :func:`load_weights`."""
     return _read(path)[1]
 
 
 def weights_digest(path: Path) -> str:
-    """SHA-256 (hex) of the file; raises :class:`RunFolderError` where there is none."""
+    """Return the SHA-256 (hex) of the file; raises :class:`RunFolderError` where there is none."""
     _require(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -102,7 +102,7 @@ def _require(path: Path) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by all their names, and the metadata."""
+    """Return the tensors by all their names, and the metadata."""
     _require(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
