@@ -23,8 +23,8 @@ from benchmarks import race
 from benchmarks.ours import Ours
 from benchmarks.peers import synthetic_words
 from ppl_text import objectives
+from ppl_text.comparing.costs import peak_bytes
 from ppl_text.core.batch import Batch
-from ppl_text.evaluation.memory import peak_bytes
 
 PARTICLES = (1, 4, 16, 64)
 

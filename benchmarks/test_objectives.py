@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.objectives import NAMES, PARTICLES, World
-from ppl_text.evaluation.memory import peak_bytes
+from ppl_text.comparing.costs import peak_bytes
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from . import objectives, swap
+from .comparing.estimators import estimate_bounds
 from .core.batch import device_of
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
 from .decoding import Strategy, as_strategy
-from .evaluation.estimates import estimate_bounds
 from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.latents import LatentFigures, latent_figures, sentence_latents
 from .evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize
@@ -48,7 +48,7 @@ from .training.progress import Progress, Quiet
 from .training.weights import load_weights
 
 if TYPE_CHECKING:
-    from .compare import Comparison
+    from .recipes.compare import Comparison
 
 
 class Run:
@@ -364,9 +364,9 @@ class Run:
         """Measure guides (this run's own, others refitted) and objectives on the same sentences.
 
         The tables are in ``text``, the columns in ``rows``, what they mean in ``verdict``; all is kept in ``folder``.
-        See :func:`ppl_text.compare.compare_runs`, which also takes several runs at once.
+        See :func:`ppl_text.recipes.compare.compare_runs`, which also takes several runs at once.
         """
-        from .compare import Settings, compare_runs
+        from .recipes.compare import Settings, compare_runs
 
         settings = Settings(draws=draws, sentences=sentences, repeats=repeats, split=split, seed=seed)
         options: dict[str, Any] = {"steps": steps, "out": out, "progress": progress}

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from . import objectives
+from .comparing.exchange import BeforeAfter, GuideFigures, label
 from .core.batch import device_of
 from .core.errors import RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
-from .evaluation.exchange import BeforeAfter, GuideFigures, label
 from .evaluation.likelihood import Likelihood, sentence_log_weights
 from .evaluation.report import table
 from .recipes import build, folders, lineage

@@ -180,7 +180,7 @@ class Conversation:
 
 def show_guides(sitting: Sitting) -> None:
     """Number, name and density of each guide that fits, a star at the current one."""
-    from ..evaluation.exchange import label
+    from ..comparing.exchange import label
 
     current = sitting.current.config.guide.name
     rows = [

@@ -11,9 +11,8 @@ import math
 import numbers
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +83,7 @@ class KhatShares(NamedTuple):
 
 
 def khat_shares(k: NDArray[Any], weights: NDArray[Any] | None = None) -> KhatShares:
-    """Weighted shares of the sentences by k̂.
+    """Count the weighted shares of the sentences by k̂.
 
     Args:
         k: (N,) k̂, ±inf included; NaN speaks for no trust and counts as bad.
@@ -106,45 +105,54 @@ def khat_shares(k: NDArray[Any], weights: NDArray[Any] | None = None) -> KhatSha
     return KhatShares(good, ok, float(weights[~(k <= OK)].sum() / weights.sum()))
 
 
-@dataclass(frozen=True, eq=False)
-class GuideDraws:
-    """What S draws from one guide say about N sentences; all terms in nats.
+class GuideTerms(Protocol):
+    """Log-terms of S draws from one guide for each of N sentences, in nats, as arrays or CPU tensors.
 
     ``log_weights`` = ``log_likelihood`` + Σ_site (``log_p`` - ``log_q``), never scaled.
-
-    Attributes:
-        label: the guide's name, unique in a comparison.
-        log_likelihood: (N, S) log p(tokens | latents).
-        log_p: by latent site, (N, S) log p(site | earlier latents).
-        log_q: by latent site, (N, S) log q(site | text).
-        log_weights: (N, S).
-        khat: (N,) from :func:`pareto_k`.
-        texts: the N sentences.
-        weights: (N,) weights of the sentences.
     """
 
-    label: str
-    log_likelihood: NDArray[Any]
-    log_p: Mapping[str, NDArray[Any]]
-    log_q: Mapping[str, NDArray[Any]]
-    log_weights: NDArray[Any]
-    khat: NDArray[Any]
-    texts: Sequence[str]
-    weights: NDArray[Any]
+    @property
+    def log_likelihood(self) -> Any:
+        """(N, S) log p(tokens | latents)."""
+        ...
 
-    def __post_init__(self) -> None:
-        shape = np.shape(self.log_likelihood)
-        terms = {"log_weights": self.log_weights}
-        terms |= {f"{name}[{site}]": a for name in ("log_p", "log_q") for site, a in getattr(self, name).items()}
-        wrong = [f"{name} {np.shape(a)}" for name, a in terms.items() if np.shape(a) != shape]
-        counts = {"khat": len(self.khat), "texts": len(self.texts), "weights": len(self.weights)}
-        wrong += [f"{name} ({n},)" for name, n in counts.items() if n != shape[0]]
-        if wrong:
-            raise ValueError(f"guide '{self.label}': log_likelihood is (N, S) = {shape}, but {', '.join(wrong)}")
+    @property
+    def log_p(self) -> Mapping[str, Any]:
+        """By latent site, (N, S) log p(site | earlier latents)."""
+        ...
+
+    @property
+    def log_q(self) -> Mapping[str, Any]:
+        """By latent site, (N, S) log q(site | text)."""
+        ...
+
+    @property
+    def log_weights(self) -> Any:
+        """(N, S)."""
+        ...
+
+
+class GuideDraws(Protocol):
+    """What draws from one guide say about N sentences: log-terms, and (N,) k̂ from :func:`pareto_k`."""
+
+    @property
+    def terms(self) -> GuideTerms:
+        """Log-terms of the draws."""
+        ...
+
+    @property
+    def khat(self) -> Any:
+        """(N,)."""
+        ...
 
 
 def save_comparison(
-    path: Path, tables: Sequence[GuideDraws], rows: Sequence[Mapping[str, Any]], attributes: Mapping[str, Any]
+    path: Path,
+    guides: Mapping[str, GuideDraws],
+    texts: Sequence[str],
+    weights: NDArray[Any],
+    rows: Sequence[Mapping[str, Any]],
+    attributes: Mapping[str, Any],
 ) -> None:
     """Write ``inference.nc``: netCDF-4 that ``arviz.from_netcdf`` opens in every version; whole or not at all.
 
@@ -163,25 +171,33 @@ def save_comparison(
 
     Args:
         path: where to; its folder exists.
-        tables: one for each guide; all with the same sentences, weights and number of draws.
+        guides: by label; all with the same number of draws.
+        texts: the N sentences.
+        weights: (N,) weights of the sentences.
         rows: the table of ``compare``, plain names to plain values.
         attributes: of the whole file (seeds, versions); what is neither text nor number is written as JSON.
 
     Raises:
-        ValueError: no guide, a label twice, or guides that did not see the same sentences.
+        ValueError: no guide, or terms that are not of these sentences or of different numbers of draws.
         CheckpointError: the disk refuses; an older file is left untouched.
     """
     import xarray as xr
 
-    _check_tables(tables)
+    _check_shapes(guides, len(texts), len(weights))
     root = xr.Dataset(attrs={name: _attribute(value) for name, value in attributes.items()})
-    tree = xr.DataTree.from_dict({"/": root, **_draws(tables), "comparison": _columns(rows)})
-    content = tree.to_netcdf(engine="h5netcdf")
+    observed = {"text": ("sentence", _texts(texts)), "weight": ("sentence", np.asarray(weights))}
+    parts = {
+        "/": root,
+        **_draws(guides),
+        "observed_data": xr.Dataset(observed, {"sentence": np.arange(len(texts))}),
+        "comparison": _columns(rows),
+    }
+    content = xr.DataTree.from_dict(parts).to_netcdf(engine="h5netcdf")
     write_atomically(path, lambda file: file.write(content))
 
 
 def load_comparison(path: Path) -> Any:
-    """What :func:`save_comparison` wrote, in memory: ``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x).
+    """Load what :func:`save_comparison` wrote: ``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x).
 
     Both give ``data["sample_stats"]["log_weight"]`` and ``data.attrs``.
 
@@ -202,7 +218,7 @@ def load_comparison(path: Path) -> Any:
 
 
 def _arviz() -> Any:
-    """ArviZ without the notice about its own version 1 that 0.23 gives once a day."""
+    """Import ArviZ without the notice about its own version 1 that 0.23 gives once a day."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*ArviZ is undergoing a major refactor", category=FutureWarning)
         try:
@@ -243,52 +259,57 @@ def _check_log_weights(log_weights: NDArray[np.float64]) -> None:
         raise UserError(f"log-weights of {broken.size} sentences are NaN or +inf, first of sentence {broken[0]}: no k̂")
 
 
-def _check_tables(tables: Sequence[GuideDraws]) -> None:
-    labels = [table.label for table in tables]
-    if not labels or len(set(labels)) < len(labels):
-        raise ValueError(f"a comparison needs guides with labels of their own, got {labels}")
-    seen = {(t.log_weights.shape, tuple(t.texts), tuple(np.asarray(t.weights).tolist())) for t in tables}
-    if len(seen) > 1:
-        raise ValueError(f"guides {labels} did not see the same sentences, weights and number of draws")
+def _check_shapes(guides: Mapping[str, GuideDraws], texts: int, weights: int) -> None:
+    if not guides:
+        raise ValueError("a comparison needs a guide")
+    draws = np.shape(next(iter(guides.values())).terms.log_likelihood)[-1]
+    wrong = [f"weights ({weights},)"] if weights != texts else []
+    for label, guide in guides.items():
+        named = {"log_likelihood": guide.terms.log_likelihood, "log_weights": guide.terms.log_weights}
+        named |= {f"log_p[{site}]": term for site, term in guide.terms.log_p.items()}
+        named |= {f"log_q[{site}]": term for site, term in guide.terms.log_q.items()}
+        wrong += [f"{name} {np.shape(a)} of '{label}'" for name, a in named.items() if np.shape(a) != (texts, draws)]
+        wrong += [f"khat {np.shape(guide.khat)} of '{label}'"] if np.shape(guide.khat) != (texts,) else []
+    if wrong:
+        raise ValueError(f"expected (N, S) = ({texts}, {draws}) of every guide, but got {', '.join(wrong)}")
 
 
-def _draws(tables: Sequence[GuideDraws]) -> dict[str, xr.Dataset]:
-    """All groups that come from draws."""
+def _draws(guides: Mapping[str, GuideDraws]) -> dict[str, xr.Dataset]:
+    """Make all groups that come from draws."""
     import xarray as xr
 
     dims = ("chain", "draw", "guide", "sentence")
-    first = tables[0]
-    sentences, draws = first.log_weights.shape
-    guides = {"guide": [_storable(table.label) for table in tables], "sentence": np.arange(sentences)}
-    coords = {"chain": [0], "draw": np.arange(draws), **guides}
-    stats = xr.Dataset({"log_weight": (dims, _chain([t.log_weights for t in tables]))}, coords)
-    sites = list(dict.fromkeys(site for table in tables for site in (*table.log_p, *table.log_q)))
+    terms, khats = [guide.terms for guide in guides.values()], [np.asarray(guide.khat) for guide in guides.values()]
+    sentences, draws = np.shape(terms[0].log_likelihood)
+    labels = {"guide": [_storable(label) for label in guides], "sentence": np.arange(sentences)}
+    coords = {"chain": [0], "draw": np.arange(draws), **labels}
+    stats = xr.Dataset({"log_weight": (dims, _chain([t.log_weights for t in terms]))}, coords)
+    sites = list(dict.fromkeys(site for t in terms for site in (*t.log_p, *t.log_q)))
     if sites:
         stats = stats.assign_coords(site=[_storable(site) for site in sites])
-        stats["log_p"] = ((*dims, "site"), _by_site([t.log_p for t in tables], sites, first))
-        stats["log_q"] = ((*dims, "site"), _by_site([t.log_q for t in tables], sites, first))
-    observed = {"text": ("sentence", _texts(first.texts)), "weight": ("sentence", np.asarray(first.weights))}
+        stats["log_p"] = ((*dims, "site"), _by_site([t.log_p for t in terms], sites))
+        stats["log_q"] = ((*dims, "site"), _by_site([t.log_q for t in terms], sites))
     return {
-        "log_likelihood": xr.Dataset({"tokens": (dims, _chain([t.log_likelihood for t in tables]))}, coords),
+        "log_likelihood": xr.Dataset({"tokens": (dims, _chain([t.log_likelihood for t in terms]))}, coords),
         "sample_stats": stats,
-        "observed_data": xr.Dataset(observed, {"sentence": guides["sentence"]}),
-        "constant_data": xr.Dataset({"khat": (("guide", "sentence"), np.stack([t.khat for t in tables]))}, guides),
+        "constant_data": xr.Dataset({"khat": (("guide", "sentence"), np.stack(khats))}, labels),
     }
 
 
-def _chain(terms: Sequence[NDArray[Any]]) -> NDArray[Any]:
+def _chain(terms: Sequence[Any]) -> NDArray[Any]:
     """(N, S) of each guide → (chain = 1, draw, guide, sentence)."""
     return np.stack([np.asarray(term).T for term in terms], axis=1)[None]
 
 
-def _by_site(terms: Sequence[Mapping[str, NDArray[Any]]], sites: Sequence[str], like: GuideDraws) -> NDArray[Any]:
+def _by_site(terms: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> NDArray[Any]:
     """Terms by site of each guide → (chain = 1, draw, guide, sentence, site), NaN where a guide lacks the site."""
-    missing = np.full_like(like.log_weights, np.nan)
+    known = next(term for of_guide in terms for term in of_guide.values())
+    missing = np.full_like(np.asarray(known), np.nan)
     return np.stack([_chain([of_guide.get(site, missing) for of_guide in terms]) for site in sites], axis=-1)
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-    """The table of ``compare``: numbers as float64, all else as text."""
+    """Turn the rows of ``compare`` into columns: numbers as float64, all else as text."""
     import xarray as xr
 
     names = dict.fromkeys(name for row in rows for name in row)
@@ -304,7 +325,7 @@ def _column(values: Sequence[Any]) -> NDArray[Any]:
 
 
 def _attribute(value: Any) -> str | numbers.Real:
-    """A value as netCDF can hold it; truth values, lists and the like as JSON."""
+    """Turn a value into what netCDF can hold; truth values, lists and the like as JSON."""
     if isinstance(value, str):
         return _storable(value)
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
@@ -317,5 +338,5 @@ def _texts(texts: Sequence[str]) -> NDArray[Any]:
 
 
 def _storable(text: str) -> str:
-    """HDF5's strings are UTF-8 and end at a NUL: these two faults become replacement characters."""
+    """Replace what HDF5's strings, UTF-8 that ends at a NUL, cannot hold."""
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")

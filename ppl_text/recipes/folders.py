@@ -20,16 +20,17 @@ RUNS = Path("runs")
 
 def next_folder(recipe: str) -> Path:
     """The first of ``runs/RECIPE-1``, ``runs/RECIPE-2``, … that does not exist yet."""
-    return _first_free(RUNS, recipe)
+    return first_free(RUNS, recipe)
 
 
 def next_swap(parent: Path, guide: str) -> Path:
     """The first of ``PARENT/swaps/GUIDE-1``, … that does not exist yet; a guide from a file by its class alone."""
     name = guide.partition(":")[2] if is_file_reference(guide) else guide
-    return _first_free(parent / "swaps", re.sub(r"[^\w.-]", "_", name) or "guide")
+    return first_free(parent / "swaps", re.sub(r"[^\w.-]", "_", name) or "guide")
 
 
-def _first_free(place: Path, name: str) -> Path:
+def first_free(place: Path, name: str) -> Path:
+    """Return the first of ``PLACE/NAME-1``, ``PLACE/NAME-2``, … that does not exist yet."""
     number = 1
     while (place / f"{name}-{number}").exists():
         number += 1

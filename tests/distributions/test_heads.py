@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ppl_text.comparing.costs import peak_bytes
 from ppl_text.distributions import tokens as token_site
 from ppl_text.distributions.tokens import DecodedTokens, SoftmaxScore, TokenSequence, score_outcomes
-from ppl_text.evaluation.memory import peak_bytes
 
 ROWS, WIDTH, SIZE = 11, 5, 7
 with_and_without_bias = pytest.mark.parametrize("biased", [False, True])

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from ppl_text import recipes
+from ppl_text.comparing.verdict import is_collapsed as of_comparisons
 from ppl_text.data.batches import EvaluationSet
 from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, verdict
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, common_sentences, subset
-from ppl_text.evaluation.verdict import is_collapsed as of_comparisons
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from ppl_text.comparing.draws import draw_terms
 from ppl_text.core.batch import Batch
 from ppl_text.core.latents import LatentSpec
 from ppl_text.distributions.point import PointMass
-from ppl_text.evaluation.estimates import draw_terms
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.representation import (
     VERY_ACTIVE,

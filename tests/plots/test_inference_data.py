@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 
 from ppl_text.core.errors import CheckpointError, UserError
 from ppl_text.plots import inference_data
-from ppl_text.plots.inference_data import GuideDraws, khat_shares, load_comparison, pareto_k, save_comparison
+from ppl_text.plots.inference_data import khat_shares, load_comparison, pareto_k, save_comparison
 
 NAN, INF = math.nan, math.inf
 
@@ -189,25 +190,23 @@ TEXTS = ["thé", "日本語 🙂", ""]
 FIRST = {"run": "runs/ä", "guide": "tril", "objective": "elbo", "bound": -20.5, "particles": 1, "snr": None}
 SECOND = {"run": "runs/ä", "guide": "prior", "objective": "iwae:16", "bound": None, "particles": 16, "snr": 1.5}
 ROWS = [{**FIRST, "collapsed": True}, {**SECOND, "note": ["x"]}]
+WEIGHTS = [1.0, 2.5, 0.0]
 SITES = {"tril": ("h",), "prior": ("h", "z")}
 
 
-def draws(label="tril", sentences=3, number=30, seed=0, **changes):
+def draws(label="tril", sentences=3, number=30, seed=0, khat=None, **changes):
     def term():
         return rng.normal(size=(sentences, number)).astype(np.float32)
 
     rng = np.random.default_rng([seed, len(label)])
-    content = {
-        "label": label,
+    terms = {
         "log_likelihood": term(),
         "log_p": {site: term() for site in SITES[label]},
         "log_q": {site: term() for site in SITES[label]},
         "log_weights": term(),
-        "khat": np.r_[-INF, rng.normal(size=sentences - 1)],
-        "texts": TEXTS[:sentences],
-        "weights": np.array([1.0, 2.5, 0.0])[:sentences],
     }
-    return GuideDraws(**{**content, **changes})
+    drawn = np.r_[-INF, rng.normal(size=sentences - 1)]
+    return SimpleNamespace(terms=SimpleNamespace(**{**terms, **changes}), khat=drawn if khat is None else khat)
 
 
 ATTRIBUTES = {
@@ -221,18 +220,21 @@ ATTRIBUTES = {
 }
 
 
-@pytest.fixture
-def tables():
-    return [draws("tril"), draws("prior")]
+GUIDES = {"tril": draws("tril"), "prior": draws("prior")}
 
 
-@pytest.fixture
-def saved(tmp_path, tables):
-    save_comparison(tmp_path / "inference.nc", tables, ROWS, ATTRIBUTES)
-    return tmp_path / "inference.nc"
+def save(folder, guides=GUIDES, texts=TEXTS, weights=WEIGHTS, rows=ROWS, attributes=ATTRIBUTES):
+    save_comparison(folder / "inference.nc", guides, texts, np.asarray(weights), rows, attributes)
+    return folder / "inference.nc"
 
 
-@pytest.fixture(params=["load_comparison", "arviz.from_netcdf"])
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """The file of all that; read it, do not write to it."""
+    return save(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture(scope="module", params=["load_comparison", "arviz.from_netcdf"])
 def opened(request, saved):
     if request.param == "load_comparison":
         yield load_comparison(saved)
@@ -242,12 +244,12 @@ def opened(request, saved):
     data.close()
 
 
-def test_every_term_comes_back_by_name_and_dimension(opened, tables):
-    for place, table in enumerate(tables):
+def test_every_term_comes_back_by_name_and_dimension(opened):
+    for place, (label, guide) in enumerate(GUIDES.items()):
         of = {"chain": 0, "guide": place}
         for group, name, values in (
-            ("log_likelihood", "tokens", table.log_likelihood),
-            ("sample_stats", "log_weight", table.log_weights),
+            ("log_likelihood", "tokens", guide.terms.log_likelihood),
+            ("sample_stats", "log_weight", guide.terms.log_weights),
         ):
             term = opened[group][name]
             assert term.dims == ("chain", "draw", "guide", "sentence")
@@ -256,9 +258,9 @@ def test_every_term_comes_back_by_name_and_dimension(opened, tables):
         for name in ("log_p", "log_q"):
             term = opened["sample_stats"][name]
             assert term.dims == ("chain", "draw", "guide", "sentence", "site")
-            for site, values in getattr(table, name).items():
+            for site, values in getattr(guide.terms, name).items():
                 assert np.array_equal(term.isel(of).sel(site=site).transpose("sentence", "draw").values, values)
-        assert np.array_equal(opened["constant_data"]["khat"].sel(guide=table.label).values, table.khat)
+        assert np.array_equal(opened["constant_data"]["khat"].sel(guide=label).values, guide.khat)
     assert opened["constant_data"]["khat"].dims == ("guide", "sentence")
 
 
@@ -296,69 +298,63 @@ def test_attributes_are_plain_or_json_and_no_time_is_among_them(opened):
     assert isinstance(opened.attrs["split"], str)
 
 
-def test_the_same_content_is_the_same_file_and_another_seed_is_not(saved, tmp_path, tables):
-    save_comparison(tmp_path / "again.nc", tables, ROWS, ATTRIBUTES)
-    assert (tmp_path / "again.nc").read_bytes() == saved.read_bytes()
-    save_comparison(tmp_path / "again.nc", [draws("tril", seed=1), tables[1]], ROWS, ATTRIBUTES)
-    assert (tmp_path / "again.nc").read_bytes() != saved.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.nc", "inference.nc"]
+def test_the_same_content_is_the_same_file_and_another_seed_is_not(saved, tmp_path):
+    again = save(tmp_path)
+    assert again.read_bytes() == saved.read_bytes()
+    save(tmp_path, {**GUIDES, "tril": draws("tril", seed=1)})
+    assert again.read_bytes() != saved.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["inference.nc"]
 
 
-def test_the_file_is_free_once_it_is_loaded(saved, tables):
+def test_the_file_is_free_once_it_is_loaded(saved, tmp_path):
     import h5py
 
-    data = load_comparison(saved)
-    h5py.File(saved, "r+").close()  # HDF5 refuses that for a file that is still open for reading
-    saved.unlink()
-    assert np.array_equal(data["constant_data"]["khat"].values, [table.khat for table in tables])
+    copy = shutil.copy(saved, tmp_path / "copy.nc")
+    data = load_comparison(copy)
+    h5py.File(copy, "r+").close()  # HDF5 refuses that for a file that is still open for reading
+    copy.unlink()
+    assert np.array_equal(data["constant_data"]["khat"].values, [guide.khat for guide in GUIDES.values()])
 
 
 def test_a_language_model_has_no_latent_and_no_terms_by_site(tmp_path):
-    save_comparison(tmp_path / "inference.nc", [draws(log_p={}, log_q={})], [], {})
-    data = load_comparison(tmp_path / "inference.nc")
+    data = load_comparison(save(tmp_path, {"exact": draws(log_p={}, log_q={})}))
     assert set(data["sample_stats"].data_vars) == {"log_weight"}
 
 
 def test_texts_that_hdf5_cannot_hold_lose_the_fault_and_not_the_file(tmp_path):
-    save_comparison(tmp_path / "inference.nc", [draws(texts=["a\0b", "c\ud800d", "e"])], [], {})
-    observed = load_comparison(tmp_path / "inference.nc")["observed_data"]
+    observed = load_comparison(save(tmp_path, texts=["a\0b", "c\ud800d", "e"]))["observed_data"]
     assert list(observed["text"].values) == ["a\ufffdb", "c?d", "e"]
 
 
-def test_a_disk_that_refuses_leaves_the_old_file(saved, tables, monkeypatch):
+def test_a_disk_that_refuses_leaves_the_old_file(saved, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    before = saved.read_bytes()
+    copy = shutil.copy(saved, tmp_path / "inference.nc")
     monkeypatch.setattr("ppl_text.core.atomic.os.replace", refuse)
     with pytest.raises(CheckpointError, match=r"cannot write .*inference\.nc: the disk is full"):
-        save_comparison(saved, tables[:1], [], {})
-    assert saved.read_bytes() == before
-    assert [p.name for p in saved.parent.iterdir()] == ["inference.nc"]
+        save(tmp_path, {"tril": draws()})
+    assert copy.read_bytes() == saved.read_bytes()
+    assert [p.name for p in tmp_path.iterdir()] == ["inference.nc"]
 
 
 MISFITS = {
-    "no guide": ([], r"guides with labels of their own, got \[\]"),
-    "one label twice": ([draws("tril"), draws("tril")], "labels of their own, got .'tril', 'tril'."),
-    "other sentences": ([draws("tril"), draws("prior", texts=["a", "b", "c"])], "did not see the same"),
-    "other weights": ([draws("tril"), draws("prior", weights=np.ones(3))], "did not see the same"),
-    "more draws": ([draws("tril"), draws("prior", number=31)], "did not see the same"),
-    "fewer sentences": ([draws("tril"), draws("prior", sentences=2)], "did not see the same"),
+    "no guide": ({"guides": {}}, "a comparison needs a guide"),
+    "other sentences": ({"texts": ["a"]}, r"\(N, S\) = \(1, 30\) .* log_likelihood \(3, 30\) of 'tril', .*of 'prior'"),
+    "other weights": ({"weights": [1.0]}, r"but got weights \(1,\)$"),
+    "more draws": ({"guides": {**GUIDES, "prior": draws("prior", number=31)}}, r"= \(3, 30\) .* \(3, 31\) of 'prior'"),
+    "several": (
+        {"guides": {"tril": draws(log_q={"h": np.zeros((3, 29))}, khat=np.zeros(1))}},
+        r"but got log_q\[h\] \(3, 29\) of 'tril', khat \(1,\) of 'tril'$",
+    ),
 }
 
 
-@pytest.mark.parametrize(("misfits", "message"), MISFITS.values(), ids=MISFITS)
-def test_guides_that_cannot_be_compared_are_refused_and_nothing_is_written(tmp_path, misfits, message):
+@pytest.mark.parametrize(("changes", "message"), MISFITS.values(), ids=MISFITS)
+def test_what_does_not_belong_together_is_refused_all_at_once_and_nothing_is_written(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
-        save_comparison(tmp_path / "inference.nc", misfits, ROWS, {})
+        save(tmp_path, **changes)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_terms_of_other_shapes_are_named_all_at_once():
-    with pytest.raises(
-        ValueError, match=r"guide 'tril': .*\(N, S\) = \(3, 30\), but log_q\[h\] \(3, 29\), texts \(1,\)"
-    ):
-        draws(log_q={"h": np.zeros((3, 29))}, texts=["one"])
 
 
 def test_a_file_that_is_not_there_or_is_something_else_is_told(tmp_path):

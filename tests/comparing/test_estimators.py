@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from evaluation.programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence, posterior_scale
 
 from ppl_text import objectives
-from ppl_text.evaluation.estimates import draw_terms, estimate_bounds, repeats_of
-from ppl_text.evaluation.measurement import family_of, with_particles
+from ppl_text.comparing.candidates import family_of, with_particles
+from ppl_text.comparing.draws import draw_terms
+from ppl_text.comparing.estimators import estimate_bounds, repeats_of
 from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
-
-from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence, posterior_scale
 
 LENGTHS = [[2, 3], [4, 5, 1]]
 WEIGHTS = [[1.0, 2.0], [3.0, 0.0, 2.0]]
@@ -98,7 +98,8 @@ def test_effective_sample_sizes_are_those_of_the_estimator(common):
 
 def test_chunks_change_the_memory_only(common, monkeypatch):
     model = Gaussian()
-    monkeypatch.setattr("ppl_text.evaluation.estimates.AT_ONCE", 16)
+    for room in ("estimators", "draws"):
+        monkeypatch.setattr(f"ppl_text.comparing.{room}.AT_ONCE", 16)
     found = estimate_bounds(objectives.build("elbo"), model, GaussianGuide(), common, draws=50, seed=0)
     assert found.by_sentence.numpy() == pytest.approx(log_evidence(KEPT), abs=1e-5)
     assert model.widest == 1

@@ -5,23 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from .collapse import is_collapsed
-from .comparison import Row, paired_difference
+from ..evaluation.collapse import is_collapsed
+from .rows import Measurement
 
 GAIN = 0.01
 """Nats per sentence below which a gain is not worth a word."""
 
 
-def verdict(rows: Sequence[Row]) -> list[str]:
-    """Sentences on: the best guide, the best estimator, what a richer objective gains, k̂, collapse."""
+def verdict(rows: Sequence[Measurement]) -> list[str]:
+    """Say which guide and which estimator are best, what a richer objective gains, what k̂ says, and what collapsed."""
     if not rows:
         return []
     found = [best_guide(rows), *best_estimators(rows), *gains(rows), *reliability(rows), *collapse(rows)]
     return [line for line in found if line]
 
 
-def best_guide(rows: Sequence[Row]) -> str:
-    """Which guide has the highest bound, and whether the next one is really lower."""
+def best_guide(rows: Sequence[Measurement]) -> str:
+    """Name the guide with the highest bound, and say whether the next one is really lower."""
     if not (bounded := [row for row in rows if math.isfinite(_height(row))]):
         return "No guide has a finite bound; a point mass has none."
     if len(bounded) < len(rows):
@@ -45,8 +45,8 @@ def best_guide(rows: Sequence[Row]) -> str:
     )
 
 
-def best_estimators(rows: Sequence[Row]) -> list[str]:
-    """Which objective has the best signal-to-noise ratio at equal draws, guide by guide.
+def best_estimators(rows: Sequence[Measurement]) -> list[str]:
+    """Name the objective with the best signal-to-noise ratio at equal draws, guide by guide.
 
     Not across guides: far from its optimum a guide has large gradients, which say nothing for an estimator.
     """
@@ -68,8 +68,8 @@ def best_estimators(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def gains(rows: Sequence[Row]) -> list[str]:
-    """Whether a richer objective still raises the bound above the plain ELBO of the same guide."""
+def gains(rows: Sequence[Measurement]) -> list[str]:
+    """Say whether a richer objective still raises the bound above the plain ELBO of the same guide."""
     lines = []
     for group in _by_guide(rows):
         if group[0].exact:
@@ -97,8 +97,8 @@ def gains(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def reliability(rows: Sequence[Row]) -> list[str]:
-    """Whether k̂ says that the importance-weighted figures can be trusted."""
+def reliability(rows: Sequence[Measurement]) -> list[str]:
+    """Say whether importance-weighted figures can be trusted, by k̂."""
     lines = []
     for group in _by_guide(rows):
         row = group[0]
@@ -117,8 +117,8 @@ def reliability(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def collapse(rows: Sequence[Row]) -> list[str]:
-    """A warning where the latents carry nothing, whatever the other columns say."""
+def collapse(rows: Sequence[Measurement]) -> list[str]:
+    """Warn where the latents carry nothing, whatever the other columns say."""
     lines = []
     for group in _by_guide(rows):
         row = group[0]
@@ -134,27 +134,41 @@ def collapse(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def name(row: Row, rows: Sequence[Row]) -> str:
-    """A guide by its name, with its run where there are several."""
+def name(row: Measurement, rows: Sequence[Measurement]) -> str:
+    """Name a guide, with its run where there are several."""
     return f"'{row.guide}'" if len({r.run for r in rows}) == 1 else f"'{row.guide}' of {row.run}"
 
 
-def _height(row: Row) -> float:
+def _height(row: Measurement) -> float:
     return row.bound if row.bound_equal_k is None else row.bound_equal_k
 
 
-def _at(row: Row) -> str:
+def _at(row: Measurement) -> str:
     if row.exact:
         return "exact"
     return row.objective if row.equal_k in (None, row.particles) else f"{row.family} at K = {row.equal_k}"
 
 
-def _by_guide(rows: Sequence[Row]) -> list[list[Row]]:
-    groups: dict[tuple[str, str], list[Row]] = {}
+def _by_guide(rows: Sequence[Measurement]) -> list[list[Measurement]]:
+    groups: dict[tuple[str, str], list[Measurement]] = {}
     for row in rows:
         groups.setdefault((row.run, row.guide), []).append(row)
     return list(groups.values())
 
 
-def _best_rows(rows: Sequence[Row]) -> list[Row]:
+def _best_rows(rows: Sequence[Measurement]) -> list[Measurement]:
     return [max(group, key=_height) for group in _by_guide(rows)]
+
+
+def paired_difference(first: Measurement, second: Measurement) -> tuple[float, float]:
+    """Return the mean of ``first - second`` over the common sentences, nats per sentence, and its standard error.
+
+    With shares w: √(N/(N-1) Σ_n w_n² (d_n - d̄)²), which holds the draw of the sentences and of the latents; what the
+    sentences have in common drops out of d_n.
+    """
+    difference = first.by_sentence - second.by_sentence
+    share = first.weights / first.weights.sum()
+    mean = float(share @ difference)
+    n = len(difference)
+    error = math.sqrt(n / (n - 1) * float(share**2 @ (difference - mean) ** 2)) if n > 1 else math.inf
+    return mean, error

@@ -1,4 +1,4 @@
-"""What a guide is worth on a trained model, and two of them side by side."""
+"""What a guide is worth on a trained model, and two guides side by side: before and after a swap."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class GuideFigures:
     khat_bad: float
 
     def bounds(self) -> tuple[str, str, str, str]:
-        """ELBO, importance-weighted bound and gap with their standard errors, and KL, as text."""
+        """Write ELBO, importance-weighted bound and gap with their standard errors, and KL."""
         pairs = ((self.elbo, self.elbo_se), (self.iw, self.iw_se), (self.gap, self.gap_se))
         elbo, iw, gap = (f"{value:.3f} ± {error:.3f}" for value, error in pairs)
         return elbo, iw, gap, f"{self.kl:.3f}"
@@ -62,7 +62,7 @@ class BeforeAfter:
     seed: int
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """Quantity, before, after, as text."""
+        """Write quantity, before, after."""
         names = (
             "ELBO",
             f"importance-weighted bound, K = {self.particles}",
@@ -76,11 +76,11 @@ class BeforeAfter:
         return list(zip(names, *columns, strict=True))
 
     def header(self) -> tuple[str, str, str]:
-        """Heads of the columns."""
+        """Return the heads of the columns."""
         return "quantity", f"before: {label(self.before.guide)}", f"after: {label(self.after.guide)}"
 
     def how(self) -> str:
-        """How it was measured, in one sentence."""
+        """Say in one sentence how it was measured."""
         return (
             f"Nats per sentence ± Monte-Carlo s.e., the same {self.sentences:,} test sentences and seed {self.seed} "
             f"for both; Pareto k̂ of {self.khat_draws} draws for each of {self.khat_sentences} sentences."
@@ -88,20 +88,21 @@ class BeforeAfter:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> BeforeAfter:
-        """The reverse of :meth:`as_json`."""
+        """Read what :meth:`as_json` has written."""
         pair = {key: GuideFigures(**_numbers(stored[key])) for key in ("before", "after")}
         return cls(**{**stored, **pair})
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values; what is no finite number is None."""
-        return finite_or_none(asdict(self))
+        """Return plain values; what is no finite number is None."""
+        values: dict[str, Any] = finite_or_none(asdict(self))
+        return values
 
 
 def label(guide: str) -> str:
-    """A guide as tables name it: a file without its folder."""
+    """Name a guide as tables do: a file without its folder."""
     return Path(guide).name if is_file_reference(guide) else guide
 
 
 def _numbers(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The reverse of what :func:`finite_or_none` does."""
+    """Turn None, which stands for what is no finite number, into NaN."""
     return {key: math.nan if value is None else value for key, value in stored.items()}

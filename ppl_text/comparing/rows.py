@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
+from ..evaluation.report import table
 
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """What was measured of one (run, guide, objective). Bounds are at β = 1, in nats; None where there is nothing.
 
     ============================== ====================================================================
@@ -80,64 +82,69 @@ class Row:
     exact: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns as plain values; what is no finite number is None."""
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("by_sentence", "weights")}
-        return finite_or_none(named)
+        """Return the columns as plain values; what is no finite number is None."""
+        columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights"))
+        values: dict[str, Any] = finite_or_none({name: getattr(self, name) for name in columns})
+        return values
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows, how they were measured, what they say, and the folder in which all that is kept."""
+
+    rows: list[Measurement]
+    settings: dict[str, Any]
+    notes: list[str]
+    verdict: list[str] = field(default_factory=list)
+    folder: Path | None = None
+
+    @property
+    def text(self) -> str:
+        """The tables in columns and the verdict under them, for a terminal."""
+        parts = [_in_columns(title, [header, *cells]) for title, header, cells in tables(self.rows)]
+        return "\n\n".join([*parts, "\n".join(["Verdict", *(f"- {line}" for line in self.verdict)])])
+
+    @property
+    def next_commands(self) -> list[str]:
+        """What to run next, without the ``python -m ppl_text`` before it."""
+        best = max(self.rows, key=lambda row: row.bound)
+        quoted = shlex.quote(best.folder)
+        return [f"evaluate {quoted}", f"generate {quoted} -n 20", "list guides"]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values, as in ``comparison.json``; what is no finite number is None."""
+        return {
+            "rows": [row.as_dict() for row in self.rows],
+            "verdict": self.verdict,
+            "settings": self.settings,
+            "notes": self.notes,
+            "folder": None if self.folder is None else str(self.folder),
+        }
+
+    def markdown(self) -> str:
+        """Return ``comparison.md``: verdict, tables, charts (PNG files below ``figures/``), settings."""
+        parts = ["# Comparison", "\n".join(f"- {line}" for line in self.verdict)]
+        for title, header, cells in tables(self.rows):
+            parts += [f"## {title}", table(header, cells)]
+        parts += [f"![{name}](figures/{name}.png)" for name in ("bounds", "khat", "snr")]
+        settings = [[key, str(value)] for key, value in self.settings.items()]
+        parts += ["## How it was measured", table(["what", "value"], settings)]
+        if self.notes:
+            parts += ["## Notes", "\n".join(f"- {line}" for line in self.notes)]
+        return "\n\n".join(parts) + "\n"
+
+
+def _in_columns(title: str, lines: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ["  " + "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join([title, *padded])
 
 
 class Column(NamedTuple):
     """A heading and how a row's cell is written."""
 
     heading: str
-    cell: Callable[[Row], str]
-
-
-def tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Title, header and cells of each table: bounds and cost, gradients, guides."""
-    who = _who(rows)
-    objective = [*who, Column("objective", lambda r: r.objective)]
-    k = next((r.equal_k for r in rows if r.equal_k is not None), None)
-    guides = list({(r.run, r.guide): r for r in rows}.values())
-    per_token = Column("per token", lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4))
-    bounds = [
-        *objective,
-        Column("bound ± s.e.", lambda r: _value(r.bound, r.bound_se)),
-        per_token,
-        Column(f"at K = {'-' if k is None else k}", lambda r: _value(r.bound_equal_k, r.bound_equal_k_se)),
-        Column("ESS/K", lambda r: _number(r.ess)),
-        Column("ms/step", lambda r: f"{1e3 * r.seconds_per_step:.1f}"),
-        Column("peak MiB", lambda r: f"{r.peak_bytes / 2**20:.1f}"),
-    ]
-    return [
-        ("Bounds, nats per sentence", *_filled(bounds, rows)),
-        ("Gradients (SNR at its own K, and at equal draws)", *_filled([*objective, *GRADIENTS], rows)),
-        ("Guides", *_filled([*who, *GUIDES], guides)),
-    ]
-
-
-def _who(rows: Sequence[Row]) -> list[Column]:
-    several = len({row.run for row in rows}) > 1
-    return [*([Column("run", lambda r: _short(r.run))] if several else []), Column("guide", lambda r: _short(r.guide))]
-
-
-def _filled(columns: Sequence[Column], rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    return [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows]
-
-
-def _value(value: float | None, error: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
-
-
-def _number(value: float | None) -> str:
-    """Three significant digits."""
-    return "-" if value is None else f"{value:.3g}"
-
-
-def _short(name: str) -> str:
-    """The end of a long path, by which a reader knows it."""
-    return name if len(name) <= 24 else "…" + name[-23:]
+    cell: Callable[[Measurement], str]
 
 
 GRADIENTS = [
@@ -160,32 +167,49 @@ GUIDES = [
 ]
 
 
+def tables(rows: Sequence[Measurement]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, header and cells of each table: bounds and cost, gradients, guides."""
+    who = [Column("guide", lambda r: _short(r.guide))]
+    if len({row.run for row in rows}) > 1:
+        who.insert(0, Column("run", lambda r: _short(r.run)))
+    objective = [*who, Column("objective", lambda r: r.objective)]
+    k = next((r.equal_k for r in rows if r.equal_k is not None), None)
+    guides = list({(r.run, r.guide): r for r in rows}.values())
+    bounds = [
+        *objective,
+        Column("bound ± s.e.", lambda r: _value(r.bound, r.bound_se)),
+        Column("per token", lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4)),
+        Column(f"at K = {'-' if k is None else k}", lambda r: _value(r.bound_equal_k, r.bound_equal_k_se)),
+        Column("ESS/K", lambda r: _number(r.ess)),
+        Column("ms/step", lambda r: f"{1e3 * r.seconds_per_step:.1f}"),
+        Column("peak MiB", lambda r: f"{r.peak_bytes / 2**20:.1f}"),
+    ]
+    return [
+        ("Bounds, nats per sentence", *_filled(bounds, rows)),
+        ("Gradients (SNR at its own K, and at equal draws)", *_filled([*objective, *GRADIENTS], rows)),
+        ("Guides", *_filled([*who, *GUIDES], guides)),
+    ]
+
+
+def _filled(columns: Sequence[Column], rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    return [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows]
+
+
+def _value(value: float | None, error: float | None, digits: int = 3) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _number(value: float | None) -> str:
+    """Write three significant digits."""
+    return "-" if value is None else f"{value:.3g}"
+
+
 def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.0%}"
 
 
-def plain_text(rows: Sequence[Row], verdict: Sequence[str]) -> str:
-    """The tables in columns, for a terminal, and the verdict under them."""
-    parts = []
-    for title, header, cells in tables(rows):
-        widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
-        lines = [
-            "  " + "  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip()
-            for line in [header, *cells]
-        ]
-        parts.append("\n".join([title, *lines]))
-    return "\n\n".join([*parts, "\n".join(["Verdict", *(f"- {line}" for line in verdict)])])
-
-
-def paired_difference(first: Row, second: Row) -> tuple[float, float]:
-    """Mean of ``first - second`` over the common sentences, nats per sentence, and its standard error.
-
-    With shares w: √(N/(N-1) Σ_n w_n² (d_n - d̄)²), which holds the draw of the sentences and of the latents; what the
-    sentences have in common drops out of d_n.
-    """
-    difference = first.by_sentence - second.by_sentence
-    share = first.weights / first.weights.sum()
-    mean = float(share @ difference)
-    n = len(difference)
-    error = math.sqrt(n / (n - 1) * float(share**2 @ (difference - mean) ** 2)) if n > 1 else math.inf
-    return mean, error
+def _short(name: str) -> str:
+    """Keep the end of a long path, by which a reader knows it."""
+    return name if len(name) <= 24 else "…" + name[-23:]

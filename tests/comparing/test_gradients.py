@@ -6,13 +6,12 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from evaluation.programs import Gaussian, GaussianGuide, Nothing, batch_of
 from torch import nn
 
 from ppl_text import objectives
+from ppl_text.comparing.costs import GradientMoments, loss_gradients, training_copies
 from ppl_text.core.protocols import Estimate
-from ppl_text.evaluation.gradients import GradientMoments, loss_gradients, training_copies
-
-from .programs import Gaussian, GaussianGuide, Nothing, batch_of
 
 BATCH = batch_of([2, 3])
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import ppl_text as pt
-from ppl_text import compare
-from ppl_text.compare import Settings, compare_runs
 from ppl_text.core.errors import UserError
+from ppl_text.recipes import compare
+from ppl_text.recipes.compare import Settings, compare_runs
 from ppl_text.training.progress import Quiet
 
 SMALL = Settings(draws=32, sentences=20, repeats=3)
@@ -177,7 +177,7 @@ def test_an_interruption_leaves_nothing_behind(place, tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppl_text.plots.comparison.snr_figure", interrupted)
+    monkeypatch.setattr("ppl_text.recipes.compare.snr_figure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare_runs([place], None, TWO, settings=SMALL, out=tmp_path / "c")
     assert list(tmp_path.iterdir()) == []

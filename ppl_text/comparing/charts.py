@@ -1,4 +1,4 @@
-"""Figures of ``compare``: bounds with their Monte-Carlo error, Pareto k̂ by guide, signal-to-noise against K.
+"""Charts of ``compare``: bounds with their Monte-Carlo error, Pareto k̂ by guide, signal-to-noise against K.
 
 Colours are those of Okabe and Ito (2008), told apart by colour-blind readers too; colour never speaks alone:
 a marker or a panel says the same.
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .figures import blank_figure, save_figure
-from .inference_data import GOOD, OK, khat_shares
+from ..plots.figures import blank_figure, save_figure
+from ..plots.inference_data import GOOD, OK, khat_shares
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Row = Mapping[str, Any]
+Columns = Mapping[str, Any]
+"""A row of ``compare`` as plain values, as ``comparison.json`` holds them."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
@@ -36,8 +37,8 @@ KHAT_BIN = 0.05
 """So that 0.5 and 0.7 lie between bins."""
 
 
-def bounds_figure(rows: Sequence[Row], target: Path) -> None:
-    """Each bound ± its Monte-Carlo standard error, nats per sentence; guides one below the other.
+def bounds_figure(rows: Sequence[Columns], target: Path) -> None:
+    """Draw each bound ± its Monte-Carlo standard error, nats per sentence; guides one below the other.
 
     Args:
         rows: of ``compare``: ``run``, ``guide``, ``objective``, ``bound``, ``bound_se``. A bound that is None or
@@ -63,7 +64,7 @@ def bounds_figure(rows: Sequence[Row], target: Path) -> None:
 
 
 def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
-    """Histogram of k̂ over sentences, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
+    """Draw a histogram of k̂ over sentences, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
 
     Args:
         khats: by guide, (N,) k̂. Values beyond -0.5 and 1.5, ±inf included, are counted in the outermost bins,
@@ -82,8 +83,8 @@ def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
     save_figure(figure, target)
 
 
-def snr_figure(rows: Sequence[Row], target: Path) -> None:
-    """Signal-to-noise ratio of the gradient against K, log-log, for the model's (left) and the guide's parameters.
+def snr_figure(rows: Sequence[Columns], target: Path) -> None:
+    """Draw the gradient's signal-to-noise ratio against K, log-log, for the model's (left) and the guide's parameters.
 
     One row of panels a guide, one line a family of objectives. What to look for (Rainforth et al. 2018, Tucker et
     al. 2019): with K the ratio of the guide falls as 1/√K under ``iwae`` and rises as √K under ``dreg``.
@@ -110,22 +111,22 @@ def snr_figure(rows: Sequence[Row], target: Path) -> None:
     save_figure(figure, target)
 
 
-def _by_guide(rows: Sequence[Row]) -> list[tuple[tuple[str, ...], list[Row]]]:
-    """Rows by guide, in their order; also by run, and named by both, where there are several runs."""
+def _by_guide(rows: Sequence[Columns]) -> list[tuple[tuple[str, ...], list[Columns]]]:
+    """Group rows by guide, in their order; also by run, and named by both, where there are several runs."""
     several = len({row["run"] for row in rows}) > 1
-    groups: dict[tuple[str, ...], list[Row]] = {}
+    groups: dict[tuple[str, ...], list[Columns]] = {}
     for row in rows:
         groups.setdefault((row["guide"], row["run"]) if several else (row["guide"],), []).append(row)
     return list(groups.items())
 
 
 def _label(names: Sequence[str]) -> str:
-    """Names of guide and run, one below the other."""
+    """Write names of guide and run one below the other."""
     return "\n".join(_short(name, 24) for name in names)
 
 
 def _short(name: str, longest: int) -> str:
-    """The end of a long name, which tells more of a path than its beginning; the whole would leave its panel."""
+    """Keep the end of a long name, which tells more of a path than its beginning; the whole would leave its panel."""
     return name if len(name) <= longest else f"…{name[1 - longest :]}"
 
 
@@ -137,14 +138,14 @@ def _has_logarithm(value: Any) -> bool:
     return _is_finite(value) and value > 0
 
 
-def _gaps(members: Sequence[Row]) -> str:
-    """How many of a guide's bounds cannot be drawn."""
+def _gaps(members: Sequence[Columns]) -> str:
+    """Say how many of a guide's bounds cannot be drawn."""
     gaps = sum(not _is_finite(row["bound"]) for row in members)
     return f"\n({gaps} not finite)" if gaps else ""
 
 
-def _bounds_of(axes: Axes, groups: Sequence[Sequence[Row]], index: int, objectives: Sequence[str]) -> Any:
-    """Points of one objective, each in its own lane of the guide's strip; returns what the legend shows."""
+def _bounds_of(axes: Axes, groups: Sequence[Sequence[Columns]], index: int, objectives: Sequence[str]) -> Any:
+    """Draw one objective's points, each in its own lane of the guide's strip; return what the legend shows."""
     lane = (index + 1) / (len(objectives) + 1) - 0.5
     points = [
         (row["bound"], place + lane, row["bound_se"] if _is_finite(row["bound_se"]) else 0.0)
@@ -175,7 +176,7 @@ def _histogram(axes: Axes, label: str, khat: NDArray[np.float64]) -> None:
 
 
 def _beyond(khat: NDArray[np.float64]) -> str:
-    """What the outermost bins hide."""
+    """Say what the outermost bins hide."""
     low, high = KHAT_RANGE
     hidden = {f"below −{-low}": khat < low, f"above {high}": khat > high, "no number": np.isnan(khat)}
     parts = [f"{of.sum()} {where}" for where, of in hidden.items() if of.any()]
@@ -183,7 +184,7 @@ def _beyond(khat: NDArray[np.float64]) -> str:
 
 
 def _ratios(axes: Axes, points: Sequence[tuple[str, int, Any]], families: Sequence[str]) -> None:
-    """Lines of one panel; ``points`` are (family, K, ratio)."""
+    """Draw the lines of one panel; ``points`` are (family, K, ratio)."""
     points = [(family, k, ratio) for family, k, ratio in points if _has_logarithm(ratio)]
     for index, family in enumerate(families):
         line = np.array(sorted((k, ratio) for name, k, ratio in points if name == family), dtype=np.float64)
@@ -194,7 +195,7 @@ def _ratios(axes: Axes, points: Sequence[tuple[str, int, Any]], families: Sequen
 
 
 def _log_log(axes: Axes, particles: Sequence[int], ratios: Sequence[float]) -> None:
-    """Logarithmic axes, shared by all panels: every K is named, and the height is a decade or more."""
+    """Make the axes of all panels logarithmic: every K is named, and the height is a decade or more."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axes.set(xscale="log", yscale="log")

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from ppl_text.plots import comparison
-from ppl_text.plots.comparison import bounds_figure, khat_figure, snr_figure
+from ppl_text.comparing import charts
+from ppl_text.comparing.charts import bounds_figure, khat_figure, snr_figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 GUIDES = ("diagonal", "tril", "bidirectional", "bootstrap")
@@ -33,13 +33,13 @@ def at(rows, particles):
 @pytest.fixture
 def drawn(monkeypatch):
     """``drawn(function, content, target)``: draw, save, and return the figure."""
-    save, figures = comparison.save_figure, []
+    save, figures = charts.save_figure, []
 
     def keep(figure, target):
         figures.append(figure)
         save(figure, target)
 
-    monkeypatch.setattr(comparison, "save_figure", keep)
+    monkeypatch.setattr(charts, "save_figure", keep)
 
     def draw(function, content, target):
         function(content, target)
@@ -136,7 +136,7 @@ def looks(legend):
     from matplotlib.lines import Line2D
 
     lines = [(line.get_color(), line.get_marker()) for line in legend.findobj(Line2D)]
-    return [look for look in lines if look[1] in comparison.MARKERS]
+    return [look for look in lines if look[1] in charts.MARKERS]
 
 
 def test_the_legend_names_the_objective_of_each_look(tmp_path, drawn):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ppl_text.evaluation.memory import LiveBytes, peak_bytes
+from ppl_text.comparing.costs import LiveBytes, peak_bytes
 
 KIB = 256
 """float32 numbers in one KiB."""

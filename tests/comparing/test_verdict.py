@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from ppl_text.evaluation.comparison import Row, paired_difference, plain_text, tables
-from ppl_text.evaluation.verdict import verdict
+from ppl_text.comparing.rows import Comparison, Measurement, tables
+from ppl_text.comparing.verdict import paired_difference, verdict
 
 N = 50
 BASE = np.linspace(-12.0, -8.0, N)
@@ -53,7 +53,7 @@ def row(guide="rich", objective="iwae:16", level=0.0, spread=0.0, run="runs/a", 
         "by_sentence": values,
         "weights": np.ones(N),
     }
-    return Row(**{**columns, **changes})
+    return Measurement(**{**columns, **changes})
 
 
 def said(*rows):
@@ -186,7 +186,7 @@ def test_the_tables_fit_into_a_terminal_and_lack_no_row():
     bounds, gradients, guides = tables(rows)
     assert len(bounds[2]) == len(gradients[2]) == 28
     assert [line[0] for line in guides[2]] == GUIDES
-    text = plain_text(rows, ["the end"])
+    text = Comparison(rows, {}, [], ["the end"]).text
     measured = text.split("Verdict")[0].splitlines()
     assert max(map(len, measured)) <= 120
     assert text.endswith("Verdict\n- the end")

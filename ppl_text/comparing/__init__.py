@@ -1,0 +1,1 @@
+"""Estimators and guides side by side on the same sentences: measure, rows, verdict, charts."""

@@ -1,0 +1,187 @@
+"""Measure a comparison: from (candidate, objective) pairs and common sentences to rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from numpy.typing import NDArray
+
+from ..core.batch import Batch
+from ..evaluation.sentences import CommonSentences, stream_seed
+from ..plots.inference_data import FEWEST_DRAWS, khat_shares
+from .candidates import Candidate, Pair, Settings, family_of
+from .costs import Cost, measure_costs, signal_to_noise
+from .draws import DrawFigures, measure_guide
+from .estimators import ObjectiveBounds, measure_bounds
+from .rows import Measurement
+
+BATCH = 64
+"""Sentences in the batch on which gradients, time and memory are taken."""
+
+Watch = Callable[[str, int, int], object]
+"""Told of progress: what is going on, steps done, steps in all."""
+
+
+class Measurements(NamedTuple):
+    """All that a comparison measures.
+
+    Attributes:
+        rows: one for each pair.
+        guides: by label: the guide's name, with its run where there are several.
+        settings: how all was measured, whatever is needed to repeat it.
+    """
+
+    rows: list[Measurement]
+    guides: dict[str, DrawFigures]
+    settings: dict[str, Any]
+
+
+class _Plan(NamedTuple):
+    """What all rows have in common: ``equal_k`` is the largest K of all objectives."""
+
+    sentences: CommonSentences
+    settings: Settings
+    batch: Batch
+    equal_k: int
+    khat_draws: int
+
+
+def measure(pairs: Sequence[Pair], sentences: CommonSentences, settings: Settings, watch: Watch) -> Measurements:
+    """Measure every pair on the same sentences.
+
+    Every row has random numbers of its own, derived from the seed and its names, so that it does not depend on what it
+    is compared with.
+    """
+    equal_k = max(objective.particles for _, objective in pairs)
+    batch = sentences.minibatch(BATCH, stream_seed(settings.seed, "batch"))
+    plan = _Plan(sentences, settings, batch, equal_k, max(settings.draws, equal_k, FEWEST_DRAWS))
+    candidates = list({id(candidate): candidate for candidate, _ in pairs}.values())
+    figures = _guides(candidates, plan, watch)
+    bounds = _bounds(pairs, plan, watch)
+    costs = _costs(pairs, plan, watch)
+    of_guide = dict(zip(map(id, candidates), figures, strict=True))
+    rows = [
+        _row(pair, of_guide[id(pair[0])], own, cost, plan) for pair, own, cost in zip(pairs, bounds, costs, strict=True)
+    ]
+    return Measurements(rows, dict(zip(_labels(candidates), figures, strict=True)), _record(plan))
+
+
+def _guides(candidates: Sequence[Candidate], plan: _Plan, watch: Watch) -> list[DrawFigures]:
+    found = []
+    for number, candidate in enumerate(candidates):
+        watch(f"draws of guide '{candidate.guide_name}'", number, len(candidates))
+        found.append(measure_guide(candidate, plan.sentences, draws=plan.khat_draws, seed=plan.settings.seed))
+    return found
+
+
+def _bounds(pairs: Sequence[Pair], plan: _Plan, watch: Watch) -> list[ObjectiveBounds]:
+    draws, seed = plan.settings.draws, plan.settings.seed
+    found = []
+    for number, (candidate, objective) in enumerate(pairs):
+        watch(f"bounds: {objective.name}, guide '{candidate.guide_name}'", number, len(pairs))
+        found.append(measure_bounds(candidate, objective, plan.sentences, draws=draws, equal_k=plan.equal_k, seed=seed))
+    return found
+
+
+def _costs(pairs: Sequence[Pair], plan: _Plan, watch: Watch) -> list[Cost]:
+    total, done = len(pairs) * (plan.settings.repeats + 1), 0
+
+    def report() -> None:
+        nonlocal done
+        done += 1
+        if done % len(pairs) == 0:
+            watch("gradients, all rows in turns", done, total)
+
+    return measure_costs(pairs, plan.batch, repeats=plan.settings.repeats, seed=plan.settings.seed, report=report)
+
+
+def _labels(candidates: Sequence[Candidate]) -> list[str]:
+    several = len({candidate.run for candidate in candidates}) > 1
+    return [f"{c.guide_name} ({c.run})" if several else c.guide_name for c in candidates]
+
+
+def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, plan: _Plan) -> Measurement:
+    candidate, objective = pair
+    share, own, equal = plan.sentences.share, bounds.own, bounds.equal
+    length = plan.sentences.tokens_per_sentence
+    bound, error = own.mean(share), own.standard_error(share)
+    exact = not guide.terms.log_q
+    return Measurement(
+        run=candidate.run,
+        folder=candidate.folder,
+        guide=candidate.guide_name,
+        objective=objective.name,
+        family=family_of(objective),
+        particles=objective.particles,
+        draws=own.draws,
+        seed=bounds.seed,
+        bound=bound,
+        bound_se=error,
+        bound_per_token=bound / length,
+        bound_per_token_se=error / length,
+        equal_k=None if equal is None else plan.equal_k,
+        bound_equal_k=None if equal is None else equal.mean(share),
+        bound_equal_k_se=None if equal is None else equal.standard_error(share),
+        **_gradient_columns(cost, plan.settings.draws / objective.particles),
+        ess=_ess(guide, bounds, plan),
+        **_khat_columns(None if exact else guide.khat, plan.sentences),
+        seconds_per_step=cost.seconds,
+        peak_bytes=cost.peak_bytes,
+        kl=guide.kl,
+        active_units=guide.active,
+        units=guide.units,
+        mutual_information=guide.information.value,
+        mutual_information_cap=guide.information.cap,
+        by_sentence=(own if equal is None else equal).by_sentence.numpy(),
+        weights=plan.sentences.weights.numpy(),
+        exact=exact,
+    )
+
+
+def _ess(guide: DrawFigures, bounds: ObjectiveBounds, plan: _Plan) -> float | None:
+    """Return ESS/K of the estimator's own weights; of the guide's at the common K where it has none."""
+    ess = bounds.own.ess
+    if ess is None and plan.equal_k > 1:
+        ess = guide.ess_by_sentence(plan.equal_k)
+    return None if ess is None else float(plan.sentences.share @ ess)
+
+
+def _gradient_columns(cost: Cost, estimates: float) -> dict[str, float | None]:
+    columns: dict[str, float | None] = {}
+    for whose, noise in (("model", cost.model), ("guide", cost.guide)):
+        columns[f"gradient_variance_{whose}"] = None if noise is None else noise.variance
+        columns[f"snr_{whose}"] = signal_to_noise(noise)
+        columns[f"snr_{whose}_equal_draws"] = signal_to_noise(noise, estimates)
+    return columns
+
+
+def _khat_columns(khat: NDArray[Any] | None, sentences: CommonSentences) -> dict[str, float | None]:
+    """Return shares and median of k̂; None where nothing is latent and no weight varies."""
+    if khat is None:
+        return dict.fromkeys(("khat_good", "khat_ok", "khat_bad", "khat_median"))
+    good, fair, bad = khat_shares(khat, sentences.weights.numpy())
+    order = khat.argsort()
+    cumulated = sentences.share.numpy()[order].cumsum()
+    median = float(khat[order][cumulated.searchsorted(0.5 - 1e-9)])
+    return {"khat_good": good, "khat_ok": fair, "khat_bad": bad, "khat_median": median}
+
+
+def _record(plan: _Plan) -> dict[str, Any]:
+    settings = plan.settings
+    return {
+        "split": settings.split,
+        "sentences": settings.sentences,
+        "distinct_sentences": len(plan.sentences.texts),
+        "tokens_per_sentence": plan.sentences.tokens_per_sentence,
+        "draws": settings.draws,
+        "khat_draws": plan.khat_draws,
+        "equal_k": plan.equal_k,
+        "repeats": settings.repeats,
+        "batch": plan.batch.size,
+        "seed": settings.seed,
+        "device": str(plan.batch.tokens.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }

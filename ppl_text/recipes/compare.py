@@ -1,0 +1,221 @@
+"""Compare guides and objectives on trained runs: other guides are refitted, and the result has a folder.
+
+:func:`compare_runs` is behind ``python -m ppl_text compare`` and ``Run.compare``. What is measured, and what it means
+in words, is in :mod:`ppl_text.comparing`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from .. import objectives as names
+from ..comparing.candidates import OBJECTIVES, Candidate, Pair, Settings, runnable_pairs
+from ..comparing.charts import bounds_figure, khat_figure, snr_figure
+from ..comparing.exchange import label
+from ..comparing.measure import Measurements, Watch, measure
+from ..comparing.rows import Comparison
+from ..comparing.verdict import verdict
+from ..core.batch import device_of
+from ..core.errors import UserError
+from ..evaluation.sentences import CommonSentences, common_sentences
+from ..plots.inference_data import save_comparison
+from ..swap import Trained, child_parts
+from ..training.progress import Quiet
+from ..training.threads import torch_threads
+from . import build, folders
+from .config import RunConfig, load_config
+from .references import guide_reference
+
+
+class Comparable(Trained, Protocol):
+    """What is asked of a run here (:class:`ppl_text.run.Run`); its class opens its children."""
+
+    @property
+    def programs(self) -> build.Programs:
+        """Model and guide with the best weights."""
+        ...
+
+    @property
+    def finished(self) -> bool:
+        """Whether training came to its end."""
+        ...
+
+    def require_weights(self) -> None:
+        """Raise where nothing has been trained yet."""
+        ...
+
+    def swap_guide(self, guide: str | type, *, steps: int | None = None, progress: Any = None) -> Any:
+        """A child run with another guide on this run's model."""
+        ...
+
+
+def compare_runs(
+    runs: Sequence[Any],
+    guides: Sequence[str | type] | None = None,
+    objectives: Sequence[Any] | None = None,
+    *,
+    settings: Settings | None = None,
+    steps: int | None = None,
+    out: str | Path | None = None,
+    progress: Any = None,
+    watch: Watch = lambda what, done, total: None,
+) -> Comparison:
+    """Measure every (run, guide, objective) on common random sentences and write the result's folder.
+
+    All that can be checked is checked before anything is trained or measured; nothing is written before all is
+    measured, but for children.
+
+    Args:
+        runs: trained runs on the same data.
+        guides: a run's own is taken as it is; every other is refitted on the run's frozen model unless a finished child
+            with just that configuration lies in ``RUN/swaps``. None: each run's own.
+        objectives: names or stock ELBO instances; None: those of :data:`~ppl_text.comparing.candidates.OBJECTIVES`
+            that run.
+        settings: draws, sentences, repeats, split and seed.
+        steps: updates of a refit.
+        out: the result's folder, which must be free; None: the next ``RUN/compare-N``.
+        progress: is told of refits and notes.
+        watch: is told what is being measured.
+    """
+    settings = settings or Settings()
+    settings.check()
+    runs = list({run.folder.resolve(): run for run in runs}.values())
+    _check_runs(runs)
+    place = _free_place(runs[0], out)
+    made = {objective.name: objective for objective in map(names.build, objectives or OBJECTIVES)}
+    sentences = _sentences(runs[0], settings)
+    batch = sentences.minibatch(2, seed=0)
+
+    def pairs_of(candidates: Sequence[Candidate]) -> tuple[list[Pair], list[str]]:
+        return runnable_pairs(candidates, list(made.values()), batch, strict=bool(objectives))
+
+    if guides:
+        candidates = _Swaps(runs, guides, steps).candidates(pairs_of, progress or Quiet())
+    else:
+        candidates = [_candidate(run, run, label(run.config.guide.name)) for run in runs]
+    pairs, notes = pairs_of(candidates)
+    for text in notes:
+        (progress or Quiet()).message(text)
+    with torch_threads(runs[0].config.threads):
+        measured = measure(pairs, sentences, settings, watch)
+    found = Comparison(measured.rows, measured.settings, notes, verdict(measured.rows), place)
+    _save(found, measured, sentences, place)
+    return found
+
+
+def _sentences(run: Comparable, settings: Settings) -> CommonSentences:
+    data = build.evaluation_set(run.corpus, settings.split, settings.sentences, settings.seed, batch_size=64)
+    return common_sentences(data, device_of(run.programs.model))
+
+
+def _check_runs(runs: Sequence[Comparable]) -> None:
+    """All trained, on the same data; the corpus of the first is shared, so that it is read once."""
+    if not runs:
+        raise UserError("give at least one run to compare: the folder of a trained run")
+    for run in runs:
+        run.require_weights()
+    first, *others = runs
+    prints = {str(run.folder): folders.read_record(run.folder / "data.json").get("fingerprint") for run in runs}
+    for run in others:
+        if prints[str(run.folder)] != prints[str(first.folder)]:
+            raise UserError(
+                f"{first.folder} was trained on corpus '{first.config.data.corpus}', {run.folder} on other data "
+                f"('{run.config.data.corpus}'): bounds of different sentences do not compare; give runs on one corpus"
+            )
+        run.__dict__["corpus"] = first.corpus
+
+
+def _free_place(run: Comparable, out: str | Path | None) -> Path:
+    """Return where the result will lie: ``out``, which must be free, or the next ``RUN/compare-N``."""
+    if out is None:
+        return folders.first_free(run.folder, "compare")
+    folders.check_free(Path(out))
+    return Path(out)
+
+
+def _candidate(run: Comparable, given: Comparable, guide_name: str) -> Candidate:
+    return Candidate(str(given.folder), str(run.folder), guide_name, *run.programs)
+
+
+class _Swaps:
+    """Each run with each of the guides: its own as it is, a finished child taken again, or a new child.
+
+    Raises with all that a swap objects to before the first one is trained.
+    """
+
+    def __init__(self, runs: Sequence[Comparable], guides: Sequence[str | type], steps: int | None) -> None:
+        self._steps = steps
+        names = list(dict.fromkeys(guide_reference(guide) for guide in guides))
+        short = [label(name) for name in names]
+        # Two files may hold classes of one name.
+        self._label = {name: name if short.count(label(name)) > 1 else label(name) for name in names}
+        self._wanted = [(run, name) for run in runs for name in names]
+        self._configs = {
+            (run.folder, name): child_parts(run, name, steps=steps).config
+            for run, name in self._wanted
+            if name != run.config.guide.name
+        }
+
+    def candidates(self, check: Callable[[Sequence[Candidate]], object], progress: Any) -> list[Candidate]:
+        """Return model and guide of each; ``check`` sees them untrained first."""
+        check([self._untrained(run, name) for run, name in self._wanted])
+        return [_candidate(self._child(run, name, progress), run, self._label[name]) for run, name in self._wanted]
+
+    def _untrained(self, run: Comparable, name: str) -> Candidate:
+        config = self._configs.get((run.folder, name), run.config)
+        programs = build.build_programs(config, run.corpus.vocabulary)
+        device = device_of(run.programs.model)
+        return Candidate("", "", self._label[name], programs.model.to(device), programs.guide.to(device))
+
+    def _child(self, run: Comparable, name: str, progress: Any) -> Comparable:
+        config = self._configs.get((run.folder, name))
+        if config is None:
+            return run
+        child = _finished_child(run, config)
+        if child is None:
+            progress.message(f"guide '{self._label[name]}': refitting it on the frozen model of {run.folder} …")
+            child = run.swap_guide(name, steps=self._steps, progress=progress)
+        else:
+            known = f"taking {child.folder}, refitted before on this model in the same way"
+            progress.message(f"guide '{self._label[name]}': {known}")
+        taken: Comparable = child
+        return taken
+
+
+def _finished_child(run: Any, config: RunConfig) -> Any:
+    """Return a finished child of the run made with just this configuration (weights of the parent included)."""
+    for folder in sorted((run.folder / "swaps").glob("*")):
+        if folders.has_run(folder) and (folder / "model.safetensors").is_file():
+            stored = load_config(str(folder / "config.yaml"), {"device": config.device})
+            child = type(run)(folder, stored)
+            if stored == config and child.finished:
+                child.__dict__.update(corpus=run.corpus, parent=run)
+                return child
+    return None
+
+
+def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path) -> None:
+    """Write the result's folder under another name and put it into its place when it is whole."""
+    partial = place.with_name(f".{place.name}-{os.getpid()}.partial")
+    folders.make_folder(partial)
+    try:
+        rows = [row.as_dict() for row in found.rows]
+        folders.write_record(partial / "comparison.json", found.as_json())
+        folders.write_text(partial / "comparison.md", found.markdown())
+        attributes = {f"setting_{key}": value for key, value in found.settings.items()}
+        weights = sentences.weights.numpy()
+        save_comparison(partial / "inference.nc", measured.guides, sentences.texts, weights, rows, attributes)
+        bounds_figure(rows, partial / "figures" / "bounds.png")
+        khat_figure({name: guide.khat for name, guide in measured.guides.items()}, partial / "figures" / "khat.png")
+        snr_figure(rows, partial / "figures" / "snr.png")
+        folders.move_folder(partial, place)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+__all__ = ["OBJECTIVES", "Comparison", "Settings", "compare_runs"]
