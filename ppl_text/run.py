@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from . import objectives, swap
-from .comparing.estimators import estimate_bounds
 from .core.batch import device_of
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
 from .decoding import Strategy, as_strategy
+from .evaluation.estimates import estimate_bounds
 from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.latents import LatentFigures, latent_figures, sentence_latents
 from .evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize

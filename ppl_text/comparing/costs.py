@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.batch import Batch
 from ..core.protocols import Objective
+from ..evaluation.estimates import Report
 from ..evaluation.sentences import stream_seed
 from .candidates import Pair
-from .estimators import Report
 
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 

@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 
 from ..core.batch import Batch
+from ..core.protocols import Objective
+from ..evaluation.estimates import BoundEstimate, estimate_bounds
 from ..evaluation.sentences import CommonSentences, stream_seed
 from ..plots.inference_data import FEWEST_DRAWS, khat_shares
-from .candidates import Candidate, Pair, Settings, family_of
+from .candidates import Candidate, Pair, Settings, family_of, has_particles, with_particles
 from .costs import Cost, measure_costs, signal_to_noise
 from .draws import DrawFigures, measure_guide
-from .estimators import ObjectiveBounds, measure_bounds
 from .rows import Measurement
 
 BATCH = 64
@@ -36,6 +37,17 @@ class Measurements(NamedTuple):
     rows: list[Measurement]
     guides: dict[str, DrawFigures]
     settings: dict[str, Any]
+
+
+class ObjectiveBounds(NamedTuple):
+    """Bounds of one objective under one guide: at its own K and, where it has one, at the common K.
+
+    ``seed``: of the random numbers behind ``own``.
+    """
+
+    own: BoundEstimate
+    equal: BoundEstimate | None
+    seed: int
 
 
 class _Plan(NamedTuple):
@@ -77,12 +89,28 @@ def _guides(candidates: Sequence[Candidate], plan: _Plan, watch: Watch) -> list[
 
 
 def _bounds(pairs: Sequence[Pair], plan: _Plan, watch: Watch) -> list[ObjectiveBounds]:
-    draws, seed = plan.settings.draws, plan.settings.seed
     found = []
     for number, (candidate, objective) in enumerate(pairs):
         watch(f"bounds: {objective.name}, guide '{candidate.guide_name}'", number, len(pairs))
-        found.append(measure_bounds(candidate, objective, plan.sentences, draws=draws, equal_k=plan.equal_k, seed=seed))
+        found.append(_bounds_of(candidate, objective, plan))
     return found
+
+
+def _bounds_of(candidate: Candidate, objective: Objective, plan: _Plan) -> ObjectiveBounds:
+    """Estimate both bounds, each from about ``settings.draws`` draws per sentence."""
+    labels = candidate.guide_name, objective.name
+    own_seed = stream_seed(plan.settings.seed, *labels)
+
+    def estimate(objective: Objective, seed: int) -> BoundEstimate:
+        programs, draws = (candidate.model, candidate.guide), plan.settings.draws
+        return estimate_bounds(objective, *programs, plan.sentences, draws=draws, seed=seed)
+
+    own = estimate(objective, own_seed)
+    if objective.particles == plan.equal_k:
+        return ObjectiveBounds(own, own if has_particles(objective) else None, own_seed)
+    other = with_particles(objective, plan.equal_k)
+    equal = None if other is None else estimate(other, stream_seed(plan.settings.seed, *labels, plan.equal_k))
+    return ObjectiveBounds(own, equal, own_seed)
 
 
 def _costs(pairs: Sequence[Pair], plan: _Plan, watch: Watch) -> list[Cost]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..core.atomic import write_atomically
 from ..core.batch import Batch
 from ..core.errors import UserError
-from ..core.latents import LatentSpec
+from ..core.latents import Latents, LatentSpec
 from ..core.vocabulary import Vocabulary
 from ..objectives.bounds import Scores
 from ..objectives.terms import (
@@ -69,19 +69,23 @@ class SentenceScores(NamedTuple):
 
 
 class Draws(NamedTuple):
-    """What K draws of a guide score on one batch, without side losses.
+    """What K draws of a guide score on each of B sentences, without side losses; nats.
 
-    ``log_likelihood``: (K, B); ``log_p`` and ``log_q``: (K, B) by latent site; ``values``: what was drawn, by site.
+    Attributes:
+        log_likelihood: (K, B) ln p(tokens | latents).
+        log_p: by latent site, (K, B) ln p(site | earlier latents).
+        log_q: by latent site, (K, B) ln q(site | text).
+        values: what was drawn, by site; empty where it was not kept.
     """
 
     log_likelihood: Tensor
     log_p: dict[str, Tensor]
     log_q: dict[str, Tensor]
-    values: dict[str, Tensor]
+    values: Latents
 
     @property
     def scores(self) -> Scores:
-        """With ln q - ln p of each site."""
+        """The same with ln q - ln p of each site."""
         return Scores(self.log_likelihood, {name: q - self.log_p[name] for name, q in self.log_q.items()}, {})
 
 

@@ -1,7 +1,7 @@
 """The one seam to ArviZ: Pareto k̂ of importance weights, and ``inference.nc``.
 
 ArviZ 0.23 (``InferenceData``, Python 3.11) and 1.x (``DataTree``, Python 3.12 and later) name and sign things
-differently; nothing outside this file knows of it. All arguments are NumPy arrays (N sentences, S draws).
+differently; nothing outside this file knows of it. It needs no torch: tensors on the CPU are read as arrays.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from ..core.errors import UserError
 
 if TYPE_CHECKING:
     import xarray as xr
+
+    from ..evaluation.scores import Draws
 
 GOOD, OK = 0.5, 0.7
 """k̂ < 0.5: the weights' variance is finite; up to 0.7 PSIS is still of practical use (Vehtari et al. 2024)."""
@@ -105,50 +107,10 @@ def khat_shares(k: NDArray[Any], weights: NDArray[Any] | None = None) -> KhatSha
     return KhatShares(good, ok, float(weights[~(k <= OK)].sum() / weights.sum()))
 
 
-class GuideTerms(Protocol):
-    """Log-terms of S draws from one guide for each of N sentences, in nats, as arrays or CPU tensors.
-
-    ``log_weights`` = ``log_likelihood`` + Σ_site (``log_p`` - ``log_q``), never scaled.
-    """
-
-    @property
-    def log_likelihood(self) -> Any:
-        """(N, S) log p(tokens | latents)."""
-        ...
-
-    @property
-    def log_p(self) -> Mapping[str, Any]:
-        """By latent site, (N, S) log p(site | earlier latents)."""
-        ...
-
-    @property
-    def log_q(self) -> Mapping[str, Any]:
-        """By latent site, (N, S) log q(site | text)."""
-        ...
-
-    @property
-    def log_weights(self) -> Any:
-        """(N, S)."""
-        ...
-
-
-class GuideDraws(Protocol):
-    """What draws from one guide say about N sentences: log-terms, and (N,) k̂ from :func:`pareto_k`."""
-
-    @property
-    def terms(self) -> GuideTerms:
-        """Log-terms of the draws."""
-        ...
-
-    @property
-    def khat(self) -> Any:
-        """(N,)."""
-        ...
-
-
 def save_comparison(
     path: Path,
-    guides: Mapping[str, GuideDraws],
+    draws: Mapping[str, Draws],
+    khats: Mapping[str, NDArray[Any]],
     texts: Sequence[str],
     weights: NDArray[Any],
     rows: Sequence[Mapping[str, Any]],
@@ -171,7 +133,8 @@ def save_comparison(
 
     Args:
         path: where to; its folder exists.
-        guides: by label; all with the same number of draws.
+        draws: by guide, log-terms (S, N) on the CPU; all with the same number of draws.
+        khats: by guide, (N,) from :func:`pareto_k`.
         texts: the N sentences.
         weights: (N,) weights of the sentences.
         rows: the table of ``compare``, plain names to plain values.
@@ -183,12 +146,12 @@ def save_comparison(
     """
     import xarray as xr
 
-    _check_shapes(guides, len(texts), len(weights))
+    _check_shapes(draws, khats, len(texts), len(weights))
     root = xr.Dataset(attrs={name: _attribute(value) for name, value in attributes.items()})
     observed = {"text": ("sentence", _texts(texts)), "weight": ("sentence", np.asarray(weights))}
     parts = {
         "/": root,
-        **_draws(guides),
+        **_draws(draws, khats),
         "observed_data": xr.Dataset(observed, {"sentence": np.arange(len(texts))}),
         "comparison": _columns(rows),
     }
@@ -259,31 +222,30 @@ def _check_log_weights(log_weights: NDArray[np.float64]) -> None:
         raise UserError(f"log-weights of {broken.size} sentences are NaN or +inf, first of sentence {broken[0]}: no k̂")
 
 
-def _check_shapes(guides: Mapping[str, GuideDraws], texts: int, weights: int) -> None:
-    if not guides:
-        raise ValueError("a comparison needs a guide")
-    draws = np.shape(next(iter(guides.values())).terms.log_likelihood)[-1]
-    wrong = [f"weights ({weights},)"] if weights != texts else []
-    for label, guide in guides.items():
-        named = {"log_likelihood": guide.terms.log_likelihood, "log_weights": guide.terms.log_weights}
-        named |= {f"log_p[{site}]": term for site, term in guide.terms.log_p.items()}
-        named |= {f"log_q[{site}]": term for site, term in guide.terms.log_q.items()}
-        wrong += [f"{name} {np.shape(a)} of '{label}'" for name, a in named.items() if np.shape(a) != (texts, draws)]
-        wrong += [f"khat {np.shape(guide.khat)} of '{label}'"] if np.shape(guide.khat) != (texts,) else []
+def _check_shapes(draws: Mapping[str, Draws], khats: Mapping[str, NDArray[Any]], sentences: int, weights: int) -> None:
+    if not draws or draws.keys() != khats.keys():
+        raise ValueError(f"expected draws and k̂ of the same guides, one or more; got {[*draws]} and {[*khats]}")
+    shape = (len(next(iter(draws.values())).log_likelihood), sentences)
+    wrong = [f"weights ({weights},)"] if weights != sentences else []
+    for guide, terms in draws.items():
+        named = {"log_likelihood": terms.log_likelihood}
+        named |= {f"log_p[{site}]": term for site, term in terms.log_p.items()}
+        named |= {f"log_q[{site}]": term for site, term in terms.log_q.items()}
+        wrong += [f"{name} {np.shape(term)} of '{guide}'" for name, term in named.items() if np.shape(term) != shape]
+        wrong += [f"k̂ {np.shape(khats[guide])} of '{guide}'"] if np.shape(khats[guide]) != (sentences,) else []
     if wrong:
-        raise ValueError(f"expected (N, S) = ({texts}, {draws}) of every guide, but got {', '.join(wrong)}")
+        raise ValueError(f"expected (S, N) = {shape} of every guide, but got {', '.join(wrong)}")
 
 
-def _draws(guides: Mapping[str, GuideDraws]) -> dict[str, xr.Dataset]:
+def _draws(draws: Mapping[str, Draws], khats: Mapping[str, NDArray[Any]]) -> dict[str, xr.Dataset]:
     """Make all groups that come from draws."""
     import xarray as xr
 
-    dims = ("chain", "draw", "guide", "sentence")
-    terms, khats = [guide.terms for guide in guides.values()], [np.asarray(guide.khat) for guide in guides.values()]
-    sentences, draws = np.shape(terms[0].log_likelihood)
-    labels = {"guide": [_storable(label) for label in guides], "sentence": np.arange(sentences)}
-    coords = {"chain": [0], "draw": np.arange(draws), **labels}
-    stats = xr.Dataset({"log_weight": (dims, _chain([t.log_weights for t in terms]))}, coords)
+    dims, terms = ("chain", "draw", "guide", "sentence"), [*draws.values()]
+    number, sentences = np.shape(terms[0].log_likelihood)
+    labels = {"guide": [_storable(guide) for guide in draws], "sentence": np.arange(sentences)}
+    coords = {"chain": [0], "draw": np.arange(number), **labels}
+    stats = xr.Dataset({"log_weight": (dims, _chain([t.scores.log_weights for t in terms]))}, coords)
     sites = list(dict.fromkeys(site for t in terms for site in (*t.log_p, *t.log_q)))
     if sites:
         stats = stats.assign_coords(site=[_storable(site) for site in sites])
@@ -292,13 +254,13 @@ def _draws(guides: Mapping[str, GuideDraws]) -> dict[str, xr.Dataset]:
     return {
         "log_likelihood": xr.Dataset({"tokens": (dims, _chain([t.log_likelihood for t in terms]))}, coords),
         "sample_stats": stats,
-        "constant_data": xr.Dataset({"khat": (("guide", "sentence"), np.stack(khats))}, labels),
+        "constant_data": xr.Dataset({"khat": (("guide", "sentence"), np.stack([khats[g] for g in draws]))}, labels),
     }
 
 
 def _chain(terms: Sequence[Any]) -> NDArray[Any]:
-    """(N, S) of each guide → (chain = 1, draw, guide, sentence)."""
-    return np.stack([np.asarray(term).T for term in terms], axis=1)[None]
+    """(S, N) of each guide → (chain = 1, draw, guide, sentence)."""
+    return np.stack([np.asarray(term) for term in terms], axis=1)[None]
 
 
 def _by_site(terms: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> NDArray[Any]:

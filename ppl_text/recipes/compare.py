@@ -207,10 +207,12 @@ def _save(found: Comparison, measured: Measurements, sentences: CommonSentences,
         folders.write_record(partial / "comparison.json", found.as_json())
         folders.write_text(partial / "comparison.md", found.markdown())
         attributes = {f"setting_{key}": value for key, value in found.settings.items()}
-        weights = sentences.weights.numpy()
-        save_comparison(partial / "inference.nc", measured.guides, sentences.texts, weights, rows, attributes)
+        draws = {guide: figures.terms for guide, figures in measured.guides.items()}
+        khats = {guide: figures.khat for guide, figures in measured.guides.items()}
+        common = sentences.texts, sentences.weights.numpy()
+        save_comparison(partial / "inference.nc", draws, khats, *common, rows, attributes)
         bounds_figure(rows, partial / "figures" / "bounds.png")
-        khat_figure({name: guide.khat for name, guide in measured.guides.items()}, partial / "figures" / "khat.png")
+        khat_figure(khats, partial / "figures" / "khat.png")
         snr_figure(rows, partial / "figures" / "snr.png")
         folders.move_folder(partial, place)
     except BaseException:

@@ -10,7 +10,7 @@ from evaluation.programs import Gaussian, GaussianGuide, batch_of, evaluation_se
 from ppl_text import objectives
 from ppl_text.comparing.candidates import family_of, with_particles
 from ppl_text.comparing.draws import draw_terms
-from ppl_text.comparing.estimators import estimate_bounds, repeats_of
+from ppl_text.evaluation.estimates import estimate_bounds, repeats_of
 from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
 
 LENGTHS = [[2, 3], [4, 5, 1]]
@@ -98,13 +98,13 @@ def test_effective_sample_sizes_are_those_of_the_estimator(common):
 
 def test_chunks_change_the_memory_only(common, monkeypatch):
     model = Gaussian()
-    for room in ("estimators", "draws"):
-        monkeypatch.setattr(f"ppl_text.comparing.{room}.AT_ONCE", 16)
+    for module in ("evaluation.estimates", "comparing.draws"):
+        monkeypatch.setattr(f"ppl_text.{module}.AT_ONCE", 16)
     found = estimate_bounds(objectives.build("elbo"), model, GaussianGuide(), common, draws=50, seed=0)
     assert found.by_sentence.numpy() == pytest.approx(log_evidence(KEPT), abs=1e-5)
     assert model.widest == 1
-    terms = draw_terms(model, GaussianGuide(), common, Gaussian.latents, draws=50, seed=0)
-    assert terms.log_weights.shape == (4, 50)
+    terms, _ = draw_terms(model, GaussianGuide(), common, Gaussian.latents, draws=50, seed=0)
+    assert terms.log_likelihood.shape == (50, 4)
     assert model.widest == 8
 
 
@@ -121,16 +121,17 @@ def test_measuring_leaves_random_state_and_modes_alone(common):
 
 def test_drawn_terms_are_those_of_the_guide(common):
     shift, stretch = 0.3, 1.2
-    terms = draw_terms(Gaussian(), GaussianGuide(shift, stretch), common, Gaussian.latents, draws=5000, seed=0)
+    terms, moments = draw_terms(Gaussian(), GaussianGuide(shift, stretch), common, Gaussian.latents, draws=5000, seed=0)
     expected = log_evidence(KEPT) - gap(shift, stretch)
-    error = terms.log_weights.std(-1).numpy() / math.sqrt(5000)
-    assert np.abs(terms.log_weights.mean(-1).numpy() - expected) / error == pytest.approx(np.zeros(4), abs=5)
-    assert torch.allclose(terms.kl, (terms.log_q["z"] - terms.log_p["z"]).mean(-1))
-    assert terms.moments["z"].mean.shape == (4, 1)
+    weights = terms.scores.log_weights
+    error = weights.std(0).numpy() / math.sqrt(5000)
+    assert np.abs(weights.mean(0).numpy() - expected) / error == pytest.approx(np.zeros(4), abs=5)
+    assert weights.allclose(terms.log_likelihood + terms.log_p["z"] - terms.log_q["z"])
+    assert terms.values == {}
+    assert moments["z"].mean.shape == (4, 1)
     centre = (KEPT - 3) / (1 + 0.7**2) + shift
-    assert terms.moments["z"].mean[:, 0].numpy() == pytest.approx(
-        centre, abs=5 * stretch * posterior_scale() / math.sqrt(5000)
-    )
+    error = stretch * posterior_scale() / math.sqrt(5000)
+    assert moments["z"].mean[:, 0].numpy() == pytest.approx(centre, abs=5 * error)
 
 
 @pytest.mark.parametrize(

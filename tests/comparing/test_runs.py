@@ -1,19 +1,21 @@
 """Comparing guides and objectives on trained runs: rows, theory, common sentences, children, the folder."""
 
 import json
-import shutil
 
 import pytest
 import torch
 
 import ppl_text as pt
+from ppl_text.comparing.candidates import OBJECTIVES, Settings
 from ppl_text.core.errors import UserError
-from ppl_text.recipes import compare
-from ppl_text.recipes.compare import Settings, compare_runs
+from ppl_text.plots.inference_data import load_comparison
+from ppl_text.recipes.compare import compare_runs
 from ppl_text.training.progress import Quiet
 
 SMALL = Settings(draws=32, sentences=20, repeats=3)
 TWO = ["elbo", "iwae:4"]
+REFIT = 40
+"""Updates of the refits; any guide will do for an order that theory knows."""
 
 
 class Remembering(Quiet):
@@ -25,22 +27,23 @@ class Remembering(Quiet):
 
 
 @pytest.fixture(scope="module")
-def place(trained, tmp_path_factory):
-    """A copy of the finished run for this file."""
-    return pt.load(shutil.copytree(trained.folder, tmp_path_factory.mktemp("compared") / "run"))
+def watched():
+    """What was told while the default comparison was made."""
+    return []
 
 
 @pytest.fixture(scope="module")
-def default(place):
+def default(place, watched):
     """The run's own guide under the default objectives."""
-    return compare_runs([place], settings=SMALL)
+    return compare_runs([place], settings=SMALL, watch=lambda *told: watched.append(told))
 
 
 @pytest.fixture(scope="module")
 def guides(place):
     """Three guides, two of them refitted, from enough draws for an order to show."""
     settings = Settings(draws=256, sentences=20, repeats=3)
-    return compare_runs([place], ["diagonal", "mean-field", "prior"], ["elbo", "iwae:4", "iwae:16"], settings=settings)
+    names = ["diagonal", "mean-field", "prior"]
+    return compare_runs([place], names, ["elbo", "iwae:4", "iwae:16"], settings=settings, steps=REFIT)
 
 
 def by_name(found, guide=None):
@@ -48,7 +51,7 @@ def by_name(found, guide=None):
 
 
 def test_every_default_objective_has_a_row(default):
-    assert [row.objective for row in default.rows] == list(compare.OBJECTIVES)
+    assert [row.objective for row in default.rows] == list(OBJECTIVES)
     assert {row.guide for row in default.rows} == {"diagonal"}
     assert default.notes == []
     for row in default.rows:
@@ -76,15 +79,22 @@ def test_the_folder_holds_all_of_it(default, place):
 
 
 def test_the_draws_are_kept_for_arviz(default):
-    from ppl_text.plots.inference_data import load_comparison
-
     tree = load_comparison(default.folder / "inference.nc")
     weights = tree["sample_stats"]["log_weight"]
     assert dict(weights.sizes)["draw"] == default.settings["khat_draws"]
     assert dict(weights.sizes)["sentence"] == default.settings["distinct_sentences"]
+    kl = (tree["sample_stats"]["log_q"] - tree["sample_stats"]["log_p"]).mean("draw").squeeze()
+    share = tree["observed_data"]["weight"] / tree["observed_data"]["weight"].sum()
+    assert float((kl * share).sum()) == pytest.approx(default.rows[0].kl)
 
 
-def test_equal_seeds_give_equal_rows_whatever_stands_beside_them(default, place, tmp_path):
+def test_progress_is_told_row_by_row(default, watched):
+    assert ("draws of guide 'diagonal'", 0, 1) in watched
+    assert ("bounds: iwae:16, guide 'diagonal'", 3, 7) in watched
+    assert watched[-1] == ("gradients, all rows in turns", 28, 28)
+
+
+def test_equal_seeds_give_equal_rows_whatever_stands_beside_them(default, place, tmp_path, unseen):
     again = compare_runs([place], None, ["fivo:16", "elbo"], settings=SMALL, out=tmp_path / "again")
     for name, row in by_name(again).items():
         other = by_name(default)[name]
@@ -97,11 +107,11 @@ def test_equal_seeds_give_equal_rows_whatever_stands_beside_them(default, place,
     assert changed.rows[0].seed != by_name(default)["elbo"].seed
 
 
-def test_the_bound_is_that_of_the_evaluator(place, tmp_path):
+def test_the_bound_is_that_of_the_evaluator(place, tmp_path, unseen):
     """The same sentences through ``Run.evaluate``."""
-    found = compare_runs([place], None, ["elbo", "iwae:8"], settings=Settings(2000, 20, 2), out=tmp_path / "c")
-    expected = place.evaluate("valid", particles=2000, limit=20, seed=0)
-    row = by_name(found)["elbo"]
+    found = compare_runs([place], None, ["elbo"], settings=Settings(1000, 20, 2), out=tmp_path / "c")
+    expected = place.evaluate("valid", particles=1000, limit=20, seed=0)
+    (row,) = found.rows
     assert row.bound == pytest.approx(expected.elbo, abs=5 * (row.bound_se + expected.elbo_se))
     assert row.kl == pytest.approx(expected.kl, abs=0.05)
     assert row.bound_per_token * expected.n_eos / expected.n_sent == pytest.approx(row.bound)
@@ -113,7 +123,7 @@ def test_orderings_agree_with_theory(guides):
         bounds = [rows[name].bound for name in ("elbo", "iwae:4", "iwae:16")]
         assert bounds == sorted(bounds)
         assert rows["elbo"].bound_equal_k == pytest.approx(bounds[0], abs=5 * rows["elbo"].bound_equal_k_se + 0.05)
-        assert rows["iwae:4"].bound_equal_k == pytest.approx(bounds[2], abs=0.2)
+        assert rows["iwae:4"].bound_equal_k == pytest.approx(bounds[2], abs=5 * rows["iwae:4"].bound_equal_k_se + 0.05)
     blind = by_name(guides, "prior")["elbo"]
     assert blind.kl == pytest.approx(0.0, abs=1e-4)
     assert blind.active_units == 0
@@ -130,20 +140,20 @@ def test_equal_draws_scale_the_ratio(default):
         assert row.snr_model_equal_draws == pytest.approx(factor * row.snr_model)
 
 
-def test_guides_are_refitted_once_and_then_taken_again(guides, place, tmp_path):
+def test_guides_are_refitted_once_and_then_taken_again(guides, place, tmp_path, unseen):
     folders = {row.guide: row.folder for row in guides.rows}
     assert folders["diagonal"] == str(place.folder)
     assert folders["mean-field"].startswith(str(place.folder / "swaps"))
     assert {row.run for row in guides.rows} == {str(place.folder)}
     before = sorted((place.folder / "swaps").iterdir())
-    told = Remembering()
-    again = compare_runs([place], ["mean-field"], TWO, settings=SMALL, out=tmp_path / "a", progress=told)
+    told, options = Remembering(), {"settings": SMALL}
+    again = compare_runs([place], ["mean-field"], TWO, steps=REFIT, out=tmp_path / "a", progress=told, **options)
     assert again.rows[0].folder == folders["mean-field"]
     assert f"guide 'mean-field': taking {folders['mean-field']}, refitted before" in told.messages[0]
     assert sorted((place.folder / "swaps").iterdir()) == before
-    longer = compare_runs([place], ["mean-field"], TWO, settings=SMALL, steps=3, out=tmp_path / "b", progress=told)
-    assert longer.rows[0].folder != folders["mean-field"]
-    assert pt.load(longer.rows[0].folder).config.training.steps == 3
+    other = compare_runs([place], ["mean-field"], TWO, steps=3, out=tmp_path / "b", progress=told, **options)
+    assert other.rows[0].folder != folders["mean-field"]
+    assert pt.load(other.rows[0].folder).config.training.steps == 3
 
 
 def test_a_child_compares_with_its_parent_as_a_run(guides, place, tmp_path):
@@ -152,9 +162,11 @@ def test_a_child_compares_with_its_parent_as_a_run(guides, place, tmp_path):
     assert [row.run for row in found.rows] == [str(place.folder)] * 2 + [str(child.folder)] * 2
     assert [row.guide for row in found.rows] == ["diagonal"] * 2 + ["mean-field"] * 2
     assert str(place.folder)[-20:] in found.text
+    labels = load_comparison(tmp_path / "c" / "inference.nc")["constant_data"]["guide"].values
+    assert list(labels) == [f"diagonal ({place.folder})", f"mean-field ({child.folder})"]
 
 
-def test_the_run_is_left_as_it_was(place, tmp_path):
+def test_the_run_is_left_as_it_was(place, tmp_path, unseen):
     before = {name: value.clone() for name, value in place.model.state_dict().items()}
     state = torch.get_rng_state()
     place.compare(None, TWO, draws=4, sentences=5, repeats=2, out=tmp_path / "c")
@@ -164,22 +176,13 @@ def test_the_run_is_left_as_it_was(place, tmp_path):
     assert all(p.grad is None for p in place.model.parameters())
 
 
-def test_progress_is_told_row_by_row(place, tmp_path):
-    seen = []
-    compare_runs(
-        [place], None, TWO, settings=SMALL, out=tmp_path / "c", watch=lambda what, done, n: seen.append((what, done, n))
-    )
-    assert ("bounds: iwae:4, guide 'diagonal'", 1, 2) in seen
-    assert seen[-1] == ("gradients, all rows in turns", 8, 8)
-
-
-def test_an_interruption_leaves_nothing_behind(place, tmp_path, monkeypatch):
+def test_an_interruption_leaves_nothing_behind(place, tmp_path, unseen, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("ppl_text.recipes.compare.snr_figure", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        compare_runs([place], None, TWO, settings=SMALL, out=tmp_path / "c")
+        compare_runs([place], None, ["elbo"], settings=SMALL, out=tmp_path / "c")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -193,15 +196,18 @@ class Whole(DiagonalGuide):
 """
 
 
-def test_an_objective_that_does_not_run_is_left_out_with_a_note_or_refused(place, tmp_path):
+def test_an_objective_that_does_not_run_is_left_out_with_a_note_or_refused(place, tmp_path, unseen):
     (tmp_path / "whole.py").write_text(STEPLESS, encoding="utf-8")
     guide = [f"{tmp_path / 'whole.py'}:Whole"]
     options = {"settings": SMALL, "steps": 2}
-    found = compare_runs([place], guide, out=tmp_path / "c", **options)
-    assert [row.objective for row in found.rows] == [o for o in compare.OBJECTIVES if o[:4] not in ("fivo", "step")]
+    told = Remembering()
+    found = compare_runs([place], guide, out=tmp_path / "c", progress=told, **options)
+    assert [row.objective for row in found.rows] == [o for o in OBJECTIVES if o[:4] not in ("fivo", "step")]
     assert found.rows[0].guide == "whole.py:Whole"
     assert len(found.notes) == 2
     assert "the guide Whole lacks smc_init()" in found.notes[0]
+    assert set(found.notes) <= set(told.messages)
+    assert all(f"- {note}" in found.markdown() for note in found.notes)
     with pytest.raises(UserError, match=r"objective 'fivo:4' draws the latents step by step: the guide Whole lacks"):
         compare_runs([place], guide, ["fivo:4"], out=tmp_path / "d", **options)
     assert not (tmp_path / "d").exists()
@@ -210,7 +216,7 @@ def test_an_objective_that_does_not_run_is_left_out_with_a_note_or_refused(place
 MINE = "from guides.deep_state_space import PriorGuide\nclass Mine(PriorGuide):\n    'q(h)'\n"
 
 
-def test_guides_of_one_name_and_a_run_given_twice(place, tmp_path):
+def test_guides_of_one_name_and_a_run_given_twice(place, tmp_path, unseen):
     """Two files with a class of one name are told apart; the same folder twice is one run."""
     paths = [tmp_path / name / "mine.py" for name in ("a", "b")]
     for path in paths:
@@ -230,7 +236,7 @@ def test_what_an_objective_lacks_is_said_before_any_refit(guides, place, tmp_pat
     assert sorted((place.folder / "swaps").iterdir()) == before
 
 
-def test_a_stock_objective_has_a_row_too(place, tmp_path):
+def test_a_stock_objective_has_a_row_too(place, tmp_path, unseen):
     found = compare_runs([place], None, ["pyro:Trace_ELBO", "iwae:4"], settings=SMALL, out=tmp_path / "c")
     stock = by_name(found)["pyro:Trace_ELBO"]
     assert stock.bound_equal_k is None
@@ -238,10 +244,10 @@ def test_a_stock_objective_has_a_row_too(place, tmp_path):
     assert stock.snr_model is not None
 
 
-@pytest.mark.parametrize("change", [{"draws": 1}, {"sentences": 1}, {"repeats": 1}])
+@pytest.mark.parametrize("change", [{"draws": 1}, {"sentences": 1}, {"repeats": 1}, {"seed": -1}])
 def test_too_few_for_a_spread(place, change):
-    (name,) = change
-    with pytest.raises(UserError, match=f"{name} must be 2 or more"):
+    ((name, value),) = change.items()
+    with pytest.raises(UserError, match=f"{name} must be [02] or more.* got {value}"):
         compare_runs([place], settings=Settings(**change))
 
 

@@ -1,4 +1,4 @@
-"""Bounds of an objective by repeated estimates, sentence by sentence: at its own K, and at one K for all."""
+"""Bounds of an objective by repeated estimates, sentence by sentence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.protocols import Objective
-from ..evaluation.likelihood import measuring
-from ..evaluation.scores import room_for
-from ..evaluation.sentences import CommonSentences, stream_seed, tile
-from .candidates import Candidate, has_particles, with_particles
+from .likelihood import measuring
+from .scores import room_for
+from .sentences import CommonSentences, tile
 
 AT_ONCE = 4096
 """Particles times sentences that are drawn at once, where a model of them has room."""
@@ -94,41 +93,3 @@ def _repeat(
         if estimate.ess is not None:
             ess.append(estimate.ess.double().view(number, batch.size))
     return torch.cat(bounds).cpu(), torch.cat(ess).mean(0).cpu() if ess else None
-
-
-class ObjectiveBounds(NamedTuple):
-    """Bounds of one objective under one guide: at its own K and, where it has one, at the common K.
-
-    ``seed``: of the random numbers behind ``own``.
-    """
-
-    own: BoundEstimate
-    equal: BoundEstimate | None
-    seed: int
-
-
-def measure_bounds(
-    candidate: Candidate,
-    objective: Objective,
-    sentences: CommonSentences,
-    *,
-    draws: int,
-    equal_k: int,
-    seed: int,
-    report: Report = lambda: None,
-) -> ObjectiveBounds:
-    """Estimate both bounds, each from about ``draws`` draws per sentence."""
-    labels = candidate.guide_name, objective.name
-    own_seed = stream_seed(seed, *labels)
-
-    def estimate(objective: Objective, seed: int) -> BoundEstimate:
-        return estimate_bounds(
-            objective, candidate.model, candidate.guide, sentences, draws=draws, seed=seed, report=report
-        )
-
-    own = estimate(objective, own_seed)
-    if objective.particles == equal_k:
-        return ObjectiveBounds(own, own if has_particles(objective) else None, own_seed)
-    other = with_particles(objective, equal_k)
-    equal = None if other is None else estimate(other, stream_seed(seed, *labels, equal_k))
-    return ObjectiveBounds(own, equal, own_seed)
