@@ -121,7 +121,7 @@ def _objection(candidate: Candidate, objective: Objective, batch: Batch) -> PplT
 
 def has_particles(objective: Objective) -> bool:
     """Tell whether the objective's bound is one of K particles; that of a stock Pyro objective is of one draw."""
-    return dataclasses.is_dataclass(objective)
+    return dataclasses.is_dataclass(objective) and any(f.name == "particles" for f in dataclasses.fields(objective))
 
 
 def with_particles(objective: Objective, particles: int) -> Objective | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.latents import LatentSpec
+from ..core.latents import LatentSpec, of_sentence
 from ..evaluation.estimates import AT_ONCE
 from ..evaluation.likelihood import measuring
 from ..evaluation.representation import (
@@ -116,24 +116,44 @@ def _under_each_other(parts: Sequence[DrawMoments]) -> DrawMoments:
     return DrawMoments(stacked([p.mean for p in parts]), stacked([p.variance for p in parts]), parts[0].draws)
 
 
+class SiteUse(NamedTuple):
+    """How much one latent site is used.
+
+    Attributes:
+        kl: KL(q ‖ p), nats per sentence, by Monte Carlo.
+        active_units: latent dimensions in use; None where the site is not real.
+        units: of how many.
+    """
+
+    kl: float
+    active_units: int | None
+    units: int | None
+
+
 class DrawFigures(NamedTuple):
     """What is a property of model and guide, whatever the objective.
 
     Attributes:
         terms: of S draws, (S, N).
         khat: (N,) Pareto k̂ of their importance weights.
-        kl: KL(q ‖ p), nats per sentence.
-        active: latent dimensions in use; None where no site is real.
-        units: of how many.
-        information: I_q(x; z).
+        sites: each latent site by name.
+        information: I_q(x; z) of the latents of whole sentences; of all, where there are none such.
     """
 
     terms: Draws
     khat: NDArray[Any]
-    kl: float
-    active: int | None
-    units: int | None
+    sites: dict[str, SiteUse]
     information: MutualInformation
+
+    @property
+    def together(self) -> SiteUse:
+        """All sites together."""
+        real = [site for site in self.sites.values() if site.units is not None]
+        return SiteUse(
+            sum((site.kl for site in self.sites.values()), start=0.0),
+            sum(site.active_units or 0 for site in real) if real else None,
+            sum(site.units or 0 for site in real) if real else None,
+        )
 
     def ess_by_sentence(self, particles: int) -> Tensor:
         """Return ESS/K of each sentence under K = ``particles``, (N,): the mean over groups of the draws."""
@@ -148,20 +168,21 @@ def measure_guide(candidate: Candidate, sentences: CommonSentences, *, draws: in
     model, guide, latents = candidate.model, candidate.guide, candidate.latents
     where = stream_seed(seed, candidate.guide_name, "draws")
     terms, moments = draw_terms(model, guide, sentences, latents, draws=draws, seed=where)
-    variances = [
-        unit_variances(moments[spec.name], sentences.weights, sentences.tokens if spec.step_axis else None)
-        for spec in latents
-        if spec.name in moments
-    ]
     with measuring(stream_seed(seed, candidate.guide_name, "information"), model, guide):
-        information = mutual_information(guide, sentences, latents)
+        information = mutual_information(guide, sentences, of_sentence(latents) or latents)
     scores = terms.scores
-    kl = sum(scores.mean_kl.values(), start=torch.zeros_like(sentences.share))
     return DrawFigures(
         terms,
         pareto_k(scores.log_weights.T.contiguous().numpy()),
-        float(sentences.share @ kl),
-        sum(map(active_units, variances)) if variances else None,
-        sum(map(len, variances)) if variances else None,
+        {spec.name: _use(spec, scores.mean_kl[spec.name], moments.get(spec.name), sentences) for spec in latents},
         information,
     )
+
+
+def _use(spec: LatentSpec, kl: Tensor, moments: DrawMoments | None, sentences: CommonSentences) -> SiteUse:
+    """Say how much a site is used, given its KL (N,) and the moments of its values where they are real."""
+    divergence = float(sentences.share @ kl)
+    if moments is None:
+        return SiteUse(divergence, None, None)
+    variances = unit_variances(moments, sentences.weights, sentences.tokens if spec.step_axis else None)
+    return SiteUse(divergence, active_units(variances), len(variances))

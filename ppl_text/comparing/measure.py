@@ -135,7 +135,7 @@ def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, pl
     share, own, equal = plan.sentences.share, bounds.own, bounds.equal
     length = plan.sentences.tokens_per_sentence
     bound, error = own.mean(share), own.standard_error(share)
-    exact = not guide.terms.log_q
+    exact, used = not guide.terms.log_q, guide.together
     return Measurement(
         run=candidate.run,
         folder=candidate.folder,
@@ -157,13 +157,14 @@ def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, pl
         **_khat_columns(None if exact else guide.khat, plan.sentences),
         seconds_per_step=cost.seconds,
         peak_bytes=cost.peak_bytes,
-        kl=guide.kl,
-        active_units=guide.active,
-        units=guide.units,
+        kl=used.kl,
+        active_units=used.active_units,
+        units=used.units,
         mutual_information=guide.information.value,
         mutual_information_cap=guide.information.cap,
         by_sentence=(own if equal is None else equal).by_sentence.numpy(),
         weights=plan.sentences.weights.numpy(),
+        sites=guide.sites,
         exact=exact,
     )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
 from ..evaluation.report import table
+from .draws import SiteUse
 
 Values = NDArray[np.float64]
 
@@ -38,7 +41,8 @@ class Measurement:
     ``peak_bytes``                 most bytes of live tensors meanwhile
     ``kl``                         KL(q ‖ p), nats per sentence
     ``active_units``, ``units``    latent dimensions in use, of how many
-    ``mutual_information``, …_cap  I_q(x; z) and the most it can be, nats
+    ``sites``                      ``kl``, ``active_units`` and ``units`` of each latent site by name
+    ``mutual_information``, …_cap  I_q(x; z) and the most it can be, nats; NaN where it cannot be known
     ``exact``                      nothing is latent: every bound is ln p(x) itself, and there is no k̂
     ``by_sentence``, ``weights``   (N,) ``bound_equal_k`` (or ``bound``) of each common sentence, and its weight
     ============================== ====================================================================
@@ -80,12 +84,16 @@ class Measurement:
     by_sentence: Values = field(repr=False, compare=False)
     weights: Values = field(repr=False, compare=False)
     exact: bool = False
+    sites: dict[str, SiteUse] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the columns as plain values; what is no finite number is None."""
-        columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights"))
-        values: dict[str, Any] = finite_or_none({name: getattr(self, name) for name in columns})
-        return values
+        """Return the columns as plain values, ``sites`` where there are several; what is no finite number is None."""
+        columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights", "sites"))
+        values: dict[str, Any] = {name: getattr(self, name) for name in columns}
+        if len(self.sites) > 1:
+            values["sites"] = {name: site._asdict() for name, site in self.sites.items()}
+        plain: dict[str, Any] = finite_or_none(values)
+        return plain
 
 
 @dataclass(frozen=True)
@@ -159,7 +167,7 @@ GRADIENTS = [
 GUIDES = [
     Column("KL", lambda r: f"{abs(r.kl) if abs(r.kl) < 5e-4 else r.kl:.3f}"),
     Column("active units", lambda r: "-" if r.active_units is None else f"{r.active_units}/{r.units}"),
-    Column("I(x; z)", lambda r: f"{r.mutual_information:.3f} of {r.mutual_information_cap:.3f}"),
+    Column("I(x; z)", lambda r: _information(r.mutual_information, r.mutual_information_cap)),
     Column("k̂ < 0.5", lambda r: _share(r.khat_good)),
     Column("0.5-0.7", lambda r: _share(r.khat_ok)),
     Column("> 0.7", lambda r: _share(r.khat_bad)),
@@ -187,8 +195,21 @@ def tables(rows: Sequence[Measurement]) -> list[tuple[str, list[str], list[list[
     return [
         ("Bounds, nats per sentence", *_filled(bounds, rows)),
         ("Gradients (SNR at its own K, and at equal draws)", *_filled([*objective, *GRADIENTS], rows)),
-        ("Guides", *_filled([*who, *GUIDES], guides)),
+        ("Guides", *_filled([*who, *GUIDES, *_by_site(guides)], guides)),
     ]
+
+
+def _by_site(guides: Sequence[Measurement]) -> list[Column]:
+    """Return a column of KL and active units for each site, where there are several."""
+    sites = list(dict.fromkeys(name for row in guides if len(row.sites) > 1 for name in row.sites))
+    return [Column(f"KL, units of {name}", partial(_used, name)) for name in sites]
+
+
+def _used(name: str, row: Measurement) -> str:
+    site = row.sites.get(name)
+    if site is None:
+        return "-"
+    return f"{site.kl:.3f}" + ("" if site.active_units is None else f", {site.active_units}/{site.units}")
 
 
 def _filled(columns: Sequence[Column], rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
@@ -204,6 +225,10 @@ def _value(value: float | None, error: float | None, digits: int = 3) -> str:
 def _number(value: float | None) -> str:
     """Write three significant digits."""
     return "-" if value is None else f"{value:.3g}"
+
+
+def _information(value: float, cap: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f} of {cap:.3f}"
 
 
 def _share(value: float | None) -> str:

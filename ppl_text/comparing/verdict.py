@@ -118,20 +118,31 @@ def reliability(rows: Sequence[Measurement]) -> list[str]:
 
 
 def collapse(rows: Sequence[Measurement]) -> list[str]:
-    """Warn where the latents carry nothing, whatever the other columns say."""
+    """Warn where the latents, or one of several, carry nothing, whatever the other columns say."""
     lines = []
     for group in _by_guide(rows):
         row = group[0]
-        if row.exact or not is_collapsed(row.kl, row.active_units):
+        if row.exact:
             continue
-        of = "" if row.units is None else f" of {row.units}"
-        units = "" if row.active_units is None else f", {row.active_units}{of} units active"
-        perfect = " Its ESS is perfect because there is nothing to infer." if (row.ess or 0.0) > 0.9 else ""
-        lines.append(
-            f"WARNING {name(row, rows)}: KL {max(0.0, row.kl):.3f} nats{units}: the guide has collapsed on the prior "
-            f"and tells nothing of the sentence.{perfect}"
-        )
+        if is_collapsed(row.kl, row.active_units):
+            perfect = " Its ESS is perfect because there is nothing to infer." if (row.ess or 0.0) > 0.9 else ""
+            used = _used(row.kl, row.active_units, row.units)
+            lines.append(
+                f"WARNING {name(row, rows)}: {used}: the guide has collapsed on the prior and tells nothing of the "
+                f"sentence.{perfect}"
+            )
+            continue
+        lines += [
+            f"WARNING {name(row, rows)}, latent '{latent}': {_used(*site)}: it has collapsed on its prior."
+            for latent, site in row.sites.items()
+            if is_collapsed(site.kl, site.active_units)
+        ]
     return lines
+
+
+def _used(kl: float, active: int | None, units: int | None) -> str:
+    of = "" if units is None else f" of {units}"
+    return f"KL {max(0.0, kl):.3f} nats" + ("" if active is None else f", {active}{of} units active")
 
 
 def name(row: Measurement, rows: Sequence[Measurement]) -> str:

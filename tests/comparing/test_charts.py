@@ -67,10 +67,6 @@ def texts(figure):
     return [(text.get_text(), text.get_window_extent()) for text in written if text.get_text() and text.get_visible()]
 
 
-def overlaps(figure):
-    return [(a, b) for (a, x), (b, y) in itertools.combinations(texts(figure), 2) if x.overlaps(y)]
-
-
 LONG = "/home/somebody/experiments/2026/november/runs/words"
 FIGURES = {
     "bounds": (bounds_figure, [row(), row("diagonal", bound=-21.0)]),
@@ -96,19 +92,22 @@ def test_a_figure_is_a_png_of_a_readme_s_width_whose_labels_keep_clear_of_each_o
 ):
     target = tmp_path / "figures" / "figure.png"
     figure = drawn(function, content, target)
-    assert target.read_bytes().startswith(PNG)
-    assert int.from_bytes(target.read_bytes()[16:20], "big") == 900
+    picture = target.read_bytes()
+    assert picture.startswith(PNG)
+    assert int.from_bytes(picture[16:20], "big") == 900
     assert [p.name for p in target.parent.iterdir()] == ["figure.png"]
-    assert overlaps(figure) == []
-    for text, box in texts(figure):
+    written = texts(figure)
+    assert [(a, b) for (a, x), (b, y) in itertools.combinations(written, 2) if x.overlaps(y)] == []
+    for text, box in written:
         assert figure.bbox.x0 <= box.x0, text
         assert figure.bbox.x1 >= box.x1, text
         assert figure.bbox.y0 <= box.y0, text
         assert figure.bbox.y1 >= box.y1, text
 
 
-@pytest.mark.parametrize(("function", "content"), FIGURES.values(), ids=FIGURES)
-def test_the_same_content_gives_the_same_picture(tmp_path, function, content):
+@pytest.mark.parametrize("name", ["bounds, a crowd", "khat, beyond", "snr, two runs"])
+def test_the_same_content_gives_the_same_picture(tmp_path, name):
+    function, content = FIGURES[name]
     function(content, tmp_path / "a.png")
     function(content, tmp_path / "b.png")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()

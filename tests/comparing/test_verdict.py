@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from ppl_text.comparing.draws import SiteUse
 from ppl_text.comparing.rows import Comparison, Measurement, tables
 from ppl_text.comparing.verdict import paired_difference, verdict
 
@@ -211,3 +212,41 @@ def test_plain_values_are_finite_and_complete():
     assert values["bound"] == pytest.approx(-10.0)
     assert not {"by_sentence", "weights"} & set(values)
     assert {"run", "guide", "objective", "snr_model", "peak_bytes", "mutual_information"} <= set(values)
+
+
+def several(z=(0.001, 0, 4), a=(5.0, None, None)):
+    """A row of two latents with these KL, active units and units."""
+    z, a = SiteUse(*z), SiteUse(*a)
+    return row("joint", kl=z.kl + a.kl, active_units=z.active_units, units=4, sites={"z": z, "a": a})
+
+
+def test_one_of_several_latents_that_has_collapsed_is_named():
+    found = several(z=(0.001, 1, 4))
+    assert verdict([found])[-1] == (
+        "WARNING 'joint', latent 'z': KL 0.001 nats, 1 of 4 units active: it has collapsed on its prior."
+    )
+    assert "WARNING" not in said(several(z=(2.0, 3, 4)))
+    assert "'z'" not in said(several(a=(0.0, None, None))), "all have collapsed"
+
+
+def test_several_latents_have_columns_of_their_own_and_one_has_none():
+    (*_, (_, header, (cells, others))) = tables([several(), row("other", sites={"z": SiteUse(1.0, 2, 4)})])
+    assert dict(zip(header, cells, strict=True))["KL, units of z"] == "0.001, 0/4"
+    assert dict(zip(header, cells, strict=True))["KL, units of a"] == "5.000"
+    assert dict(zip(header, others, strict=True))["KL, units of a"] == "-"
+    assert several().as_dict()["sites"]["a"] == {"kl": 5.0, "active_units": None, "units": None}
+    assert "sites" not in row(sites={"z": SiteUse(1.0, 2, 4)}).as_dict()
+
+
+def test_information_that_cannot_be_known_is_no_number():
+    found = row(mutual_information=math.nan)
+    (*_, (_, header, (cells,))) = tables([found])
+    assert dict(zip(header, cells, strict=True))["I(x; z)"] == "-"
+    assert found.as_dict()["mutual_information"] is None
+
+
+def test_where_nothing_is_latent_every_bound_is_exact():
+    nothing = {"kl": 0.0, "active_units": None, "khat_bad": None, "khat_median": None, "ess": None, "exact": True}
+    lines = verdict([row("exact", **nothing)])
+    assert lines[0].startswith("'exact' has the highest bound: -10.000 nats per sentence (exact)")
+    assert lines[-1] == "'exact': nothing is latent, so every bound is ln p(x) itself, without error."

@@ -1,17 +1,16 @@
-"""Bounds and log-terms by repeated draws, against a Gaussian program whose evidence and gap are known."""
+"""Common sentences, and bounds by repeated draws of a Gaussian program whose evidence and gap are known."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
-from evaluation.programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence, posterior_scale
 
 from ppl_text import objectives
-from ppl_text.comparing.candidates import family_of, with_particles
-from ppl_text.comparing.draws import draw_terms
 from ppl_text.evaluation.estimates import estimate_bounds, repeats_of
 from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
+
+from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence
 
 LENGTHS = [[2, 3], [4, 5, 1]]
 WEIGHTS = [[1.0, 2.0], [3.0, 0.0, 2.0]]
@@ -98,14 +97,10 @@ def test_effective_sample_sizes_are_those_of_the_estimator(common):
 
 def test_chunks_change_the_memory_only(common, monkeypatch):
     model = Gaussian()
-    for module in ("evaluation.estimates", "comparing.draws"):
-        monkeypatch.setattr(f"ppl_text.{module}.AT_ONCE", 16)
+    monkeypatch.setattr("ppl_text.evaluation.estimates.AT_ONCE", 16)
     found = estimate_bounds(objectives.build("elbo"), model, GaussianGuide(), common, draws=50, seed=0)
     assert found.by_sentence.numpy() == pytest.approx(log_evidence(KEPT), abs=1e-5)
     assert model.widest == 1
-    terms, _ = draw_terms(model, GaussianGuide(), common, Gaussian.latents, draws=50, seed=0)
-    assert terms.log_likelihood.shape == (50, 4)
-    assert model.widest == 8
 
 
 def test_measuring_leaves_random_state_and_modes_alone(common):
@@ -117,49 +112,6 @@ def test_measuring_leaves_random_state_and_modes_alone(common):
     assert guide.training
     again = estimate_bounds(objectives.build("elbo"), model, guide, common, draws=4, seed=1)
     assert again.by_sentence.equal(first.by_sentence)
-
-
-def test_drawn_terms_are_those_of_the_guide(common):
-    shift, stretch = 0.3, 1.2
-    terms, moments = draw_terms(Gaussian(), GaussianGuide(shift, stretch), common, Gaussian.latents, draws=5000, seed=0)
-    expected = log_evidence(KEPT) - gap(shift, stretch)
-    weights = terms.scores.log_weights
-    error = weights.std(0).numpy() / math.sqrt(5000)
-    assert np.abs(weights.mean(0).numpy() - expected) / error == pytest.approx(np.zeros(4), abs=5)
-    assert weights.allclose(terms.log_likelihood + terms.log_p["z"] - terms.log_q["z"])
-    assert terms.values == {}
-    assert moments["z"].mean.shape == (4, 1)
-    centre = (KEPT - 3) / (1 + 0.7**2) + shift
-    error = stretch * posterior_scale() / math.sqrt(5000)
-    assert moments["z"].mean[:, 0].numpy() == pytest.approx(centre, abs=5 * error)
-
-
-@pytest.mark.parametrize(
-    ("spec", "family"),
-    [
-        ("elbo", "elbo"),
-        ("elbo:4", "elbo"),
-        ("iwae:16", "iwae"),
-        ("iwae:16/4", "iwae"),
-        ("renyi:0.5:16", "renyi:0.5"),
-        ("renyi:2:2", "renyi:2"),
-        ("fivo:8:multinomial", "fivo:multinomial"),
-        ("free-bits:1", "free-bits:1"),
-        ("free-bits:4:sentence:4", "free-bits:4:sentence"),
-        ("pyro:RenyiELBO:8", "pyro:RenyiELBO"),
-    ],
-)
-def test_families_are_names_without_k(spec, family):
-    assert family_of(objectives.build(spec)) == family
-
-
-def test_an_objective_at_another_k_is_the_same_estimator(common):
-    other = with_particles(objectives.build("iwae:3"), 8)
-    options = {"draws": 64, "seed": 2}
-    found = estimate_bounds(other, Gaussian(), GaussianGuide(0.5, 1.5), common, **options)
-    expected = estimate(common, "iwae:8", GaussianGuide(0.5, 1.5), seed=2)
-    assert found.by_sentence.equal(expected.by_sentence)
-    assert with_particles(objectives.build("pyro:Trace_ELBO"), 8) is None
 
 
 def test_streams_differ_by_every_label_and_fit_torch():
