@@ -94,8 +94,7 @@ class BeforeAfter:
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; what is no finite number is None."""
-        values: dict[str, Any] = finite_or_none(asdict(self))
-        return values
+        return finite_or_none(asdict(self))
 
 
 def label(guide: str) -> str:

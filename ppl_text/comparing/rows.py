@@ -92,8 +92,7 @@ class Measurement:
         values: dict[str, Any] = {name: getattr(self, name) for name in columns}
         if len(self.sites) > 1:
             values["sites"] = {name: site._asdict() for name, site in self.sites.items()}
-        plain: dict[str, Any] = finite_or_none(values)
-        return plain
+        return finite_or_none(values)
 
 
 @dataclass(frozen=True)
