@@ -88,3 +88,11 @@ def test_tensors_that_outlive_the_context_are_not_followed():
         kept = torch.zeros(KIB)
     del kept
     assert memory.live == 1024
+
+
+def test_tensors_without_one_storage_are_passed_over():
+    with LiveBytes() as memory:
+        sparse = torch.zeros(KIB).to_sparse()
+        assert sparse.layout is torch.sparse_coo
+        torch.zeros(KIB, device="meta")
+    assert memory.peak < 3 * 1024

@@ -145,6 +145,7 @@ def test_guides_are_refitted_once_and_then_taken_again(guides, place, tmp_path, 
     assert folders["diagonal"] == str(place.folder)
     assert folders["mean-field"].startswith(str(place.folder / "swaps"))
     assert {row.run for row in guides.rows} == {str(place.folder)}
+    (place.folder / "swaps" / "a-folder-of-something-else").mkdir()
     before = sorted((place.folder / "swaps").iterdir())
     told, options = Remembering(), {"settings": SMALL}
     again = compare_runs([place], ["mean-field"], TWO, steps=REFIT, out=tmp_path / "a", progress=told, **options)
