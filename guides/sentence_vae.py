@@ -201,18 +201,18 @@ class FlowGuide(GaussianGuide):
                 "guide iaf needs latent_dim >= 2, flows >= 1 and flow_hidden >= latent_dim; got "
                 f"latent_dim={size}, flows={flows}, flow_hidden={list(flow_hidden)}"
             )
-        orders = [torch.arange(size), torch.arange(size).flip(0)]
+        self._orders = [range(size)[:: 1 if i % 2 == 0 else -1] for i in range(flows)]
         self.flows = nn.ModuleList(
-            ConditionalAffineAutoregressive(self._network(size, flow_hidden, orders[i % 2]), stable=True)
-            for i in range(flows)
+            ConditionalAffineAutoregressive(self._network(size, flow_hidden, order), stable=True)
+            for order in self._orders
         )
         initialise(self.flows, model.init)
 
-    def _network(self, size: int, hidden: Sequence[int], order: Tensor) -> nn.Module:
+    def _network(self, size: int, hidden: Sequence[int], order: Sequence[int]) -> nn.Module:
         """[m; s] from u and h_n, each entry from those before it in ``order``."""
         width = self.reader.output_dim
         network: nn.Module = ConditionalAutoRegressiveNN(
-            size, width, list(hidden), permutation=order, nonlinearity=nn.ELU()
+            size, width, list(hidden), permutation=torch.tensor(order), nonlinearity=nn.ELU()
         )
         return network
 
@@ -220,6 +220,9 @@ class FlowGuide(GaussianGuide):
         """Return the flows on top of the Gaussian: event (D,), batch (B,)."""
         summary = self.summary(batch)
         flows = [flow.condition(at_least_float32(summary)) for flow in self.flows]  # type: ignore[operator]
+        for flow, order in zip(flows, self._orders, strict=True):
+            # To invert, Pyro goes through its order entry by entry; each one of a buffer would wait for the device.
+            flow.arn.permutation = order
         return TransformedDistribution(self.gaussian(summary, batch), flows)
 
 
