@@ -68,7 +68,21 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """``finished(name, train)``: the folder that ``train(folder)`` fills, trained once for all tests; only read it."""
+    folders = {}
+
+    def once(name, train):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp("finished")
+            train(folders[name])
+        return folders[name]
+
+    return once
+
+
+@pytest.fixture(scope="session")
 def make():
     """``make(folder, steps=…, objective=…, stages=…, validation=…, identity=…, **options)``.
 

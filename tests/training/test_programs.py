@@ -18,8 +18,8 @@ from ppl_text.training.trainer import Trainer
 
 from .conftest import equal, metrics, stored_state
 from .small_world import Batches, Elbo, held_out, programs
-from .test_aggressive import aggressive
 from .test_trainer import assert_same_run, send
+from .test_update import aggressive
 
 
 def tree(**parts):
@@ -147,14 +147,14 @@ def test_a_stage_trains_its_submodules_and_leaves_the_moments_of_the_others(make
 
 
 @pytest.mark.parametrize("stop", [2, 3, 5, 7, 8, 9])
-def test_stages_that_train_in_turn_resume_anywhere(make, tmp_path, stop):
-    make(tmp_path / "whole", stages=in_turn()).trainer.fit()
+def test_stages_that_train_in_turn_resume_anywhere(make, finished, tmp_path, stop):
+    whole = finished("in turn", lambda folder: make(folder, stages=in_turn()).trainer.fit())
     part = make(tmp_path / "part", stages=in_turn())
     after_each_step(part, lambda step: step == stop and send(signal.SIGTERM)())
     with pytest.raises(Interrupted):
         part.trainer.fit()
     make(tmp_path / "part", stages=in_turn()).trainer.fit(resume=True)
-    assert_same_run(tmp_path / "part", tmp_path / "whole", step=10)
+    assert_same_run(tmp_path / "part", whole, step=10)
 
 
 def test_what_a_stage_cannot_train_is_told_before_the_first_begins(make, tmp_path):

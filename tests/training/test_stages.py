@@ -16,8 +16,8 @@ from ppl_text.training.weights import load_weights
 
 from .conftest import equal, metrics, stored_state
 from .small_world import Elbo, held_out, programs
-from .test_aggressive import Information, aggressive
 from .test_trainer import Scripted, Watched, assert_same_run, send
+from .test_update import Information, aggressive
 
 
 class AutoEncoding(Elbo):
@@ -112,9 +112,9 @@ def test_what_is_not_reset_keeps_its_moments_where_the_last_parameters_are_the_b
     assert {count[id(p)] for p in run.model.parameters()} == {2}
 
 
-@pytest.mark.parametrize("stop", range(1, 13))
-def test_a_run_stopped_anywhere_equals_an_uninterrupted_one(make, tmp_path, stop):
-    make(tmp_path / "whole", stages=two()).trainer.fit()
+@pytest.mark.parametrize("stop", [1, 3, 4, 5, 6, 8, 12])
+def test_a_run_stopped_anywhere_equals_an_uninterrupted_one(make, finished, tmp_path, stop):
+    whole = finished("two stages", lambda folder: make(folder, stages=two()).trainer.fit())
 
     def interrupting(kind):
         def call(self, model, guide, batch, beta=1.0):
@@ -131,7 +131,7 @@ def test_a_run_stopped_anywhere_equals_an_uninterrupted_one(make, tmp_path, stop
         make(tmp_path / "part", stages=two(interrupting(AutoEncoding), interrupting(Elbo))).trainer.fit()
     rest = make(tmp_path / "part", stages=two())
     rest.trainer.fit(resume=True)
-    assert_same_run(tmp_path / "part", tmp_path / "whole", step=13)
+    assert_same_run(tmp_path / "part", whole, step=13)
 
 
 def test_the_best_is_that_of_the_last_stage(make, tmp_path):

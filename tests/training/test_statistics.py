@@ -28,8 +28,8 @@ from ppl_text.training.weights import load_weights
 
 from .conftest import equal, metrics, stored_state
 from .small_world import Batches, held_out
-from .test_aggressive import Information, aggressive
 from .test_trainer import assert_same_run, send
+from .test_update import Information, aggressive
 
 STEPS = 3
 
@@ -234,7 +234,7 @@ def test_what_is_saved_as_weights_has_the_statistics_of_these_weights(make, tmp_
 
 
 @pytest.mark.parametrize("stop", [2, 5, 7])
-def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, tmp_path, stop):
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, finished, tmp_path, stop):
     def run(folder, actions=None):
         objective = objectives.build("stl")
         made = make(folder, world=world, objective=objective, statistics=texts(), lr=3e-2)
@@ -242,11 +242,11 @@ def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, tmp_path, s
         made.optimizer.step = lambda *a, **k: (step(*a, **k), (actions or {}).get(next(counted), lambda: None)())[0]
         return made
 
-    run(tmp_path / "whole").trainer.fit()
+    whole = finished("statistics", lambda folder: run(folder).trainer.fit())
     with pytest.raises(Interrupted):
         run(tmp_path / "part", {stop: send(signal.SIGTERM)}).trainer.fit()
     run(tmp_path / "part").trainer.fit(resume=True)
-    assert_same_run(tmp_path / "part", tmp_path / "whole")
+    assert_same_run(tmp_path / "part", whole)
 
 
 def test_a_run_that_falls_back_to_its_best_checkpoint_goes_on_with_the_statistics_of_the_training(make, tmp_path):

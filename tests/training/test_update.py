@@ -159,7 +159,7 @@ def test_the_mode_ends_for_good_when_the_mutual_information_falls(make, tmp_path
 
 
 @pytest.mark.parametrize("left", [0.99, 0.8, 0.5, 3, 1])
-def test_a_run_stopped_within_the_mode_or_after_it_equals_an_uninterrupted_one(make, tmp_path, left):
+def test_a_run_stopped_within_the_mode_or_after_it_equals_an_uninterrupted_one(make, finished, tmp_path, left):
     """``left``: the updates of encoder, decoder or both that are still to come, or their share."""
     script = [0.5, 0.7, 0.6, 0.9, 0.8, 0.7]
     options = {"steps": 6, "log_every": 4, "validate_every": 1, "checkpoint_every": 2, "update": None}
@@ -168,14 +168,15 @@ def test_a_run_stopped_within_the_mode_or_after_it_equals_an_uninterrupted_one(m
         given = options | {"update": aggressive(), "monitor": Information(script[done:])} | more
         return make(folder, **given)
 
-    count = Watched()
-    run(tmp_path / "whole", objective=count).trainer.fit()
-    stop = count.updates - (left if isinstance(left, int) else int(left * count.updates))
+    whole = finished("aggressive", lambda folder: run(folder).trainer.fit())
+    counted = [r for r in metrics(whole) if r["split"] == "train"]
+    updates = 6 + sum(record["encoder_updates"] for record in counted)
+    stop = updates - (left if isinstance(left, int) else int(left * updates))
     with pytest.raises(Interrupted):
         run(tmp_path / "part", objective=Watched({stop: send(signal.SIGTERM)})).trainer.fit()
     done = max(int(p.stem[5:]) for p in (tmp_path / "part" / "checkpoints").glob("step-*.pt"))
     run(tmp_path / "part", done).trainer.fit(resume=True)
-    assert_same_run(tmp_path / "part", tmp_path / "whole", step=6)
+    assert_same_run(tmp_path / "part", whole, step=6)
 
 
 def test_what_it_cannot_train_is_told(make, tmp_path, monkeypatch):

@@ -108,15 +108,15 @@ def test_the_moments_of_the_parameters_that_are_gone_are_dropped(make, tmp_path)
     assert steps == {4}, "the decay was after the second epoch; what followed equalled its reference"
 
 
-@pytest.mark.parametrize("stop", range(1, 12))
-def test_a_run_stopped_anywhere_decays_as_an_uninterrupted_one(make, tmp_path, stop):
+@pytest.mark.parametrize("stop", [1, 4, 5, 6, 8, 11])
+def test_a_run_stopped_anywhere_decays_as_an_uninterrupted_one(make, finished, tmp_path, stop):
     losses, rule = [5.0, 4.0, 6.0, 6.0, 5.5, 7.0], {"factor": 0.5, "patience": 1, "from_epoch": 0, "limit": 3}
-    made(make, tmp_path / "whole", Epochs(losses), **rule).trainer.fit()
+    whole = finished("decays", lambda folder: made(make, folder, Epochs(losses), **rule).trainer.fit())
     with pytest.raises(Interrupted):
         made(make, tmp_path / "part", Epochs(losses, {stop: send(signal.SIGTERM)}), **rule).trainer.fit()
     rest = made(make, tmp_path / "part", Epochs(losses, seen=stop // EPOCH), **rule)
     rest.trainer.fit(resume=True)
-    assert_same_run(tmp_path / "part", tmp_path / "whole", step=12)
+    assert_same_run(tmp_path / "part", whole, step=12)
 
 
 def test_a_validation_that_is_no_number_counts_as_worse():
