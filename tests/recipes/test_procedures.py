@@ -406,3 +406,13 @@ def test_a_stage_trains_the_part_that_it_names(fit):
     with pytest.raises(UserError, match=r"train: there is no 'decoder'.*Submodules are model, model\.network"):
         fit({**VAE["training"], "train": ["decoder"]}, "other")
     assert not run.folder.with_name("other").exists()
+
+
+def test_a_batch_normalised_guide_is_judged_by_statistics_of_its_own_weights(fit, tmp_path):
+    """Swapped in and refitted: the child's file holds the figures of an epoch of training texts at its weights."""
+    child = fit(steps=2).swap_guide("batch-norm", steps=6, set={"training.lr": 0.05}, out=tmp_path / "child")
+    guide, batches = child.guide, build.statistics_batches(child.config, child.corpus)
+    assert sum(int((batch.weights > 0).sum()) for batch in batches) == 70, "every training text once"
+    means = [guide.projection(guide.summary(batch)).chunk(2, -1)[0][batch.weights > 0] for batch in batches]
+    assert torch.allclose(guide.norm.running_mean, torch.cat(means).mean(0), rtol=1e-4, atol=1e-6)
+    assert torch.allclose(guide.norm.running_variance, torch.cat(means).var(0), rtol=1e-4)

@@ -11,19 +11,22 @@ import torch
 from lightning_fabric import Fabric
 from small_world import Batches, Elbo, held_out, programs
 
+from ppl_text.core.errors import UserError
 from ppl_text.training.options import TrainingOptions
+from ppl_text.training.programs import EVERYTHING
 from ppl_text.training.progress import PlainProgress
 from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 
 
-def train(fabric, folder, steps, resume):
-    """Each process has other initial parameters and other batches; only the first writes."""
+def train(fabric, folder, steps, resume, *parts):
+    """Each process has other initial parameters and other batches; only the first writes. A stage for each of parts."""
     model, guide = programs(seed=5 + fabric.global_rank)
+    options = TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3)
     trainer = Trainer(
         model,
         guide,
-        [Stage(Elbo(), TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3))],
+        [Stage(Elbo(), options, train=part) for part in parts or [EVERYTHING]],
         torch.optim.Adam([*model.parameters(), *guide.parameters()], lr=1e-2, fused=True),
         Batches(seed=fabric.global_rank),
         held_out(2)[fabric.global_rank :: 2],
@@ -44,3 +47,7 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     for name, steps, resume in (("whole", 8, False), ("part", 4, False), ("part", 8, True)):
         train(fabric, root / name, steps, resume)
+    try:
+        train(fabric, root / "in turn", 2, False, ["guide"], ["model"])
+    except UserError as error:
+        print(f"in turn rank {fabric.global_rank}: {error}\n", end="", flush=True)
