@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -34,7 +34,7 @@ class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows h
         self.step, self.what, self.random_state = step, what, random_state
 
 
-class Guard(Protocol):
+class Guard:
     """Look at every update; raise :class:`NonFinite` at once or when it is asked to ``verify``."""
 
     def begin(self) -> None:
@@ -53,7 +53,7 @@ class Guard(Protocol):
         """Undo what was done to the optimizer; the guard can be used again."""
 
 
-class EveryStepGuard:
+class EveryStepGuard(Guard):
     """Read each loss and gradient norm as a Python number, which costs nothing on a CPU."""
 
     def __init__(self, check_gradients: bool = True) -> None:
@@ -76,14 +76,8 @@ class EveryStepGuard:
         if not math.isfinite(value):
             raise NonFinite(step, f"the norm of the gradient is {value}", self._random_state)
 
-    def verify(self) -> None:
-        """Do nothing: all was looked at."""
 
-    def close(self) -> None:
-        """Do nothing: there is nothing to undo."""
-
-
-class DeferredGuard:
+class DeferredGuard(Guard):
     """Keep a flag on the device and read it only when asked, so that no update waits for the device.
 
     Fused optimizers skip an update when their ``found_inf`` says so (the interface of ``GradScaler``); the flag

@@ -87,11 +87,11 @@ def under_present_names(module: nn.Module, tensors: dict[str, Tensor]) -> dict[s
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) -> None:
     tensors = under_present_names(module, tensors)
-    faults = _differences(module.state_dict(), tensors)
-    if faults:
+    errors = _differences(module.state_dict(), tensors)
+    if errors:
         raise RunFolderError(
-            f"the weights in {path} are not those of this {what}: {'; '.join(faults[:5])}"
-            f"{' …' if len(faults) > 5 else ''}. Build them with the run's own config.yaml"
+            f"the weights in {path} are not those of this {what}: {'; '.join(errors[:5])}"
+            f"{' …' if len(errors) > 5 else ''}. Build them with the run's own config.yaml"
         )
     module.load_state_dict(tensors)
 
