@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Columns = Mapping[str, Any]
+PlainRow = Mapping[str, Any]
 """A row of ``compare`` as plain values, as ``comparison.json`` holds them."""
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -37,7 +37,7 @@ KHAT_BIN = 0.05
 """So that 0.5 and 0.7 lie between bins."""
 
 
-def bounds_figure(rows: Sequence[Columns], target: Path) -> None:
+def bounds_figure(rows: Sequence[PlainRow], target: Path) -> None:
     """Draw each bound ± its Monte-Carlo standard error, nats per sentence; guides one below the other.
 
     Args:
@@ -83,7 +83,7 @@ def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
     save_figure(figure, target)
 
 
-def snr_figure(rows: Sequence[Columns], target: Path) -> None:
+def snr_figure(rows: Sequence[PlainRow], target: Path) -> None:
     """Draw the gradient's signal-to-noise ratio against K, log-log, for the model's (left) and the guide's parameters.
 
     One row of panels a guide, one line a family of objectives. What to look for (Rainforth et al. 2018, Tucker et
@@ -111,10 +111,10 @@ def snr_figure(rows: Sequence[Columns], target: Path) -> None:
     save_figure(figure, target)
 
 
-def _by_guide(rows: Sequence[Columns]) -> list[tuple[tuple[str, ...], list[Columns]]]:
+def _by_guide(rows: Sequence[PlainRow]) -> list[tuple[tuple[str, ...], list[PlainRow]]]:
     """Group rows by guide, in their order; also by run, and named by both, where there are several runs."""
     several = len({row["run"] for row in rows}) > 1
-    groups: dict[tuple[str, ...], list[Columns]] = {}
+    groups: dict[tuple[str, ...], list[PlainRow]] = {}
     for row in rows:
         groups.setdefault((row["guide"], row["run"]) if several else (row["guide"],), []).append(row)
     return list(groups.items())
@@ -138,13 +138,13 @@ def _has_logarithm(value: Any) -> bool:
     return _is_finite(value) and value > 0
 
 
-def _gaps(members: Sequence[Columns]) -> str:
+def _gaps(members: Sequence[PlainRow]) -> str:
     """Say how many of a guide's bounds cannot be drawn."""
     gaps = sum(not _is_finite(row["bound"]) for row in members)
     return f"\n({gaps} not finite)" if gaps else ""
 
 
-def _bounds_of(axes: Axes, groups: Sequence[Sequence[Columns]], index: int, objectives: Sequence[str]) -> Any:
+def _bounds_of(axes: Axes, groups: Sequence[Sequence[PlainRow]], index: int, objectives: Sequence[str]) -> Any:
     """Draw one objective's points, each in its own lane of the guide's strip; return what the legend shows."""
     lane = (index + 1) / (len(objectives) + 1) - 0.5
     points = [

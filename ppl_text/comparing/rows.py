@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,61 +147,56 @@ def _in_columns(title: str, lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([title, *padded])
 
 
-class Column(NamedTuple):
-    """A heading and how a row's cell is written."""
+Columns = dict[str, Callable[[Measurement], str]]
+"""By heading, how a row's cell is written."""
 
-    heading: str
-    cell: Callable[[Measurement], str]
+GRADIENTS: Columns = {
+    "SNR model": lambda r: _number(r.snr_model),
+    "SNR guide": lambda r: _number(r.snr_guide),
+    "model, equal": lambda r: _number(r.snr_model_equal_draws),
+    "guide, equal": lambda r: _number(r.snr_guide_equal_draws),
+    "variance model": lambda r: _number(r.gradient_variance_model),
+    "variance guide": lambda r: _number(r.gradient_variance_guide),
+}
 
-
-GRADIENTS = [
-    Column("SNR model", lambda r: _number(r.snr_model)),
-    Column("SNR guide", lambda r: _number(r.snr_guide)),
-    Column("model, equal", lambda r: _number(r.snr_model_equal_draws)),
-    Column("guide, equal", lambda r: _number(r.snr_guide_equal_draws)),
-    Column("variance model", lambda r: _number(r.gradient_variance_model)),
-    Column("variance guide", lambda r: _number(r.gradient_variance_guide)),
-]
-
-GUIDES = [
-    Column("KL", lambda r: f"{abs(r.kl) if abs(r.kl) < 5e-4 else r.kl:.3f}"),
-    Column("active units", lambda r: "-" if r.active_units is None else f"{r.active_units}/{r.units}"),
-    Column("I(x; z)", lambda r: _information(r.mutual_information, r.mutual_information_cap)),
-    Column("k̂ < 0.5", lambda r: _share(r.khat_good)),
-    Column("0.5-0.7", lambda r: _share(r.khat_ok)),
-    Column("> 0.7", lambda r: _share(r.khat_bad)),
-    Column("median k̂", lambda r: "-" if r.khat_median is None else f"{r.khat_median:.2f}"),
-]
+GUIDES: Columns = {
+    "KL": lambda r: f"{abs(r.kl) if abs(r.kl) < 5e-4 else r.kl:.3f}",
+    "active units": lambda r: "-" if r.active_units is None else f"{r.active_units}/{r.units}",
+    "I(x; z)": lambda r: _information(r.mutual_information, r.mutual_information_cap),
+    "k̂ < 0.5": lambda r: _share(r.khat_good),
+    "0.5-0.7": lambda r: _share(r.khat_ok),
+    "> 0.7": lambda r: _share(r.khat_bad),
+    "median k̂": lambda r: "-" if r.khat_median is None else f"{r.khat_median:.2f}",
+}
 
 
 def tables(rows: Sequence[Measurement]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, header and cells of each table: bounds and cost, gradients, guides."""
-    who = [Column("guide", lambda r: _short(r.guide))]
-    if len({row.run for row in rows}) > 1:
-        who.insert(0, Column("run", lambda r: _short(r.run)))
-    objective = [*who, Column("objective", lambda r: r.objective)]
+    who: Columns = {"run": lambda r: _short(r.run)} if len({row.run for row in rows}) > 1 else {}
+    who |= {"guide": lambda r: _short(r.guide)}
+    objective: Columns = {**who, "objective": lambda r: r.objective}
     k = next((r.equal_k for r in rows if r.equal_k is not None), None)
     guides = list({(r.run, r.guide): r for r in rows}.values())
-    bounds = [
-        *objective,
-        Column("bound ± s.e.", lambda r: _value(r.bound, r.bound_se)),
-        Column("per token", lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4)),
-        Column(f"at K = {'-' if k is None else k}", lambda r: _value(r.bound_equal_k, r.bound_equal_k_se)),
-        Column("ESS/K", lambda r: _number(r.ess)),
-        Column("ms/step", lambda r: f"{1e3 * r.seconds_per_step:.1f}"),
-        Column("peak MiB", lambda r: f"{r.peak_bytes / 2**20:.1f}"),
-    ]
+    bounds: Columns = {
+        **objective,
+        "bound ± s.e.": lambda r: _value(r.bound, r.bound_se),
+        "per token": lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4),
+        f"at K = {'-' if k is None else k}": lambda r: _value(r.bound_equal_k, r.bound_equal_k_se),
+        "ESS/K": lambda r: _number(r.ess),
+        "ms/step": lambda r: f"{1e3 * r.seconds_per_step:.1f}",
+        "peak MiB": lambda r: f"{r.peak_bytes / 2**20:.1f}",
+    }
     return [
         ("Bounds, nats per sentence", *_filled(bounds, rows)),
-        ("Gradients (SNR at its own K, and at equal draws)", *_filled([*objective, *GRADIENTS], rows)),
-        ("Guides", *_filled([*who, *GUIDES, *_by_site(guides)], guides)),
+        ("Gradients (SNR at its own K, and at equal draws)", *_filled(objective | GRADIENTS, rows)),
+        ("Guides", *_filled(who | GUIDES | _by_site(guides), guides)),
     ]
 
 
-def _by_site(guides: Sequence[Measurement]) -> list[Column]:
-    """Return a column of KL and active units for each site, where there are several."""
+def _by_site(guides: Sequence[Measurement]) -> Columns:
+    """Make a column of KL and active units for each site, where there are several."""
     sites = list(dict.fromkeys(name for row in guides if len(row.sites) > 1 for name in row.sites))
-    return [Column(f"KL, units of {name}", partial(_used, name)) for name in sites]
+    return {f"KL, units of {name}": partial(_used, name) for name in sites}
 
 
 def _used(name: str, row: Measurement) -> str:
@@ -211,8 +206,8 @@ def _used(name: str, row: Measurement) -> str:
     return f"{site.kl:.3f}" + ("" if site.active_units is None else f", {site.active_units}/{site.units}")
 
 
-def _filled(columns: Sequence[Column], rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
-    return [c.heading for c in columns], [[c.cell(row) for c in columns] for row in rows]
+def _filled(columns: Columns, rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
+    return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
 
 
 def _value(value: float | None, error: float | None, digits: int = 3) -> str:
