@@ -177,7 +177,7 @@ class StageSection(Procedure):
         length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
         beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
-        part = [f"of {' and '.join(self.train)} alone"] if self.train != EVERYTHING else []
+        part = [f"{' and '.join(self.train)} alone"] if self.train != EVERYTHING else []
         anew = [f"{program} anew" for program in self.reset]
         return ", ".join([f"{length} of {self.objective or objective}", *beta, *rule, *part, *anew])
 

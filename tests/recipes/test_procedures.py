@@ -402,7 +402,7 @@ def test_a_stage_trains_the_part_that_it_names(fit):
     )
     moved = {name for name, value in last.items() if not torch.equal(value, first[name])}
     assert moved == {name for name in last if name.startswith("model.network.bridge")}
-    assert "part: 1 epochs of elbo-analytic, of network.bridge alone" in (run.folder / "report.md").read_text()
+    assert "part: 1 epochs of elbo-analytic, network.bridge alone" in (run.folder / "report.md").read_text()
     with pytest.raises(UserError, match=r"train: there is no 'decoder'.*Submodules are model, model\.network"):
         fit({**VAE["training"], "train": ["decoder"]}, "other")
     assert not run.folder.with_name("other").exists()
