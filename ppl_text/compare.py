@@ -24,15 +24,15 @@ from .core.errors import UserError
 from .evaluation.sentences import CommonSentences, common_sentences
 from .plots.inference_data import save_comparison
 from .recipes import build, folders
+from .recipes.code import guide_reference
 from .recipes.config import RunConfig, load_config
-from .recipes.references import guide_reference
-from .swap import Trained, child_parts
+from .recipes.swap import Trained, child_parts
 from .training.machine import torch_threads
 from .training.progress import Quiet
 
 
 class Comparable(Trained, Protocol):
-    """What is asked of a run here (:class:`ppl_text.run.Run`); its class opens its children."""
+    """What is asked of a run here (:class:`ppl_text.run.Run`)."""
 
     @property
     def programs(self) -> build.Programs:
@@ -46,6 +46,10 @@ class Comparable(Trained, Protocol):
 
     def require_weights(self) -> None:
         """Raise where nothing has been trained yet."""
+        ...
+
+    def sharing(self, corpus: Corpus) -> Any:
+        """The same run on a corpus that has been loaded elsewhere."""
         ...
 
     def swap_guide(self, guide: str | type, *, steps: int | None = None, progress: Any = None) -> Any:
@@ -84,7 +88,7 @@ def compare_runs(
     settings = settings or Settings()
     settings.check()
     runs = list({run.folder.resolve(): run for run in runs}.values())
-    _check_runs(runs)
+    runs = _check_runs(runs)
     place = _free_place(runs[0], out)
     made = {objective.name: objective for objective in map(names.build, objectives or OBJECTIVES)}
     sentences = _sentences(runs[0], settings)
@@ -112,8 +116,8 @@ def _sentences(run: Comparable, settings: Settings) -> CommonSentences:
     return common_sentences(data, device_of(run.programs.model))
 
 
-def _check_runs(runs: Sequence[Comparable]) -> None:
-    """All trained, on the same data; the corpus of the first is shared, so that it is read once."""
+def _check_runs(runs: Sequence[Comparable]) -> list[Comparable]:
+    """Return the runs, all trained and on the same data; they share the corpus of the first, which is read once."""
     if not runs:
         raise UserError("give at least one run to compare: the folder of a trained run")
     for run in runs:
@@ -126,7 +130,7 @@ def _check_runs(runs: Sequence[Comparable]) -> None:
                 f"{first.folder} was trained on corpus '{first.config.data.corpus}', {run.folder} on other data "
                 f"('{run.config.data.corpus}'): bounds of different sentences do not compare; give runs on one corpus"
             )
-        run.__dict__["corpus"] = first.corpus
+    return [first, *(run.sharing(first.corpus) for run in others)]
 
 
 def _free_place(run: Comparable, out: str | Path | None) -> Path:
@@ -191,9 +195,8 @@ def _finished_child(run: Any, config: RunConfig) -> Any:
     for folder in sorted((run.folder / "swaps").glob("*")):
         if folders.has_run(folder) and (folder / "model.safetensors").is_file():
             stored = load_config(str(folder / "config.yaml"), {"device": config.device})
-            child = type(run)(folder, stored)
+            child = run.child(folder, stored)
             if stored == config and child.finished:
-                child.__dict__.update(corpus=run.corpus, parent=run)
                 return child
     return None
 

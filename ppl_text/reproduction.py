@@ -14,8 +14,8 @@ from typing import Any
 
 from .core.errors import CheckpointError, Interrupted, PplTextError, UserError
 from .recipes import build, folders
-from .recipes.faults import Faults
-from .recipes.references import corpus_reference
+from .recipes.errors import Errors
+from .recipes.tree import corpus_reference
 from .tables.figures import reproduction_figures
 from .tables.jobs import GO_ON, raise_failed, run_at_once
 from .tables.markdown import table_markdown
@@ -93,9 +93,9 @@ def _place(out: str | Path | None, name: str) -> Path:
 
 def _missing(tasks: Sequence[Task]) -> list[Task]:
     """Tasks that are not done; raises with everything that is wrong with any of them."""
-    faults = Faults()
-    missing = [task for task in tasks if faults.attempt(_is_missing, task)]
-    faults.raise_any(f"table '{tasks[0].table.name}'")
+    errors = Errors()
+    missing = [task for task in tasks if errors.attempt(_is_missing, task)]
+    errors.raise_any(f"table '{tasks[0].table.name}'")
     return missing
 
 

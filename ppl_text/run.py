@@ -14,13 +14,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import objectives, swap
+from . import objectives
 from .core.batch import device_of
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
@@ -36,12 +35,11 @@ from .evaluation.scores import SentenceScores, check_storable, join_scores, stor
 from .evaluation.sentences import common_sentences
 from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
 from .plots.figures import training_figure
-from .recipes import build, folders
+from .recipes import build, folders, start, swap
+from .recipes.code import guide_reference
 from .recipes.config import RunConfig, load_config
-from .recipes.facts import open_folder, report_facts
-from .recipes.lineage import inherit
-from .recipes.rehearsal import first_batch, rehearse
-from .recipes.stages import stage_objective
+from .recipes.errors import Errors
+from .recipes.tree import source_of
 from .training.machine import torch_threads
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
@@ -49,6 +47,8 @@ from .training.weights import load_weights
 
 if TYPE_CHECKING:
     from .compare import Comparison
+
+DEFAULT_RECIPE = "words"
 
 
 class Run:
@@ -61,16 +61,30 @@ class Run:
     with :func:`load`.
     """
 
-    def __init__(self, folder: Path, config: RunConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: RunConfig,
+        *,
+        corpus: Corpus | None = None,
+        parent: Run | None = None,
+        programs: build.Programs | None = None,
+    ) -> None:
         self.folder, self.config = folder, config
+        self._corpus, self._parent, self._programs = corpus, parent, programs
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"<Run {self.folder} of {self.config.recipe}, guide {self.config.guide.name}, {state}>"
 
-    @cached_property
+    @property
     def corpus(self) -> Corpus:
         """The corpus that the run was made on; raises where it has changed since."""
+        if self._corpus is None:
+            self._corpus = self._load_corpus()
+        return self._corpus
+
+    def _load_corpus(self) -> Corpus:
         corpus = build.load_data(self.config)
         record = self.folder / "data.json"
         if record.is_file() and folders.read_record(record).get("fingerprint") != corpus.fingerprint:
@@ -80,24 +94,43 @@ class Run:
             )
         return corpus
 
-    @cached_property
+    @property
     def programs(self) -> build.Programs:
         """Model and guide; for a trained run with its best weights, on the run's device."""
+        if self._programs is None:
+            self._programs = self._load_programs()
+        return self._programs
+
+    def _load_programs(self) -> build.Programs:
         programs = build.build_programs(self.config, self.corpus.vocabulary)
-        if (self.folder / "model.safetensors").is_file():
-            load_weights(self.folder / "model.safetensors", *programs)
+        if (self.folder / folders.WEIGHTS).is_file():
+            load_weights(self.folder / folders.WEIGHTS, *programs)
         device = build.build_fabric(self.config).device
         return build.Programs(programs.model.to(device).eval(), programs.guide.to(device).eval())
 
-    @cached_property
+    @property
     def parent(self) -> Run | None:
         """The run whose model this one started from, or None; raises where it is gone."""
-        if self.config.parent is None:
-            return None
-        parent = load(self.config.parent, self.config.device)
-        if "corpus" in self.__dict__ and parent.config.data == self.config.data:
-            parent.__dict__["corpus"] = self.corpus
-        return parent
+        if self._parent is None and self.config.parent is not None:
+            parent = load(self.config.parent, self.config.device)
+            same = parent.config.data == self.config.data
+            self._parent = parent.sharing(self._corpus) if same else parent
+        return self._parent
+
+    def sharing(self, corpus: Corpus | None) -> Run:
+        """Return this run on a corpus that has been loaded elsewhere and is known to be its own (None: not yet)."""
+        return Run(
+            self.folder, self.config, corpus=corpus or self._corpus, parent=self._parent, programs=self._programs
+        )
+
+    def move(self, target: Path) -> Run:
+        """Move the folder to ``target``, which must be free, and return the run there."""
+        folders.move_folder(self.folder, target)
+        return Run(target, self.config, corpus=self._corpus, parent=self._parent, programs=self._programs)
+
+    def child(self, folder: Path, config: RunConfig) -> Run:
+        """Return the run of a folder, trained or to be trained, that starts from this run's model."""
+        return Run(folder, config, corpus=self.corpus, parent=self)
 
     @property
     def model(self) -> nn.Module:
@@ -112,10 +145,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether training came to the end that the configuration sets, and was reported."""
-        path = self.folder / "results.json"
-        trained = folders.read_record(path).get("trained", {}) if path.is_file() else {}
-        early = ("patience", "decays", "untrained")
-        return trained.get("stopped") in early or self.config.training.is_reached(trained)
+        return start.is_finished(self.folder, self.config)
 
     def evaluate(
         self,
@@ -260,25 +290,8 @@ class Run:
         All is built, and one batch sent through it, before a new run's folder is made.
         """
         progress = progress or Quiet()
-        fabric = build.build_fabric(self.config)
-        programs = build.build_programs(self.config, self.corpus.vocabulary)
-        if not resume:
-            inherit(self.config, self.corpus, programs.model)
-        objective = objective or build.build_objective(self.config)
-        for note in self.corpus.notes:
-            progress.message(note)
-        batch = first_batch(self.corpus, self.config.data.batch_size)
-        stages = self.config.training.in_stages()
-        rehearsed = [rehearse(*programs, stage_objective(own, objective), batch, own) for own in stages]
-        for remark in dict.fromkeys(remark for found in rehearsed for remark in found.remarks):
-            progress.message(remark)
-        trainer = build.build_trainer(self.config, self.corpus, programs, objective, self.folder, fabric, progress)
-        if not resume:
-            open_folder(self.folder, self.config, self.corpus, str(fabric.device))
-        folders.write_text(self.folder / "config.yaml", self.config.to_yaml())
-        with torch_threads(self.config.threads):
-            result = trainer.fit(resume=resume)
-        self.__dict__.pop("programs", None)
+        result = start.train(self.folder, self.config, self.corpus, objective, resume=resume, progress=progress)
+        self._programs = None
         progress.message("evaluating on the test split …")
         try:
             with torch_threads(self.config.threads):
@@ -286,7 +299,7 @@ class Run:
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped while the report was written; training is done and saved. Write the report with: "
-                f"{folders.way_on(self.folder)}",
+                f"{folders.resume_command(self.folder)}",
                 exit_code=130,
             ) from None
         return result
@@ -298,7 +311,7 @@ class Run:
         references = self.references("test")
         samples = self.samples(options.samples, self.config.seed)
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
-        facts = report_facts(self.folder, self.config, self.corpus, self.programs, result)
+        facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, result)
         latents, recipe = self.latents("test", options.sentences, self.config.seed), self.config.cures
         said = latent_section(latents, recipe)
         text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes, latents=said)
@@ -335,15 +348,20 @@ class Run:
     ) -> Run:
         """Put another guide on this run's trained model and refit it; the finished child, a run like any other.
 
-        ``guide``, ``objective`` and ``set`` as for :func:`fit`; ``steps`` (default:
-        :data:`~ppl_text.swap.REFIT_STEPS`) updates of the guide alone (``freeze="model"``) or of both
-        (``"none"``); ``out``: its folder (default: the next ``swaps/GUIDE-N`` of this run's). See :mod:`ppl_text.swap`.
+        Args:
+            guide: as for :func:`fit`, like ``objective`` and ``set``.
+            steps: updates; default :data:`~ppl_text.recipes.swap.REFIT_STEPS`.
+            objective: default: the parent's.
+            freeze: ``"model"`` trains the guide alone, ``"none"`` both.
+            set: dotted keys to values, after all else.
+            seed: default: the parent's.
+            out: the child's folder; default: the next ``swaps/GUIDE-N`` of this run's.
+            progress: is told of notes, steps and validations.
         """
         self.require_weights()
         options = {"objective": objective, "freeze": freeze, "set": set, "seed": seed, "out": out}
         parts = swap.child_parts(self, guide, steps=steps, **options)
-        child = Run(parts.folder, parts.config)
-        child.__dict__.update(corpus=self.corpus, parent=self)
+        child = self.child(parts.folder, parts.config)
         child.train(parts.objective, progress=progress)
         return child
 
@@ -373,21 +391,77 @@ class Run:
         return compare_runs([self], guides, objectives, settings=settings, **options)
 
     def require_weights(self) -> None:
-        """Raise :class:`RunFolderError`, with the way on, where nothing has been trained yet."""
-        if not (self.folder / "model.safetensors").is_file():
-            raise RunFolderError(f"run {self.folder} has no weights yet; train it: {folders.way_on(self.folder)}")
+        """Raise :class:`RunFolderError`, with the command that trains it, where nothing has been trained yet."""
+        if not (self.folder / folders.WEIGHTS).is_file():
+            raise RunFolderError(
+                f"run {self.folder} has no weights yet; train it: {folders.resume_command(self.folder)}"
+            )
 
 
 def load(folder: str | Path, device: str | None = None) -> Run:
     """Open a run folder; raises :class:`RunFolderError` where it is none. ``device`` replaces the run's own."""
     folder = Path(folder)
-    if not folders.has_run(folder):
-        what = "holds no run (no config.yaml)" if folder.is_dir() else "does not exist"
-        raise RunFolderError(
-            f"{folder} {what}; give the folder of a run, e.g. one that 'python -m ppl_text fit' printed"
-        )
-    path = str(folder / "config.yaml")
-    return Run(folder, load_config(path, {} if device is None else {"device": device}))
+    folders.require_run(folder)
+    return Run(folder, load_config(str(folder / folders.CONFIG), {} if device is None else {"device": device}))
 
 
-__all__ = ["Run", "load"]
+def fit(
+    recipe: str | None = None,
+    *,
+    data: str | Path | None = None,
+    guide: str | type | None = None,
+    objective: Any = None,
+    set: Mapping[str, Any] | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train a recipe and return its run; the Python face of ``python -m ppl_text fit``.
+
+    Args:
+        recipe: a name or a ``.yaml`` file; default ``words``.
+        data: corpus: a name, a file, a folder, or ``hub:NAME``.
+        guide: a name, ``FILE.py:CLASS`` or a class that was defined in a file.
+        objective: a name or a stock ``pyro.infer.ELBO`` instance.
+        set: dotted keys to values, ``{"training.lr": 3e-3}``.
+        steps: number of updates.
+        seed: of parameters, batches and noise.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        precision: ``32`` or ``bf16``, of the networks.
+        out: the run's folder; default: the next ``runs/RECIPE-N``.
+        resume: the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
+        progress: is told of notes, steps and validations.
+    """
+    errors = Errors()
+    made = None if objective is None else errors.attempt(objectives.build, objective)
+    changes = {
+        **dict(set or {}),
+        **_given("data.corpus", None if data is None else str(data)),
+        **_given("guide.name", None if guide is None else errors.attempt(guide_reference, guide)),
+        **_given("training.steps", steps),
+        **_given("seed", seed),
+        **_given("device", device),
+        **_given("precision", precision),
+        **_given("objective", None if made is None else made.name),
+    }
+    found = None if resume is None else start.to_resume(recipe or DEFAULT_RECIPE, recipe, resume, out, changes)
+    if found is not None:
+        folder, config = found
+        errors.raise_any(source_of(config.recipe))
+        run = Run(folder, config)
+    else:
+        folder, parts = start.new_run(recipe or DEFAULT_RECIPE, changes, out, errors)
+        run = Run(folder, parts.config, corpus=parts.corpus)
+    run.train(made, resume=found is not None, progress=progress)
+    return run
+
+
+def _given(key: str, value: Any) -> dict[str, Any]:
+    return {} if value is None else {key: value}
+
+
+__all__ = ["Run", "fit", "load"]

@@ -27,7 +27,7 @@ from ppl_text.cli import cli
 from ppl_text.objectives import OBJECTIVES
 from ppl_text.recipes import recipe_names
 from ppl_text.recipes.config import load_config
-from ppl_text.recipes.reading import parse_assignments
+from ppl_text.recipes.tree import parse_assignments
 
 LONGEST_README = 250
 

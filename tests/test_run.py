@@ -15,7 +15,7 @@ from ppl_text.objectives.bounds import elbo, monte_carlo_scores
 from ppl_text.objectives.terms import trace_terms
 from ppl_text.recipes.build import build_objective, build_programs, evaluation_set
 from ppl_text.recipes.config import load_config
-from ppl_text.recipes.rehearsal import first_batch, rehearse
+from ppl_text.recipes.start import dry_run, first_batch
 from ppl_text.training.progress import Quiet
 
 SHORT = {"training.steps": 4, "report.particles": 2, "report.sentences": 20, "report.samples": 10}
@@ -243,14 +243,14 @@ def test_bad_numbers_are_refused(trained):
         trained.evaluate("tst")
 
 
-def test_the_rehearsal_changes_nothing(trained):
+def test_the_dry_run_changes_nothing(trained):
     """Parameters, gradients and the random state are as before."""
     programs = build_programs(trained.config, trained.corpus.tokenizer.size)
     before = [p.clone() for program in programs for p in program.parameters()]
     state = torch.get_rng_state()
     for spec in ("elbo", "pyro:RenyiELBO:2"):
         bound = build_objective(load_config("words", {"objective": spec}))
-        table = rehearse(*programs, bound, first_batch(trained.corpus, 16), trained.config.training).sites
+        table = dry_run(*programs, bound, first_batch(trained.corpus, 16), trained.config.training).sites
         assert table.splitlines()[1].startswith("h ")
     after = [p for program in programs for p in program.parameters()]
     assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))

@@ -8,9 +8,8 @@ import torch
 
 import ppl_text as pt
 from guides import GUIDES
-from ppl_text import swap
 from ppl_text.core.errors import GuideMismatchError, Interrupted, RunFolderError, UserError
-from ppl_text.recipes import build, lineage
+from ppl_text.recipes import build, folders, swap
 from ppl_text.recipes.config import load_config
 from ppl_text.training.progress import Quiet
 from ppl_text.training.weights import weights_digest
@@ -84,7 +83,7 @@ def test_the_frozen_model_stays_bit_for_bit_and_the_free_one_moves(parent, child
 
 def test_a_frozen_model_gets_no_gradient_and_no_place_in_the_optimizer(child, tmp_path):
     programs = build.build_programs(child.config, child.corpus.tokenizer.size)
-    lineage.inherit(child.config, child.corpus, programs.model)
+    folders.inherit(child.config, child.corpus, programs.model)
     parts = (build.build_objective(child.config), tmp_path / "run", build.build_fabric(child.config), Quiet())
     trainer = build.build_trainer(child.config, child.corpus, programs, *parts)
     trainer.fit()

@@ -25,27 +25,26 @@ def explain(
     """Explain RECIPE: the generative story, the guide's density, sites, shapes, parameters. Trains nothing."""
     from ..objectives import OBJECTIVES
     from ..recipes import build
-    from ..recipes.config import recipe_tree, source_of
-    from ..recipes.faults import Faults
-    from ..recipes.presets import described
-    from ..recipes.reading import parse_assignments
-    from ..recipes.rehearsal import first_batch, rehearse
+    from ..recipes.config import recipe_tree
+    from ..recipes.errors import Errors
+    from ..recipes.start import dry_run, first_batch
+    from ..recipes.tree import described, parse_assignments, source_of
 
     chosen = {"data.corpus": data, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
-    config, corpus, bound, _ = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), Faults())
+    config, corpus, bound, _ = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), Errors())
     programs = build.build_programs(config, corpus.vocabulary)
     batch = first_batch(corpus, config.data.batch_size)
-    rehearsal = rehearse(*programs, bound, batch, config.training)
+    shown = dry_run(*programs, bound, batch, config.training)
     click.echo(f"{config.recipe}: {config.description}\n")
     click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
     click.echo("Guide   " + summary(programs.guide))
     about = OBJECTIVES.get(bound.name.partition(":")[0], "")
-    click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *rehearsal.remarks]))
+    click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *shown.remarks]))
     lines = [*config.training.described(config.objective), config.training.optimizer]
     click.echo("Trained " + "\n        ".join(lines) + "\n")
     click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
-    click.echo(rehearsal.sites)
+    click.echo(shown.sites)
     click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
     print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
     presets = getattr(programs.model, "presets", ())

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import nn
@@ -42,20 +43,22 @@ from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
-from .config import DataSection, RunConfig, check_config, sound_parts, source_of
-from .faults import Faults, RecipeError
-from .lineage import check_parent
-from .options import checked_options
+from .config import DataSection, RunConfig, check_config, sound_parts
+from .errors import Errors, RecipeError, checked_options, place_of
+from .folders import check_parent
 from .procedures import FREEZE
-from .rehearsal import place_of
-from .seeds import AGGRESSIVE, RESET, STATISTICS, derived_seed
 from .stages import build_stages, check_stages, first_rate
+from .tree import source_of
 
 ESTIMATED_ON = 100
 """Training batches, at most, on which running statistics are estimated for weights that are judged."""
 
 GUIDE_GROUP = "ppl_text.guides"
 """Entry-point group under which installed packages declare guides."""
+
+
+RESET, AGGRESSIVE, STATISTICS = 11, 12, 13
+"""Purposes of derived seeds: programs that begin anew; the random batches of aggressive training."""
 
 
 class Programs(NamedTuple):
@@ -81,13 +84,13 @@ class Parts(NamedTuple):
     fabric: Fabric
 
 
-def check_parts(tree: Mapping[str, Any], source: str, faults: Faults, corpus: Corpus | None = None) -> Parts:
-    """Check a recipe's tree and load what it names; raises with every fault at once, those in ``faults`` too.
+def check_parts(tree: Mapping[str, Any], source: str, errors: Errors, corpus: Corpus | None = None) -> Parts:
+    """Check a recipe's tree and load what it names; raises with every fault at once, those in ``errors`` too.
 
     A part is looked at where its own section is sound, whatever is wrong with the others. ``corpus`` is what the
     tree's ``data`` names, where it has been loaded before.
     """
-    config = faults.attempt(check_config, tree, source)
+    config = errors.attempt(check_config, tree, source)
     sound = dict(config) if config else sound_parts(tree)
     view = config or RunConfig.model_construct(**sound)
     checks: dict[str, tuple[Callable[[RunConfig], Any], set[str]]] = {
@@ -99,9 +102,9 @@ def check_parts(tree: Mapping[str, Any], source: str, faults: Faults, corpus: Co
         "corpus": (load_data if corpus is None else lambda _: corpus, {"data"}),
     }
     found: dict[str, Any] = {
-        name: faults.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()
+        name: errors.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()
     }
-    faults.raise_any(source)
+    errors.raise_any(source)
     return Parts(view, found["corpus"], found["objective"], found["fabric"])
 
 
@@ -115,13 +118,13 @@ def guide_registry(family: str) -> Registry:
 
 
 def check_programs(config: RunConfig) -> tuple[Part, Part]:
-    """Load the classes of model and guide and check their options; raises with all faults at once."""
+    """Load the classes of model and guide and check their options; raises with all errors at once."""
     model_class = Registry("model family", MODELS).load(config.model.family)
-    faults = Faults()
-    model_options = faults.attempt(checked_options, model_class, config.model.options, "model")
-    guide_class = faults.attempt(_guide_class, config)
-    options = faults.attempt(checked_options, guide_class, config.guide.options, "guide") if guide_class else None
-    faults.raise_any(source_of(config.recipe))
+    errors = Errors()
+    model_options = errors.attempt(checked_options, model_class, config.model.options, "model")
+    guide_class = errors.attempt(_guide_class, config)
+    options = errors.attempt(checked_options, guide_class, config.guide.options, "guide") if guide_class else None
+    errors.raise_any(source_of(config.recipe))
     return Part(model_class, model_options or {}), Part(guide_class or nn.Module, options or {})
 
 
@@ -167,6 +170,11 @@ def _built(part: Part, what: str, first: str, argument: Any) -> nn.Module:
             f"{what} could not be built as {part.kind.__name__}({given}): {place_of(error, part.kind)}{error}; "
             "change its options or its constructor"
         ) from error
+
+
+def derived_seed(seed: int, purpose: int, number: int = 0) -> int:
+    """Return a seed below 2^63 that depends on the run's seed, the purpose, and the number of the stream."""
+    return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def build_objective(config: RunConfig) -> Objective:

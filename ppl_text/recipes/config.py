@@ -1,31 +1,24 @@
 """The typed configuration of a run: recipe file + command line -> one checked :class:`RunConfig`.
 
-All faults are reported at once, unknown keys with the nearest right one.
+All errors are reported at once, unknown keys with the nearest right one.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
-from types import NoneType
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from ..core.errors import ConfigError, UnknownNameError
 from ..core.registry import Registry
 from ..data.catalogue import CORPORA
 from ..models import MODELS
-from . import part_names, recipe_names, recipe_text
-from .faults import RecipeError, faults_of
-from .inheritance import extended
-from .presets import preset_values
+from .errors import RecipeError, lines_of
 from .procedures import TrainingSection, replace_freeze, replace_length
-from .reading import parse_yaml
-from .references import with_absolute_paths
 from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
+from .tree import assign, preset_values, read_recipe, source_of, with_absolute_paths
 
 __all__ = ["RunConfig", "TrainingSection", "as_schedule", "as_schedules", "check_config", "load_config", "recipe_tree"]
 
@@ -94,7 +87,7 @@ class RunConfig(Section):
 
     @property
     def cures(self) -> str:
-        """The recipe whose siblings are advised; "" where one for a built-in corpus trains on other data."""
+        """Name of the recipe whose siblings are advised; "" where one for a built-in corpus trains on other data."""
         made_for = self.recipe.partition("-")[0]
         return "" if made_for in CORPORA and made_for != self.data.corpus else self.recipe
 
@@ -106,18 +99,13 @@ class RunConfig(Section):
 def load_config(recipe: str, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """Read a recipe by name, or from a ``.yaml`` file, and apply ``changes`` (dotted key -> value).
 
-    Raises :class:`UnknownNameError` for an unknown recipe and :class:`RecipeError` with all other faults.
+    Raises :class:`UnknownNameError` for an unknown recipe and :class:`RecipeError` with all other errors.
     """
     return check_config(recipe_tree(recipe, changes), source_of(recipe))
 
 
-def source_of(recipe: str) -> str:
-    """What messages call a recipe."""
-    return f"recipe '{recipe}'"
-
-
 def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The tree of a recipe after ``changes``, with its name under ``recipe``; nothing is checked yet.
+    """Read a recipe and apply ``changes``, with its name under ``recipe``; nothing is checked yet.
 
     A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one; a change of
     ``preset`` comes before all others. Files that it names stand in it by their absolute paths.
@@ -130,7 +118,7 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
             fixed = _fields(RunConfig.model_fields[owner].annotation)
             tree[owner] = {k: v for k, v in section.items() if k in fixed}
     for dotted, value in changes.items():
-        _assign(tree, dotted, value)
+        assign(tree, dotted, value)
     if isinstance(tree.get("training"), dict):
         own = {key.removeprefix("training."): v for key, v in changes.items() if key.startswith("training.")}
         replace_length(tree["training"], own)
@@ -139,7 +127,7 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
 
 
 def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The changes with what a change of ``preset`` stands for in front of them."""
+    """Put what a change of ``preset`` stands for in front of the changes."""
     if "preset" not in changes:
         return changes
     model = tree.get("model")
@@ -148,48 +136,16 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, 
     return {**preset_values(presets, changes["preset"], tree), **changes}
 
 
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """The tree of a recipe with what it extends, and with its name under ``recipe``."""
-    if not recipe.endswith((".yaml", ".yml")):
-        if recipe not in recipe_names():
-            raise UnknownNameError("recipe", recipe, recipe_names(), "A recipe file (.yaml) is accepted too.")
-        return extended({"recipe": recipe, **_named(recipe)}, source_of(recipe), _named)
-    path = Path(os.path.expanduser(recipe))  # pathlib raises for an unknown user
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe file '{path}' is not UTF-8 ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        names = ", ".join(recipe_names())
-        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
-        raise ConfigError(f"recipe file '{path}' {reason}; give a file or one of {names}") from error
-    tree = parse_yaml(text, source_of(recipe))
-    if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{source_of(recipe)} must be a mapping with model, guide, objective, data and training; "
-            "the config.yaml of a run is an example"
-        )
-    return extended({"recipe": path.stem, **tree}, source_of(recipe), _named)
-
-
-def _named(name: str) -> Mapping[str, Any]:
-    """The tree of a recipe that comes with the package, or of a part of one, as it is written."""
-    if name not in (known := [*recipe_names(), *part_names()]):
-        raise UnknownNameError("recipe", name, known)
-    tree: Mapping[str, Any] = parse_yaml(recipe_text(name), source_of(name))
-    return tree
-
-
 def check_config(tree: Mapping[str, Any], source: str) -> RunConfig:
-    """Validate a tree; raises :class:`RecipeError` that lists every fault."""
+    """Validate a tree; raises :class:`RecipeError` that lists every error."""
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        raise RecipeError(faults_of(error, _known_keys, all_keys()), source) from None
+        raise RecipeError(lines_of(error, _known_keys, all_keys()), source) from None
 
 
 def sound_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """The top-level values of a tree that are right by themselves, though others may not be."""
+    """Return the top-level values of a tree that are valid by themselves, though others may not be."""
     parts = {}
     for name, field in RunConfig.model_fields.items():
         try:
@@ -203,19 +159,8 @@ def sound_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def all_keys() -> list[str]:
-    """Every dotted key of the typed sections."""
+    """Return every dotted key of the typed sections."""
     return sorted(f"{name}.{inner}" for name, f in RunConfig.model_fields.items() for inner in _fields(f.annotation))
-
-
-def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *path, last = dotted.split(".")
-    for part in path:
-        child = tree.get(part)
-        if not isinstance(child, dict | NoneType):
-            raise ConfigError(f"--set {dotted}: '{part}' is a value ({child!r}), it has no keys of its own")
-        tree[part] = child = dict(child or {})
-        tree = child
-    tree[last] = value
 
 
 def _known_keys(path: list[str]) -> list[str]:
@@ -227,6 +172,6 @@ def _known_keys(path: list[str]) -> list[str]:
 
 
 def _fields(annotation: Any) -> dict[str, Any]:
-    """The keys of a section, of one that may be missing, or of each in a list."""
+    """Return the keys of a section, of one that may be missing, or of each in a list."""
     found = dict(getattr(annotation, "model_fields", {}))
     return found or {key: field for inner in get_args(annotation) for key, field in _fields(inner).items()}

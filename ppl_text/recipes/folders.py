@@ -1,4 +1,11 @@
-"""Where runs lie: the names of their folders, and what a folder says about itself."""
+"""Run folders: where they lie, what their records say, and the run whose model another one started from.
+
+::
+
+    runs/words-1/                   config.yaml  data.json  environment.json  tokenizer.json  metrics.jsonl
+                                    checkpoints/  model.safetensors  report.md  results.json  figures/
+    runs/words-1/swaps/tril-1/      the same, and parent.json
+"""
 
 from __future__ import annotations
 
@@ -9,22 +16,40 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
 from ..core.registry import is_file_reference
+from ..data.corpus import Corpus
 from ..training.checkpoints import Checkpoints
+from ..training.machine import describe_environment
+from ..training.options import TrainingResult
+from ..training.weights import load_model_weights, read_metadata, weights_digest
+from .config import RunConfig, load_config
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""
 
+CONFIG, WEIGHTS, PARENT = "config.yaml", "model.safetensors", "parent.json"
+"""Files of a run folder: its configuration, its best weights, and :func:`describe_parent`."""
+
+_ENDS = {
+    "steps": "all of them",
+    "patience": "validation stopped rising",
+    "decays": "the learning rate decayed as often as it may",
+    "untrained": "the model is frozen and the guide has no parameter",
+}
+"""Why a training ended, for reports."""
+
 
 def next_folder(recipe: str) -> Path:
-    """The first of ``runs/RECIPE-1``, ``runs/RECIPE-2``, … that does not exist yet."""
+    """Return the first of ``runs/RECIPE-1``, ``runs/RECIPE-2``, … that does not exist yet."""
     return first_free(RUNS, recipe)
 
 
 def next_swap(parent: Path, guide: str) -> Path:
-    """The first of ``PARENT/swaps/GUIDE-1``, … that does not exist yet; a guide from a file by its class alone."""
+    """Return the first free one of ``PARENT/swaps/GUIDE-1``, …; a guide from a file is named by its class alone."""
     name = guide.partition(":")[2] if is_file_reference(guide) else guide
     return first_free(parent / "swaps", re.sub(r"[^\w.-]", "_", name) or "guide")
 
@@ -38,25 +63,34 @@ def first_free(place: Path, name: str) -> Path:
 
 
 def newest_first(recipe: str) -> list[Path]:
-    """The folders that :func:`next_folder` has named, last one first."""
+    """Return the folders that :func:`next_folder` has named, last one first."""
     found = RUNS.iterdir() if RUNS.is_dir() else iter(())
     numbers = [folder.name.removeprefix(f"{recipe}-") for folder in found if folder.name.startswith(f"{recipe}-")]
     return [RUNS / f"{recipe}-{n}" for n in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True)]
 
 
 def has_run(folder: Path) -> bool:
-    """Whether the folder holds the configuration of a run."""
-    return (folder / "config.yaml").is_file()
+    """Tell whether the folder holds the configuration of a run."""
+    return (folder / CONFIG).is_file()
+
+
+def require_run(folder: Path) -> None:
+    """Raise :class:`RunFolderError` where the folder holds no run."""
+    if not has_run(folder):
+        what = f"holds no run (no {CONFIG})" if folder.is_dir() else "does not exist"
+        raise RunFolderError(
+            f"{folder} {what}; give the folder of a run, e.g. one that 'python -m ppl_text fit' printed"
+        )
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a state to resume from."""
+    """Tell whether there is a state to resume from."""
     return Checkpoints(folder, {}).newest() is not None
 
 
-def way_on(folder: Path) -> str:
-    """The command that goes on with an unfinished run: from its checkpoint, or from the start where it has none."""
-    resume = f"--resume {folder}" if has_checkpoint(folder) else f"{folder / 'config.yaml'}"
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one."""
+    resume = f"--resume {folder}" if has_checkpoint(folder) else f"{folder / CONFIG}"
     return f"python -m ppl_text fit {resume}"
 
 
@@ -69,7 +103,7 @@ def check_free(folder: Path) -> None:
     if taken and not folder.is_dir():
         raise RunFolderError(f"{folder} is a file; choose another folder with --out")
     if taken:
-        advice = f"go on with the run in it ({way_on(folder)}), or " if has_checkpoint(folder) else ""
+        advice = f"go on with the run in it ({resume_command(folder)}), or " if has_checkpoint(folder) else ""
         raise RunFolderError(f"{folder} is not empty; {advice}choose another folder with --out")
 
 
@@ -82,6 +116,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror}; choose another with --out") from error
 
 
+def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) -> None:
+    """Make the folder of a new run, with what is known before training."""
+    parent = None if config.parent is None else describe_parent(Path(config.parent))
+    make_folder(folder)
+    record = {"corpus": config.data.corpus, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes)}
+    write_record(folder / "data.json", record)
+    write_record(folder / "environment.json", describe_environment(device))
+    corpus.tokenizer.save(folder / "tokenizer.json")
+    if parent is not None:
+        write_record(folder / PARENT, parent)
+
+
 def remove_unstarted(folder: Path) -> None:
     """Remove the folder of a run that was killed before its first checkpoint: it holds nothing that was trained.
 
@@ -89,7 +135,7 @@ def remove_unstarted(folder: Path) -> None:
     """
     if not folder.is_dir() or has_checkpoint(folder):
         return
-    made = {"config.yaml", "data.json", "environment.json", "tokenizer.json", "parent.json", "checkpoints"}
+    made = {CONFIG, "data.json", "environment.json", "tokenizer.json", PARENT, "checkpoints"}
     if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         shutil.rmtree(folder)
 
@@ -117,7 +163,7 @@ def move_folder(folder: Path, target: Path) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A JSON object of a run folder; raises :class:`RunFolderError` where it is missing or damaged."""
+    """Read a JSON object of a run folder; raises :class:`RunFolderError` where it is missing or damaged."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -135,3 +181,82 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text, atomically."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def describe_parent(folder: Path) -> dict[str, Any]:
+    """Return what ``parent.json`` keeps: folder, recipe, guide, step and bound of the weights, their SHA-256."""
+    config, metadata = load_config(str(folder / CONFIG)), read_metadata(folder / WEIGHTS)
+    return {
+        "folder": str(folder),
+        "recipe": config.recipe,
+        "guide": config.guide.name,
+        "step": metadata.get("step"),
+        "validation_bound": metadata.get("validation_bound"),
+        "sha256": weights_digest(folder / WEIGHTS),
+    }
+
+
+def check_parent(config: RunConfig) -> None:
+    """Raise :class:`RunFolderError` where the parent is gone or its weights are not those that were meant."""
+    if config.parent is None:
+        return
+    folder = Path(config.parent)
+    if not (folder / WEIGHTS).is_file():
+        raise RunFolderError(
+            f"the parent run {folder} is gone (it holds no {WEIGHTS}), so that this run cannot start from its model; "
+            "move it back, or say where it is with --set parent=DIR"
+        )
+    if config.parent_weights not in (None, weights_digest(folder / WEIGHTS)):
+        raise RunFolderError(
+            f"the weights of the parent run {folder} have changed since this run was made (another SHA-256 of "
+            f"{WEIGHTS}); put the old ones back, or start from the new ones with --set parent_weights=null"
+        )
+
+
+def inherit(config: RunConfig, corpus: Corpus, model: nn.Module) -> None:
+    """Load the parent's trained weights into ``model``; nothing without a parent.
+
+    Raises :class:`RunFolderError` where the parent is gone, has changed, or is another model of other data.
+    """
+    if config.parent is None:
+        return
+    check_parent(config)
+    folder = Path(config.parent)
+    if read_record(folder / "data.json").get("fingerprint") != corpus.fingerprint:
+        raise RunFolderError(
+            f"the parent run {folder} was trained on other data than corpus '{config.data.corpus}'; a run that starts "
+            "from its model needs the same words and the same tokens"
+        )
+    load_model_weights(folder / WEIGHTS, model)
+
+
+def report_facts(
+    folder: Path, config: RunConfig, corpus: Corpus, programs: tuple[nn.Module, nn.Module], result: TrainingResult
+) -> dict[str, str]:
+    """Return the table at the head of a report: what was trained, on what, and where."""
+    environment = read_record(folder / "environment.json")
+    model, guide = (f"{sum(p.numel() for p in program.parameters()):,} parameters" for program in programs)
+    rows = "types" if corpus.weighted else f"{corpus.noun}s"
+    frozen = ", frozen" if not any(stage.trains("model") for stage in config.training.in_stages()) else ""
+    best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"
+    return {
+        "run": f"Run {folder.name}: {config.recipe}",
+        **_parent_fact(folder),
+        "model": f"{config.model.family}, {model}{frozen}",
+        "guide": f"{config.guide.name}, {guide}",
+        "objective": config.objective,
+        "training": f"{'; '.join(config.training.described(config.objective))}; {config.training.optimizer}",
+        "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {rows}",
+        "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
+        "seed": str(config.seed),
+        "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "
+        f"torch {environment['packages']['torch']}",
+    }
+
+
+def _parent_fact(folder: Path) -> dict[str, str]:
+    if not (folder / PARENT).is_file():
+        return {}
+    parent: dict[str, Any] = read_record(folder / PARENT)
+    at = "" if parent["step"] is None else f", weights of step {parent['step']:,}"
+    return {"parent": f"{parent['folder']}: {parent['recipe']}, guide {parent['guide']}{at}"}

@@ -14,7 +14,7 @@ from ..data.batches import BatchStream
 from ..training.state import Stage
 from ..training.update import Aggressive, Update
 from .config import RunConfig
-from .faults import Faults
+from .errors import Errors
 from .procedures import StageSection, TrainingSection
 
 Fresh = Callable[[int, Collection[str]], Mapping[str, nn.Module]]
@@ -69,10 +69,10 @@ def first_rate(stage: Stage) -> float:
 
 def check_stages(config: RunConfig) -> None:
     """Raise where a training of words counts epochs, and where a stage names an objective that there is not."""
-    faults = Faults()
+    errors = Errors()
     for own in config.training.in_stages():
         if own.objective is not None:
-            faults.attempt(objectives.build, own.objective)
+            errors.attempt(objectives.build, own.objective)
         if config.data.unit == "word-list":
-            faults.attempt(own.in_steps, None)
-    faults.raise_any("training")
+            errors.attempt(own.in_steps, None)
+    errors.raise_any("training")

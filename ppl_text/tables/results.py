@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.errors import RunFolderError
 from ..recipes import folders
-from ..recipes.references import corpus_reference
+from ..recipes.tree import corpus_reference
 from .rows import RECORD, is_current
 from .table import Claim, Row, Table
 

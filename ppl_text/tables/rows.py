@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import RunFolderError, UserError
-from ..fitting import fit
 from ..recipes import build, folders
-from ..recipes.config import RunConfig, check_config, recipe_tree, source_of
-from ..run import Run, load
+from ..recipes.config import RunConfig, check_config, recipe_tree
+from ..recipes.tree import source_of
+from ..run import Run, fit, load
 from ..training.machine import describe_environment, torch_threads
 from ..training.progress import Progress
 from .measured import VERSIONS, Measured

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import ConfigError, UnknownNameError, nearest
-from ..recipes.reading import parse_yaml
+from ..recipes.tree import parse_yaml
 from . import table_text
 from .parts import check_part, of_part
 

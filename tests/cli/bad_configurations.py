@@ -132,7 +132,7 @@ KEYS = {
             "unknown objective 'iwea'",
             "unknown guide for deep_state_space 'nope'",
             "unknown corpus 'nowhere'",
-            "recipe 'words' has faults:\n- ",
+            "recipe 'words' has errors:\n- ",
         ),
     ),
 }

@@ -49,11 +49,11 @@ FOLDERS = {
     ),
     "resume of a damaged config": Case(
         resume(lambda w: (w.run(), w.file("run/config.yaml", "model: 3"))[0]),
-        ("config.yaml' has faults", "'model': expected a section"),
+        ("config.yaml' has errors", "'model': expected a section"),
     ),
     "auto with an absolute recipe file": Case(
         lambda w: ["fit", str(w.folder / w.file("r.yaml", "seed: x")), "--resume", "auto"],
-        ("r.yaml' has faults:", "'seed': expected a valid integer"),
+        ("r.yaml' has errors:", "'seed': expected a valid integer"),
     ),
 }
 
@@ -136,7 +136,7 @@ SWAPS = {
         lambda w: ["swap", w.run_without("model.safetensors"), "--guide", "tril"],
         ("run run has no weights yet; train it: python -m ppl_text fit --resume run",),
     ),
-    "in a sitting of an untrained run": Case(
+    "in a session of an untrained run": Case(
         lambda w: ["swap", w.run_without("model.safetensors")], ("run run has no weights yet",)
     ),
     "damaged weights": Case(
@@ -169,7 +169,7 @@ SWAPS = {
         ("a swap keeps the parent's model and data: data.corpus, model.layers cannot change",),
     ),
     "out is taken": Case(swap("--guide", "tril", "--out", "run"), ("run is not empty; ",)),
-    "out in a sitting": Case(swap("--out", "new"), ("--out needs --guide; in a sitting 'save DIR' says where",)),
+    "out in a session": Case(swap("--out", "new"), ("--out needs --guide; in a session 'save DIR' says where",)),
     "on changed words": Case(
         lambda w: ["swap", w.run_on(LIST), "--guide", "tril"], ("is not what run run was trained on",)
     ),

@@ -176,7 +176,7 @@ def test_swap_knows_one_guide_and_keeps_the_figures(ppl, run):
     assert "unknown guide for language_model 'diagonal'; known: exact" in wrong.err
 
 
-def test_a_sitting_lists_the_one_guide_and_generates_without_reconstructions(ppl, run, monkeypatch):
+def test_a_session_lists_the_one_guide_and_generates_without_reconstructions(ppl, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("list\nexact 2\ngenerate 3\ntable\nundo\n"))
     ended = ppl("swap", run.folder)
     assert ended.status == 0, ended.err

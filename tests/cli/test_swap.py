@@ -46,7 +46,7 @@ def test_command_and_python_give_the_same_child(ppl, copied, tmp_path):
         assert (tmp_path / "command" / name).read_bytes() == (tmp_path / "python" / name).read_bytes(), name
 
 
-def test_a_pipe_drives_a_sitting(copied, command, environment):
+def test_a_pipe_drives_a_session(copied, command, environment):
     lines = "tabel\n2 3\nundo\nundo\n5 -2\nno.py:Mine\ntril 2 3\nsave a b\ntable 3\n'prior\nprior\nhelp\nquit\nlist\n"
     ended = run_process(command("swap", copied), environment, input=lines)
     assert ended.status == 0, ended.err
@@ -128,7 +128,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(copied, command, environment):
-    """A sitting with the copied run."""
+    """A session with the copied run."""
     opened = Terminal(command("swap", copied, "--steps", "4"), environment)
     yield opened
     opened.close()
@@ -137,7 +137,7 @@ def terminal(copied, command, environment):
 PROMPT = "> "
 
 
-def test_a_sitting_on_a_terminal(terminal, copied, tmp_path):
+def test_a_session_on_a_terminal(terminal, copied, tmp_path):
     text = "from guides.deep_state_space import MeanFieldGuide\nclass Mine(MeanFieldGuide):\n    '''q: mine.'''\n"
     (tmp_path / "my guide.py").write_text(text, encoding="utf-8")
     opening = terminal.until("diagonal> ")
@@ -168,7 +168,7 @@ def test_a_sitting_on_a_terminal(terminal, copied, tmp_path):
     assert all(pt.load(folder).finished for folder in (tmp_path / "kept", copied / "swaps" / "Mine-1"))
 
 
-def test_ctrl_c_stops_the_training_and_not_the_sitting(terminal, copied):
+def test_ctrl_c_stops_the_training_and_not_the_session(terminal, copied):
     terminal.until("diagonal> ")
     terminal.type("tril 100000\n", "first step")
     shown = terminal.type("\x03", "diagonal> ")

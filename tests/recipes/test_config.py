@@ -7,9 +7,8 @@ import pytest
 from ppl_text.core.errors import ConfigError
 from ppl_text.recipes import recipe_names
 from ppl_text.recipes.config import as_schedule, as_schedules, load_config, recipe_tree
-from ppl_text.recipes.faults import Faults, RecipeError
-from ppl_text.recipes.options import checked_options
-from ppl_text.recipes.reading import parse_assignments, parse_yaml
+from ppl_text.recipes.errors import Errors, RecipeError, checked_options
+from ppl_text.recipes.tree import parse_assignments, parse_yaml
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -120,7 +119,7 @@ def test_a_users_guide_may_take_its_options_as_it_likes():
 def test_all_faults_of_options_are_told_at_once():
     with pytest.raises(RecipeError) as caught:
         checked_options(Keywords, {"units": True, "rat": 1, "names": [1], "model": 3}, "guide")
-    assert caught.value.faults == [
+    assert caught.value.lines == [
         "'guide.units': expected a valid integer; got True",
         "unknown key 'guide.rat' (did you mean 'rate'?); known here: units, rate, names, on",
         "'guide.names.0': expected a valid string; got 1",
@@ -133,22 +132,22 @@ def test_a_lone_error_stays_what_it_is():
     def fail(error):
         raise error
 
-    faults = Faults()
-    assert faults.attempt(lambda: 3) == 3
-    faults.raise_any("x")
+    errors = Errors()
+    assert errors.attempt(lambda: 3) == 3
+    errors.raise_any("x")
     alone = ConfigError("alone")
-    assert faults.attempt(fail, alone) is None
+    assert errors.attempt(fail, alone) is None
     with pytest.raises(ConfigError) as caught:
-        faults.raise_any("x")
+        errors.raise_any("x")
     assert caught.value is alone
-    faults.attempt(fail, RecipeError(["one", "two"]))
-    with pytest.raises(RecipeError, match=r"x has faults:\n- alone\n- one\n- two"):
-        faults.raise_any("x")
+    errors.attempt(fail, RecipeError(["one", "two"]))
+    with pytest.raises(RecipeError, match=r"x has errors:\n- alone\n- one\n- two"):
+        errors.raise_any("x")
 
 
 def test_a_bug_is_not_taken_for_a_fault():
     with pytest.raises(ZeroDivisionError):
-        Faults().attempt(lambda: 1 // 0)
+        Errors().attempt(lambda: 1 // 0)
 
 
 def test_devices_are_found_or_refused(monkeypatch):

@@ -4,8 +4,8 @@ import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError
 from ppl_text.recipes import part_names, recipe_names
-from ppl_text.recipes.config import load_config, read_recipe
-from ppl_text.recipes.inheritance import extended
+from ppl_text.recipes.config import load_config
+from ppl_text.recipes.tree import extended, read_recipe
 
 TREES = {
     "base": {"model": {"family": "f", "width": 1}, "training": {"lr": {"name": "linear", "start": 1}}, "seed": 3},

@@ -12,7 +12,7 @@ import ppl_text as pt
 from ppl_text.core.errors import ConfigError, RunFolderError, UserError
 from ppl_text.recipes import build, recipe_names
 from ppl_text.recipes.config import load_config, recipe_tree
-from ppl_text.recipes.faults import RecipeError
+from ppl_text.recipes.errors import RecipeError
 from ppl_text.recipes.procedures import TrainingSection
 
 WORDS = [

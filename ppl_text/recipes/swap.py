@@ -14,21 +14,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from . import objectives
-from .comparing.exchange import BeforeAfter, GuideFigures, label
-from .core.batch import device_of
-from .core.errors import RunFolderError, UserError
-from .core.protocols import Objective
-from .data.corpus import Corpus
-from .evaluation.likelihood import Likelihood, sentence_log_weights
-from .evaluation.report import table
-from .recipes import build, folders, lineage
-from .recipes.config import ReportSection, RunConfig, recipe_tree
-from .recipes.faults import Faults
-from .recipes.procedures import thawed
-from .recipes.references import guide_reference
-from .schedules import IN_EPOCHS
-from .training.weights import weights_digest
+from .. import objectives
+from ..comparing.exchange import BeforeAfter, GuideFigures, label
+from ..core.batch import device_of
+from ..core.errors import RunFolderError, UserError
+from ..core.protocols import Objective
+from ..data.corpus import Corpus
+from ..evaluation.likelihood import Likelihood, sentence_log_weights
+from ..evaluation.report import table
+from ..schedules import IN_EPOCHS
+from ..training.weights import weights_digest
+from . import build, folders
+from .code import guide_reference
+from .config import ReportSection, RunConfig, recipe_tree
+from .errors import Errors
+from .procedures import thawed
 
 __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
 
@@ -94,19 +94,19 @@ def child_parts(
     seed: int | None = None,
     out: str | Path | None = None,
 ) -> ChildParts:
-    """Check all that a swap asks for; raises with every fault at once, before anything is written.
+    """Check all that a swap asks for; raises with all errors at once, before anything is written.
 
     Objective, seed, batches and report are the parent's unless they are given. Its schedules are stretched to
     ``steps`` and it is validated :data:`VALIDATIONS` times; ``set`` (dotted keys: ``guide.``, ``training.``,
     ``report.``, …) comes after that.
     """
-    changes, faults = dict(set or {}), Faults()
-    faults.attempt(_refuse_kept, changes)
-    made = None if objective is None else faults.attempt(objectives.build, objective)
-    name = faults.attempt(guide_reference, guide)
-    trained = faults.attempt(_trained_in, freeze)
+    changes, errors = dict(set or {}), Errors()
+    errors.attempt(_refuse_kept, changes)
+    made = None if objective is None else errors.attempt(objectives.build, objective)
+    name = errors.attempt(guide_reference, guide)
+    trained = errors.attempt(_trained_in, freeze)
     if out is not None:
-        faults.attempt(folders.check_free, Path(out))
+        errors.attempt(folders.check_free, Path(out))
     steps = changes.get("training.steps", REFIT_STEPS) if steps is None else steps
     tree = recipe_tree(
         str(parent.folder / "config.yaml"),
@@ -118,12 +118,12 @@ def child_parts(
             "seed": parent.config.seed if seed is None else seed,
             "device": parent.config.device,
             "parent": str(parent.folder),
-            "parent_weights": weights_digest(parent.folder / lineage.WEIGHTS),
+            "parent_weights": weights_digest(parent.folder / folders.WEIGHTS),
             **({} if name is None else {"guide.name": name}),
             **({} if made is None else {"objective": made.name}),
         },
     )
-    parts = build.check_parts(tree, f"swap on {parent.folder}", faults, parent.corpus)
+    parts = build.check_parts(tree, f"swap on {parent.folder}", errors, parent.corpus)
     folder = folders.next_swap(parent.folder, parts.config.guide.name) if out is None else Path(out)
     return ChildParts(parts.config, made, folder)
 
@@ -202,10 +202,10 @@ def report_section(child: Measurable, likelihood: Likelihood) -> tuple[str, dict
     """
     if child.config.parent is None:
         return "", {}
-    record = folders.read_record(child.folder / lineage.RECORD)
+    record = folders.read_record(child.folder / folders.PARENT)
     title = "\n## Before and after the swap\n\n"
     try:
-        lineage.check_parent(child.config.model_copy(update={"parent_weights": record["sha256"]}))
+        folders.check_parent(child.config.model_copy(update={"parent_weights": record["sha256"]}))
         pair = measure_pair(child, likelihood)
     except RunFolderError as error:
         return f"{title}Not measured: {error}\n", {"swap": None}
@@ -229,12 +229,12 @@ def measure_pair(child: Measurable, likelihood: Likelihood) -> BeforeAfter:
 
 
 _MEASURED: dict[tuple[Any, ...], GuideFigures] = {}
-"""By weights, data and draws: all children of a sitting have the same parent."""
+"""By weights, data and draws: all children of a session have the same parent."""
 
 
 def measure(run: Measurable, options: ReportSection, seed: int, likelihood: Likelihood | None = None) -> GuideFigures:
     """Figures of a run's guide on the sentences that ``options`` and ``seed`` draw from the test split."""
-    weights, data = weights_digest(run.folder / lineage.WEIGHTS), run.corpus.fingerprint
+    weights, data = weights_digest(run.folder / folders.WEIGHTS), run.corpus.fingerprint
     key = (weights, run.config.guide.name, data, run.config.device, options.particles, options.sentences, seed)
     if key not in _MEASURED:
         found = likelihood or run.evaluate("test", options.particles, options.sentences, seed)
@@ -249,7 +249,7 @@ def _figures(guide: str, found: Likelihood, khat: tuple[float, float, float]) ->
 
 def khat_distribution(run: Measurable, seed: int) -> tuple[float, float, float]:
     """Shares of :data:`KHAT_SENTENCES` test sentences with k̂ below 0.5, up to 0.7, and above."""
-    from .plots.inference_data import khat_shares, pareto_k
+    from ..plots.inference_data import khat_shares, pareto_k
 
     model, guide = run.programs
     data = build.evaluation_set(run.corpus, "test", KHAT_SENTENCES, seed)

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
-from typing import Any
 
 from guides import GUIDES
 
 from ..core.errors import UserError
 from ..core.registry import is_file_reference
-from ..data.catalogue import CORPORA
-
-
-def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
-    """The same tree of a configuration with the files that it names by their absolute paths.
-
-    A run must find them again from any folder. Names of corpora and guides stay as they are.
-    """
-    for section, key, absolute in (("data", "corpus", corpus_reference), ("guide", "name", guide_reference)):
-        part = tree.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            tree = {**tree, section: {**part, key: absolute(part[key])}}
-    return tree
-
-
-def corpus_reference(name: str) -> str:
-    """A corpus by name, or the absolute path of a file or folder; what does not exist stays as it is."""
-    # os.path, because pathlib raises for a user that does not exist and for names that are too long.
-    path = os.path.abspath(os.path.expanduser(name))
-    return path if name.startswith("~") or (name and name not in CORPORA and os.path.exists(path)) else name
 
 
 def guide_reference(guide: str | type) -> str:

@@ -1,0 +1,166 @@
+"""Errors of a configuration: in our words, and all of them at once; options checked against a signature."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticUserError
+
+from ..core.errors import ConfigError, UserError, nearest
+
+T = TypeVar("T")
+
+_WORDS = {
+    "model_type": "expected a section with keys of its own",
+    "string_pattern_mismatch": "expected a name that a folder can have",
+}
+"""By pydantic's type of error, where its own words would not help."""
+
+
+class RecipeError(ConfigError):
+    """A configuration with errors; ``lines`` has one line for each."""
+
+    def __init__(self, lines: Sequence[str], source: str = "the configuration") -> None:
+        self.lines = list(lines)
+        listed = "".join(f"\n- {line}" for line in self.lines)
+        super().__init__(f"{source}: {self.lines[0]}" if len(self.lines) == 1 else f"{source} has errors:{listed}")
+
+
+class Errors:
+    """Collect users' mistakes from several checks, to report all of them at once."""
+
+    def __init__(self) -> None:
+        self._errors: list[UserError] = []
+
+    def attempt(self, check: Callable[..., T], *arguments: Any) -> T | None:
+        """Return what ``check`` returns, or None where it raises a :class:`UserError`, which is kept."""
+        try:
+            return check(*arguments)
+        except UserError as error:
+            self._errors.append(error)
+            return None
+
+    def raise_any(self, source: str) -> None:
+        """Raise what was collected: a lone error as it is, several as one :class:`RecipeError`.
+
+        What several checks have found is reported once.
+        """
+        lines = list(dict.fromkeys(line for error in self._errors for line in _lines(error)))
+        if len(lines) == 1 and not isinstance(self._errors[0], RecipeError):
+            raise self._errors[0]
+        if lines:
+            raise RecipeError(lines, source)
+
+
+def _lines(error: UserError) -> list[str]:
+    return error.lines if isinstance(error, RecipeError) else [str(error).replace("\n", "\n  ")]
+
+
+def lines_of(error: ValidationError, known: Callable[[list[str]], Iterable[str]], keys: Iterable[str]) -> list[str]:
+    """Return pydantic's errors in our words: dotted key, what was expected, what came, the nearest right key.
+
+    Args:
+        error: what pydantic raised.
+        known: ``known(path)`` are the keys that exist at a place.
+        keys: all dotted keys, for a key that was given without its section.
+    """
+    return list(dict.fromkeys(_line(found, known, list(keys)) for found in error.errors()))
+
+
+def _line(found: Mapping[str, Any], known: Callable[[list[str]], Iterable[str]], keys: list[str]) -> str:
+    path = [str(part) for part in found["loc"]]
+    key = ".".join(path)
+    if found["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        names = list(known(path[:-1]))
+        meant = next((f" (did you mean '{k}'?)" for k in keys if k.endswith(f".{key}")), nearest(path[-1], names))
+        return f"unknown key '{key}'{meant}; known here: {', '.join(names) or 'none'}"
+    if found["type"] == "missing":
+        return f"'{key}' is missing"
+    return f"'{key}': {in_words(found)}"
+
+
+def in_words(found: Mapping[str, Any]) -> str:
+    """Say what was expected and what came, for one of pydantic's errors."""
+    if found["type"] == "value_error":
+        return str(found["msg"]).removeprefix("Value error, ")
+    expected = _WORDS.get(found["type"]) or found["msg"].replace("Input should be", "expected", 1).split(", unable")[0]
+    return f"{expected}; got {found.get('input')!r}"
+
+
+def checked_options(target: Callable[..., Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:
+    """Convert ``options`` to what the annotations of ``target`` want.
+
+    Args:
+        target: a class or function that takes one positional argument, the model or the vocabulary; what else it can
+            be given by keyword are its options, so that a user's own class is checked like the built-in ones.
+        options: values by name.
+        section: the place in the recipe, for messages.
+
+    Raises:
+        RecipeError: all that is wrong with them at once.
+    """
+    known, open_ended = keyword_options(target)
+    hints, values, lines = _hints(target), {}, []
+    for name, value in options.items():
+        place = f"{section}.{name}"
+        if name not in known and not open_ended:
+            lines.append(f"unknown key '{place}'{nearest(name, known)}; known here: {', '.join(known) or 'none'}")
+            continue
+        try:
+            values[name] = _converted(value, hints.get(name, Any))
+        except ValidationError as error:
+            found = error.errors()
+            indices = [".".join(str(part) for part in one["loc"] if isinstance(part, int)) for one in found]
+            lines += [f"'{place}{i and '.' + i}': {in_words(one)}" for i, one in zip(indices, found, strict=True)]
+    required = [name for name, parameter in known.items() if parameter.default is parameter.empty]
+    lines += [f"'{section}.{name}' is missing" for name in required if name not in options]
+    if lines:
+        raise RecipeError(lines)
+    return values
+
+
+def keyword_options(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+    """Return what ``target`` takes by keyword after its first argument, and whether it takes any other name."""
+    parameters = list(inspect.signature(target).parameters.values())
+    if parameters and parameters[0].kind is not inspect.Parameter.KEYWORD_ONLY:
+        parameters = parameters[1:]
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+    return {p.name: p for p in parameters if p.kind in kinds}, open_ended
+
+
+def _converted(value: Any, kind: Any) -> Any:
+    """Convert a plain value to an annotation; leave it as it is where pydantic does not know the annotation."""
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    except PydanticUserError:
+        return value
+    # ``true`` is a number to Python and a slip of the pen to users.
+    return adapter.validate_python(value, strict=isinstance(value, bool))
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    """Return annotations of the parameters; none where a user's file has some that cannot be resolved."""
+    try:
+        return get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def place_of(error: Exception, kind: type) -> str:
+    """Return ``FILE, line N: `` of the last line of ``kind``'s own file in an error's traceback.
+
+    Nothing for classes of ours, and for those without a file.
+    """
+    if kind.__module__.partition(".")[0] in ("ppl_text", "guides", "torch"):
+        return ""
+    try:
+        file = inspect.getsourcefile(kind)
+    except TypeError:  # a class of an interactive session
+        return ""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f"{file}, line {lines[-1]}: " if lines else ""

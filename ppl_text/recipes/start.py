@@ -1,0 +1,195 @@
+"""How a training begins: one batch as a dry run before anything is written, then the folder, then the trainer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from ..core.batch import Batch
+from ..core.errors import PplTextError, RunFolderError, UserError
+from ..core.protocols import Estimate, Objective
+from ..data.batches import collate
+from ..data.corpus import Corpus
+from ..objectives.sites import check_sites
+from ..training.machine import torch_threads
+from ..training.options import TrainingResult
+from ..training.progress import Progress
+from . import build, folders
+from .config import RunConfig, load_config, recipe_tree
+from .errors import Errors, place_of
+from .procedures import Procedure
+from .stages import stage_objective
+from .tree import source_of
+
+
+def train(
+    folder: Path,
+    config: RunConfig,
+    corpus: Corpus,
+    objective: Objective | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress,
+) -> TrainingResult:
+    """Train a run to its end, or go on with its training.
+
+    All is built, and one batch sent through it, before a new run's folder is made.
+
+    Args:
+        folder: of the run; free for a new one.
+        config: what to train.
+        corpus: what ``config.data`` names.
+        objective: replaces the one that ``config.objective`` names.
+        resume: go on from the newest checkpoint.
+        progress: is told of notes, steps and validations.
+    """
+    fabric = build.build_fabric(config)
+    programs = build.build_programs(config, corpus.vocabulary)
+    if not resume:
+        folders.inherit(config, corpus, programs.model)
+    objective = objective or build.build_objective(config)
+    for note in corpus.notes:
+        progress.message(note)
+    batch = first_batch(corpus, config.data.batch_size)
+    shown = [dry_run(*programs, stage_objective(own, objective), batch, own) for own in config.training.in_stages()]
+    for remark in dict.fromkeys(remark for found in shown for remark in found.remarks):
+        progress.message(remark)
+    trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress)
+    if not resume:
+        folders.open_folder(folder, config, corpus, str(fabric.device))
+    folders.write_text(folder / folders.CONFIG, config.to_yaml())
+    with torch_threads(config.threads):
+        return trainer.fit(resume=resume)
+
+
+class DryRun(NamedTuple):
+    """What a first batch showed: the table of the sites, and what the objective remarks on the two programs."""
+
+    sites: str
+    remarks: list[str]
+
+
+def dry_run(model: nn.Module, guide: nn.Module, objective: Objective, batch: Batch, training: Procedure) -> DryRun:
+    """Send one batch through model, guide and objective, leaving parameters and the global random state alone.
+
+    Raises:
+        UserError: programs or objective fail on ``batch``.
+    """
+    with torch.random.fork_rng(devices=[]):
+        try:
+            table = check_sites(model, guide, batch)
+            refuse_points(objective(model, guide, batch, training.first_beta()), objective)
+            remarks = getattr(objective, "remarks", None)
+            return DryRun(table, remarks(model, guide, batch) if remarks else [])
+        except PplTextError:
+            raise
+        except Exception as error:
+            # Pyro prints whole tensors.
+            text = re.sub(r"tensor\(.*\)", "…", str(error), flags=re.DOTALL)
+            raise UserError(
+                f"a first batch of {batch.size} sentences and {batch.steps} steps does not pass through model and "
+                f"guide: {place_of(error, type(guide))}{type(error).__name__}: {text}; mend the program before training"
+            ) from error
+
+
+def refuse_points(estimate: Estimate, objective: Objective) -> None:
+    """Raise :class:`UserError` where the KL is infinite and in the loss."""
+    if bool(torch.isposinf(estimate.kl).any()) and not bool(torch.isfinite(estimate.loss)):
+        raise UserError(
+            f"the KL of the guide from the prior is infinite (a point mass has no density), and so is the loss of "
+            f"{objective.name}; train this guide with --objective reconstruction, or choose another guide"
+        )
+
+
+def first_batch(corpus: Corpus, size: int) -> Batch:
+    """Return the first ``size`` texts of the training split as a batch."""
+    texts = corpus.splits["train"].texts[:size]
+    ids = corpus.tokenizer.encode(texts)
+    return collate(ids, [1.0] * len(ids), steps=1 + max(map(len, ids)), rows=len(ids))
+
+
+def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:
+    """Apply ``changes`` to a stored configuration: only how and where training goes on, and the report, may change.
+
+    Raises:
+        UserError: something else would change.
+    """
+    path = str(folder / folders.CONFIG)
+    sections = ("training.", "report.", "device", "threads")
+    free = {k: v for k, v in changes.items() if k.startswith(sections)}
+    fixed = {k: v for k, v in changes.items() if k not in free}
+    blocked = sorted(k for k, v in fixed.items() if load_config(path, {k: v}) != config)
+    if blocked:
+        raise UserError(
+            f"{folder} is resumed with the configuration it was started with; {', '.join(blocked)} cannot change. "
+            "Resume without it, or start a new run"
+        )
+    if config.training.stages and not {"training.steps", "training.epochs"}.isdisjoint(free):
+        raise UserError(
+            f"{folder} is trained in stages, some of which may be over; give the lengths of those to come in "
+            f"training.stages of {path}, and resume without --steps"
+        )
+    return load_config(path, free)
+
+
+def new_run(
+    recipe: str, changes: Mapping[str, Any], out: str | Path | None, errors: Errors
+) -> tuple[Path, build.Parts]:
+    """Return the folder and the parts of a run that is to be trained; raises with all errors at once."""
+    if out is not None:
+        errors.attempt(folders.check_free, Path(out))
+    parts = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), errors)
+    return Path(out) if out is not None else folders.next_folder(parts.config.recipe), parts
+
+
+def to_resume(
+    default: str, recipe: str | None, resume: str | Path, out: str | Path | None, changes: Mapping[str, Any]
+) -> tuple[Path, RunConfig] | None:
+    """Return folder and configuration of the run to go on with, or None where ``auto`` finds none.
+
+    Args:
+        default: the recipe whose runs ``auto`` looks through where none is named.
+        recipe: the one that the run must be of, if any.
+        resume: a folder, or ``"auto"``: the newest unfinished run.
+        out: where ``auto`` looks instead; otherwise the folder itself, if anything.
+        changes: to the stored configuration, see :func:`resumed_config`.
+    """
+    name = None if recipe is None else load_config(recipe).recipe
+    if resume == "auto":
+        places = folders.newest_first(name or default) if out is None else [Path(out)]
+        runs = (_stored(folder) for folder in places if folders.has_run(folder) and folders.has_checkpoint(folder))
+        found = next((run for run in runs if not is_finished(*run)), None)
+        if found is None:
+            return None
+        folder, config = found
+    else:
+        folder, config = _stored(Path(resume))
+        if out is not None and Path(out).resolve() != folder.resolve():
+            raise UserError(f"--resume {resume} goes on in that folder; leave out --out {out}")
+        if not folders.has_checkpoint(folder):
+            command = folders.resume_command(folder)
+            raise RunFolderError(f"{folder} holds no checkpoint to resume from; start it anew: {command}")
+    if name is not None and name != config.recipe:
+        raise RunFolderError(
+            f"{folder} holds a run of recipe '{config.recipe}', not of '{name}'; leave out the recipe, or give the "
+            f"folder of a run of '{name}'"
+        )
+    return folder, resumed_config(folder, config, changes)
+
+
+def _stored(folder: Path) -> tuple[Path, RunConfig]:
+    folders.require_run(folder)
+    return folder, load_config(str(folder / folders.CONFIG))
+
+
+def is_finished(folder: Path, config: RunConfig) -> bool:
+    """Tell whether training came to the end that the configuration sets, and was reported."""
+    path = folder / "results.json"
+    trained = folders.read_record(path).get("trained", {}) if path.is_file() else {}
+    early = ("patience", "decays", "untrained")
+    return trained.get("stopped") in early or config.training.is_reached(trained)

@@ -1,0 +1,214 @@
+"""The tree of a recipe, before it is checked: YAML files, what they extend, ``--set``, presets, absolute paths.
+
+::
+
+    extends: [ptb, fbp]        # names of recipes, or of the parts in ppl_text/recipes/parts/
+    description: …
+
+Later names win over earlier ones and the recipe's own values over all. Sections (``model``, ``training``, …) are merged
+key by key; any other value, a schedule or a list too, is replaced as a whole.
+
+Presets: what a paper printed beside what is right, value by value and with the reason. ``--set preset=paper`` trains a
+recipe as its paper has it, errors included; ``corrected`` is the default. A preset is applied before all other
+``--set``, so that single values can be put back. Each model class names its own, as ``presets``; recipes are
+``corrected`` as they stand, and some set a key otherwise for a reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+import yaml
+
+from ..core.errors import ConfigError, UnknownNameError
+from ..core.protocols import Choice
+from ..data.catalogue import CORPORA
+from . import part_names, recipe_names, recipe_text
+from .code import guide_reference
+
+EXTENDS = "extends"
+
+PRESETS = ("corrected", "paper")
+"""Names that ``preset`` takes."""
+
+Read = Callable[[str], Mapping[str, Any]]
+"""The tree of a recipe, or of a part of one, by name, as it is written."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the floats of version 1.2: PyYAML, which knows 1.1, takes ``1e-3`` for a text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Return the plain values of a YAML text; raises :class:`ConfigError` that says where it is malformed.
+
+    Example::
+
+        >>> parse_yaml("{lr: 1e-3, hidden: [8, 8]}", "--set")
+        {'lr': 0.001, 'hidden': [8, 8]}
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:
+        where = getattr(error, "problem_mark", None)
+        place = f", line {where.line + 1}, column {where.column + 1}" if where else ""
+        reason = getattr(error, "problem", None) or " ".join(str(error).split())
+        raise ConfigError(f"{source}{place} is not valid YAML: {reason}") from error
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Read ``KEY=VALUE`` pairs of ``--set``: dotted keys, YAML values."""
+    changes: dict[str, Any] = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not all(part.strip() for part in key.split(".")):
+            raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=500")
+        changes[key.strip()] = parse_yaml(value, f"--set {text!r}")
+    return changes
+
+
+def source_of(recipe: str) -> str:
+    """Return the recipe's name for error messages."""
+    return f"recipe '{recipe}'"
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Read a recipe by name or from a ``.yaml`` file, merge what it extends, and put its name under ``recipe``."""
+    if not is_recipe_file(recipe):
+        if recipe not in recipe_names():
+            raise UnknownNameError("recipe", recipe, recipe_names(), "A recipe file (.yaml) is accepted too.")
+        return extended({"recipe": recipe, **_named(recipe)}, source_of(recipe), _named)
+    path = Path(os.path.expanduser(recipe))  # pathlib raises for an unknown user
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe file '{path}' is not UTF-8 ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        names = ", ".join(recipe_names())
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
+        raise ConfigError(f"recipe file '{path}' {reason}; give a file or one of {names}") from error
+    tree = parse_yaml(text, source_of(recipe))
+    if not isinstance(tree, dict):
+        raise ConfigError(
+            f"{source_of(recipe)} must be a mapping with model, guide, objective, data and training; "
+            "the config.yaml of a run is an example"
+        )
+    return extended({"recipe": path.stem, **tree}, source_of(recipe), _named)
+
+
+def is_recipe_file(recipe: str) -> bool:
+    """Tell a path of a recipe file from a recipe's name."""
+    return recipe.endswith((".yaml", ".yml"))
+
+
+def _named(name: str) -> Mapping[str, Any]:
+    """Read a recipe that comes with the package, or a part of one, as it is written."""
+    if name not in (known := [*recipe_names(), *part_names()]):
+        raise UnknownNameError("recipe", name, known)
+    tree: Mapping[str, Any] = parse_yaml(recipe_text(name), source_of(name))
+    return tree
+
+
+def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Merge a tree with what it extends.
+
+    Args:
+        tree: the recipe as it is written.
+        source: its name for error messages.
+        read: reads what it extends.
+        above: the names on the way to it, so that a circle is found.
+
+    Raises:
+        ConfigError: it cannot be extended.
+    """
+    own = {key: value for key, value in tree.items() if key != EXTENDS}
+    names = tree.get(EXTENDS, [])
+    names = [names] if isinstance(names, str) else names
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"{source}: 'extends' must be the name of a recipe or a list of names; got {names!r}")
+    merged: dict[str, Any] = {}
+    for name in names:
+        if name in above:
+            raise ConfigError(f"{source}: 'extends' goes in a circle: {' -> '.join([*above, name])}")
+        merged = _over(merged, extended(read(name), source_of(name), read, (*above, name)))
+    return _over(merged, own)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two trees, section by section."""
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        merged[key] = {**under, **value} if both else value  # type: ignore[dict-item]
+    return merged
+
+
+def assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    """Set one dotted key of a tree, making the sections that it lacks."""
+    *path, last = dotted.split(".")
+    for part in path:
+        child = tree.get(part)
+        if not isinstance(child, dict | NoneType):
+            raise ConfigError(f"--set {dotted}: '{part}' is a value ({child!r}), it has no keys of its own")
+        tree[part] = child = dict(child or {})
+        tree = child
+    tree[last] = value
+
+
+def preset_values(presets: Sequence[Choice], name: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted key to value of what a change of a configuration's preset to ``name`` sets.
+
+    ``paper`` sets every key that the model's ``presets`` train. Back to ``corrected`` only those are set that still
+    have the paper's value: what a user put there stays. Nothing where the tree has that preset already. Raises
+    :class:`UnknownNameError`.
+    """
+    if name not in PRESETS:
+        raise UnknownNameError("preset", str(name), PRESETS)
+    choices = [choice for choice in presets if choice.trained]
+    if name == tree.get("preset", PRESETS[0]):
+        return {}
+    if name == "paper":
+        return {choice.key: choice.paper for choice in choices}
+    return {choice.key: choice.corrected for choice in choices if _value(tree, choice.key) == choice.paper}
+
+
+def _value(tree: Any, dotted: str) -> Any:
+    for part in dotted.split("."):
+        tree = tree.get(part) if isinstance(tree, Mapping) else None
+    return tree
+
+
+def described(choices: Sequence[Choice]) -> list[tuple[str, str, str, str]]:
+    """Return key, the paper's value, ours, and why, as text for ``explain``."""
+    return [(c.key, str(c.paper), str(c.corrected), c.why) for c in choices]
+
+
+def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return a tree whose files are named by their absolute paths, so that a run finds them from any folder.
+
+    Names of corpora, models, guides and objectives stay as they are.
+    """
+    places = (("data", "corpus", corpus_reference), ("guide", "name", guide_reference))
+    for section, key, absolute in places:
+        part = tree.get(section)
+        if isinstance(part, dict) and isinstance(part.get(key), str):
+            tree = {**tree, section: {**part, key: absolute(part[key])}}
+    return tree
+
+
+def corpus_reference(name: str) -> str:
+    """Return a corpus's name, or the absolute path of a file or folder; what does not exist stays as it is."""
+    # os.path, because pathlib raises for a user that does not exist and for names that are too long.
+    path = os.path.abspath(os.path.expanduser(name))
+    return path if name.startswith("~") or (name and name not in CORPORA and os.path.exists(path)) else name
