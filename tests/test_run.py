@@ -245,7 +245,7 @@ def test_bad_numbers_are_refused(trained):
 
 def test_the_dry_run_changes_nothing(trained):
     """Parameters, gradients and the random state are as before."""
-    programs = build_programs(trained.config, trained.corpus.tokenizer.size)
+    programs = build_programs(trained.config, trained.corpus.vocabulary)
     before = [p.clone() for program in programs for p in program.parameters()]
     state = torch.get_rng_state()
     for spec in ("elbo", "pyro:RenyiELBO:2"):

@@ -77,12 +77,12 @@ def test_the_frozen_model_stays_bit_for_bit_and_the_free_one_moves(parent, child
     free = parent.swap_guide("tril", steps=STEPS, freeze="none", out=tmp_path / "free")
     moved = weights(free.folder, "model")
     assert not any(torch.equal(moved[n], v) for n, v in weights(parent.folder, "model").items() if v.numel() > 1)
-    start = build.build_programs(child.config, parent.corpus.tokenizer.size).guide.state_dict(prefix="guide.")
+    start = build.build_programs(child.config, parent.corpus.vocabulary).guide.state_dict(prefix="guide.")
     assert not same(weights(child.folder, "guide"), dict(start))
 
 
 def test_a_frozen_model_gets_no_gradient_and_no_place_in_the_optimizer(child, tmp_path):
-    programs = build.build_programs(child.config, child.corpus.tokenizer.size)
+    programs = build.build_programs(child.config, child.corpus.vocabulary)
     folders.inherit(child.config, child.corpus, programs.model)
     parts = (build.build_objective(child.config), tmp_path / "run", build.build_fabric(child.config), Quiet())
     trainer = build.build_trainer(child.config, child.corpus, programs, *parts)

@@ -151,7 +151,7 @@ def test_compare_says_which_methods_step_by_step_objectives_lack(ppl, run, tmp_p
     ended = ppl("compare", run.folder, "--objectives", "elbo,fivo:4", *QUICK)
     assert ended.status == 2
     assert ended.err.count("\n") == 1
-    assert "objective 'fivo:4' draws the latents step by step: the model LanguageModel lacks init()" in ended.err
+    assert "objective 'fivo:4' draws the latents step by step: the model LanguageModel lacks smc_init()" in ended.err
     by_default = ppl("compare", run.folder, *QUICK, "--out", tmp_path / "c")
     assert by_default.status == 0
     assert by_default.err.count("left out for guide 'exact': objective 'stepwise:5'") == 1

@@ -27,7 +27,7 @@ def trained_soundly(run):
     assert results["elbo"] == pytest.approx(-(results["rec_sum"] + results["kl_sum"]) / results["n_sent"], rel=1e-5)
     records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     assert all(isinstance(record["bound"], float) and record["bound"] < 0 for record in records)
-    for before, after in zip(build.build_programs(run.config, run.corpus.tokenizer.size), run.programs, strict=True):
+    for before, after in zip(build.build_programs(run.config, run.corpus.vocabulary), run.programs, strict=True):
         start, end = dict(before.named_parameters()), dict(after.named_parameters())
         assert start.keys() == end.keys()
         if start:

@@ -10,6 +10,7 @@ import yaml
 
 import ppl_text as pt
 from ppl_text.core.errors import ConfigError, RunFolderError, UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build, recipe_names
 from ppl_text.recipes.config import load_config, recipe_tree
 from ppl_text.recipes.errors import RecipeError
@@ -187,14 +188,14 @@ class Stopping:
 
 def test_a_reset_draws_other_parameters_the_same_ones_for_the_same_seed(fit):
     config = fit(steps=1).config
-    start, one, again, other = (build.build_programs(config, 19, stage) for stage in (0, 1, 1, 2))
+    start, one, again, other = (build.build_programs(config, Vocabulary(19), stage) for stage in (0, 1, 1, 2))
     for program in ("model", "guide"):
         states = [getattr(p, program).state_dict() for p in (start, one, again, other)]
         name = next(iter(states[0]))
         assert torch.equal(states[1][name], states[2][name])
         assert not torch.equal(states[0][name], states[1][name])
         assert not torch.equal(states[1][name], states[3][name])
-    seeded = build.build_programs(config.model_copy(update={"seed": 1}), 19, 1).model.state_dict()
+    seeded = build.build_programs(config.model_copy(update={"seed": 1}), Vocabulary(19), 1).model.state_dict()
     assert not all(torch.equal(seeded[k], v) for k, v in one.model.state_dict().items())
 
 
@@ -316,7 +317,7 @@ def test_what_is_wrong_is_told_in_one_message(training, message, tmp_path):
     with pytest.raises(RecipeError) as caught:
         load_config(str(recipe))
     assert message in str(caught.value)
-    assert len(caught.value.faults) == 1
+    assert len(caught.value.lines) == 1
 
 
 WORD_LIST = {

@@ -7,6 +7,7 @@ import pytest
 import ppl_text as pt
 from guides import GUIDES
 from ppl_text.core.errors import UserError
+from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build, recipe_names
 from ppl_text.recipes.config import load_config
 from ppl_text.recipes.stages import build_stages
@@ -65,7 +66,7 @@ def test_every_recipe_of_verses_trains(row, sentences, tmp_path, one_thread):
 @pytest.mark.parametrize("corpus", WIDTHS)
 def test_every_published_recipe_builds_its_programs_and_stages(corpus, row):
     config = load_config(f"{corpus}-{row}")
-    model, guide = build.build_programs(config, 20)
+    model, guide = build.build_programs(config, Vocabulary(20))
     assert (model.embedding_dim, model.hidden_dim) == WIDTHS[corpus]
     assert (model.latent_dim, config.data.batch_size) == (0 if row == "lm" else 32, 32)
     assert any(True for _ in guide.parameters()) == (row != "lm")
@@ -149,7 +150,7 @@ def test_every_objective_trains(spec, fit):
 
 @pytest.mark.parametrize("spec", [spec for spec in SPECS if spec.startswith(STEP_BY_STEP)])
 def test_step_by_step_objectives_say_what_they_lack(spec, fit, tmp_path):
-    with pytest.raises(UserError, match=r"draws the latents step by step: the model SentenceVAE lacks init\(\)"):
+    with pytest.raises(UserError, match=r"draws the latents step by step: the model SentenceVAE lacks smc_init\(\)"):
         fit(objective=spec)
     assert not (tmp_path / "run").exists()
 
