@@ -21,7 +21,6 @@ from doc_pages import (
     read,
 )
 from numbers_in_text import assert_same_text
-from ppl_text.recipes.reading import parse_assignments
 
 from guides import GUIDES
 from ppl_text.cli import cli
