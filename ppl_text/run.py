@@ -46,7 +46,7 @@ from .training.progress import Progress, Quiet
 from .training.weights import load_weights
 
 if TYPE_CHECKING:
-    from .compare import Comparison
+    from .recipes.compare import Comparison
 
 DEFAULT_RECIPE = "words"
 
@@ -382,9 +382,9 @@ class Run:
         """Measure guides (this run's own, others refitted) and objectives on the same sentences.
 
         The tables are in ``text``, the columns in ``rows``, what they mean in ``verdict``; all is kept in ``folder``.
-        See :func:`ppl_text.compare.compare_runs`, which also takes several runs at once.
+        See :func:`ppl_text.recipes.compare.compare_runs`, which also takes several runs at once.
         """
-        from .compare import Settings, compare_runs
+        from .recipes.compare import Settings, compare_runs
 
         settings = Settings(draws=draws, sentences=sentences, repeats=repeats, split=split, seed=seed)
         options: dict[str, Any] = {"steps": steps, "out": out, "progress": progress}

@@ -39,7 +39,7 @@ def compare(
     gradients, effective sample size, Pareto k̂ over the sentences, time, memory; KL, active units and mutual
     information; and what all this says in words. Kept with its figures in RUN/compare-N.
     """
-    from ..compare import Settings, compare_runs
+    from ..recipes.compare import Settings, compare_runs
     from ..run import load
     from ..training.progress import make_progress
 

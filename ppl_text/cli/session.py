@@ -189,8 +189,8 @@ class Session:
         return ", ".join(words)
 
     def compare(self, objectives: Sequence[str] | None = None) -> str:
-        """What :mod:`ppl_text.compare` says of the run and of the children that are there."""
-        from ..compare import compare_runs
+        """What :mod:`ppl_text.recipes.compare` says of the run and of the children that are there."""
+        from ..recipes.compare import compare_runs
 
         there = [row.run for row in self.tried if row.saved or not row.undone]
         return str(compare_runs([self.start, *there], objectives=objectives).text)

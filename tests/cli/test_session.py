@@ -142,7 +142,7 @@ def test_texts_are_of_the_current_guide(session):
 def test_compare_is_asked_about_the_run_and_what_is_there(session, monkeypatch):
     asked = []
     fake = SimpleNamespace(compare_runs=lambda runs, **more: asked.append((runs, more)) or SimpleNamespace(text="t"))
-    monkeypatch.setitem(sys.modules, "ppl_text.compare", fake)
+    monkeypatch.setitem(sys.modules, "ppl_text.recipes.compare", fake)
     undone, kept = session.swap("tril"), None
     session.undo()
     kept = session.swap("prior")

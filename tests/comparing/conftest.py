@@ -17,4 +17,4 @@ def place(trained, tmp_path_factory):
 def unseen(monkeypatch):
     """Leave out the figures and ``inference.nc``, which take most of the time of a small comparison."""
     for name in ("bounds_figure", "khat_figure", "snr_figure", "save_comparison"):
-        monkeypatch.setattr(f"ppl_text.compare.{name}", lambda *arguments: None)
+        monkeypatch.setattr(f"ppl_text.recipes.compare.{name}", lambda *arguments: None)

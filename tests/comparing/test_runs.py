@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import ppl_text as pt
-from ppl_text.compare import compare_runs
 from ppl_text.comparing.candidates import OBJECTIVES, Settings
 from ppl_text.core.errors import UserError
 from ppl_text.plots.inference_data import load_comparison
+from ppl_text.recipes.compare import compare_runs
 from ppl_text.training.progress import Quiet
 
 SMALL = Settings(draws=32, sentences=20, repeats=3)
@@ -181,7 +181,7 @@ def test_an_interruption_leaves_nothing_behind(place, tmp_path, unseen, monkeypa
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ppl_text.compare.snr_figure", interrupted)
+    monkeypatch.setattr("ppl_text.recipes.compare.snr_figure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         compare_runs([place], None, ["elbo"], settings=SMALL, out=tmp_path / "c")
     assert list(tmp_path.iterdir()) == []

@@ -12,23 +12,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import objectives as names
-from .comparing.candidates import OBJECTIVES, Candidate, Pair, Settings, runnable_pairs
-from .comparing.charts import bounds_figure, khat_figure, snr_figure
-from .comparing.exchange import label
-from .comparing.measure import Measurements, Watch, measure
-from .comparing.rows import Comparison
-from .comparing.verdict import verdict
-from .core.batch import device_of
-from .core.errors import UserError
-from .evaluation.sentences import CommonSentences, common_sentences
-from .plots.inference_data import save_comparison
-from .recipes import build, folders
-from .recipes.code import guide_reference
-from .recipes.config import RunConfig, load_config
-from .recipes.swap import Trained, child_parts
-from .training.machine import torch_threads
-from .training.progress import Quiet
+from .. import objectives as names
+from ..comparing.candidates import OBJECTIVES, Candidate, Pair, Settings, runnable_pairs
+from ..comparing.charts import bounds_figure, khat_figure, snr_figure
+from ..comparing.exchange import label
+from ..comparing.measure import Measurements, Watch, measure
+from ..comparing.rows import Comparison
+from ..comparing.verdict import verdict
+from ..core.batch import device_of
+from ..core.errors import UserError
+from ..data.corpus import Corpus
+from ..evaluation.sentences import CommonSentences, common_sentences
+from ..plots.inference_data import save_comparison
+from ..training.machine import torch_threads
+from ..training.progress import Quiet
+from . import build, folders
+from .code import guide_reference
+from .config import RunConfig, load_config
+from .swap import Trained, child_parts
 
 
 class Comparable(Trained, Protocol):
