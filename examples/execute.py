@@ -24,8 +24,13 @@ NOTEBOOKS = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
 SECONDS = 300
 """After which a cell is given up."""
 
-STRICT = "import warnings\n\nwarnings.simplefilter('error')"
-"""Runs before the first cell."""
+STRICT = """
+import warnings
+
+warnings.simplefilter("error")
+warnings.filterwarnings("ignore", module="ipykernel")
+"""
+"""Runs before the first cell: what the kernel says of itself is not the notebook's."""
 
 
 def executed(path: Path) -> NotebookNode:
