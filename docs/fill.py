@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ppl_text.tables.markdown import table_markdown
+from ppl_text.tables.page import table_markdown
 from ppl_text.tables.results import read_results
 
 ROOT = Path(__file__).resolve().parents[1]

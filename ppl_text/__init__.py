@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "fit": "ppl_text.run",
     "load": "ppl_text.run",
-    "reproduce": "ppl_text.reproduction",
+    "reproduce": "ppl_text.tables.reproduce",
     "Run": "ppl_text.run",
     "Batch": "ppl_text.core.batch",
     "LatentSpec": "ppl_text.core.latents",

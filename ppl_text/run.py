@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,20 +18,19 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from . import objectives
-from .core.batch import device_of
+from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UserError
 from .core.protocols import Objective
 from .data.corpus import Corpus
-from .decoding import Strategy, as_strategy
-from .evaluation.estimates import estimate_bounds
+from .evaluation.decoding import Strategy, as_strategy
 from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
-from .evaluation.latents import LatentFigures, latent_figures, sentence_latents
-from .evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize
+from .evaluation.latents import LatentFigures
+from .evaluation.likelihood import Likelihood
 from .evaluation.neighbours import Neighbour, nearest_texts
-from .evaluation.report import latent_section, results, run_report
-from .evaluation.scores import SentenceScores, check_storable, join_scores, store_scores
-from .evaluation.sentences import common_sentences
-from .evaluation.words import WordReferences, WordSamples, word_references, word_samples
+from .evaluation.report import Section, document, values_of
+from .evaluation.scores import check_storable
+from .measures import measures_of
+from .measures.base import Evaluation, Subject, TextSamples
 from .plots.figures import training_figure
 from .recipes import build, folders, start, swap
 from .recipes.code import guide_reference
@@ -49,6 +46,10 @@ if TYPE_CHECKING:
     from .recipes.compare import Comparison
 
 DEFAULT_RECIPE = "words"
+
+
+def _untold(done: int, total: int) -> None:
+    """Nobody is told of progress."""
 
 
 class Run:
@@ -143,6 +144,18 @@ class Run:
         return self.programs.guide
 
     @property
+    def subject(self) -> Subject:
+        """What measures look at: model, guide and corpus, and how they were trained."""
+        return build.subject_of(self.config, self.programs, self.corpus, self.folder, self._trained.get("step", 0))
+
+    @property
+    def _trained(self) -> dict[str, Any]:
+        """How training ended, as the report has it; nothing before that."""
+        path = self.folder / "results.json"
+        found: dict[str, Any] = folders.read_record(path).get("trained", {}) if path.is_file() else {}
+        return found
+
+    @property
     def finished(self) -> bool:
         """Whether training came to the end that the configuration sets, and was reported."""
         return start.is_finished(self.folder, self.config)
@@ -166,41 +179,15 @@ class Run:
         if store is not None:
             check_storable(store)
         self.require_weights()
-        device = device_of(self.model)
-        rows = build.evaluation_set(self.corpus, split, limit, seed)
-        # Decoders of sentences are wide: no filler rows.
-        of_sentences = not self.corpus.weighted
-        kept: list[SentenceScores] = []
-        bounds = sentence_bounds(
-            self.model,
-            self.guide,
-            common_sentences(rows) if of_sentences else rows,
-            particles=particles,
-            device=device,
-            seed=seed,
-            report=progress or (lambda done, total: None),
-            keep=(lambda scores: None) if store is None else kept.append,
-        )
-        if store is not None:
-            about = {"run": str(self.folder), "split": split, "seed": seed, "particles": particles, "limit": limit}
-            store_scores(store, join_scores(kept), about)
-        # A word list is drawn from with replacement, ∝ counts.
-        whole = float(len(self.corpus.splits[split])) if of_sentences else math.inf
-        drawn_from = None if limit is None else whole
-        return summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents)
+        return self.subject.evaluate(split, particles, limit, seed, progress or _untold, store)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
-        """KL by dimension, mutual information and active units of a split; None where no latent is of a sentence.
+        """What the latents of a split carry, site by site; None where nothing is latent but a path.
 
         The sentences are those of :meth:`evaluate`, and the aggregate posterior is that of all of them.
         """
-        if not sentence_latents(self.model):
-            return None
         self.require_weights()
-        device = device_of(self.model)
-        data = common_sentences(build.evaluation_set(self.corpus, split, limit, seed, batch_size=64), device)
-        with measuring(seed, self.model, self.guide):
-            return latent_figures(self.model, self.guide, data)
+        return self.subject.latents(split, limit, seed)
 
     def bound(
         self,
@@ -215,27 +202,16 @@ class Run:
         The sentences are those of :meth:`evaluate`; each is estimated twice, the least that knows a spread.
         """
         self.require_weights()
-        made = objectives.build(objective)
-        data = common_sentences(build.evaluation_set(self.corpus, split, limit, seed), device_of(self.model))
-        done = itertools.count(1)
-        report = progress or (lambda done, total: None)
-        found = estimate_bounds(
-            made,
-            self.model,
-            self.guide,
-            data,
-            draws=2 * made.particles,
-            seed=seed,
-            report=lambda: report(next(done), len(data.batches)),
-        )
-        return found.mean(data.share), found.standard_error(data.share)
+        return self.subject.bound(objective, split, limit, seed, progress or _untold)
 
-    def references(self, split: str = "test") -> WordReferences:
-        """What a word model's bounds are compared with."""
-        return word_references(self.corpus, split)
+    def sections(self, evaluation: Evaluation) -> list[Section]:
+        """What the model's measures show of an evaluation: sections for a report, with their plain values."""
+        self.require_weights()
+        measures = measures_of(self.model, self.corpus)
+        return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
 
     def generate(self, n: int = 10, seed: int = 0, strategy: Strategy | str = "sample") -> list[str]:
-        """n texts from the prior: latents drawn, then tokens by ``strategy`` (a name or an object, :mod:`.decoding`).
+        """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
 
         Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once.
         """
@@ -306,33 +282,28 @@ class Run:
 
     def report(self, result: TrainingResult) -> Path:
         """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path."""
-        options = self.config.report
-        likelihood = self.evaluate("test", options.particles, options.sentences, self.config.seed)
-        references = self.references("test")
-        samples = self.samples(options.samples, self.config.seed)
+        options, seed = self.config.report, self.config.seed
+        likelihood = self.evaluate("test", options.particles, options.sentences, seed)
+        sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples))
         training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
+        curves = "log-likelihood" if likelihood.exact else "bound and KL"
+        shown = [*sections, Section("Training", lines=(f"![{curves} over training](figures/training.png)",))]
+        if self.corpus.notes:
+            shown.append(Section("Notes on the data", lines=("\n".join(f"- {note}" for note in self.corpus.notes),)))
         facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, result)
-        latents, recipe = self.latents("test", options.sentences, self.config.seed), self.config.cures
-        said = latent_section(latents, recipe)
-        text = run_report(facts, "test", likelihood, references, samples, self.corpus.notes, latents=said)
         section, figures = swap.report_section(self, likelihood)
-        folders.write_text(self.folder / "report.md", text + section)
+        folders.write_text(self.folder / "report.md", document(facts, shown) + section)
         # Last, because it says that the run is finished.
         trained = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
         trained |= self.config.training.mark()
-        values = {
-            "split": "test",
-            **results(likelihood, references, samples, latents, recipe),
-            **figures,
-            "trained": trained,
-        }
+        values = {"split": "test", **finite_or_none(values_of(sections)), **figures, "trained": trained}
         folders.write_record(self.folder / "results.json", values)
         return self.folder / "report.md"
 
-    def samples(self, n: int = 1000, seed: int = 0) -> WordSamples:
-        """Words drawn from the prior, with the share of them that are words of the training list."""
+    def samples(self, n: int = 1000, seed: int = 0) -> TextSamples:
+        """Texts drawn from the prior, with the share of them that are texts of the training list."""
         self.require_weights()
-        return word_samples(self.model, self.guide, self.corpus, n, seed)
+        return self.subject.samples(n, seed)
 
     def swap_guide(
         self,

@@ -25,8 +25,6 @@ LAYERS = {
 }
 """Rooms by layer (docs/architecture.md); imports go downwards only."""
 
-LEAVING = {"decoding": 1, **dict.fromkeys(("compare", "reproduction"), 4)}
-"""Modules beside the rooms, until they have moved into one."""
 
 SIBLINGS = {"models", "guides", "objectives"}
 """Rooms of one layer that must not know each other: they meet in ``recipes/build.py``."""
@@ -138,7 +136,7 @@ def room(module: str) -> str:
 
 def unknown_rooms(tree: Tree) -> list[str]:
     """Modules in no room of the design."""
-    return [name for name in tree.modules if room(name) and room(name) not in LAYERS | LEAVING]
+    return [name for name in tree.modules if room(name) and room(name) not in LAYERS]
 
 
 def upward_imports(tree: Tree) -> list[str]:
@@ -160,7 +158,7 @@ def sideways_imports(tree: Tree) -> list[str]:
 
 
 def _layer(module: str) -> int:
-    return (LAYERS | LEAVING).get(room(module), max(LAYERS.values()) + 1)
+    return LAYERS.get(room(module), max(LAYERS.values()) + 1)
 
 
 def module_cycles(tree: Tree) -> list[str]:

@@ -56,7 +56,7 @@ def test_the_report_is_what_evaluate_says(trained):
     assert (stored["elbo"], stored["iw"], stored["kl_sum"]) == (found.elbo, found.iw, found.kl_sum)
     samples = trained.samples(options.samples, trained.config.seed)
     assert stored["samples"]["in_list"] == samples.in_list
-    assert " ".join(word or "∅" for word in samples.words) in (trained.folder / "report.md").read_text(encoding="utf-8")
+    assert " ".join(word or "∅" for word in samples.texts) in (trained.folder / "report.md").read_text(encoding="utf-8")
 
 
 def test_evaluate_agrees_with_the_objective_of_training(trained):

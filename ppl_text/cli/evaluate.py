@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from .output import SEED, counter, print_json, print_table
-
-if TYPE_CHECKING:
-    from ..evaluation.latents import LatentFigures
 
 
 @click.command()
@@ -37,45 +32,28 @@ def evaluate(
 
     For sentences also the perplexities that follow, and what the latents carry: mutual information, active units.
     """
-    from ..evaluation.report import bound_rows, perplexity_lines, results, sampling_line
+    from dataclasses import replace
+
+    from ..core.atomic import finite_or_none
+    from ..evaluation.report import values_of
+    from ..measures.base import Evaluation, ObjectiveBound
     from ..run import load
 
-    opened = load(run, device)
-    other = None if objective is None else opened.bound(objective, split, limit, seed, progress=counter(objective))
+    opened, other = load(run, device), None
+    if objective is not None:
+        found = opened.bound(objective, split, limit, seed, progress=counter(objective))
+        other = ObjectiveBound(objective, *found)
     likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"), store=store)
-    references, latents = opened.references(split), opened.latents(split, limit, seed)
-    recipe = opened.config.cures
+    sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other))
     if as_json:
-        values = {
-            "run": str(opened.folder),
-            "split": split,
-            "seed": seed,
-            **results(likelihood, references, None, latents, recipe),
-        }
-        if other is not None:
-            values |= {"objective": objective, "objective_bound": other[0], "objective_bound_se": other[1]}
-        print_json(values)
+        about = {"run": str(opened.folder), "split": split, "seed": seed}
+        print_json({**about, **finite_or_none(values_of(sections))})
         return
-    rows = bound_rows(likelihood, references)
-    if other is not None:
-        rows.insert(1 if likelihood.exact else 2, (f"bound of {objective}", f"{other[0]:z.3f}", f"{other[1]:.3f}"))
-    print_table(["quantity", f"nats per {references.unit}", "s.e."], rows, f"{opened.folder}, {split} split")
-    click.echo(sampling_line(likelihood, references.unit))
-    if references.unit == "sentence":
-        click.echo("\n".join(perplexity_lines(likelihood)))
-    else:
-        token = f"{likelihood.iw_per_token:z.4f} nats, perplexity {likelihood.perplexity:z.3f}"
-        click.echo(f"Per scored token: {token} (EOS counted)")
-    if latents is not None:
-        print_latents(latents, recipe)
+    first, *others = sections
+    for section in [replace(first, title=f"{opened.folder}, {split} split"), *others]:
+        if section.header:
+            print_table(section.header, section.rows, section.title)
+        for line in (*section.lines, *section.terminal):
+            click.echo(line)
     if store is not None:
         click.echo(f"What every sentence scored is in {store} (read it with ppl_text.evaluation.scores.load_scores)")
-
-
-def print_latents(figures: LatentFigures, recipe: str) -> None:
-    """What the latents carry, and what to try next."""
-    from ..evaluation.collapse import verdict_of
-    from ..evaluation.report import latent_rows
-
-    print_table(["quantity", "value"], latent_rows(figures), "What the latents carry")
-    click.echo(verdict_of(figures, recipe))

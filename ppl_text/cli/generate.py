@@ -12,7 +12,7 @@ import click
 from .output import SEED, counter
 
 if TYPE_CHECKING:
-    from ..decoding import Strategy
+    from ..evaluation.decoding import Strategy
     from ..run import Run
 
 FLAGS = {
@@ -118,7 +118,7 @@ def chosen_strategy(name: str, given: dict[str, Any]) -> Strategy:
     from dataclasses import fields
 
     from ..core.errors import UserError
-    from ..decoding import STRATEGIES, as_strategy
+    from ..evaluation.decoding import STRATEGIES, as_strategy
 
     kind: Any = type(as_strategy(name))
     owners = {field.name: owner for owner, strategy in STRATEGIES.items() for field in fields(strategy)}

@@ -35,8 +35,8 @@ def reproduce(
     reproduction.
     """
     from ..core.errors import UserError
-    from ..reproduction import reproduce as fill
-    from ..tables.markdown import data_option
+    from ..tables.page import data_option
+    from ..tables.reproduce import reproduce as fill
     from ..training.progress import make_progress
 
     try:

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
 from ..evaluation.estimates import AT_ONCE
-from ..evaluation.likelihood import measuring
-from ..evaluation.representation import (
+from ..evaluation.information import (
     DrawMoments,
     MutualInformation,
     active_units,
     mutual_information,
     unit_variances,
 )
+from ..evaluation.likelihood import measuring
 from ..evaluation.scores import Draws, draw
 from ..evaluation.sentences import CommonSentences, stream_seed
 from ..objectives.bounds import effective_share

@@ -1,11 +1,12 @@
-"""Posterior collapse: what state the latents are in, in words, and what to try next.
+"""Posterior collapse: what state the latents of whole sentences are in, in words, and what to try next.
 
 ====================== =====================================================================================
 condition              when
 ====================== =====================================================================================
 ``point mass``         KL = ∞: the guide has no density, the model is an autoencoder
-``unknown``            KL or mutual information undefined, or fewer than two sentences to tell apart
+``unknown``            KL undefined, or fewer than two sentences to tell apart
 ``collapsed``          KL < 0.1 nats a sentence, or no unit active: the decoder ignores the latents
+``unknown``            mutual information undefined, or not to be known for this guide
 ``idle``               mutual information < half of the KL (of its cap, where that is less): the KL is bought and
                        says little, most of it being KL(q(z) ‖ p(z)), the aggregate's distance from the prior
 ``partly collapsed``   fewer than half of the units active
@@ -18,15 +19,15 @@ They are looked for in this order.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from torch import nn
 
 from ..core.batch import device_of
+from ..core.latents import of_sentence
 from ..data.batches import EvaluationSet
-from .latents import LatentFigures, latent_figures, sentence_latents
+from .latents import LatentFigures, SiteFigures, latent_figures
 from .sentences import CommonSentences, chosen_rows, common_sentences, subset
 
 COLLAPSED_KL = 0.1
@@ -45,9 +46,6 @@ COSTLY_SENTENCES = 64
 """How many of them it compares where q is a flow, whose density at a given z is costly."""
 
 Condition = Literal["point mass", "unknown", "collapsed", "idle", "partly collapsed", "in use"]
-
-_FAMILIES = ("verses", "ptb", "yahoo", "snli")
-"""Corpora with a recipe for every cure, named CORPUS-CURE."""
 
 _OPTIONS = {
     "fbp": "--objective free-bits:8:dimension",
@@ -74,13 +72,15 @@ def is_collapsed(kl: float, active: int | None) -> bool:
 
 
 def condition(kl: float, information: float, cap: float, active: int | None, units: int) -> Condition:
-    """The state of the latents; arguments as in :class:`~ppl_text.evaluation.latents.LatentFigures`."""
+    """Return the state of the latents; arguments as in :class:`~ppl_text.evaluation.latents.SiteFigures`."""
     if math.isinf(kl):
         return "point mass"
-    if math.isnan(kl + information) or cap <= 0.0:
+    if math.isnan(kl) or cap <= 0.0:
         return "unknown"
     if is_collapsed(kl, active):
         return "collapsed"
+    if math.isnan(information):
+        return "unknown"
     if information < IDLE_SHARE * min(kl, cap):
         return "idle"
     if active is not None and active < USED_SHARE * units:
@@ -89,13 +89,14 @@ def condition(kl: float, information: float, cap: float, active: int | None, uni
 
 
 def evidence(found: Condition, kl: float, cap: float, active: int | None, units: int) -> str:
-    """Why that is so, by the thresholds passed and not by figures, so that it stays the same while they drift."""
+    """Say why that is so, by the thresholds passed and not by figures, so that it stays the same while they drift."""
     if found == "collapsed":
         low = [f"KL < {COLLAPSED_KL} nats"] * (kl < COLLAPSED_KL) + [f"none of {units} units active"] * (active == 0)
         return f"{', '.join(low)}: the decoder ignores the latents"
     reasons = {
         "point mass": "KL = ∞, so no bound is finite: an autoencoder",
-        "unknown": "KL or mutual information is no number, or there are not two sentences to tell apart",
+        "unknown": "KL or mutual information is no number or cannot be known, or there are not two sentences to tell "
+        "apart",
         "idle": f"the mutual information is below {IDLE_SHARE:.0%} of the KL, which is bought and says little: most of "
         "it is the distance of all posteriors together from the prior",
         "partly collapsed": f"fewer than {USED_SHARE:.0%} of {units} units active",
@@ -105,25 +106,42 @@ def evidence(found: Condition, kl: float, cap: float, active: int | None, units:
     return reasons[found]
 
 
-def advice(found: Condition, recipe: str = "") -> str:
-    """What to try next: recipes of the same corpus where ``recipe`` is one of its family, options otherwise."""
-    family = re.match(rf"({'|'.join(_FAMILIES)})-", recipe)
-    cures = [cure for cure in _CURES[found] if not family or f"{family[1]}-{cure}" != recipe]
-    if not cures:
+def siblings(recipe: str, recipes: Collection[str]) -> dict[str, str]:
+    """Return the ``recipes`` that cure a collapse on the corpus of ``recipe``, by cure; named CORPUS-CURE.
+
+    Example::
+
+        >>> siblings("mine-vae", ["mine-vae", "mine-bn", "other-bn"])
+        {'bn': 'mine-bn'}
+    """
+    corpus, dash, _ = recipe.partition("-")
+    named = {cure: f"{corpus}{dash}{cure}" for cure in _OPTIONS}
+    return {cure: name for cure, name in named.items() if dash and name in recipes and name != recipe}
+
+
+def advice(found: Condition, cures: Mapping[str, str]) -> str:
+    """Say what to try next: the recipes among ``cures`` (:func:`siblings`), or options where there are none at all."""
+    named = [cures[cure] if cures else _OPTIONS[cure] for cure in _CURES[found] if not cures or cure in cures]
+    if not named:
         return ""
-    named = [f"{family[1]}-{cure}" if family else _OPTIONS[cure] for cure in cures]
     several = f"{', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else named[0]
-    return f"Try next: {'recipe ' if family else ''}{several}."
+    return f"Try next: {'recipe ' if cures else ''}{several}."
 
 
-def verdict(kl: float, information: float, cap: float, active: int | None, units: int, recipe: str = "") -> str:
+NO_CURES: Mapping[str, str] = {}
+"""No recipe of the same corpus: options are advised."""
+
+
+def verdict(
+    kl: float, information: float, cap: float, active: int | None, units: int, cures: Mapping[str, str] = NO_CURES
+) -> str:
     """Condition, evidence and advice in a sentence or two."""
     found = condition(kl, information, cap, active, units)
     line = f"latents {found} ({evidence(found, kl, cap, active, units)})."
-    return " ".join([line, *filter(None, [advice(found, recipe)])])
+    return " ".join([line, *filter(None, [advice(found, cures)])])
 
 
-def verdict_of(figures: LatentFigures, recipe: str = "") -> str:
+def verdict_of(figures: SiteFigures, cures: Mapping[str, str] = NO_CURES) -> str:
     """The verdict on what was read."""
     return verdict(
         figures.kl,
@@ -131,23 +149,29 @@ def verdict_of(figures: LatentFigures, recipe: str = "") -> str:
         figures.mutual_information_cap,
         figures.active_units,
         figures.latent_units,
-        recipe,
+        cures,
     )
 
 
 class CollapseMonitor:
-    """What a trainer records of a sentence model's latents at each validation, and says of them.
+    """What a trainer records of the latents of whole sentences at each validation, and says of them.
 
-    ::
+    Args:
+        data: what is looked at, so many ``sentences`` of it (None: all), the same at every call.
+        draws: of z for each.
+        cures: recipes to advise, see :func:`siblings`.
+        sentences: how many sentences are looked at.
 
-        monitor = CollapseMonitor(validation, recipe=config.recipe)
+    Calling it with a model and a guide in evaluation mode returns numbers by name, ``kl_by_dimension`` a list; nothing
+    where no latent belongs to a whole sentence. Of several sites the figures are of all together, and those of each
+    stand under ``SITE.NAME``. It draws from torch's global random state: the trainer seeds it, so that all validations
+    share their random numbers.
+
+    Example::
+
+        monitor = CollapseMonitor(validation)
         values = monitor(model, guide)      # {"mutual_information": …, "kl_by_dimension": […], …}
-        monitor.remark(values)              # "latents collapsed (…). Try next: recipe verses-fbp, …"
-
-    ``data``: so many ``sentences`` of them are looked at (None: all), the same at every call; ``draws`` of z for each;
-    ``recipe``: the run's, so that advice names recipes of the same corpus. Nothing is recorded of models whose
-    latents are not those of whole sentences. Expects programs in evaluation mode, and draws from torch's global
-    random state: the trainer seeds it, so that all validations share their random numbers.
+        monitor.remark(values)              # "latents collapsed (…). Try next: …"
     """
 
     def __init__(
@@ -155,44 +179,60 @@ class CollapseMonitor:
         data: CommonSentences | EvaluationSet,
         *,
         draws: int = 4,
-        recipe: str = "",
+        cures: Mapping[str, str] = NO_CURES,
         sentences: int | None = SENTENCES,
     ) -> None:
         common = data if isinstance(data, CommonSentences) else common_sentences(data)
         number = len(common.texts)
         self._data = common if sentences is None else subset(common, chosen_rows(number, sentences))
-        self._draws, self._recipe = draws, recipe
+        self._draws, self._cures = draws, cures
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> dict[str, Any]:
-        """Numbers by name, ``kl_by_dimension`` a list; nothing where no latent belongs to a whole sentence."""
-        if not sentence_latents(model):
+        """Numbers by name, for the line of a validation."""
+        if not of_sentence(getattr(model, "latents", ())):
             return {}
         device = device_of(model)
         here = CommonSentences(tuple(batch.to(device) for batch in self._data.batches), self._data.texts)
         figures = latent_figures(model, guide, here, draws=self._draws, costly=COSTLY_SENTENCES)
-        if figures is None:
+        if figures is None or figures.together is None:
             return {}
-        values = {
-            "mutual_information": figures.mutual_information,
-            "mutual_information_cap": figures.mutual_information_cap,
-            "active_units": figures.active_units,
-            "active_units_02": figures.active_units_02,
-            "latent_units": figures.latent_units,
-            "marginal_kl": figures.marginal_kl,
-            "kl_by_dimension": list(figures.kl_by_dimension),
-        }
-        return {name: value for name, value in values.items() if value is not None}
+        return {**_recorded(figures.together), **_by_site(figures)}
 
     def remark(self, values: Mapping[str, Any]) -> str:
-        """The verdict on such numbers, in words that change only where the condition does; "" for no numbers."""
+        """Return the verdict on such numbers, in words that change only where the condition does; "" for no numbers."""
         if "mutual_information" not in values:
             return ""
         information = values["mutual_information"]
         return verdict(
-            information + values["marginal_kl"],
+            values.get("kl", information + values["marginal_kl"]),
             information,
             values["mutual_information_cap"],
             values.get("active_units"),
             int(values["latent_units"]),
-            self._recipe,
+            self._cures,
         )
+
+
+def _recorded(figures: SiteFigures) -> dict[str, Any]:
+    """What is recorded of one site, or of several together: whatever is known."""
+    values = {
+        "mutual_information": figures.mutual_information,
+        "mutual_information_cap": figures.mutual_information_cap,
+        "active_units": figures.active_units,
+        "active_units_02": figures.active_units_02,
+        "latent_units": figures.latent_units,
+        "marginal_kl": figures.marginal_kl,
+        "kl_by_dimension": list(figures.kl_by_dimension),
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _by_site(figures: LatentFigures) -> dict[str, Any]:
+    """What is recorded of each site where there are several."""
+    if len(figures.sites) == 1 or figures.together is None:
+        return {}
+    found: dict[str, Any] = {"kl": figures.together.kl}
+    for name, site in figures.sites.items():
+        values = _recorded(site) if isinstance(site, SiteFigures) else {"kl_per_step": site.kl_per_step}
+        found |= {f"{name}.{key}": value for key, value in {"kl": site.kl, **values}.items()}
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
-from ..decoding import Greedy, Sample, Strategy, search
+from .decoding import Greedy, Sample, Strategy, search
 
 CHUNK = 256
 """Texts that are encoded at once, and rows that are searched at once."""
@@ -47,16 +48,32 @@ def sample_texts(
 ) -> Samples:
     """Write n texts of the story: latents drawn for each, then the tokens by ``strategy``, by default drawn as well.
 
-    ``guide``: needed where the story decodes from q; ``source``: what a conditional story reads, n rows. Texts without
-    EOS after ``steps`` tokens are cut off and counted. Where nothing is latent or read, a deterministic strategy knows
-    one text only, which comes once whatever n is. Raises :class:`UserError` for a strategy that does not apply.
+    Args:
+        model: the story.
+        tokenizer: turns ids into texts.
+        n: how many texts; of a conditional model, for each row of ``source``.
+        steps: texts without EOS after so many tokens are cut off and counted.
+        seed: of the draws; the global random state is left alone.
+        strategy: how tokens are chosen.
+        guide: needed where the story decodes from q.
+        source: what a conditional model reads, one row for each n texts, which stand together.
+
+    Returns:
+        The texts. Where nothing is latent, a deterministic strategy knows one text only (of each source), which comes
+        once whatever n is.
+
+    Raises:
+        UserError: the strategy does not apply, a source is missing, or there is one that the model does not read.
     """
     check_strategy(model, strategy, ANCESTRAL)
-    if not model.latents and source is None and strategy.deterministic:
+    check_source(model, source)
+    if not model.latents and strategy.deterministic:
         n = 1
+    rows = n if source is None else n * source.size
     with seeded(seed), torch.no_grad():
-        latents = storyteller(model, guide).draw(n, steps, source)
-        tokens = write(model, guide, latents, n, strategy, steps, source).cpu()
+        given = None if source is None else repeated(source.to(device_of(model)), n)
+        latents = storyteller(model, guide).draw(rows, steps, given)
+        tokens = write(model, guide, latents, rows, strategy, steps, given).cpu()
     unfinished = int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
     return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
 
@@ -70,20 +87,25 @@ def reconstruct_texts(
     max_steps: int,
     seed: int,
     strategy: Strategy = GREEDY,
+    source: Batch | None = None,
 ) -> list[str]:
     """Latents ~ q(· | text), then tokens given them by ``strategy``: one reconstruction for each text.
 
     Where a latent has one step for each token, the text ends with its own steps: beyond them is padding. Otherwise
-    it is cut off after 2 · ``max_steps`` tokens. Raises :class:`UserError` where the model has nothing latent, for
-    texts that do not fit and for a strategy that does not apply.
+    it is cut off after 2 · ``max_steps`` tokens. ``source``: what a conditional model reads beside each text, as many
+    rows. Raises :class:`UserError` where the model has nothing latent, for texts that do not fit, for a strategy that
+    does not apply, and for a source that is missing or not read.
     """
     check_latent(model, "reconstruct from")
     check_strategy(model, strategy, GREEDY)
+    check_source(model, source)
     check_texts(tokenizer, texts, max_steps)
     decoded: list[str] = []
     with seeded(seed), torch.no_grad():
         for start in range(0, len(texts), CHUNK):
-            batch = encode_batch(tokenizer, texts[start : start + CHUNK]).to(device_of(model))
+            chosen = range(start, min(start + CHUNK, len(texts)))
+            own = None if source is None else source.take(torch.tensor(chosen, device=source.tokens.device))
+            batch = encode_batch(tokenizer, [texts[i] for i in chosen], own).to(device_of(model))
             latents = encoded(model, guide, batch)
             limit = batch.steps if has_steps(model) else 2 * max_steps
             rows = write(model, guide, latents, batch.size, strategy, limit, batch.source).tolist()
@@ -105,21 +127,25 @@ def interpolate_texts(
     seed: int,
     path: str = PATHS[0],
     strategy: Strategy = GREEDY,
+    source: Batch | None = None,
 ) -> list[str]:
     """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide.
 
     The ends are what :func:`reconstruct_texts` makes of the two texts with the same seed; between them lead
-    :func:`points_between` or, where the model has one, its own way. Raises :class:`UserError` where the model
-    has nothing latent, for texts that do not fit, and for a path or a strategy that does not apply.
+    :func:`points_between` or, where the model has one, its own way. ``source``: the one row that a conditional model
+    reads beside both texts and all between. Raises :class:`UserError` where the model has nothing latent, for texts
+    that do not fit, for a path or a strategy that does not apply, and for a source that is missing or not read.
     """
     check_latent(model, "interpolate between")
     check_strategy(model, strategy, GREEDY)
+    check_source(model, source)
     check_path(model, path)
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
     check_texts(tokenizer, [first, second], max_steps)
     with seeded(seed), torch.no_grad():
-        batch = encode_batch(tokenizer, [first, second]).to(device_of(model))
+        own = None if source is None else repeated(source, 2)
+        batch = encode_batch(tokenizer, [first, second], own).to(device_of(model))
         found = encoded(model, guide, batch)
         ends = [{name: value[row] for name, value in found.items()} for row in range(2)]
         if has_own_way(model):
@@ -128,7 +154,8 @@ def interpolate_texts(
         else:
             latents = {name: points_between(ends[0][name], ends[1][name], points, path) for name in found}
         steps = batch.steps if has_steps(model) else 2 * max_steps
-        tokens = write(model, guide, latents, points, strategy, steps, batch.source)
+        given = None if source is None else repeated(source.to(device_of(model)), points)
+        tokens = write(model, guide, latents, points, strategy, steps, given)
     return [tokenizer.decode(row) for row in tokens.tolist()]
 
 
@@ -148,7 +175,7 @@ def points_between(first: Tensor, second: Tensor, points: int, path: str) -> Ten
     shares = 1.0 - t, t
     if path == "spherical":
         shares = _on_an_arc(a, b, shares)
-    return (shares[0] * a + shares[1] * b).to(first.dtype).unflatten(1, first.shape)
+    return (shares[0] * a + shares[1] * b).to(first.dtype).reshape(points, *first.shape)
 
 
 def _on_an_arc(a: Tensor, b: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -182,6 +209,22 @@ def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
         )
 
 
+def is_conditional(model: Any) -> bool:
+    """Whether the model reads a source: its ``conditional``, or else whether it was built with a source vocabulary."""
+    return bool(getattr(model, "conditional", model.vocabulary.source is not None))
+
+
+def check_source(model: Any, source: Batch | None) -> None:
+    """Raise :class:`UserError` where a source is missing, or is there and not read."""
+    if is_conditional(model) and source is None:
+        raise UserError(
+            f"this model ({model.family}) writes a text given a source; say which, e.g. "
+            "run.generate(5, source=TEXT) or run.reconstruct(texts, sources=TEXTS)"
+        )
+    if source is not None and not is_conditional(model):
+        raise UserError(f"this model ({model.family}) reads no source; leave it out")
+
+
 def check_path(model: Any, path: str) -> None:
     """Raise :class:`UserError` for a path that is unknown, or that a model with its own way does not take."""
     if path not in PATHS:
@@ -210,11 +253,17 @@ def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> N
             raise UserError(f"text {text!r} has {len(row)} tokens; this run takes 1 to {max_steps - 1}")
 
 
-def encode_batch(tokenizer: Tokenizer, texts: Sequence[str]) -> Batch:
-    """Texts as one batch, as wide as the longest of them."""
+def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | None = None) -> Batch:
+    """Texts as one batch, as wide as the longest of them; ``source``: what stands beside each, as many rows."""
     ids = tokenizer.encode(texts)
     longest = max(len(row) + 1 for row in ids)
-    return collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
+    batch = collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
+    return batch if source is None else replace(batch, source=source)
+
+
+def repeated(batch: Batch, times: int) -> Batch:
+    """Every row ``times`` times, one after the other: row r of the batch becomes rows r·times, r·times + 1, …."""
+    return batch.take(torch.arange(batch.size, device=batch.tokens.device).repeat_interleave(times))
 
 
 def has_steps(model: Any) -> bool:

@@ -1,4 +1,8 @@
-"""What the latents of a sentence carry: KL by dimension, mutual information, active units, in one reading."""
+"""What the latents of a model carry, site by site: KL, mutual information, active units, in one reading.
+
+A site of the whole sentence (no step axis) has :class:`SiteFigures`; one with a step for each token has
+:class:`StepFigures`, since its mutual information would be that of the position and the length, too.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +23,26 @@ from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
 from ..objectives.closed_form import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
-from .aggregate import posterior_site
-from .representation import VERY_ACTIVE, DrawMoments, active_units, mutual_information, unit_variances
+from .information import (
+    VERY_ACTIVE,
+    DrawMoments,
+    active_units,
+    mutual_information,
+    posterior_site,
+    trace_until,
+    unit_variances,
+)
 from .sentences import CommonSentences, chosen_rows, subset
 
 
 @dataclass(frozen=True)
-class LatentFigures:
-    """What the latents say of N sentences; nats per sentence.
+class SiteFigures:
+    """What a latent of whole sentences, or several of them together, says of N sentences; nats per sentence.
 
     ``kl``: E_x KL(q(z | x) ‖ p(z)), in closed form where one is known; ``mutual_information`` I_q(x; z) against the
     aggregate posterior q(z) of ``compared`` of them (all N, or fewer where that is costly), which cannot pass
-    ``mutual_information_cap``, the entropy of these, ln ``compared`` for equal weights;
+    ``mutual_information_cap``, the entropy of these, ln ``compared`` for equal weights, and is NaN where it cannot be
+    known (:func:`~ppl_text.evaluation.information.mutual_information`);
     ``active_units`` and ``active_units_02`` of ``latent_units`` entries: those whose posterior mean varies over the
     sentences by 0.01 or 0.2 and more (unbiased variance; None where latents are not real or there is one sentence);
     ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum;
@@ -54,11 +66,10 @@ class LatentFigures:
         return self.compared_kl - self.mutual_information
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; what is no finite number is None."""
+        """Return plain values for JSON; what is no finite number is None."""
         names = ("mutual_information", "mutual_information_cap", "marginal_kl")
-        values = {name: getattr(self, name) for name in names}
         return {
-            **finite_or_none(values),
+            **finite_or_none({name: getattr(self, name) for name in names}),
             "compared": self.compared,
             "active_units": self.active_units,
             "active_units_02": self.active_units_02,
@@ -67,10 +78,48 @@ class LatentFigures:
         }
 
 
-def sentence_latents(model: nn.Module) -> tuple[LatentSpec, ...]:
-    """Return the model's latents where all of them belong to whole sentences; none otherwise."""
-    latents: tuple[LatentSpec, ...] = getattr(model, "latents", ())
-    return latents if len(of_sentence(latents)) == len(latents) else ()
+@dataclass(frozen=True)
+class StepFigures:
+    """What a latent with a step axis costs: ``kl`` in nats per sentence, of ``steps`` steps on average.
+
+    The KL is E_x E_q[KL(q ‖ p)] given the latents drawn before it, in closed form where one is known.
+    """
+
+    sentences: int
+    kl: float
+    steps: float
+
+    @property
+    def kl_per_step(self) -> float:
+        """Nats per step of the site."""
+        return self.kl / self.steps
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; what is no finite number is None."""
+        found: dict[str, Any] = finite_or_none({"kl": self.kl, "kl_per_step": self.kl_per_step, "steps": self.steps})
+        return found
+
+
+@dataclass(frozen=True)
+class LatentFigures:
+    """The latents of a model: each site by itself, and all of whole sentences ``together`` (None: there is none)."""
+
+    sites: dict[str, SiteFigures | StepFigures]
+    together: SiteFigures | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the figures of all together and, where there are several sites, of each under ``sites``."""
+        values = {} if self.together is None else self.together.as_dict()
+        if len(self.sites) > 1:
+            values["sites"] = {
+                name: {"kl": finite_or_none(site.kl), **site.as_dict()} for name, site in self.sites.items()
+            }
+        return values
+
+
+def says_more(latents: Sequence[LatentSpec]) -> bool:
+    """Whether there is more to say of these latents than the KL of a lone path, which stands beside the bounds."""
+    return len(latents) > 1 or bool(of_sentence(latents))
 
 
 def latent_figures(
@@ -82,80 +131,89 @@ def latent_figures(
     mean_draws: int = 64,
     costly: int = 256,
 ) -> LatentFigures | None:
-    """Read the latents of all sentences; None where there are none of sentences (:func:`sentence_latents`).
+    """Read the latents of all sentences; the tokens are not scored.
 
-    ``draws`` of z per sentence stand behind the mutual information, and behind the KL where it is not known in closed
-    form; ``mean_draws`` behind posterior means that are not known, since a variance of means of few draws is noise
-    of the size of the threshold. Without closed forms the density is taken to be costly (the inverse of an
-    autoregressive flow takes D passes), and the mutual information is that of ``costly`` sentences by one draw.
-    Draws from torch's global random state; the tokens are not scored.
+    Args:
+        model: the story, whose ``latents`` are read.
+        guide: q.
+        sentences: N sentences with weights.
+        draws: of z per sentence behind the mutual information, and behind a KL that is not known in closed form;
+            from torch's global random state.
+        mean_draws: behind posterior means that are not known, since a variance of means of few draws is noise of the
+            size of the threshold.
+        costly: without closed forms the density is taken to be costly (the inverse of an autoregressive flow takes D
+            passes), and the mutual information is that of so many sentences by one draw.
+
+    Returns:
+        The figures; None where there is nothing latent, or a lone path (:func:`says_more`).
     """
-    latents = sentence_latents(model)
-    if not latents:
+    latents: tuple[LatentSpec, ...] = getattr(model, "latents", ())
+    if not says_more(latents):
         return None
     with torch.no_grad(), pyro.validation_enabled(False):
         parts = [_read(model, guide, batch, latents, draws, mean_draws) for batch in sentences]
-        cheap = all(part.closed for part in parts)
-        chosen = chosen_rows(len(sentences.texts), len(sentences.texts) if cheap else costly)
-        compared = subset(sentences, chosen)
-        information = mutual_information(guide, compared, latents, draws=draws if cheap else 1)
-    share, variances = sentences.share, _variances(parts, sentences)
-    kl = torch.cat([part.kl for part in parts])
-    entries = [part.entries for part in parts if part.entries is not None]
-    by_dimension = (share @ torch.cat(entries)).tolist() if len(entries) == len(parts) else []
-    return LatentFigures(
-        sentences=len(share),
-        kl=float(share @ kl),
-        compared_kl=float(share[chosen] @ kl[chosen] / share[chosen].sum()),
-        mutual_information=information.value,
-        mutual_information_cap=information.cap,
-        active_units=None if variances is None else active_units(variances),
-        active_units_02=None if variances is None else active_units(variances, VERY_ACTIVE),
-        latent_units=sum(math.prod(site.value.shape[len(site.q.batch_shape) :]) for site in parts[0].sites.values()),
-        kl_by_dimension=tuple(by_dimension),
-        compared=len(compared.texts),
-    )
+        read = {spec.name: _joined([part[spec.name] for part in parts]) for spec in latents}
+
+        def told(whole: Sequence[LatentSpec]) -> SiteFigures:
+            return _told(guide, sentences, whole, [read[spec.name] for spec in whole], draws, costly)
+
+        whole = of_sentence(latents)
+        sites = {
+            spec.name: told([spec]) if spec in whole else _stepwise(read[spec.name], sentences.share)
+            for spec in latents
+        }
+        alone = sites[whole[0].name] if len(whole) == 1 else None
+        together = alone if isinstance(alone, SiteFigures) else told(whole) if whole else None
+    return LatentFigures(sites, together)
 
 
 class _Reading(NamedTuple):
-    """Of one batch, float64 on the CPU: ``kl`` (B,), its ``entries`` (B, D), moments (B, D) of the real sites.
+    """Of one site, float64 on the CPU: ``kl`` (B,), its ``entries`` (B, D), moments (B, units) where it is real.
 
-    ``closed``: KL and posterior means are known, nothing of it is by Monte Carlo.
+    ``steps`` (B,): of the site, where it has any; ``units``: entries of a sentence. ``closed``: KL and posterior means
+    are known, nothing of it is by Monte Carlo.
     """
 
-    sites: dict[str, LatentTerms]
     kl: Tensor
     entries: Tensor | None
     moments: DrawMoments | None
+    steps: Tensor | None
+    units: int
     closed: bool
 
 
 def _read(
     model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], draws: int, mean_draws: int
-) -> _Reading:
-    sites, plain = _latent_terms(model, guide, batch, 1)
-    closed = plain and all(site_kl(site) is not None and _mean(site.q) is not None for site in sites.values())
-    if not closed:
+) -> dict[str, _Reading]:
+    """Read each site of one batch."""
+    sites, closed = _latent_terms(model, guide, batch, latents)
+    drawn = sites
+    if not all(closed.values()):
         # Two draws are the least that know their own noise.
-        sites, _ = _latent_terms(model, guide, batch, max(2, draws))
-    divergences = [_divergence(site) for site in sites.values()]
-    entries = [entrywise_kl(sites[spec.name]) for spec in latents]
-    by_dimension = [_by_dimension(kl, spec) for kl, spec in zip(entries, latents, strict=True) if kl is not None]
-    real = [spec.name for spec in latents if spec.support == "real"]
-    moments = [_known(sites[name]) for name in real] if closed else _drawn(guide, batch, real, max(2, mean_draws))
-    return _Reading(
-        sites,
-        torch.stack(divergences).sum(0).double().cpu(),
-        torch.cat(by_dimension, -1).double().cpu() if len(by_dimension) == len(latents) else None,
-        _side_by_side(moments) if moments else None,
-        closed,
-    )
+        drawn, _ = _latent_terms(model, guide, batch, latents, max(2, draws))
+    real = [spec.name for spec in of_sentence(latents) if spec.support == "real"]
+    unknown = [name for name in real if not closed[name]]
+    moments = _drawn(guide, batch, unknown, max(2, mean_draws)) if unknown else {}
+    moments |= {name: _known(sites[name]) for name in real if closed[name]}
+    found = {}
+    for spec in latents:
+        site = sites[spec.name] if closed[spec.name] else drawn[spec.name]
+        entries = entrywise_kl(site)
+        found[spec.name] = _Reading(
+            _divergence(site).double().cpu(),
+            None if entries is None else _by_dimension(entries, spec).double().cpu(),
+            moments.get(spec.name),
+            _steps(site, spec, batch),
+            math.prod(site.value.shape[len(site.q.batch_shape) :]),
+            closed[spec.name],
+        )
+    return found
 
 
 def _latent_terms(
-    model: nn.Module, guide: nn.Module, batch: Batch, particles: int
-) -> tuple[dict[str, LatentTerms], bool]:
-    """The latent sites of K particles, no token scored; and whether the one site of K = 1 is q(z | x) itself."""
+    model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], particles: int = 1
+) -> tuple[dict[str, LatentTerms], dict[str, bool]]:
+    """Return the latent sites of K particles, no token scored; and of K = 1 whether all of each is known."""
     with particle_plate(particles):
         drawn = poutine.trace(guide).get_trace(batch)
         replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(batch)
@@ -164,7 +222,84 @@ def _latent_terms(
         for name, site in stochastic_sites(drawn)
         if not is_auxiliary(site)
     }
-    return sites, posterior_site(drawn, batch) is not None
+    closed = {
+        spec.name: posterior_site(drawn, batch, spec.name) is not None
+        and site_kl(sites[spec.name]) is not None
+        and (spec.step_axis is not None or _mean(sites[spec.name].q) is not None)
+        for spec in latents
+    }
+    return sites, closed
+
+
+def _steps(site: LatentTerms, spec: LatentSpec, batch: Batch) -> Tensor | None:
+    """How many steps the site has in each sentence, (B,); None for one of the whole sentence."""
+    if spec.step_place is None:
+        return None
+    if spec.step_axis == "T":
+        return batch.lengths.double().cpu()
+    if batch.source is not None:
+        return batch.source.lengths.double().cpu()
+    event = site.value.shape[len(site.q.batch_shape) :]
+    return torch.full((batch.size,), float(event[spec.step_place]), dtype=torch.float64)
+
+
+def _joined(parts: Sequence[_Reading]) -> _Reading:
+    """The batches under each other."""
+    first, moments = parts[0], [part.moments for part in parts if part.moments is not None]
+    entries = [part.entries for part in parts if part.entries is not None]
+    return _Reading(
+        torch.cat([part.kl for part in parts]),
+        torch.cat(entries) if len(entries) == len(parts) and first.steps is None else None,
+        _under_each_other(moments) if moments else None,
+        None if first.steps is None else torch.cat([part.steps for part in parts if part.steps is not None]),
+        first.units,
+        all(part.closed for part in parts),
+    )
+
+
+def _under_each_other(moments: Sequence[DrawMoments]) -> DrawMoments:
+    """The moments of several batches as those of one."""
+    means, variances = ([getattr(m, name) for m in moments] for name in ("mean", "variance"))
+    return DrawMoments(torch.cat(means), torch.cat(variances), moments[0].draws)
+
+
+def _told(
+    guide: nn.Module,
+    sentences: CommonSentences,
+    latents: Sequence[LatentSpec],
+    read: Sequence[_Reading],
+    draws: int,
+    costly: int,
+) -> SiteFigures:
+    """Put together what was read of one latent of whole sentences, or of several."""
+    number, share = len(sentences.texts), sentences.share
+    cheap = len(read) == 1 and read[0].closed
+    chosen = chosen_rows(number, number if cheap else costly)
+    compared = subset(sentences, chosen)
+    information = mutual_information(guide, compared, latents, draws=draws if cheap else 1)
+    kl = torch.stack([part.kl for part in read]).sum(0)
+    units = [_variances(part.moments, sentences) for part in read if part.moments is not None]
+    known = [variances for variances in units if variances is not None]
+    variances = torch.cat(known) if known else None
+    entries = [part.entries for part in read if part.entries is not None]
+    return SiteFigures(
+        sentences=number,
+        kl=float(share @ kl),
+        compared_kl=float(share[chosen] @ kl[chosen] / share[chosen].sum()),
+        mutual_information=information.value,
+        mutual_information_cap=information.cap,
+        active_units=None if variances is None else active_units(variances),
+        active_units_02=None if variances is None else active_units(variances, VERY_ACTIVE),
+        latent_units=sum(part.units for part in read),
+        kl_by_dimension=tuple((share @ torch.cat(entries, -1)).tolist()) if len(entries) == len(read) else (),
+        compared=len(compared.texts),
+    )
+
+
+def _stepwise(read: _Reading, share: Tensor) -> StepFigures:
+    """Put together what was read of a latent with a step axis."""
+    steps = torch.ones_like(share) if read.steps is None else read.steps
+    return StepFigures(len(share), float(share @ read.kl), float(share @ steps))
 
 
 def _mean(q: Any) -> Tensor | None:
@@ -214,25 +349,17 @@ def _known(site: LatentTerms) -> DrawMoments:
     return DrawMoments(mean, torch.zeros_like(mean), 1)
 
 
-def _drawn(guide: nn.Module, batch: Batch, names: Sequence[str], draws: int) -> list[DrawMoments]:
+def _drawn(guide: nn.Module, batch: Batch, names: Sequence[str], draws: int) -> dict[str, DrawMoments]:
     """Posterior means (B, units) of each site by the mean of draws, with the variance of these."""
     with particle_plate(draws):
-        nodes = poutine.trace(guide).get_trace(batch).nodes
-    values = [nodes[name]["value"].reshape(draws, batch.size, -1).double().cpu() for name in names]
-    return [DrawMoments(value.mean(0), value.var(0), draws) for value in values]
+        nodes = trace_until(guide, batch, names).nodes
+    values = {name: nodes[name]["value"].reshape(draws, batch.size, -1).double().cpu() for name in names}
+    return {name: DrawMoments(value.mean(0), value.var(0), draws) for name, value in values.items()}
 
 
-def _side_by_side(moments: Sequence[DrawMoments]) -> DrawMoments:
-    """The units of several sites as those of one."""
-    means, variances = ([getattr(m, name) for m in moments] for name in ("mean", "variance"))
-    return DrawMoments(torch.cat(means, -1), torch.cat(variances, -1), moments[0].draws)
-
-
-def _variances(parts: Sequence[_Reading], sentences: CommonSentences) -> Tensor | None:
-    """Unbiased variance over sentences of each unit's posterior mean, (units,); None where there is none."""
-    found = [part.moments for part in parts if part.moments is not None]
-    alike = float(sentences.share.square().sum())
-    if not found or len(sentences.share) < 2:
+def _variances(moments: DrawMoments, sentences: CommonSentences) -> Tensor | None:
+    """Unbiased variance over sentences of each unit's posterior mean, (units,); None for one sentence."""
+    if len(sentences.share) < 2:
         return None
-    moments = DrawMoments(torch.cat([m.mean for m in found]), torch.cat([m.variance for m in found]), found[0].draws)
+    alike = float(sentences.share.square().sum())
     return unit_variances(moments, sentences.weights) / (1.0 - alike)

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.batch import Batch
+from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import of_sentence
 from ..data.corpus import Split
 from ..data.tables import Rows, TokenTable, token_table
 from ..data.tokenizers import Tokenizer
-from .generation import check_latent, check_texts, device_of, encode_batch, encoded
+from .generation import check_latent, check_texts, encode_batch, encoded
 from .likelihood import measuring
 
 CHUNK = 256

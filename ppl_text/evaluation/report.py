@@ -1,78 +1,41 @@
-"""The report of a run, in Markdown, from what was measured."""
+"""What a report is made of: sections with a table, prose and plain values, and the section on the latents."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.atomic import finite_or_none
-from .collapse import verdict_of
-from .latents import LatentFigures
-from .likelihood import Likelihood
-from .words import WordReferences, WordSamples
+from .collapse import NO_CURES, verdict_of
+from .latents import LatentFigures, SiteFigures, StepFigures
+
+Row = tuple[str, ...]
 
 
-def bound_rows(likelihood: Likelihood, references: WordReferences) -> list[tuple[str, str, str]]:
-    """Name, value and Monte-Carlo standard error of each quantity, as text; nats per word or sentence.
+@dataclass(frozen=True)
+class Section:
+    """A part of a report: what a reader sees, and the same figures as plain values for ``results.json``.
 
-    Where nothing is latent, one row takes the place of the bounds and their parts: ln p(w), exact.
+    Args:
+        title: its heading.
+        header: headings of its table; no table where it is empty.
+        rows: cells of the table, as text.
+        lines: paragraphs below the table.
+        terminal: further lines, which only a terminal shows.
+        values: the figures by name; what is no finite number is left to whoever writes them.
     """
-    k, latent = likelihood.particles, "h" if references.unit == "word" else "z"
-    bounds = [
-        ("ELBO", f"{likelihood.elbo:z.3f}", _error(likelihood.elbo_se, k)),
-        (f"importance-weighted bound, K = {k}", f"{likelihood.iw:z.3f}", _error(likelihood.iw_se, k)),
-        ("KL(q ‖ p)", f"{likelihood.kl:z.3f}", ""),
-        (f"reconstruction E_q[ln p(w | {latent})]", f"{-likelihood.rec:z.3f}", ""),
-    ]
-    exact = [("log-likelihood ln p(w): nothing is latent", f"{likelihood.iw:z.3f}", "exact")]
-    return [
-        *(exact if likelihood.exact else bounds),
-        (f"i.i.d. {references.symbol} model ({references.symbol}s and EOS)", f"{-references.letters:z.3f}", "exact"),
-        ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact"),
-    ]
 
+    title: str
+    header: Row = ()
+    rows: tuple[Row, ...] = ()
+    lines: tuple[str, ...] = ()
+    terminal: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
 
-def _error(value: float, particles: int) -> str:
-    """A standard error as text; one draw says nothing of its spread, and a bound of -∞ has none."""
-    if math.isnan(value):
-        return "unknown (K = 1)" if particles == 1 else ""
-    return f"{value:z.3f}"
-
-
-def perplexity_lines(likelihood: Likelihood) -> list[str]:
-    """Perplexities of sentences with what they are normalised by, and why they are infinite where they are."""
-    n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
-    if likelihood.exact:
-        return [f"PPL {likelihood.perplexity:z.3f}, exact; over {n}."]
-    lines = [
-        f"PPL {likelihood.elbo_perplexity:z.3f} from the ELBO, {likelihood.perplexity:z.3f} from K = "
-        f"{likelihood.particles} importance samples; over {n}."
-    ]
-    if not likelihood.finite:
-        lines.append(
-            "KL = ∞: the guide puts all its mass on one point, which has no density under the prior, so every bound is "
-            "-∞ and says so; only the reconstruction is a number."
-        )
-    return lines
-
-
-def latent_rows(figures: LatentFigures) -> list[tuple[str, str]]:
-    """What the latents carry, as text."""
-    units, dimensions = figures.latent_units, sorted(figures.kl_by_dimension, reverse=True)
-    active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
-    return [
-        ("KL(q(z given x) ‖ p(z))", f"{figures.kl:z.3f} nats"),
-        (
-            "mutual information I(x; z)",
-            f"{figures.mutual_information:z.3f} nats; cap {figures.mutual_information_cap:z.3f}, the entropy of the "
-            f"{figures.compared:,} sentences compared",
-        ),
-        ("KL(q(z) ‖ p(z)) of their aggregate", f"{figures.marginal_kl:z.3f} nats"),
-        *((f"units active at {at}", f"{n} of {units}") for at, n in active if n is not None),
-        *([("KL by dimension, largest first", " ".join(f"{kl:.2f}" for kl in dimensions))] if dimensions else []),
-    ]
+    def markdown(self) -> str:
+        """The section as Markdown, every line beginning with a capital."""
+        parts = [f"## {self.title}", *([table(self.header, self.rows)] if self.header else [])]
+        return "\n\n".join([*parts, *(line[:1].upper() + line[1:] for line in self.lines)])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -82,78 +45,68 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, "|" + " --- |" * len(header), *others])
 
 
-def sampling_line(likelihood: Likelihood, unit: str = "word") -> str:
-    """How the bounds were measured, in one sentence."""
-    n, error = f"{likelihood.n_sent:,.0f}", f"± {likelihood.sampling_se:.3f} from the draw"
-    drawn = f"{n} {unit}s drawn from the split" + (" ∝ counts" if unit == "word" else "") + f" ({error})"
-    latent = "h" if unit == "word" else "z"
-    every = f"every type of the split, weighted by its count ({n} tokens)" if unit == "word" else f"all {n} {unit}s"
+def document(facts: Mapping[str, str], sections: Sequence[Section]) -> str:
+    """``report.md``: the title and table of what was run, under ``run`` its title, and the sections."""
+    parts = [f"# {facts['run']}", table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"])]
+    return "\n\n".join([*parts, *(section.markdown() for section in sections)]) + "\n"
+
+
+def values_of(sections: Sequence[Section]) -> dict[str, Any]:
+    """The plain values of all sections."""
+    return {name: value for section in sections for name, value in section.values.items()}
+
+
+def latent_sections(figures: LatentFigures | None, cures: Mapping[str, str] = NO_CURES) -> list[Section]:
+    """The section on what the latents carry; none where there is nothing to say.
+
+    One site has a table of its quantities. Several have a row each, and one for those of whole sentences together
+    where these are several; the verdict is on each of whole sentences.
+    """
+    if figures is None:
+        return []
+    values = figures.as_dict() | ({} if figures.together is None else {"latents": verdict_of(figures.together, cures)})
+    whole = {name: site for name, site in figures.sites.items() if isinstance(site, SiteFigures)}
+    if len(figures.sites) == 1:
+        (name, site), *_ = whole.items()
+        said = (verdict_of(site, cures),)
+        return [Section("What the latents carry", ("quantity", "value"), _quantities(name, site), said, (), values)]
+    rows = [_row(name, site) for name, site in figures.sites.items()]
+    if len(whole) > 1 and figures.together is not None:
+        rows.append(_row(f"{', '.join(whole)} together", figures.together))
+    lines = tuple(f"{name}: {verdict_of(site, cures)}" for name, site in whole.items())
+    return [Section("What the latents carry", _HEADER, tuple(rows), lines, (), values)]
+
+
+def _quantities(name: str, figures: SiteFigures) -> tuple[Row, ...]:
+    """What a lone latent of whole sentences carries, as text."""
+    dimensions = sorted(figures.kl_by_dimension, reverse=True)
+    active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
     return (
-        f"Nats per {unit}, EOS scored, over {drawn if likelihood.sampling_se else every}; "
-        f"{likelihood.n_eos / likelihood.n_sent:.2f} scored tokens a {unit}."
-        + ("" if likelihood.exact else f" Standard errors are of the draws of {latent}.")
+        (f"KL(q({name} given x) ‖ p({name}))", f"{figures.kl:z.3f} nats"),
+        (
+            f"mutual information I(x; {name})",
+            f"{figures.mutual_information:z.3f} nats; cap {figures.mutual_information_cap:z.3f}, the entropy of the "
+            f"{figures.compared:,} sentences compared",
+        ),
+        (f"KL(q({name}) ‖ p({name})) of their aggregate", f"{figures.marginal_kl:z.3f} nats"),
+        *((f"units active at {at}", f"{n} of {figures.latent_units}") for at, n in active if n is not None),
+        *([("KL by dimension, largest first", " ".join(f"{kl:.2f}" for kl in dimensions))] if dimensions else []),
     )
 
 
-def run_report(
-    facts: Mapping[str, str],
-    split: str,
-    likelihood: Likelihood,
-    references: WordReferences,
-    samples: WordSamples,
-    notes: Sequence[str],
-    shown: int = 60,
-    latents: Sequence[str] = (),
-) -> str:
-    """``report.md``: what was run, the bounds, what the latents carry (:func:`latent_section`), samples, notes."""
-    curves, unit = "log-likelihood" if likelihood.exact else "bound and KL", references.unit
-    gap = " " if unit == "word" else "\n>\n> "
-    parts = [
-        f"# {facts['run']}",
-        table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
-        f"## {'Log-likelihood of' if likelihood.exact else 'Bounds on'} the {split} {unit}s",
-        table(["quantity", f"nats per {unit}", "Monte-Carlo s.e."], bound_rows(likelihood, references)),
-        sampling_line(likelihood, unit),
-        *(perplexity_lines(likelihood) if unit == "sentence" else []),
-        *latents,
-        f"## Samples from the {'model' if likelihood.exact else 'prior'} ({samples.drawn:,} drawn)",
-        f"{unit.capitalize()}s of the training list: {samples.in_list:.1%} · distinct: {samples.unique:.1%} · "
-        f"cut off without EOS: {samples.unfinished}",
-        "> " + gap.join(word or "∅" for word in samples.words[: shown if unit == "word" else 10]),
-        f"## Training\n\n![{curves} over training](figures/training.png)",
-    ]
-    if notes:
-        parts += ["## Notes on the data", "\n".join(f"- {note}" for note in notes)]
-    return "\n\n".join(parts) + "\n"
+_HEADER = ("site", "KL, nats", "a step", "I(x; site), nats", "its cap", "KL of the aggregate", "active, 0.01", "0.2")
 
 
-def latent_section(figures: LatentFigures | None, recipe: str = "") -> list[str]:
-    """The report's section on the latents; nothing where none belongs to a whole sentence."""
-    if figures is None:
-        return []
-    said = verdict_of(figures, recipe)
-    return ["## What the latents carry", table(["quantity", "value"], latent_rows(figures)), said[0].upper() + said[1:]]
-
-
-def results(
-    likelihood: Likelihood,
-    references: WordReferences,
-    samples: WordSamples | None = None,
-    latents: LatentFigures | None = None,
-    recipe: str = "",
-) -> dict[str, Any]:
-    """The same figures as plain values, for ``results.json`` and ``--json``; what is no finite number is None."""
-    values: dict[str, Any] = {
-        **asdict(likelihood),
-        "iw_per_token": likelihood.iw_per_token,
-        "iw_sum": likelihood.iw_sum,
-        "perplexity": likelihood.perplexity,
-        "elbo_perplexity": likelihood.elbo_perplexity,
-        "letter_model": -references.letters,
-        "split_entropy": references.entropy,
-    }
-    if latents is not None:
-        values |= {**latents.as_dict(), "latents": verdict_of(latents, recipe)}
-    if samples is not None:
-        values["samples"] = {k: v for k, v in asdict(samples).items() if k != "words"}
-    return finite_or_none(values)
+def _row(name: str, figures: SiteFigures | StepFigures) -> Row:
+    """One of several sites as text; a dash stands for what does not apply."""
+    if isinstance(figures, StepFigures):
+        return (name, f"{figures.kl:z.3f}", f"{figures.kl_per_step:z.3f}", *["–"] * 5)
+    known = figures.mutual_information == figures.mutual_information
+    information = (
+        f"{figures.mutual_information:z.3f}" if known else "unknown",
+        f"{figures.mutual_information_cap:z.3f}",
+        f"{figures.marginal_kl:z.3f}" if known else "unknown",
+    )
+    active = (figures.active_units, figures.active_units_02)
+    units = ("–" if n is None else f"{n} of {figures.latent_units}" for n in active)
+    return (name, f"{figures.kl:z.3f}", "–", *information, *units)

@@ -1,4 +1,4 @@
-"""The sentences that several runs are compared on, as batches without filler."""
+"""The sentences that a run is measured on, and several are compared on: as batches, without filler where wanted."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from ..core.batch import Batch
+from ..core.errors import UserError
 from ..core.vocabulary import PAD_ID
-from ..data.batches import EvaluationSet
+from ..data.batches import EvaluationSet, default_buckets, evaluation_batches
+from ..data.corpus import Corpus
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ class CommonSentences:
         return Batch(
             chosen.tokens, chosen.lengths, torch.ones_like(chosen.weights), chosen.decoder_inputs, chosen.source
         )
+
+
+def evaluation_set(corpus: Corpus, split: str, limit: int | None, seed: int, batch_size: int = 256) -> EvaluationSet:
+    """One pass over a split, or over ``limit`` texts drawn from it; raises :class:`UserError` for an unknown split."""
+    if split not in corpus.splits:
+        raise UserError(f"unknown split '{split}'; corpus '{corpus.name}' has {', '.join(corpus.splits)}")
+    data = corpus.splits[split]
+    buckets = default_buckets(data, corpus.tokenizer, 4)
+    return evaluation_batches(data, corpus.tokenizer, batch_size=batch_size, buckets=buckets, limit=limit, seed=seed)
 
 
 def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") -> CommonSentences:

@@ -1,8 +1,9 @@
-"""Figures of what noise decides: the state-space paper's box plots of the entropy gap, and entropies over training."""
+"""Figures of entropies: the gap by position and length, over training, and cross-entropies above the data's own."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,7 +26,7 @@ CURVES = {
 
 
 class Gaps(Protocol):
-    """Entropy gaps by row, such as :class:`~ppl_text.evaluation.entropy_gap.EntropyGap`; nats."""
+    """Entropy gaps by row, such as :class:`~ppl_text.evaluation.trajectories.EntropyGap`; nats."""
 
     @property
     def position(self) -> ArrayLike:
@@ -48,6 +49,11 @@ def gap_figure(gaps: Gaps, target: Path) -> None:
 def entropies_figure(metrics: Path, target: Path, baseline: float | None = None) -> None:
     """:func:`draw_entropies` as a PNG."""
     save_figure(draw_entropies(metrics, baseline), target)
+
+
+def distances_figure(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
+    """:func:`draw_distances` as a PNG."""
+    save_figure(draw_distances(rows), target)
 
 
 def draw_gaps(gaps: Gaps) -> Figure:
@@ -98,6 +104,30 @@ def draw_entropies(metrics: Path, baseline: float | None = None) -> Figure:
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
     return figure
+
+
+def draw_distances(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Cross-entropy of the test words above their entropy, nats per word: ours and the published, row by row.
+
+    ``rows`` are those of a table's results; ones without either are left out.
+    """
+    shown = [row for row in rows if _distance(row, "measures") is not None or _distance(row, "published") is not None]
+    shown = shown[::-1]
+    figure = blank_figure(7.5, 1.2 + 0.28 * len(shown))
+    axes = figure.subplots()
+    for whose, marker, label in (("published", "o", "published"), ("measures", "D", "ours")):
+        points = [(value, place) for place, row in enumerate(shown) if (value := _distance(row, whose)) is not None]
+        if points:
+            axes.plot(*zip(*points, strict=True), marker, label=label)
+    axes.set_yticks(range(len(shown)), [f"{row['title']} ({row['name']})" for row in shown])
+    axes.set_xlabel("nats per word above the entropy of the test words")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _distance(row: Mapping[str, Any], whose: str) -> float | None:
+    value: float | None = row[whose].get("distance")
+    return value
 
 
 def _boxes(axes: Axes, keys: Any, values: Any) -> None:

@@ -18,6 +18,7 @@ from guides import GUIDES
 from .. import objectives
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError, nearest
+from ..core.latents import of_sentence
 from ..core.protocols import Objective
 from ..core.registry import Registry
 from ..core.vocabulary import Vocabulary
@@ -27,15 +28,15 @@ from ..data.batches import (
     EvaluationSet,
     TrainingBatches,
     default_buckets,
-    evaluation_batches,
 )
 from ..data.catalogue import load_corpus
 from ..data.corpus import Corpus
 from ..data.options import SENTENCE_RULES
 from ..data.wordlist import WordOptions
-from ..evaluation.collapse import SENTENCES, CollapseMonitor
-from ..evaluation.entropy_gap import entropy_monitor
-from ..evaluation.latents import sentence_latents
+from ..evaluation.collapse import siblings
+from ..evaluation.sentences import evaluation_set
+from ..measures import monitor_of
+from ..measures.base import Subject
 from ..models import MODELS
 from ..nn.statistics import statistics_of
 from ..training.optimizers import build_optimizer
@@ -43,6 +44,7 @@ from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
+from . import recipe_names
 from .config import DataSection, RunConfig, check_config, sound_parts
 from .errors import Errors, RecipeError, checked_options, place_of
 from .folders import check_parent
@@ -225,15 +227,6 @@ def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None)
     )
 
 
-def evaluation_set(corpus: Corpus, split: str, limit: int | None, seed: int, batch_size: int = 256) -> EvaluationSet:
-    """One pass over a split, or over ``limit`` sentences drawn from it."""
-    if split not in corpus.splits:
-        raise UserError(f"unknown split '{split}'; corpus '{corpus.name}' has {', '.join(corpus.splits)}")
-    data = corpus.splits[split]
-    buckets = default_buckets(data, corpus.tokenizer, 4)
-    return evaluation_batches(data, corpus.tokenizer, batch_size=batch_size, buckets=buckets, limit=limit, seed=seed)
-
-
 def build_trainer(
     config: RunConfig,
     corpus: Corpus,
@@ -270,7 +263,7 @@ def build_trainer(
         fabric,
         progress,
         identity(config, corpus),
-        build_monitor(config, programs.model, corpus, validation),
+        build_monitor(config, subject_of(config, programs, corpus, folder), validation),
         statistics=statistics_batches(config, corpus) if statistics_of(*programs) else (),
         seed=config.seed,
     )
@@ -286,21 +279,25 @@ def statistics_batches(config: RunConfig, corpus: Corpus) -> list[Batch]:
     return list(itertools.islice(stream, min(ESTIMATED_ON, epoch_length(stream) or ESTIMATED_ON)))
 
 
-def build_monitor(config: RunConfig, model: nn.Module, corpus: Corpus, validation: EvaluationSet) -> Monitor | None:
-    """What is recorded at each validation beside the bound: of latents of sentences, or of paths through the tokens.
+def subject_of(config: RunConfig, programs: Programs, corpus: Corpus, folder: Path, steps: int = 0) -> Subject:
+    """What measures look at of a run, after ``steps`` updates."""
+    cures = siblings(config.cures, recipe_names())
+    return Subject(programs.model, programs.guide, corpus, config.objective, steps, cures, folder)
 
-    Raises :class:`UserError` for aggressive training of a model without the former.
+
+def build_monitor(config: RunConfig, subject: Subject, validation: EvaluationSet) -> Monitor | None:
+    """What is recorded at each validation beside the bound, as the model's measures say.
+
+    Raises :class:`UserError` for aggressive training of a model without a latent of the whole text.
     """
     aggressive = any(stage.update == "aggressive" for stage in config.training.in_stages())
-    if sentence_latents(model):
-        # Aggressive training ends by the information of all validation sentences (specification 0).
-        return CollapseMonitor(validation, recipe=config.cures, sentences=None if aggressive else SENTENCES)
-    if aggressive:
+    if aggressive and not of_sentence(subject.model.latents):
         raise UserError(
             f"update: aggressive ends by the mutual information of sentences and their latents, and this "
             f"{config.model.family} has no latent of a sentence; use update: joint"
         )
-    return entropy_monitor(model, steps=2 * corpus.max_steps)
+    # Aggressive training ends by the information of all validation sentences (specification 0).
+    return monitor_of(subject, validation, everything=aggressive)
 
 
 def epoch_length(batches: BatchStream) -> int | None:

@@ -2,7 +2,7 @@
 
 A table is one YAML file: its columns, its rows (a recipe and what is changed of it, beside the published figures), the
 published claims that follow from comparing rows, and budgets. To add one: write the file, and name in ``measure`` the
-function of ``measures.py`` that fills a row. Nothing heavy is imported here.
+kind of :data:`ppl_text.measures.MEASURES` that fills a row. Nothing heavy is imported here.
 """
 
 from __future__ import annotations

@@ -51,6 +51,7 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
         "part": table.part,
         "title": table.title,
         "source": table.source,
+        "measure": table.measure,
         "corpus": corpus,
         "given": given,
         "budget": budget,

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import RunFolderError, UserError
+from ..measures import load_measure
+from ..measures.base import Measured
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree
 from ..recipes.tree import source_of
 from ..run import Run, fit, load
 from ..training.machine import describe_environment, torch_threads
 from ..training.progress import Progress
-from .measured import VERSIONS, Measured
-from .measures import MEASURES
 from .table import Row, Table
 
 RECORD = "measures.json"
@@ -104,7 +104,7 @@ def trained_values(config: RunConfig) -> dict[str, Any]:
 
 def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: str) -> bool:
     """Whether a row was measured as it would be today."""
-    return record.get("settings") == settings and record.get("version") == VERSIONS[measure]
+    return record.get("settings") == settings and record.get("version") == load_measure(measure).version
 
 
 def run_task(task: Task, progress: Progress) -> dict[str, Any]:
@@ -152,14 +152,14 @@ def _trained(task: Task, progress: Progress) -> Run:
 
 
 def _measured(task: Task, run: Run | None, progress: Progress) -> Measured:
-    of_run, of_data = MEASURES[task.table.measure]
+    measure = load_measure(task.table.measure)
 
     def report(what: str) -> None:
         progress.message(f"measuring: {what}")
 
     if run is not None:
-        return of_run(run, task.settings, report)
-    return of_data(build.load_data(task.config()), task.settings, task.seed, report)
+        return measure.row(run.subject, task.settings, report)
+    return measure.data_row(build.load_data(task.config()), task.settings, task.seed, report)
 
 
 def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
         "budget": task.budget,
         "corpus": task.corpus,
         "seed": task.seed,
-        "version": VERSIONS[task.table.measure],
+        "version": load_measure(task.table.measure).version,
         "settings": task.settings,
         "config": trained_values(config),
         "fingerprint": corpus.fingerprint,

@@ -1,23 +1,28 @@
-"""What a published table is: columns, rows, claims and budgets, typed and checked."""
+"""What a published table is: columns, rows, claims and budgets, typed and checked.
+
+A table may be printed with the same rows for several corpora: one YAML file, of which one part is filled at a time. The
+file's ``parts`` name the corpora. ``{part}`` in a text stands for the part's name, and a mapping whose keys are all
+``in PART`` or ``else`` for the value of the part that is filled::
+
+    recipe: "{part}-vae"
+    published: {in ptb: {rec: 101.27}, in snli: {rec: 33.08}, else: {}}
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..core.errors import ConfigError, UnknownNameError, nearest
+from ..core.errors import ConfigError, UnknownNameError, UserError, nearest
+from ..measures import MEASURES
 from ..recipes.tree import parse_yaml
 from . import table_text
-from .parts import check_part, of_part
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 """A name that is safe as a folder's."""
-
-
-KINDS = ("words", "sentences")
-"""Names of what can be measured of a row; ``measures.py`` has the functions."""
 
 
 class _Part(BaseModel):
@@ -98,7 +103,8 @@ class Table(_Part):
     """A published table (or several of one paper) with everything that is needed to fill it again.
 
     ``parts``: the corpora that it is printed for, by name, where there are several; ``part``: the one that is filled,
-    and ``corpus`` that part's.
+    and ``corpus`` that part's. ``measure``: the kind of measures that fills a row; ``baselines``: rows that its
+    figures compare others with.
     """
 
     name: Name
@@ -108,6 +114,7 @@ class Table(_Part):
     parts: dict[Name, Corpus] = {}
     part: Name | None = None
     measure: str
+    baselines: tuple[Name, ...] = ()
     columns: tuple[Column, ...]
     groups: dict[str, str]
     budgets: dict[str, Budget]
@@ -188,11 +195,68 @@ def _check_references(table: Table) -> None:
         faults += [f"budget '{budget.about}' changes no row '{name}'" for name in budget.rows if name not in names]
     if table.corpus is None and not table.parts:
         faults.append("it names no corpus")
-    if table.measure not in KINDS:
-        known = ", ".join(KINDS)
-        faults.append(f"measures '{table.measure}' are not known{nearest(table.measure, KINDS)}; known: {known}")
+    if table.measure not in MEASURES:
+        known = ", ".join(MEASURES)
+        faults.append(f"measures '{table.measure}' are not known{nearest(table.measure, MEASURES)}; known: {known}")
+    faults += [f"there is no baseline row '{name}'" for name in table.baselines if name not in names]
     for claim in table.claims:
         faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]
         faults += [] if claim.column in keys else [f"claim '{claim.text}' names no column '{claim.column}'"]
     if faults:
         raise ConfigError(f"table '{table.name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults))
+
+
+_IN, _ELSE = "in ", "else"
+
+
+class Chosen(NamedTuple):
+    """Which part of a table to fill (None: it has none), and on what data (None: the part's own)."""
+
+    part: str | None
+    data: str | None
+
+
+def choose_part(table: str, parts: Mapping[str, Any], data: str | None) -> Chosen:
+    """What ``--data [PART=]PATH`` means for a table; its first part where nothing is given.
+
+    Without ``PART=`` the last name of the path tells, or the data are the name of a part that has its own corpus.
+    Raises :class:`UserError` where neither does, and where a part needs data that were not given.
+    """
+    if not parts:
+        return Chosen(None, data)
+    if data is None:
+        return Chosen(next(iter(parts)), None)
+    name, equals, path = data.partition("=")
+    if not equals:
+        name, path = (data, "") if data in parts else (Path(data).name, data)
+    if name not in parts:
+        raise UserError(
+            f"--data {data}: table {table} is printed for {', '.join(parts)}; say which of them that is, "
+            f"e.g. --data {list(parts)[-1]}={path or data}"
+        )
+    return Chosen(name, path or None)
+
+
+def of_part(tree: Any, part: str, parts: Sequence[str]) -> Any:
+    """A tree with every choice made and every ``{part}`` replaced; raises :class:`ConfigError` for an unknown part."""
+    if isinstance(tree, str):
+        return tree.replace("{part}", part)
+    if isinstance(tree, list):
+        return [of_part(item, part, parts) for item in tree]
+    if not isinstance(tree, Mapping):
+        return tree
+    if tree and all(isinstance(key, str) and (key == _ELSE or key.startswith(_IN)) for key in tree):
+        unknown = [key for key in tree if key != _ELSE and key.removeprefix(_IN) not in parts]
+        if unknown:
+            raise ConfigError(f"'{unknown[0]}' is no part of the table; its parts: {', '.join(parts)}")
+        return of_part(tree.get(f"{_IN}{part}", tree.get(_ELSE)), part, parts)
+    return {key: of_part(value, part, parts) for key, value in tree.items()}
+
+
+def check_part(table: str, part: str | None, parts: Mapping[str, Any]) -> str | None:
+    """The part to fill, its first where none is named; raises :class:`UnknownNameError`."""
+    if part is None:
+        return next(iter(parts), None)
+    if part not in parts:
+        raise UnknownNameError(f"part of table {table}", part, parts)
+    return part

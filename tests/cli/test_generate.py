@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import ppl_text as pt
-from ppl_text.decoding import Beam, Greedy, Sample
+from ppl_text.evaluation.decoding import Beam, Greedy, Sample
 from ppl_text.evaluation.generation import encode_batch
 
 CONFIG = """

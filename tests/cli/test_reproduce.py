@@ -71,10 +71,10 @@ def test_another_budget_in_the_same_folder_is_refused(filled, ppl):
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.timeout(600)
 def test_figures_draw_what_was_found(filled):
-    from ppl_text.tables.figures import draw_distances
+    from ppl_text.plots.entropies import draw_distances
 
     results = json.loads((filled[1] / "results.json").read_text(encoding="utf-8"))
-    axes = draw_distances(results).axes[0]
+    axes = draw_distances(results["rows"]).axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert len(set(labels)) == len(labels)
     drawn = {line.get_label(): line for line in axes.get_lines()}

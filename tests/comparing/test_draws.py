@@ -25,7 +25,7 @@ from ppl_text.comparing.candidates import Candidate, family_of, with_particles
 from ppl_text.comparing.draws import DrawFigures, draw_terms, measure_guide
 from ppl_text.core.latents import LatentSpec
 from ppl_text.evaluation.estimates import estimate_bounds
-from ppl_text.evaluation.representation import MutualInformation
+from ppl_text.evaluation.information import MutualInformation
 from ppl_text.evaluation.scores import Draws
 from ppl_text.evaluation.sentences import common_sentences
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -14,14 +15,15 @@ from torch import nn
 from ppl_text import recipes
 from ppl_text.comparing.verdict import is_collapsed as of_comparisons
 from ppl_text.data.batches import EvaluationSet
-from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, verdict
+from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, siblings, verdict
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, common_sentences, subset
+from ppl_text.measures.base import Subject
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config
 
+from .test_information import NORMAL, N, Program, sentences, x_of
 from .test_latents import Model, closed
-from .test_representation import NORMAL, N, Program, sentences, x_of
 from .test_scores import Path as PathModel
 
 RECIPES = Path(recipes.__file__).parent
@@ -39,6 +41,7 @@ CONDITIONS = {
     "one sentence": ((0.45, 0.0, 0.0, None, 32), "unknown"),
     "no number": ((math.nan, 0.3, 5.0, 32, 32), "unknown"),
     "undefined information": ((4.0, math.nan, 5.0, 32, 32), "unknown"),
+    "no KL, whatever the information": ((0.05, math.nan, 5.0, 32, 32), "collapsed"),
 }
 
 
@@ -81,11 +84,12 @@ ADVICE = {
 @pytest.mark.parametrize(("state", "recipe", "expected"), ADVICE.values(), ids=ADVICE)
 def test_advice_names_what_can_be_run(state, recipe, expected):
     figures = next(figures for figures, found in CONDITIONS.values() if found == state)
-    assert f"Try next: {expected}" in verdict(*figures, recipe=recipe)
+    assert f"Try next: {expected}" in verdict(*figures, siblings(recipe, recipes.recipe_names()))
 
 
 def test_latents_in_use_need_no_advice():
-    assert "Try next" not in verdict(4.0, 3.9, 5.0, 30, 32, "verses-fbp")
+    assert "Try next" not in verdict(4.0, 3.9, 5.0, 30, 32, {"bn": "verses-bn"})
+    assert "Try next" not in verdict(math.inf, 3.9, 5.0, 30, 32, {"bn": "verses-bn"}), "no cure among the recipes"
 
 
 def test_options_that_are_advised_are_understood():
@@ -95,11 +99,14 @@ def test_options_that_are_advised_are_understood():
     from ppl_text import objectives
     from ppl_text.recipes.config import as_schedule
 
-    said = verdict(0.0, 0.0, 5.0, 0, 32, "mine")
+    said = verdict(0.0, 0.0, 5.0, 0, 32)
     objectives.build(re.search(r"--objective (\S+?),", said)[1])
     assert re.search(r"--guide (\S+) or", said)[1] in GUIDES["sentence_vae"]
     schedule = as_schedule(yaml.safe_load(re.search(r"training\.beta='(.*)'", said)[1]), 20_000)
     assert (schedule(0), schedule(2500), schedule(5000)) == (0.0, 1.0, 0.0)
+
+
+CURES = siblings("verses-vae", recipes.recipe_names())
 
 
 class Channel(nn.Module):
@@ -116,7 +123,7 @@ class Channel(nn.Module):
 
 
 def watched(guide, monitor=None, model=None, seed=0):
-    monitor, model = monitor or CollapseMonitor(sentences(), recipe="verses-vae"), model or Model()
+    monitor, model = monitor or CollapseMonitor(sentences(), cures=CURES), model or Model()
     with measuring(seed, model, guide):
         return monitor(model, guide), monitor
 
@@ -185,7 +192,7 @@ def test_a_seed_gives_the_same_numbers():
 def test_recipes_that_are_advised_exist():
     for family in ("verses", "ptb", "yahoo", "snli"):
         for figures, _ in CONDITIONS.values():
-            said = verdict(*figures, recipe=f"{family}-vae")
+            said = verdict(*figures, siblings(f"{family}-vae", recipes.recipe_names()))
             for name in re.findall(rf"{family}-[a-z-]+", said):
                 assert (RECIPES / f"{name}.yaml").is_file(), said
 
@@ -195,5 +202,5 @@ def test_aggressive_training_ends_by_the_information_of_all_validation_sentences
     """Its mode is over when that falls: not left to the cap of a few of them. Elsewhere it only informs."""
     data = sentences(number=300)
     validation = EvaluationSet(list(data.batches), [list(data.texts)], 300.0)
-    monitor = build.build_monitor(load_config(recipe), Model(), None, validation)
+    monitor = build.build_monitor(load_config(recipe), Subject(Model(), None, SimpleNamespace(max_steps=2)), validation)
     assert watched(Channel(0.8), monitor)[0]["mutual_information_cap"] == pytest.approx(math.log(most))

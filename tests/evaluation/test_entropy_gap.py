@@ -11,7 +11,7 @@ from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.distributions.tokens import TokenSequence
-from ppl_text.evaluation.entropy_gap import EntropyGap, entropy_gap, entropy_monitor
+from ppl_text.evaluation.trajectories import EntropyGap, entropy_gap, entropy_monitor
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
 

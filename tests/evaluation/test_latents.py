@@ -11,12 +11,13 @@ from torch import nn
 from guides.sentence_vae import FlowGuide, GaussianGuide, PointGuide, PriorGuide
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
-from ppl_text.evaluation.latents import latent_figures, sentence_latents
+from ppl_text.evaluation.collapse import verdict_of
+from ppl_text.evaluation.latents import StepFigures, latent_figures
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, subset
 from ppl_text.models.sentence_vae import SentenceVAE
 
-from .test_representation import NORMAL, N, Program, sentences, x_of
+from .test_information import LENGTHS, NORMAL, N, Program, sentences, x_of
 from .test_scores import Path
 
 
@@ -52,7 +53,9 @@ def flow(batch):
 def figures(guide, model=None, data=None, seed=0, **options):
     model = model or Model()
     with measuring(seed, model, guide):
-        return latent_figures(model, guide, data or sentences(), **options)
+        found = latent_figures(model, guide, data or sentences(), **options)
+    assert found.sites == {"z": found.together}
+    return found.together
 
 
 def known_kl():
@@ -157,7 +160,6 @@ def test_the_aggregates_kl_is_that_of_the_compared_sentences():
 
 
 def test_latents_of_steps_and_no_latents_are_left_out():
-    assert sentence_latents(Path()) == ()
     assert latent_figures(Path(), Program(closed), sentences()) is None
     assert (
         latent_figures(
@@ -165,3 +167,109 @@ def test_latents_of_steps_and_no_latents_are_left_out():
         )
         is None
     )
+
+
+class TwoModel(nn.Module):
+    """z ~ N(0, I_3) of the sentence and a_t ~ N(0, 1) of each step."""
+
+    latents = (LatentSpec("a", axes=("T", "D"), sizes={"D": 1}), LatentSpec("z", axes=("D",), sizes={"D": 3}))
+
+    def forward(self, batch):
+        with pyro.plate("sentences", batch.size, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(batch.size, 3), 1.0).to_event(1))
+            mask = (torch.arange(batch.steps) < batch.lengths.unsqueeze(-1)).unsqueeze(-1)
+            prior = dist.Normal(torch.zeros(batch.size, batch.steps, 1), 1.0).mask(mask)
+            pyro.sample("a", prior.to_event(2))
+            pyro.sample("tokens", dist.Normal(z.sum(-1), 1.0), obs=torch.zeros(batch.size))
+
+
+def steps(batch, mean=2.0):
+    """q(a_t) = N(mean, 1): mean²/2 nats a step."""
+    mask = (torch.arange(batch.steps) < batch.lengths.unsqueeze(-1)).unsqueeze(-1)
+    pyro.sample("a", dist.Normal(torch.full((batch.size, batch.steps, 1), mean), 1.0).mask(mask).to_event(2))
+
+
+RAN = []
+
+
+def sentence_then_steps(batch):
+    closed(batch)
+    RAN.append(batch.size)
+    steps(batch)
+
+
+def both(guide, lengths=LENGTHS, seed=0, **options):
+    model = TwoModel()
+    with measuring(seed, model, guide):
+        return latent_figures(model, guide, sentences(lengths), **options)
+
+
+def test_a_latent_of_the_sentence_is_read_beside_one_of_steps():
+    """What is said of z is what is said where there is nothing else; of a, the KL of its steps."""
+    found, alone = both(Program(sentence_then_steps), draws=20), figures(Program(closed), draws=20)
+    z, a = found.sites["z"], found.sites["a"]
+    assert found.together is z
+    assert (z.kl, z.kl_by_dimension) == (pytest.approx(alone.kl), pytest.approx(alone.kl_by_dimension))
+    assert (z.active_units, z.active_units_02, z.latent_units) == (2, 1, 3)
+    assert z.mutual_information == pytest.approx(alone.mutual_information, abs=0.03)
+    assert isinstance(a, StepFigures)
+    assert (a.kl, a.steps, a.kl_per_step) == pytest.approx((2.0 * 3, 3.0, 2.0))
+    values = found.as_dict()
+    assert values["sites"]["z"] == {"kl": z.kl, **z.as_dict()}
+    assert values["sites"]["a"] == a.as_dict()
+    assert {name: value for name, value in values.items() if name != "sites"} == z.as_dict()
+
+
+def test_the_steps_are_not_run_for_the_information_of_the_sentence():
+    RAN.clear()
+    both(Program(sentence_then_steps), draws=8, mean_draws=2)
+    once = len(sentences(LENGTHS).batches)
+    assert len(RAN) == 2 * once, "one look at the sites, and the draws behind the KL of a"
+
+
+def test_what_is_drawn_behind_another_latent_has_no_information_of_its_own():
+    """q(z | a, x) is no q(z | x): KL and active units are known, and the verdict says what is not."""
+
+    def run(batch):
+        steps(batch)
+        closed(batch)
+
+    found = both(Program(run), draws=8).sites["z"]
+    assert math.isnan(found.mutual_information)
+    assert found.as_dict()["mutual_information"] is None
+    assert found.kl == pytest.approx(float(known_kl().sum()), rel=1e-5)
+    assert (found.active_units, found.active_units_02) == (2, 1)
+    assert verdict_of(found).startswith("latents unknown (")
+
+
+class Layers(nn.Module):
+    """z1, z2 ~ N(0, I_3)."""
+
+    latents = tuple(LatentSpec(name, axes=("D",), sizes={"D": 3}) for name in ("z1", "z2"))
+
+    def forward(self, batch):
+        with pyro.plate("sentences", batch.size, dim=-1):
+            for name in ("z1", "z2"):
+                pyro.sample(name, dist.Normal(torch.zeros(batch.size, 3), 1.0).to_event(1))
+            pyro.sample("tokens", dist.Normal(torch.zeros(batch.size), 1.0), obs=torch.zeros(batch.size))
+
+
+def chained(batch):
+    """z1 = x + noise, z2 = z1 + noise: all that z2 says of x, z1 has said."""
+    x = x_of(batch).unsqueeze(-1)
+    first = pyro.sample("z1", dist.Normal(2.0 * x.expand(-1, 3), torch.tensor([1.0, 30.0, 30.0])).to_event(1))
+    pyro.sample("z2", dist.Normal(first.mean(-1, keepdim=True).expand(*first.shape[:-1], 3), 0.5).to_event(1))
+
+
+def test_layers_are_read_each_by_itself_and_all_together():
+    model, guide = Layers(), Program(chained)
+    with measuring(0, model, guide):
+        found = latent_figures(model, guide, sentences(), draws=50)
+    first, second, together = found.sites["z1"], found.sites["z2"], found.together
+    assert first.mutual_information == pytest.approx(0.5 * math.log(5), abs=0.05)
+    assert together.mutual_information == pytest.approx(first.mutual_information, abs=0.3)
+    assert math.isnan(second.mutual_information), "given x alone it is an integral over z1"
+    assert together.kl == pytest.approx(first.kl + second.kl)
+    assert together.latent_units == first.latent_units + second.latent_units == 6
+    assert together.active_units == first.active_units + second.active_units
+    assert together.kl_by_dimension == first.kl_by_dimension + second.kl_by_dimension

@@ -1,32 +1,11 @@
-"""The report holds the numbers, as valid Markdown and strict JSON."""
+"""Sections as valid Markdown, and what the latents carry as one."""
 
-import json
 import math
 import re
-from dataclasses import replace
 
-from ppl_text.evaluation.likelihood import Likelihood
-from ppl_text.evaluation.report import bound_rows, results, run_report, sampling_line, table
-from ppl_text.evaluation.words import WordReferences, WordSamples
+from ppl_text.evaluation.latents import LatentFigures, SiteFigures, StepFigures
+from ppl_text.evaluation.report import Section, document, latent_sections, table, values_of
 
-LIKELIHOOD = Likelihood(
-    particles=8,
-    elbo=-12.3456,
-    elbo_se=0.0123,
-    iw=-11.9876,
-    iw_se=0.0456,
-    kl=3.3333,
-    rec=9.0123,
-    sampling_se=0.0,
-    ess=3.2,
-    rec_sum=901.23,
-    kl_sum=333.33,
-    n_sent=1234.0,
-    n_eos=7404.0,
-    n_words=6170.0,
-)
-REFERENCES = WordReferences(letters=14.5, entropy=6.8)
-SAMPLES = WordSamples(drawn=200, in_list=0.125, unique=0.5, unfinished=3, words=("ab", "", "a|b"))
 FACTS = {"run": "Run x: words", "model": "m", "corpus": "data/a|b.tsv"}
 
 
@@ -41,66 +20,63 @@ def tables(text):
     return [[cells(line) for line in block.splitlines()] for block in blocks]
 
 
-def report(likelihood=LIKELIHOOD, notes=("12 lines skipped",)):
-    return run_report(FACTS, "test", likelihood, REFERENCES, SAMPLES, notes)
-
-
-def test_tables_are_rectangular_though_cells_hold_bars():
-    text = report()
-    facts, bounds = tables(text)
-    for rows in (facts, bounds):
-        assert {len(row) for row in rows} == {len(rows[0])}
-        assert set(rows[1]) == {"---"}
-    assert ["corpus", "data/a|b.tsv"] in facts
-    assert ["reconstruction E_q[ln p(w | h)]", "-9.012", ""] in bounds
+def test_a_document_has_a_title_a_table_of_facts_and_its_sections():
+    figures = Section(
+        "Figures", ("quantity", "value"), (("p(w | h)", "1.0"),), ("first line.", "> quoted"), ("hidden",)
+    )
+    text = document(FACTS, [figures, Section("Last", lines=("the end",))])
+    facts, rows = tables(text)
+    assert facts == [["what", "value"], ["---", "---"], ["model", "m"], ["corpus", "data/a|b.tsv"]]
+    assert rows == [["quantity", "value"], ["---", "---"], ["p(w | h)", "1.0"]]
+    assert text.startswith("# Run x: words\n\n|")
+    assert "\n\n## Figures\n\n|" in text
+    assert text.endswith("|\n\nFirst line.\n\n> quoted\n\n## Last\n\nThe end\n")
+    assert "hidden" not in text
 
 
 def test_a_line_break_in_a_cell_does_not_end_the_row():
     assert table(["a"], [["x\ny|z"]]).splitlines() == ["| a |", "| --- |", "| x y\\|z |"]
 
 
-def test_the_report_holds_every_number():
-    _, bounds = tables(report())
-    values = {row[0]: row[1:] for row in bounds}
-    assert values["ELBO"] == ["-12.346", "0.012"]
-    assert values["importance-weighted bound, K = 8"] == ["-11.988", "0.046"]
-    assert values["KL(q ‖ p)"] == ["3.333", ""]
-    assert values["i.i.d. letter model (letters and EOS)"] == ["-14.500", "exact"]
-    assert values["entropy of the split: no model can pass"] == ["-6.800", "exact"]
-    text = report()
-    for part in (
-        "(200 drawn)",
-        "12.5%",
-        "50.0%",
-        "cut off without EOS: 3",
-        "> ab ∅ a|b",
-        "- 12 lines skipped",
-        "# Run x: words",
-    ):
-        assert part in text
-    assert "6.00 scored tokens a word" in text
-    assert "## Notes" not in report(notes=())
+def test_values_of_all_sections_stand_together():
+    sections = [Section("a", values={"x": 1, "y": 2}), Section("b"), Section("c", values={"z": [3]})]
+    assert values_of(sections) == {"x": 1, "y": 2, "z": [3]}
 
 
-def test_how_the_sentences_came_is_said():
-    assert "every type of the split, weighted by its count (1,234 tokens)" in sampling_line(LIKELIHOOD)
-    drawn = sampling_line(replace(LIKELIHOOD, sampling_se=0.25))
-    assert "1,234 words drawn from the split ∝ counts (± 0.250 from the draw)" in drawn
+Z = SiteFigures(1000, 3.0, 3.0, 2.5, 6.9, 3, 2, 4, (0.5, 2.0, 0.25, 0.25), 1000)
 
 
-def test_results_are_strict_json_whatever_the_numbers():
-    odd = replace(LIKELIHOOD, particles=1, elbo_se=math.nan, iw_se=math.nan)
-    values = results(odd, WordReferences(letters=math.inf, entropy=6.8), SAMPLES)
-    back = json.loads(json.dumps(values, allow_nan=False))
-    assert back["elbo_se"] is None
-    assert back["iw_se"] is None
-    assert back["letter_model"] is None
-    assert back["elbo"] == -12.3456
-    assert back["perplexity"] == math.exp(11.9876 * 1234 / 7404)
-    assert back["samples"] == {"drawn": 200, "in_list": 0.125, "unique": 0.5, "unfinished": 3}
-    assert "samples" not in results(LIKELIHOOD, REFERENCES)
+def test_nothing_latent_has_no_section():
+    assert latent_sections(None) == []
 
 
-def test_one_particle_has_no_standard_error_in_the_table():
-    rows = bound_rows(replace(LIKELIHOOD, particles=1, elbo_se=math.nan, iw_se=math.nan), REFERENCES)
-    assert [row[2] for row in rows[:2]] == ["unknown (K = 1)"] * 2
+def test_a_lone_latent_has_a_row_for_each_quantity():
+    (section,) = latent_sections(LatentFigures({"code": Z}, Z), {"bn": "my-bn"})
+    assert section.title == "What the latents carry"
+    assert dict(section.rows) == {
+        "KL(q(code given x) ‖ p(code))": "3.000 nats",
+        "mutual information I(x; code)": "2.500 nats; cap 6.900, the entropy of the 1,000 sentences compared",
+        "KL(q(code) ‖ p(code)) of their aggregate": "0.500 nats",
+        "units active at 0.01": "3 of 4",
+        "units active at 0.2": "2 of 4",
+        "KL by dimension, largest first": "2.00 0.50 0.25 0.25",
+    }
+    assert section.lines == (section.values["latents"],)
+    assert section.lines[0].startswith("latents in use (")
+    assert section.values == {**Z.as_dict(), "latents": section.lines[0]}
+
+
+def test_several_latents_have_a_row_each_and_say_what_is_not_known():
+    unknown = SiteFigures(1000, 0.02, 0.02, math.nan, 6.9, 0, 0, 4, (), 1000)
+    together = SiteFigures(1000, 3.02, 3.02, 2.6, 5.5, 3, 2, 8, (), 256)
+    figures = LatentFigures({"z1": Z, "z2": unknown, "a": StepFigures(1000, 8.0, 4.0)}, together)
+    (section,) = latent_sections(figures)
+    rows = {row[0]: row[1:] for row in section.rows}
+    assert rows["z1"] == ("3.000", "–", "2.500", "6.900", "0.500", "3 of 4", "2 of 4")
+    assert rows["z2"] == ("0.020", "–", "unknown", "6.900", "unknown", "0 of 4", "0 of 4")
+    assert rows["a"] == ("8.000", "2.000", "–", "–", "–", "–", "–")
+    assert rows["z1, z2 together"][2:4] == ("2.600", "5.500")
+    assert {len(row) for row in section.rows} == {len(section.header)}
+    assert [line.split(" (")[0] for line in section.lines] == ["z1: latents in use", "z2: latents collapsed"]
+    assert set(section.values["sites"]) == {"z1", "z2", "a"}
+    assert section.values["mutual_information"] == 2.6

@@ -19,7 +19,7 @@ from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.protocols import Model
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, Vocabulary
 from ppl_text.data.batches import collate
-from ppl_text.decoding import Sample, search
+from ppl_text.evaluation.decoding import Sample, search
 from ppl_text.models import MODELS
 from ppl_text.models.language_model import LanguageModel
 from ppl_text.objectives import build

@@ -63,7 +63,7 @@ def test_the_second_scale_is_in_bits():
 def test_gaps_of_a_measurement_can_be_drawn(tmp_path):
     import torch
 
-    from ppl_text.evaluation.entropy_gap import EntropyGap
+    from ppl_text.evaluation.trajectories import EntropyGap
 
     columns = [torch.tensor(c) for c in ([0, 0, 1], [1, 2, 1], [1, 1, 0], [2.0, 1.5, 1.0], [1.0, 1.0, 1.0])]
     gap_figure(EntropyGap(*columns, draws=10), tmp_path / "figures" / "gap.png")

@@ -115,7 +115,7 @@ def test_every_guide_trains(name, fit):
     run = fit(guide=name)
     trained_soundly(run)
     assert run.config.guide.name == name
-    assert 0.0 <= run.latents("test").kl < 100.0
+    assert 0.0 <= run.latents("test").together.kl < 100.0
 
 
 def test_a_point_mass_trains_as_an_autoencoder_and_has_no_bound(fit):

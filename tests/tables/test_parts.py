@@ -7,9 +7,8 @@ import pytest
 from ppl_text.core.errors import ConfigError, UnknownNameError, UserError
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config
-from ppl_text.tables.parts import choose_part, of_part
 from ppl_text.tables.rows import Task
-from ppl_text.tables.table import load_table, parse_table, table_parts
+from ppl_text.tables.table import choose_part, load_table, of_part, parse_table, table_parts
 
 PUBLISHED = {
     "ptb": {

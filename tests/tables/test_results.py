@@ -6,11 +6,13 @@ import math
 import pytest
 
 from ppl_text.core.errors import RunFolderError
-from ppl_text.tables.markdown import table_markdown
-from ppl_text.tables.measured import VERSIONS
+from ppl_text.measures.words import WordMeasure
+from ppl_text.tables.page import table_markdown
 from ppl_text.tables.results import gather, read_results
 from ppl_text.tables.rows import RECORD
 from ppl_text.tables.table import parse_table
+
+VERSION = WordMeasure.version
 
 TABLE = parse_table(
     "t",
@@ -49,7 +51,7 @@ def put(folder, row, seed, **measures):
         "budget": "small",
         "corpus": "words",
         "settings": {"k": 4},
-        "version": VERSIONS["words"],
+        "version": VERSION,
         "measures": measures,
         "training_seconds": 1.5,
         "machine": {},
@@ -119,7 +121,8 @@ def test_seeds_are_compared_pair_by_pair(tmp_path, others, verdict, difference, 
 
 
 @pytest.mark.parametrize(
-    "change", [{"budget": "full"}, {"corpus": "other.txt"}, {"settings": {"k": 5}}, {"version": VERSIONS["words"] - 1}]
+    "change",
+    [{"budget": "full"}, {"corpus": "other.txt"}, {"settings": {"k": 5}}, {"version": VERSION - 1}],
 )
 def test_what_was_measured_otherwise_does_not_count(tmp_path, change):
     put(tmp_path, "a", 0, test=2.0)

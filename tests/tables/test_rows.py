@@ -8,9 +8,10 @@ import pytest
 import ppl_text as pt
 from ppl_text.core.errors import Interrupted, RunFolderError
 from ppl_text.evaluation.likelihood import sentence_bounds
+from ppl_text.measures.base import SEED
+from ppl_text.measures.words import PAPER_UNIQUE
 from ppl_text.metrics.words import entropy
 from ppl_text.recipes import build
-from ppl_text.tables import measured, of_words
 from ppl_text.tables.rows import RECORD, Task, _locked, run_task
 from ppl_text.training.progress import Quiet
 
@@ -31,7 +32,7 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
     assert run.finished
     found = record["measures"]
     for split in ("train", "test"):
-        bound = run.evaluate(split, 4, 40, measured.SEED)
+        bound = run.evaluate(split, 4, 40, SEED)
         assert found[split] == pytest.approx(-bound.iw, rel=1e-6)
         assert found[f"{split}_elbo"] == pytest.approx(-bound.elbo, rel=1e-6)
         assert found[f"entropy_{split}"] == entropy(run.corpus.splits[split].counts)
@@ -52,8 +53,8 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
 
 def distance_of_drawn(run, limit):
     """Mean of ln P_test(w) - ln P̂(w) over the drawn words, word by word."""
-    data = build.evaluation_set(run.corpus, "test", limit, measured.SEED)
-    found = sentence_bounds(run.model, run.guide, data, particles=4, seed=measured.SEED)
+    data = build.evaluation_set(run.corpus, "test", limit, SEED)
+    found = sentence_bounds(run.model, run.guide, data, particles=4, seed=SEED)
     texts = [text for batch in data.texts for text in batch]
     test = run.corpus.splits["test"]
     counts = dict(zip(test.texts, test.counts.tolist(), strict=True))
@@ -65,7 +66,7 @@ def distance_of_drawn(run, limit):
 def test_a_finished_row_is_only_read(finished, monkeypatch):
     task, record = finished
     monkeypatch.setattr("ppl_text.tables.rows.fit", None)
-    monkeypatch.setattr("ppl_text.tables.rows.MEASURES", None)
+    monkeypatch.setattr("ppl_text.tables.rows._measured", None)
     assert run_task(task, Quiet()) == record
 
 
@@ -167,7 +168,7 @@ def test_a_guide_trained_by_steps_is_measured_by_a_filter(tiny_table, tmp_path):
     sequential = row.model_copy(update={"set": {**row.set, "guide.name": "look-ahead", "objective": "stepwise:2"}})
     task = Task(tiny_table, sequential, "small", 0, tmp_path)
     found = run_task(task, Quiet())["measures"]
-    bound, error = pt.load(task.folder).bound("fivo:4", "test", 40, measured.SEED)
+    bound, error = pt.load(task.folder).bound("fivo:4", "test", 40, SEED)
     assert found["test_filter"] == pytest.approx(-bound)
     assert found["test_filter_se"] == pytest.approx(error)
     assert found["tightest"] == min(found[key] for key in ("test", "test_filter", "test_prior"))
@@ -211,7 +212,7 @@ def test_the_sample_size_gives_the_oracle_the_papers_share_of_distinct_words(tin
     table = tiny_table.model_copy(update={"budgets": {"small": budget}})
     found = run_task(Task(table, table.rows[2], "small", 0, tmp_path), Quiet())["measures"]
     # The number of distinct words of n draws among 200 has a variance below 200/4.
-    assert found["unique"] == pytest.approx(of_words.PAPER_UNIQUE, abs=5 * math.sqrt(200 / 4) / found["samples"])
+    assert found["unique"] == pytest.approx(PAPER_UNIQUE, abs=5 * math.sqrt(200 / 4) / found["samples"])
     assert found["samples"] > 300
 
 

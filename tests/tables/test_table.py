@@ -5,9 +5,8 @@ import pytest
 from ppl_text.core.errors import ConfigError, UnknownNameError
 from ppl_text.recipes import build
 from ppl_text.tables import table_names
-from ppl_text.tables.measures import MEASURES
 from ppl_text.tables.rows import Task
-from ppl_text.tables.table import KINDS, load_table, parse_table
+from ppl_text.tables.table import load_table, parse_table
 
 PUBLISHED = {
     "tril": (11.88, 11.93, 0.11, 0.62, 1.07),
@@ -103,10 +102,6 @@ PLAIN = {"nvp", "gru8", "gru16", "alt-gru8", "tril-paper"}
 """Rows that train on the plain ELBO: no closed-form KL, nothing latent, or the paper's way."""
 
 
-def test_every_kind_of_measure_has_its_functions():
-    assert tuple(MEASURES) == KINDS
-
-
 def test_unknown_names_are_met_with_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'words'"):
         load_table("word")
@@ -160,6 +155,7 @@ def test_a_small_table_is_read():
         ("name: b", "name: ../b", "rows.1.name"),
         ("groups: {g: G}", "groups: {g: G", "is not valid YAML"),
         ("measure: words", "measure: wrods", "measures 'wrods' are not known (did you mean 'words'?)"),
+        ("measure: words", "measure: words\nbaselines: [a, c]", "there is no baseline row 'c'"),
     ],
 )
 def test_faults_of_a_file_are_named(old, new, says):

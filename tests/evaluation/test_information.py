@@ -12,14 +12,14 @@ from ppl_text.comparing.draws import draw_terms
 from ppl_text.core.batch import Batch
 from ppl_text.core.latents import LatentSpec
 from ppl_text.distributions.point import PointMass
-from ppl_text.evaluation.likelihood import measuring
-from ppl_text.evaluation.representation import (
+from ppl_text.evaluation.information import (
     VERY_ACTIVE,
     DrawMoments,
     active_units,
     mutual_information,
     unit_variances,
 )
+from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import CommonSentences
 
 N = 200
@@ -252,9 +252,9 @@ def single(slope, scale, auxiliary):
 
     def run(batch):
         mean = torch.stack([slope * x_of(batch), x_of(batch) ** 2], -1)
-        pyro.sample("z", Fixed(mean, scale).to_event(1))
         if auxiliary:
             pyro.sample("u", dist.Normal(torch.zeros(batch.size), 1.0).mask(False), infer={"is_auxiliary": True})
+        pyro.sample("z", Fixed(mean, scale).to_event(1))
 
     return Program(run)
 

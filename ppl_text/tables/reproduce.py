@@ -12,18 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .core.errors import CheckpointError, Interrupted, PplTextError, UserError
-from .recipes import build, folders
-from .recipes.errors import Errors
-from .recipes.tree import corpus_reference
-from .tables.figures import reproduction_figures
-from .tables.jobs import GO_ON, raise_failed, run_at_once
-from .tables.markdown import table_markdown
-from .tables.parts import choose_part
-from .tables.results import RESULTS, gather
-from .tables.rows import Task, run_task
-from .tables.table import Table, load_table, table_parts
-from .training.progress import Progress, Quiet
+from ..core.errors import CheckpointError, Interrupted, PplTextError, UserError
+from ..recipes import build, folders
+from ..recipes.errors import Errors
+from ..recipes.tree import corpus_reference
+from ..training.progress import Progress, Quiet
+from .jobs import GO_ON, raise_failed, run_at_once
+from .page import figure_links, table_markdown
+from .results import RESULTS, gather
+from .rows import Task, run_task
+from .table import Table, choose_part, load_table, table_parts
 
 Say = Callable[[str], None]
 
@@ -57,10 +55,10 @@ def reproduce(
 
     ``rows``: names, or numbers as the table counts them (``"1-7"``). ``budget``: how long and how finely, by name;
     ``data`` replaces the table's corpus, for a table of several corpora as ``[NAME=]PATH`` (see
-    :mod:`ppl_text.tables.parts`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies finished there
-    is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at once, each in a
-    process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told to
-    ``progress``). A row that fails does not stop the others. All rows are checked, and their data loaded, before the
+    :func:`~ppl_text.tables.table.choose_part`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies
+    finished there is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at
+    once, each in a process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told
+    to ``progress``). A row that fails does not stop the others. All rows are checked, and their data loaded, before the
     first is trained; what was reached is written whatever happens.
     """
     part, data = choose_part(table, table_parts(table), data)
@@ -146,6 +144,5 @@ def _written(table: Table, place: Path, budget: str, data: str | None) -> Iterat
         results = gather(table, place, budget, data)
         if any(row["seeds"] for row in results["rows"]):
             folders.write_record(place / RESULTS, results)
-            figures = reproduction_figures(place, results)
-            page = [f"# {table.title}", table_markdown(results), figures]
+            page = [f"# {table.title}", table_markdown(results), figure_links(table, place, results)]
             folders.write_text(place / "table.md", "\n\n".join(part for part in page if part) + "\n")

@@ -1,13 +1,16 @@
-"""A result file as Markdown: ours beside the published figures, row by row, and what became of the claims."""
+"""A result file as a page: ours beside the published figures, row by row, what became of the claims, and figures."""
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..evaluation.report import table
+from ..measures import load_measure
+from ..measures.base import Measure
+from .table import Table, load_table
 
 NOT_RUN = "not run"
 
@@ -19,12 +22,27 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["rows"] if row["group"] == group]
         if rows:
             parts += [f"**{title}**", _group(results, rows)]
-    if notes := [*results["notes"], *_data_notes(results), *_sentence_notes(results)]:
+    if notes := [*results["notes"], *_measure(results).notes(results)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
         parts += ["**Published orderings, looked up** (in units of the column; positive: as published)"]
         parts += [_claims(results["claims"])]
     return "\n\n".join(parts)
+
+
+def _measure(results: Mapping[str, Any]) -> Measure:
+    """The kind of measures that filled the rows; results of older versions name the table only."""
+    return load_measure(results.get("measure") or load_table(results["table"], results["part"]).measure)
+
+
+def figure_links(table: Table, place: Path, results: Mapping[str, Any]) -> str:
+    """Draw the figures of a reproduction in its folder; return the Markdown that shows them, "" where there is none.
+
+    Figures that were drawn when a row was measured are shown, too.
+    """
+    drawn = _measure(results).figures(place, results, table.baselines)
+    links = [f"![{about}]({path.relative_to(place).as_posix()})" for about, path in drawn]
+    return "\n\n".join(["**Figures**", *links]) if links else ""
 
 
 def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
@@ -78,34 +96,6 @@ def data_option(results: Mapping[str, Any]) -> str:
     return f" --data {part}={given}" if part else f" --data {given}"
 
 
-def _sentence_notes(results: Mapping[str, Any]) -> list[str]:
-    """What perplexities are divided by, and what mutual information cannot pass: of the rows that were measured."""
-    rows = [row for row in results["rows"] if row["seeds"] and row["measures"].get("n_eos")]
-    if not rows:
-        return []
-    # An exact row has one particle, whatever the others have.
-    sentences, tokens, particles = max(
-        tuple(r["measures"][key] for key in ("n_sent", "n_eos", "particles")) for r in rows
-    )
-    notes = [
-        f"{sentences:,.0f} test sentences, {tokens:,.0f} scored tokens (EOS counted, BOS not), by which the nats of "
-        f"perplexities are divided; the importance-weighted ones are from K = {particles:,.0f} draws (the published "
-        "ones from 500)."
-    ]
-    caps: dict[int, list[str]] = {}
-    for row in rows:
-        if (compared := row["measures"].get("compared")) is not None:
-            caps.setdefault(int(compared), []).append(row["title"])
-    most = max(caps, default=0)
-    for compared, titles in sorted(caps.items(), reverse=True):
-        whose = "" if compared == most else f" of {', '.join(titles)}"
-        notes.append(
-            f"MI{whose} is against the aggregate posterior of {compared:,} of the sentences, and can be "
-            f"{math.log(compared):.2f} nats at most."
-        )
-    return notes
-
-
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
     rows = [[c["text"], _number(c["published"]), _ours(c), c["verdict"], c["remark"]] for c in claims]
     return table(["published claim", "published difference", "ours", "verdict", "why"], rows)
@@ -118,19 +108,3 @@ def _ours(claim: Mapping[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:+.2f}"
-
-
-def _data_notes(results: Mapping[str, Any]) -> list[str]:
-    """Entropies of the data, sample size, errors of the cross-entropies: by group, where they were measured."""
-    notes = []
-    for group, title in results["groups"].items():
-        rows = [row["measures"] for row in results["rows"] if row["group"] == group and row["seeds"]]
-        sampled = [m for m in rows if m.get("test_sampling_se") is not None]
-        if sampled and sampled[0].get("entropy_test") is not None:
-            m, error = sampled[0], max(m["test_se"] for m in sampled)
-            notes.append(
-                f"{title.split(':')[0]}: entropy of the test words {m['entropy_test']:.3f} nats, of the training words "
-                f"{m['entropy_train']:.3f}; {m['samples']:,.0f} samples a row; Monte-Carlo standard error of H test at "
-                f"most {error:.3f}; the draw of the words adds {m['test_sampling_se']:.2f}, the same for all rows."
-            )
-    return notes

@@ -24,9 +24,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from .core.errors import UnknownNameError, UserError
-from .core.protocols import Decoder, State
-from .core.vocabulary import OWN_IDS, ReservedIds
+from ..core.errors import UnknownNameError, UserError
+from ..core.protocols import Decoder, State
+from ..core.vocabulary import OWN_IDS, ReservedIds
 
 COLDEST = 1e-6
 """The lowest temperature: below it float32 no longer tells two logits apart."""

@@ -1,0 +1,154 @@
+"""Sentences that count once each: what a run shows of them, and the rows of tables of sentence models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..core.atomic import finite_or_none
+from ..core.latents import of_sentence
+from ..data.batches import EvaluationSet
+from ..data.corpus import Corpus
+from ..data.tables import TokenTable, token_table
+from ..evaluation.collapse import SENTENCES, CollapseMonitor
+from ..evaluation.likelihood import Likelihood
+from ..metrics.words import entropy
+from .base import SEED, Measured, Numbers, Subject
+from .texts import References, TextMeasure
+
+if TYPE_CHECKING:
+    from ..training.validation import Monitor
+
+SCORES = "scores.safetensors"
+"""In the subject's folder: what every sentence scored, log-weights too, from which bounds and perplexities follow."""
+
+
+class SentenceMeasure(TextMeasure):
+    """Texts that count once: perplexities with what normalises them, and what their latents carry."""
+
+    name = "sentences"
+    version = 2
+    shown = 10
+    between = "\n>\n> "
+
+    def applies(self, corpus: Corpus) -> bool:
+        """Whether texts count once."""
+        return not corpus.weighted
+
+    def references(self, corpus: Corpus, split: str) -> References:
+        """The i.i.d. token model of the training sentences, and the entropy of the split's."""
+        train, data = (token_table(corpus.splits[name], corpus.tokenizer) for name in ("train", split))
+        return References(token_cross_entropy(train, data), entropy(corpus.splits[split].counts))
+
+    def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
+        """Sentences drawn from the split, or all of them."""
+        n = f"{likelihood.n_sent:,.0f} {corpus.noun}s"
+        if likelihood.sampling_se:
+            return f"{n} drawn from the split (± {likelihood.sampling_se:.3f} from the draw)"
+        return f"all {n}"
+
+    def perplexities(self, likelihood: Likelihood) -> tuple[str, ...]:
+        """Perplexities with what they are normalised by, and why they are infinite where they are."""
+        n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
+        if likelihood.exact:
+            return (f"PPL {likelihood.perplexity:z.3f}, exact; over {n}.",)
+        line = (
+            f"PPL {likelihood.elbo_perplexity:z.3f} from the ELBO, {likelihood.perplexity:z.3f} from K = "
+            f"{likelihood.particles} importance samples; over {n}."
+        )
+        if likelihood.finite:
+            return (line,)
+        return (
+            line,
+            "KL = ∞: the guide puts all its mass on one point, which has no density under the prior, so every bound is "
+            "-∞ and says so; only the reconstruction is a number.",
+        )
+
+    def monitor(self, subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
+        """What the latents of whole sentences carry, and whether they have collapsed."""
+        if not of_sentence(subject.model.latents):
+            return None
+        return CollapseMonitor(validation, cures=subject.cures, sentences=None if everything else SENTENCES)
+
+    def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
+        """Rec, KL and -ELBO (nats per sentence), perplexities, mutual information (nats) and active units.
+
+        ``settings``: ``sentences`` of the test split (None: all of it), ``particles`` K of the importance-weighted
+        perplexity, ``representation``: sentences behind mutual information and active units (None: all). Perplexities
+        are per token, EOS counted and BOS not, from the sums that stand beside them (``rec_sum``, ``kl_sum``,
+        ``n_eos``) and the log-weights that are kept in :data:`SCORES`.
+        """
+        report(f"bounds of the test sentences, K = {settings['particles']}")
+        store = None if subject.folder is None else subject.folder / SCORES
+        likelihood = subject.evaluate("test", settings["particles"], settings["sentences"], SEED, store=store)
+        found: Numbers = {
+            "steps": subject.steps,
+            "rec": likelihood.rec,
+            "kl": likelihood.kl,
+            "elbo_negative": -likelihood.elbo,
+            "elbo_se": likelihood.elbo_se,
+            "iw_negative": -likelihood.iw,
+            "iw_se": likelihood.iw_se,
+            "ppl_elbo": likelihood.elbo_perplexity,
+            "ppl": likelihood.perplexity,
+            "particles": likelihood.particles,
+            "rec_sum": likelihood.rec_sum,
+            "kl_sum": likelihood.kl_sum,
+            "iw_sum": likelihood.iw_sum,
+            "n_eos": likelihood.n_eos,
+            "n_words": likelihood.n_words,
+            "n_sent": likelihood.n_sent,
+            "sampling_se": likelihood.sampling_se,
+        }
+        if likelihood.exact:
+            found = {key: value for key, value in found.items() if key not in ("kl", "elbo_negative", "ppl_elbo")}
+        report("mutual information and active units")
+        latents = subject.latents("test", settings["representation"], SEED)
+        if latents is not None:
+            found |= {key: value for key, value in latents.as_dict().items() if not isinstance(value, list | dict)}
+        return Measured(finite_or_none(found), {})
+
+    def notes(self, results: Mapping[str, Any]) -> list[str]:
+        """What perplexities are divided by, and what mutual information cannot pass: of the rows that were measured."""
+        rows = [row for row in results["rows"] if row["seeds"] and row["measures"].get("n_eos")]
+        if not rows:
+            return []
+        # An exact row has one particle, whatever the others have.
+        sentences, tokens, particles = max(
+            tuple(r["measures"][key] for key in ("n_sent", "n_eos", "particles")) for r in rows
+        )
+        notes = [
+            f"{sentences:,.0f} test sentences, {tokens:,.0f} scored tokens (EOS counted, BOS not), by which the nats "
+            f"of perplexities are divided; the importance-weighted ones are from K = {particles:,.0f} draws (the "
+            "published ones from 500)."
+        ]
+        caps: dict[int, list[str]] = {}
+        for row in rows:
+            if (compared := row["measures"].get("compared")) is not None:
+                caps.setdefault(int(compared), []).append(row["title"])
+        most = max(caps, default=0)
+        for compared, titles in sorted(caps.items(), reverse=True):
+            whose = "" if compared == most else f" of {', '.join(titles)}"
+            notes.append(
+                f"MI{whose} is against the aggregate posterior of {compared:,} of the sentences, and can be "
+                f"{math.log(compared):.2f} nats at most."
+            )
+        return notes
+
+
+def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:
+    """-(1/N) Σ_sentences ln p(x), nats per sentence, p(x) = Π_i p(x_i) · p(EOS) with the frequencies of ``train``.
+
+    In closed form from the counts of the tokens (specification 5.i); infinite where ``train`` lacks a token of
+    ``data``.
+    """
+    size = 1 + max(int(table.ids.max(initial=0)) for table in (train, data))
+    of_train, of_data = (np.bincount(table.ids, minlength=size).astype(float) for table in (train, data))
+    total = of_train.sum() + len(train)
+    used = of_data > 0
+    with np.errstate(divide="ignore"):
+        log_p = np.log(of_train[used] / total)
+    return float(-(of_data[used] @ log_p) / len(data) - np.log(len(train) / total))

@@ -1,0 +1,154 @@
+"""The sections that every text has hold the numbers, and their values are strict JSON."""
+
+import json
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from ppl_text.core.atomic import finite_or_none
+from ppl_text.core.latents import LatentSpec
+from ppl_text.evaluation.likelihood import Likelihood
+from ppl_text.evaluation.report import values_of
+from ppl_text.measures.base import Evaluation, ObjectiveBound, Subject, TextSamples
+from ppl_text.measures.sentences import SentenceMeasure
+from ppl_text.measures.texts import References
+from ppl_text.measures.words import WordMeasure
+
+LIKELIHOOD = Likelihood(
+    particles=8,
+    elbo=-12.3456,
+    elbo_se=0.0123,
+    iw=-11.9876,
+    iw_se=0.0456,
+    kl=3.3333,
+    rec=9.0123,
+    sampling_se=0.0,
+    ess=3.2,
+    rec_sum=901.23,
+    kl_sum=333.33,
+    n_sent=1234.0,
+    n_eos=7404.0,
+    n_words=6170.0,
+)
+SAMPLES = TextSamples(drawn=200, in_list=0.125, unique=0.5, unfinished=3, texts=("ab", "", "a|b"))
+MODEL = SimpleNamespace(latents=(LatentSpec("h", axes=("T", "D"), sizes={"D": 2}),))
+WORDS = SimpleNamespace(noun="word", symbol="letter", weighted=True)
+SENTENCES = SimpleNamespace(noun="sentence", symbol="token", weighted=False)
+
+
+class Words(WordMeasure):
+    def references(self, corpus, split):
+        return References(letters=14.5, entropy=6.8)
+
+
+class Sentences(SentenceMeasure):
+    def references(self, corpus, split):
+        return References(letters=14.5, entropy=6.8)
+
+
+@pytest.fixture(autouse=True)
+def drawn(monkeypatch):
+    monkeypatch.setattr(Subject, "samples", lambda self, n, seed: SAMPLES)
+
+
+def shown(measure=None, likelihood=LIKELIHOOD, corpus=WORDS, samples=200, model=MODEL, other=None):
+    subject = Subject(model, None, corpus)
+    return (measure or Words()).sections(subject, Evaluation("test", likelihood, samples=samples, other=other))
+
+
+def test_words_have_bounds_beside_references_and_samples():
+    bounds, samples = shown()
+    assert bounds.title == "Bounds on the test words"
+    assert bounds.header == ("quantity", "nats per word", "Monte-Carlo s.e.")
+    assert bounds.rows == (
+        ("ELBO", "-12.346", "0.012"),
+        ("importance-weighted bound, K = 8", "-11.988", "0.046"),
+        ("KL(q ‖ p)", "3.333", ""),
+        ("reconstruction E_q[ln p(w | h)]", "-9.012", ""),
+        ("i.i.d. letter model (letters and EOS)", "-14.500", "exact"),
+        ("entropy of the split: no model can pass", "-6.800", "exact"),
+    )
+    assert bounds.lines == (
+        "Nats per word, EOS scored, over every type of the split, weighted by its count (1,234 tokens); 6.00 scored "
+        "tokens a word. Standard errors are of the draws of h.",
+    )
+    assert bounds.terminal == ("Per scored token: -1.9979 nats, perplexity 7.374 (EOS counted)",)
+    assert samples.title == "Samples from the prior (200 drawn)"
+    assert samples.lines == (
+        "words of the training list: 12.5% · distinct: 50.0% · cut off without EOS: 3",
+        "> ab ∅ a|b",
+    )
+
+
+def test_sentences_have_perplexities_and_stand_a_line_each(monkeypatch):
+    two = (LatentSpec("z", ("D",), {"D": 2}), LatentSpec("a", ("T", "D"), {"D": 2}))
+    monkeypatch.setattr(Subject, "latents", lambda *_: None)
+    bounds, samples = shown(Sentences(), corpus=SENTENCES, model=SimpleNamespace(latents=two))
+    assert bounds.title == "Bounds on the test sentences"
+    assert ("reconstruction E_q[ln p(w | z, a)]", "-9.012", "") in bounds.rows
+    assert bounds.lines[0] == (
+        "Nats per sentence, EOS scored, over all 1,234 sentences; 6.00 scored tokens a sentence. Standard errors are "
+        "of the draws of z, a."
+    )
+    assert bounds.lines[1] == (
+        "PPL 1.181 from the ELBO, 7.374 from K = 8 importance samples; over 7,404 scored tokens (EOS counted, BOS not) "
+        "in 1,234 sentences."
+    )
+    assert samples.lines[1] == "> ab\n>\n> ∅\n>\n> a|b"
+
+
+def test_how_the_texts_came_is_said():
+    some = replace(LIKELIHOOD, sampling_se=0.25)
+    words, sentences = shown(likelihood=some)[0], shown(Sentences(), some, SENTENCES)[0]
+    assert "over 1,234 words drawn from the split ∝ counts (± 0.250 from the draw);" in words.lines[0]
+    assert "over 1,234 sentences drawn from the split (± 0.250 from the draw);" in sentences.lines[0]
+
+
+def test_where_nothing_is_latent_there_is_one_exact_row():
+    exact = replace(LIKELIHOOD, particles=1, exact=True)
+    bounds, samples = shown(Sentences(), exact, SENTENCES, model=SimpleNamespace(latents=()))
+    assert bounds.title == "Log-likelihood of the test sentences"
+    assert bounds.rows[0] == ("log-likelihood ln p(w): nothing is latent", "-11.988", "exact")
+    assert len(bounds.rows) == 3
+    assert "Standard errors" not in bounds.lines[0]
+    assert bounds.lines[1].startswith("PPL 7.374, exact; over 7,404 scored tokens")
+    assert samples.title == "Samples from the model (200 drawn)"
+
+
+def test_a_point_mass_says_why_its_bounds_are_infinite():
+    point = replace(LIKELIHOOD, elbo=-math.inf, iw=-math.inf, kl=math.inf, kl_sum=math.inf)
+    lines = shown(Sentences(), point, SENTENCES)[0].lines
+    assert lines[1].startswith("PPL inf from the ELBO, inf from K = 8")
+    assert lines[2].startswith("KL = ∞: the guide puts all its mass on one point")
+
+
+def test_another_objective_stands_beside_the_bounds():
+    (bounds,) = shown(samples=0, other=ObjectiveBound("fivo:8", -11.5, 0.02))
+    assert [row[0] for row in bounds.rows[:4]] == [
+        "ELBO",
+        "importance-weighted bound, K = 8",
+        "bound of fivo:8",
+        "KL(q ‖ p)",
+    ]
+    assert bounds.rows[2][1:] == ("-11.500", "0.020")
+    assert (bounds.values["objective"], bounds.values["objective_bound"]) == ("fivo:8", -11.5)
+
+
+def test_values_are_strict_json_whatever_the_numbers(monkeypatch):
+    monkeypatch.setattr(Words, "references", lambda *_: References(letters=math.inf, entropy=6.8))
+    odd = replace(LIKELIHOOD, particles=1, elbo_se=math.nan, iw_se=math.nan)
+    back = json.loads(json.dumps(finite_or_none(values_of(shown(likelihood=odd))), allow_nan=False))
+    assert back["elbo_se"] is None
+    assert back["iw_se"] is None
+    assert back["letter_model"] is None
+    assert back["elbo"] == -12.3456
+    assert back["perplexity"] == math.exp(11.9876 * 1234 / 7404)
+    assert back["samples"] == {"drawn": 200, "in_list": 0.125, "unique": 0.5, "unfinished": 3}
+    assert "samples" not in values_of(shown(samples=0))
+
+
+def test_one_particle_has_no_standard_error_in_the_table():
+    (bounds,) = shown(likelihood=replace(LIKELIHOOD, particles=1, elbo_se=math.nan, iw_se=math.nan), samples=0)
+    assert [row[2] for row in bounds.rows[:2]] == ["unknown (K = 1)"] * 2
