@@ -46,9 +46,9 @@ def list_objectives() -> None:
 
 def list_corpora() -> None:
     """Name and content of every built-in corpus."""
-    from ..data.catalogue import DESCRIPTIONS
+    from ..data.catalogue import CORPORA
 
-    print_table(["corpus", "what it is"], list(DESCRIPTIONS.items()))
+    print_table(["corpus", "what it is"], [[name, found.description] for name, found in CORPORA.items()])
     click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted); with")
     click.echo("data.unit=sentences txt, tsv, csv, jsonl or parquet files, or hub:NAME.")
 

@@ -1,4 +1,4 @@
-"""Buckets: the few numbers of steps T that batches are padded to."""
+"""Buckets: the few numbers of steps that the sides of a batch are padded to."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ from numpy.typing import NDArray
 
 from ppl_text.core.errors import ConfigError, DataError
 
-from .corpus import Split
-from .tables import token_table
-from .tokenizers import Tokenizer
+from .corpus import Side, Split
+
+SOURCE_WIDTHS = 4
+"""Most widths that sources are padded to: each doubles, with each bucket of the targets, the shapes of batches."""
 
 
 def assign_buckets(lengths: NDArray[np.int64], buckets: Sequence[int]) -> NDArray[np.int64]:
-    """Bucket (N,) of each scored length (N,): the first that is long enough.
+    """Return the bucket (N,) of each scored length (N,): the first that is long enough.
 
-    Raises :class:`ConfigError` for buckets that do not rise or that the longest sentence does not fit.
+    Raises:
+        ConfigError: buckets that do not rise, or that the longest sentence does not fit.
     """
     if not buckets or buckets[0] < 1 or any(a >= b for a, b in pairwise(buckets)):
         raise ConfigError(f"buckets must be rising numbers of steps, 1 or more; got {list(buckets)}")
@@ -32,27 +34,36 @@ def assign_buckets(lengths: NDArray[np.int64], buckets: Sequence[int]) -> NDArra
     return np.searchsorted(np.asarray(buckets), lengths, side="left")
 
 
-def default_buckets(split: Split, tokenizer: Tokenizer, n: int, longest: int | None = None) -> tuple[int, ...]:
-    """At most n bucket lengths that minimise the expected padding E[T − length] under the counts.
+def default_buckets(split: Split, n: int) -> tuple[int, ...]:
+    """Return at most n bucket lengths that minimise the expected padding E[T − length] under the counts.
 
-    The last is the longest sentence of the split, or ``longest`` where that is more (a corpus'
-    ``max_steps``, so that its other splits fit as well). Fewer than n where there are fewer lengths.
-    Raises :class:`ConfigError` for n < 1, :class:`DataError` for an empty split.
+    The last is the longest sentence of the split; they are fewer than n where there are fewer lengths.
+
+    Raises:
+        ConfigError: n < 1.
+        DataError: an empty split.
     """
+    return _chosen(split.target, split.counts, n)
+
+
+def source_widths(split: Split) -> tuple[int, ...]:
+    """Return the widths that the sources of a split are padded to, chosen like buckets; none without sources."""
+    return () if split.source is None else _chosen(split.source, split.counts, SOURCE_WIDTHS)
+
+
+def _chosen(side: Side, counts: NDArray[np.int64], n: int) -> tuple[int, ...]:
     if n < 1:
         raise ConfigError(f"the number of buckets must be 1 or more; got {n}")
-    lengths = token_table(split, tokenizer).lengths
+    lengths = side.lengths
     if not len(lengths):
         raise DataError("a split without any text has no lengths to choose buckets from")
     present, places = np.unique(lengths, return_inverse=True)
-    mass = np.bincount(places, weights=split.counts.astype(np.float64))
-    if longest is not None and longest > present[-1]:
-        present, mass = np.append(present, longest), np.append(mass, 0.0)
+    mass = np.bincount(places, weights=counts.astype(np.float64))
     return tuple(int(present[end]) for end in _least_padding(present, mass, min(n, len(present))))
 
 
 def _least_padding(lengths: NDArray[np.int64], mass: NDArray[Any], n: int) -> list[int]:
-    """Last index of each of n consecutive groups with the least Σ mass·(group's longest − length).
+    """Return the last index of each of n consecutive groups with the least Σ mass·(group's longest − length).
 
     Dynamic programme: ``best[j]`` is the least padding of the first j lengths in k groups, and
     cost(i, j) = longest_j · Σ mass − Σ mass·length over the lengths i … j−1.

@@ -1,60 +1,197 @@
-"""What a corpus is: splits of texts with counts, the tokenizer that they share, and what they are told apart by."""
+"""What a corpus is: splits of texts with counts, and the token ids of each side of a split."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
+from ppl_text.core.batch import Batch
 from ppl_text.core.errors import DataError
-from ppl_text.core.vocabulary import Vocabulary
-
-from .columns import chunks
+from ppl_text.core.vocabulary import OWN_IDS, ReservedIds, Vocabulary
 
 if TYPE_CHECKING:
     from .tokenizers import Tokenizer
 
 SPLITS = ("train", "valid", "test")
 
+CHUNK = 4096
+"""Texts whose ids are held as Python lists at a time."""
+
+Rows = NDArray[np.int64]
+"""Numbers of rows of a split."""
+
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """P(text) ∝ counts: texts, each with how often it occurs.
+class TokenTable:
+    """N tokenised sentences, one after the other, without BOS and EOS.
 
-    ``texts`` are N texts, each of them once; ``counts`` is (N,) int64, at least 0 and summing to less
-    than 2^62 (it is copied and made read-only). Words carry token counts; sentences, which count once and may
-    repeat, are a :class:`~ppl_text.data.tables.SentenceSplit`.
+    Args:
+        ids: (n,) int32, their tokens.
+        offsets: (N + 1,) int64, where each begins.
+        reserved: the tokenizer's ids of padding, BOS and EOS.
 
-    Raises :class:`DataError` for counts that are not of that form.
-
-    Example::
-
-        >>> Split(("the", "of"), np.array([3, 1])).probabilities().tolist()
-        [0.75, 0.25]
+    Example:
+        >>> TokenTable.build([[5, 6], [7]]).lengths.tolist()
+        [3, 2]
     """
 
-    texts: Sequence[str]
-    counts: NDArray[np.int64]
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    reserved: ReservedIds = OWN_IDS
+
+    @classmethod
+    def build(cls, sentences: Sequence[Sequence[int]], reserved: ReservedIds = OWN_IDS) -> TokenTable:
+        """Store the ids of each sentence."""
+        words = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
+        ids = np.fromiter(chain.from_iterable(sentences), dtype=np.int32, count=int(words.sum()))
+        return cls(ids, _offsets(words), reserved)
+
+    @classmethod
+    def joined(cls, tables: Iterable[TokenTable], reserved: ReservedIds = OWN_IDS) -> TokenTable:
+        """Store the sentences of some tables, one table after the other."""
+        ids, words = [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        for table in tables:
+            ids.append(table.ids)
+            words.append(np.diff(table.offsets))
+        return cls(np.concatenate(ids), _offsets(np.concatenate(words)), reserved)
 
     def __post_init__(self) -> None:
-        given = np.asarray(self.counts)
-        if given.shape != (len(self.texts),) or not (np.issubdtype(given.dtype, np.integer) or given.size == 0):
-            raise DataError(
-                f"a split needs one whole count for each of its {len(self.texts)} texts; "
-                f"got shape {given.shape} of {given.dtype}"
-            )
-        if given.size and (given.min() < 0 or given.sum(dtype=np.float64) >= 2.0**62):
-            raise DataError("the counts of a split must be 0 or more and sum to less than 2^62")
-        counts = given.astype(np.int64)
-        counts.setflags(write=False)
-        object.__setattr__(self, "counts", counts)
+        self.ids.setflags(write=False)
+        self.offsets.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @cached_property
+    def lengths(self) -> NDArray[np.int64]:
+        """Scored tokens (N,) of each sentence, EOS counted."""
+        return np.diff(self.offsets) + 1
+
+    @property
+    def scored_tokens(self) -> int:
+        """Scored tokens of all sentences, Σ (|x| + 1): what a perplexity per token is divided by."""
+        return len(self.ids) + len(self)
+
+    def tokens(self, row: int) -> tuple[int, ...]:
+        """Return the ids of one sentence."""
+        return tuple(self.ids[self.offsets[row] : self.offsets[row + 1]].tolist())
+
+    def take(self, rows: Rows) -> TokenTable:
+        """Return the sentences ``rows`` (R,), in that order, as a table of their own."""
+        starts, words = self.offsets[rows], self.lengths[rows] - 1
+        ends = words.cumsum()
+        places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - words), words)
+        return TokenTable(self.ids[places], _offsets(words), self.reserved)
+
+    def batch(self, rows: Rows, steps: int, weights: Tensor, size: int | None = None) -> Batch:
+        """Return the sentences ``rows`` (R,) in T = ``steps`` with their weights (R,), filled up to ``size`` rows.
+
+        ``decoder_inputs`` are BOS w_1 … w_n where ``tokens`` are w_1 … w_n EOS: EOS is never an input. A
+        filler row is the empty sentence, EOS alone, with weight 0: valid, so that no number is NaN.
+        """
+        starts, words = self.offsets[rows], self.offsets[rows + 1]
+        words -= starts
+        if size is not None and size > len(rows):
+            empty = np.zeros(size - len(rows), dtype=np.int64)
+            starts, words = np.concatenate([starts, empty]), np.concatenate([words, empty])
+            weights = torch.cat([weights, weights.new_zeros(len(empty))])
+        places = np.arange(steps)
+        # Beyond a sentence's end the next one's ids are read, and made padding.
+        ids = self.ids if len(self.ids) else np.zeros(1, dtype=np.int32)
+        read = ids.take(starts[:, None] + places, mode="clip")
+        tokens = np.where(places < words[:, None], read, np.int64(self.reserved.pad))
+        inputs = np.empty_like(tokens)
+        inputs[:, 0], inputs[:, 1:] = self.reserved.bos, tokens[:, :-1]
+        tokens[np.arange(len(words)), words] = self.reserved.eos
+        words += 1
+        return Batch(torch.from_numpy(tokens), torch.from_numpy(words), weights, torch.from_numpy(inputs))
+
+
+def _offsets(words: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), words.cumsum()])
+
+
+class Side:
+    """The N texts of one side of a split, and their ids under one tokenizer, encoded where they are first needed.
+
+    Args:
+        texts: as the tokenizer sees them.
+        tokenizer: of these texts.
+        table: their ids, where they are known already.
+    """
+
+    def __init__(self, texts: Sequence[str], tokenizer: Tokenizer, table: TokenTable | None = None) -> None:
+        if table is not None and len(table) != len(texts):
+            raise ValueError(f"{len(texts)} texts have {len(table)} rows of ids")
+        self.texts, self.tokenizer, self._table = texts, tokenizer, table
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    @property
+    def table(self) -> TokenTable:
+        """Ids of all texts."""
+        if self._table is None:
+            parts = (TokenTable.build(self.tokenizer.encode(texts)) for texts in chunks(self.texts))
+            self._table = TokenTable.joined(parts, self.tokenizer.vocabulary.ids)
+        return self._table
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Scored tokens (N,) of each text, EOS counted; nothing is encoded where characters can be counted."""
+        if self._table is None and (counted := self.tokenizer.count(self.texts)) is not None:
+            return counted + 1
+        return self.table.lengths
+
+    def take(self, rows: Rows) -> Side:
+        """Return the texts ``rows`` (R,), in that order; they alone are encoded where no text has been yet."""
+        table = None if self._table is None else self._table.take(rows)
+        return Side(tuple(self.texts[i] for i in rows.tolist()), self.tokenizer, table)
+
+
+class Split:
+    """P(text) ∝ counts: texts, each with how often it occurs; for a conditional model with a source beside each.
+
+    Args:
+        target: the N texts that are modelled.
+        counts: (N,) whole numbers, at least 0 and summing to less than 2^62 (copied and made read-only); None for
+            texts that count once each. Word types carry token counts and occur once; sentences may repeat.
+        source: what stands beside each text; None for unconditional text.
+
+    Raises:
+        DataError: counts that are not of that form.
+
+    Example:
+        >>> from ppl_text.data.tokenizers import character_tokenizer
+        >>> Split(Side(["ab", "b"], character_tokenizer("ab")), [3, 1]).probabilities().tolist()
+        [0.75, 0.25]
+    """
+
+    def __init__(self, target: Side, counts: ArrayLike | None = None, source: Side | None = None) -> None:
+        if source is not None and len(source) != len(target):
+            raise ValueError(f"{len(target)} texts have {len(source)} sources")
+        self.target, self.source = target, source
+        # Ones that take no memory.
+        self.counts: NDArray[np.int64] = np.broadcast_to(np.int64(1), len(target))
+        if counts is not None:
+            self.counts = _checked_counts(np.asarray(counts), len(target))
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The texts of the target side."""
+        return self.target.texts
 
     @property
     def total(self) -> int:
@@ -67,52 +204,126 @@ class Split:
             raise DataError("a split without any text has no probabilities")
         return self.counts / self.total
 
+    def take(self, rows: Rows) -> Split:
+        """Return the texts ``rows`` (R,) with their counts and sources, in that order."""
+        source = None if self.source is None else self.source.take(rows)
+        return Split(self.target.take(rows), self.counts[rows], source)
+
+    def batch(
+        self,
+        rows: Rows,
+        steps: int | None = None,
+        weights: Tensor | None = None,
+        size: int | None = None,
+        source_steps: Sequence[int] = (),
+    ) -> Batch:
+        """Return the texts ``rows`` (R,) as one batch, with their sources where there are any.
+
+        Args:
+            rows: numbers of texts.
+            steps: T; None for the longest text of the batch.
+            weights: (R,); None for ones.
+            size: rows of the batch; those beyond R are filler of weight 0.
+            source_steps: rising widths, the first of which that holds the longest source of the batch is taken; none
+                for just that longest source.
+        """
+        weights = torch.ones(len(rows)) if weights is None else weights
+        table = self.target.table
+        batch = table.batch(rows, int(table.lengths[rows].max()) if steps is None else steps, weights, size)
+        if self.source is None:
+            return batch
+        longest = int(self.source.table.lengths[rows].max())
+        width = next((steps for steps in source_steps if steps >= longest), longest)
+        return replace(batch, source=self.source.table.batch(rows, width, weights, size))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over texts and counts, in their order, and the sources where there are any.
+
+        The lengths go in too: a text may hold any character, so that no separator is safe alone.
+        """
+        digest = hashlib.sha256(_lengths_as_bytes(self.texts))
+        digest.update(self.counts.astype("<i8").tobytes())
+        sides = [self.texts] if self.source is None else [self.texts, self.source.texts]
+        for number, texts in enumerate(sides):
+            digest.update(_lengths_as_bytes(texts) if number else b"")
+            for chunk in chunks(texts):
+                digest.update("".join(chunk).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+def _checked_counts(given: NDArray[np.generic], texts: int) -> NDArray[np.int64]:
+    if given.shape != (texts,) or not (np.issubdtype(given.dtype, np.integer) or given.size == 0):
+        raise DataError(
+            f"a split needs one whole count for each of its {texts} texts; got shape {given.shape} of {given.dtype}"
+        )
+    if given.size and (given.min() < 0 or given.sum(dtype=np.float64) >= 2.0**62):
+        raise DataError("the counts of a split must be 0 or more and sum to less than 2^62")
+    counts = given.astype(np.int64)
+    counts.setflags(write=False)
+    return counts
+
+
+def _lengths_as_bytes(texts: Sequence[str]) -> bytes:
+    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)).astype("<i8").tobytes()
+
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Train, valid and test of one text, with the tokenizer that all three share.
+    """Train, valid and test of one text; all three share their tokenizers.
 
-    ``max_steps`` is the longest text of any split in scored tokens (EOS counted), ``notes`` say what
-    was dropped while reading (to be printed), ``fingerprint`` is :func:`fingerprint` of splits and
-    tokenizer: equal for equal data, so that a run can check that it is evaluated on its own. ``clean`` is what was
-    done to every text before the tokenizer saw it, to be done to a text that is typed later. ``noun``: what a text is
-    called ("word", "sentence"), ``symbol``: what it is made of ("letter", "token"); ``weighted``: whether the rows are
-    types with counts, drawn from ∝ counts without end, rather than texts that count once and come by epochs.
+    Args:
+        name: what it is called.
+        splits: by name.
+        notes: what was read, assumed and dropped, to be printed.
+        noun: what a text is called ("word", "sentence").
+        symbol: what it is made of ("letter", "token").
+        weighted: whether the rows are types with counts, drawn from ∝ counts without end, rather than texts that
+            count once and come by epochs.
+        clean: what was done to every text before the tokenizer saw it, to be done to a text that is typed later.
     """
 
     name: str
     splits: Mapping[str, Split]
-    tokenizer: Tokenizer
-    max_steps: int
     notes: tuple[str, ...]
-    fingerprint: str
     noun: str
     symbol: str
     weighted: bool
     clean: Callable[[str], str] = str
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """That of the texts."""
+        return self.splits["train"].target.tokenizer
+
+    @property
+    def source_tokenizer(self) -> Tokenizer | None:
+        """That of the sources; None where there are none."""
+        source = self.splits["train"].source
+        return None if source is None else source.tokenizer
+
+    @property
     def vocabulary(self) -> Vocabulary:
         """What models are built from."""
-        return self.tokenizer.vocabulary
+        source = self.source_tokenizer
+        return replace(self.tokenizer.vocabulary, source=None if source is None else source.vocabulary)
+
+    @cached_property
+    def max_steps(self) -> int:
+        """Length of the longest text of any split in scored tokens, EOS counted."""
+        return max(int(split.target.lengths.max(initial=1)) for split in self.splits.values())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over splits and tokenizers: equal for equal data, so that a run knows its own."""
+        source = self.source_tokenizer
+        digest = hashlib.sha256(self.tokenizer.fingerprint.encode())
+        digest.update(b"" if source is None else f"\nsource {source.fingerprint}".encode())
+        for name in sorted(self.splits):
+            digest.update(f"\n{name} {self.splits[name].fingerprint}".encode())
+        return digest.hexdigest()
 
 
-def fingerprint(splits: Mapping[str, Split], tokenizer: Tokenizer) -> str:
-    """SHA-256 (hex) over the splits' names, texts and counts, in order, and the tokenizer."""
-    digest = hashlib.sha256(tokenizer.fingerprint.encode())
-    for name in sorted(splits):
-        digest.update(f"\n{name} {split_fingerprint(splits[name])}".encode())
-    return digest.hexdigest()
-
-
-def split_fingerprint(split: Split) -> str:
-    """SHA-256 (hex) over texts and counts, in their order.
-
-    The lengths go in too: a text may hold any character, so that no separator is safe alone.
-    """
-    lengths = np.fromiter(map(len, split.texts), dtype=np.int64, count=len(split))
-    digest = hashlib.sha256(lengths.astype("<i8").tobytes())
-    digest.update(split.counts.astype("<i8").tobytes())
-    for texts in chunks(split.texts):
-        digest.update("".join(texts).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the texts in lists of at most :data:`CHUNK`."""
+    return (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))

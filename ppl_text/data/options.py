@@ -1,125 +1,151 @@
-"""Options of a corpus: given ones over defaults, checked, all faults at once."""
+"""Options of corpora: one model for each kind, with what each option means and its default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from numbers import Integral, Real
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from ppl_text.core.errors import ConfigError, nearest
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value will do, and in words what would."""
+from ppl_text.core.validation import checked
 
-T = TypeVar("T")
+WORD_LIST, SENTENCES = "word-list", "sentences"
+"""Kinds of corpora: word types with counts, read by characters; sentences, each counting once."""
 
+BPE_VOCABULARY, LEAST_BPE = 8000, 260
+"""V of BPE where none is given, and the least that it can be: 4 reserved symbols and 256 bytes."""
 
-def whole(value: Any, least: int) -> bool:
-    """Whether a value is a whole number, ``least`` or more; ``True`` is none."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-
-
-def whole_rule(least: int, otherwise: str = "") -> Rule:
-    """A whole number from ``least`` on, or None where ``otherwise`` says what that means."""
-    words = f"a whole number, {least} or more" + (f", or none for {otherwise}" if otherwise else "")
-    return (lambda v: (bool(otherwise) and v is None) or whole(v, least)), words
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Name = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 
 
-def _share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) < 1
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def unused(self, *names: str) -> list[str]:
+        """Return those of some options that were given although nothing asks for them."""
+        return sorted(self.model_fields_set & set(names))
 
 
-SHARE: Rule = (_share, "a number between 0 and 1, both excluded")
+class WordListOptions(_Options):
+    """How a word list is filtered and divided."""
+
+    split: Literal["standard", "alternative"] = Field(
+        "standard",
+        description="standard: each token goes to test with test_share; alternative: so many of the types",
+    )
+    seed: Seed = Field(0, description="seed of the division")
+    limit: Count | None = Field(None, description="keep only so many of the most frequent types; null: all")
+    min_count: Count = Field(1, description="drop types that occur less often")
+    min_length: Count = Field(2, description="drop types with fewer letters")
+    max_length: Count = Field(12, description="drop types with more letters", validate_default=True)
+    test_share: Share = Field(0.1, description="share that goes to test")
+    valid_share: Share = Field(0.05, description="share of what then remains that goes to valid")
+
+    @field_validator("max_length")
+    @classmethod
+    def _leaves_a_length(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("min_length", value):
+            raise ValueError(f"expected min_length ({info.data['min_length']}) or more; got {value}")
+        return value
 
 
-def one_of(*names: str) -> Rule:
-    """One of some names."""
-    return (lambda v: isinstance(v, str) and v in names), " or ".join(", ".join(map(repr, names)).rsplit(", ", 1))
+class SentenceOptions(_Options):
+    """How sentences are read, divided and tokenised, and what stands beside each where they come in pairs."""
+
+    tokenizer: Literal["word", "bpe", "character"] = Field(
+        "word", description="word: between white space; bpe: byte pairs; character: code points"
+    )
+    vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+        None,
+        description=f"largest V, the four reserved ids counted; null: every type, {BPE_VOCABULARY:,} for bpe",
+        validate_default=True,
+    )
+    min_count: Count = Field(1, description="words or characters that occur less often in train become <unk>")
+    lower: bool = Field(False, description="lower-case the texts")
+    max_tokens: Count | None = Field(None, description="most tokens of a sentence, EOS not counted; null: any number")
+    long: Literal["truncate", "drop", "refuse"] = Field(
+        "truncate", description="what becomes of a longer one; refuse names its line"
+    )
+    empty: Literal["drop", "refuse"] = Field("drop", description="what becomes of a line without text")
+    limit: Count | None = Field(None, description="stop reading when train has so many sentences; null: read all")
+    seed: Seed = Field(0, description="seed of the division of a lone file, and of a split that a folder lacks")
+    test_share: Share = Field(0.1, description="share of all sentences that goes to test")
+    valid_share: Share = Field(0.1, description="share of all sentences that goes to valid", validate_default=True)
+    column: Name | None = Field(
+        None, description="column of the text; null: text, sentence or the only column of strings"
+    )
+    subset: Name | None = Field(None, description="configuration of a hub: data set that has several")
+    source: Name | None = Field(
+        None, description="column of what stands beside each text, for conditional models; null: nothing does"
+    )
+    source_max_tokens: Count | None = Field(
+        None, description="most tokens of a source, EOS not counted; null: any number"
+    )
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _holds_all_bytes(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if info.data.get("tokenizer") == "bpe" and value is not None and value < LEAST_BPE:
+            raise ValueError(f"expected {LEAST_BPE} or more for bpe: 4 reserved symbols and 256 bytes; got {value}")
+        return value
+
+    @field_validator("valid_share")
+    @classmethod
+    def _leaves_something_to_train(cls, value: float, info: ValidationInfo) -> float:
+        test = info.data.get("test_share", 0.0)
+        if value + test >= 1:
+            raise ValueError(f"expected less than 1 together with test_share ({test:g}); got {value:g}")
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _is_another_column(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value == info.data.get("column"):
+            raise ValueError(f"expected another column than that of the text; got {value!r}")
+        return value
+
+    @field_validator("source_max_tokens")
+    @classmethod
+    def _has_a_source(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("source", "") is None:
+            raise ValueError(f"expected a source, the name of its column; got source_max_tokens={value} without one")
+        return value
 
 
-def faults_in(merged: Mapping[str, Any], given: Iterable[str], rules: Mapping[str, Rule], elsewhere: str) -> list[str]:
-    """What is wrong with options: unknown names, then values. ``elsewhere`` is told of each unknown name."""
-    faults = [
-        f"unknown option '{name}'{nearest(name, rules)}; known: {', '.join(rules)}{elsewhere}"
-        for name in given
-        if name not in rules
-    ]
-    return faults + [f"{n} must be {rules[n][1]}; got {v!r}" for n, v in merged.items() if not rules[n][0](v)]
+Options: TypeAlias = WordListOptions | SentenceOptions
+
+MODELS: dict[str, type[Options]] = {WORD_LIST: WordListOptions, SENTENCES: SentenceOptions}
+"""The options of each kind of corpus."""
 
 
-@dataclass(frozen=True)
-class SentenceOptions:
-    """How sentences are read, divided and tokenised.
+def corpus_options(
+    unit: str,
+    given: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    section: str = "",
+    others: Collection[str] = (),
+) -> Any:
+    """Return the options of a kind of corpus.
 
-    ============ ================================================================================
-    tokenizer    ``word`` (between white space), ``bpe`` (of bytes), ``character``
-    vocabulary   largest V, the four reserved ids counted; None: every type (8,000 for ``bpe``)
-    min_count    words or characters that occur less often in train become ``<unk>``; bpe: no effect
-    lower        lower-case the texts
-    max_tokens   most tokens of a sentence, EOS not counted; None: any number
-    long         what becomes of a longer one: ``truncate``, ``drop``, or ``refuse`` with its line
-    empty        what becomes of a line without text: ``drop`` or ``refuse``
-    limit        stop reading when train has so many sentences; None reads all
-    seed         of the division of a lone file (and of a split that a folder lacks)
-    test_share   share of all sentences that goes to test
-    valid_share  share of all sentences that goes to valid
-    column       column of the text in csv, jsonl, parquet and hub data; None: ``text``, ``sentence``
-                 or the only column of strings
-    subset       configuration of a ``hub:`` data set that has several
-    ============ ================================================================================
+    Args:
+        unit: the kind, a key of :data:`MODELS`.
+        given: values by name.
+        defaults: those that the corpus has of its own.
+        section: the place in a recipe, for messages.
+        others: what else may be given there.
+
+    Raises:
+        OptionsError: all that is wrong with them at once.
     """
-
-    tokenizer: str = "word"
-    vocabulary: int | None = None
-    min_count: int = 1
-    lower: bool = False
-    max_tokens: int | None = None
-    long: str = "truncate"
-    empty: str = "drop"
-    limit: int | None = None
-    seed: int = 0
-    test_share: float = 0.1
-    valid_share: float = 0.1
-    column: str | None = None
-    subset: str | None = None
-
-
-BPE_VOCABULARY = 8000
-"""V of BPE where none is given."""
-
-_NAME: Rule = (lambda v: v is None or (isinstance(v, str) and bool(v)), "a name, or none")
-
-SENTENCE_RULES: dict[str, Rule] = {
-    "tokenizer": one_of("word", "bpe", "character"),
-    "vocabulary": whole_rule(5, "every type"),
-    "min_count": whole_rule(1),
-    "lower": (lambda v: isinstance(v, bool), "true or false"),
-    "max_tokens": whole_rule(1, "any length"),
-    "long": one_of("truncate", "drop", "refuse"),
-    "empty": one_of("drop", "refuse"),
-    "limit": whole_rule(1, "all sentences"),
-    "seed": (lambda v: whole(v, 0) and int(v) < 2**64, "a whole number from 0 to 2^64 − 1"),
-    "test_share": SHARE,
-    "valid_share": SHARE,
-    "column": _NAME,
-    "subset": _NAME,
-}
-
-
-def sentence_options(given: Mapping[str, Any], defaults: SentenceOptions | None = None) -> SentenceOptions:
-    """Return ``defaults`` with what was given; raises :class:`ConfigError` with all faults at once."""
-    defaults = defaults or SentenceOptions()
-    merged = {**asdict(defaults), **{k: v for k, v in given.items() if k in SENTENCE_RULES}}
-    faults = faults_in(merged, given, SENTENCE_RULES, " (these are of sentences, data.unit=sentences)")
-    if not faults and merged["test_share"] + merged["valid_share"] >= 1:
-        faults.append(
-            f"test_share {merged['test_share']} and valid_share {merged['valid_share']} leave nothing to train"
-        )
-    if not faults and merged["tokenizer"] == "bpe":
-        merged["vocabulary"] = BPE_VOCABULARY if merged["vocabulary"] is None else merged["vocabulary"]
-        if merged["vocabulary"] < 260:
-            faults.append(f"vocabulary must be 260 or more for bpe (4 reserved, 256 bytes); got {merged['vocabulary']}")
-    if faults:
-        raise ConfigError("corpus options: " + "; ".join(faults))
-    return replace(defaults, **merged)
+    model = MODELS[unit]
+    foreign = {
+        name: f"{name}: for {kind}, data.unit={kind}"
+        for kind, other in MODELS.items()
+        for name in other.model_fields.keys() - model.model_fields.keys()
+    }
+    values = {**(defaults or {}), **given}
+    return checked(model, values, "corpus options", section=section, others=others, elsewhere=foreign)

@@ -1,37 +1,84 @@
-"""Sentences of one corpus: cleaned, divided, given a vocabulary, and stored with their ids.
+"""Sentences of one corpus, a user's or built in: cleaned, divided, given a vocabulary, encoded once.
 
-Texts pass through in chunks and lie in flat columns (:mod:`ppl_text.data.columns`), so that a corpus may be larger
-than memory. What is done to a text, once, before anything else sees it: lower case where asked for, Unicode's NFC,
-one space for each run of white space, none at the ends.
+What is done to a text, once, before anything else sees it: lower case where asked for, Unicode's NFC, one space for
+each run of white space, none at the ends. Where texts come in pairs, the same is done to their sources, which have a
+vocabulary of their own.
 """
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
+from itertools import compress
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
 
 from ppl_text.core.errors import DataError
 
-from .columns import TextBuilder, TextColumn, chunks
-from .corpus import SPLITS, Corpus, fingerprint
+from .corpus import SPLITS, Corpus, Side, Split, TokenTable, chunks
 from .options import BPE_VOCABULARY, SentenceOptions
-from .reading import shortened
-from .sources import Source
-from .tables import SentenceSplit, TableBuilder
-from .tokenizers import UNK_ID, Tokenizer
-from .vocabularies import bpe_tokenizer, open_character_tokenizer, word_tokenizer
+from .origins import ENDINGS, Columns, Origin, file_origin, hub_origins, shortened, split_files, unread
+from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
 
-Place = Callable[[str], str]
+Home = Callable[[str], str]
 """A cleaned text to the name of its split."""
+
+Sides: TypeAlias = tuple[list[str], ...]
+"""Cleaned texts, and where they come in pairs, their sources."""
+
+
+def load_sentences(path: Path | str, options: SentenceOptions) -> Corpus:
+    """Return the sentences of a FILE, divided as :func:`division` says, or of a DIR.
+
+    A FILE is text with one sentence on each line (``label<TAB>text`` in a ``.tsv``, or where the first line has a
+    tab), or csv, jsonl or parquet with a column of texts. A DIR needs ``train.{txt,tsv,csv,jsonl,parquet}``; of
+    ``valid`` and ``test``, one that it lacks is taken from train. ``limit`` is for train alone.
+
+    Raises:
+        DataError: all that is wrong with the data.
+    """
+    path, columns = Path(path).expanduser(), Columns(options.column, options.source)
+    if os.path.isdir(path):
+        found = split_files(path, ENDINGS)
+        origins = {split: file_origin(file, columns) for split, file in found.items()}
+        return _with_missing_splits(str(path), origins, options, unread(path, found))
+    if not os.path.isfile(path):
+        problem = "neither a file nor a folder" if os.path.exists(path) else "no such file or folder"
+        raise DataError(f"{problem}; expected sentences, or a folder with train.txt", path)
+    return _with_missing_splits(str(path), {"train": file_origin(path, columns)}, options)
+
+
+def load_hub(name: str, options: SentenceOptions) -> Corpus:
+    """Return the sentences of the data set ``name`` on the Hugging Face hub (or in a folder laid out like one).
+
+    Its splits are ``train`` and, where there are any, ``validation`` (``valid``, ``dev``) and ``test``; one that it
+    lacks is taken from train. Raises like :func:`load_sentences`.
+    """
+    columns = Columns(options.column, options.source)
+    return _with_missing_splits(f"hub:{name}", hub_origins(name, options.subset, columns), options)
+
+
+def _with_missing_splits(
+    name: str, origins: Mapping[str, Origin], options: SentenceOptions, notes: Sequence[str] = ()
+) -> Corpus:
+    missing = [split for split in ("test", "valid") if split not in origins]
+    unused = [] if missing else options.unused("seed", "test_share", "valid_share")
+    unused += ["subset"] * (options.subset is not None and not name.startswith("hub:"))
+    told = [*notes, f"not used: {', '.join(unused)}"] if unused else [*notes]
+    if not os.path.isfile(name):
+        told += [f"no {split} in {name}: taken from train" for split in missing]
+    return assemble(name, origins, options, division(options, missing), told)
 
 
 def clean(text: str, lower: bool = False) -> str:
-    """The text as tokenizers see it: NFC, single spaces, in lower case where asked for.
+    """Return the text as tokenizers see it: NFC, single spaces, in lower case where asked for.
 
-    Example::
-
+    Example:
         >>> clean("  Cafe\\u0301\\tau  lait\\r\\n", lower=True)
         'café au lait'
     """
@@ -39,13 +86,13 @@ def clean(text: str, lower: bool = False) -> str:
     return " ".join(unicodedata.normalize("NFC", text.lower() if lower else text).split())
 
 
-def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid")) -> Place:
-    """Which split a sentence of undivided data belongs to: decided by the sentence alone, and the seed.
+def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid")) -> Home:
+    """Return what says to which split a sentence of undivided data belongs: the sentence alone, and the seed.
 
     u(x) = keyed BLAKE2 of x in lower case, as a number in [0, 1): test where u < test_share, valid where
     test_share ≤ u < test_share + valid_share, else train. So equal sentences share a split (none of test is in
-    train), adding or sorting lines moves no other, and sizes are binomial. ``wanted`` leaves out a split that comes
-    from elsewhere.
+    train), adding or sorting lines moves no other, and sizes are binomial. Of pairs the source decides. ``wanted``
+    leaves out a split that comes from elsewhere.
     """
     if not wanted:
         return lambda _: "train"
@@ -63,32 +110,38 @@ def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid
 
 
 def assemble(
-    name: str, sources: Mapping[str, Source], options: SentenceOptions, place: Place, notes: Sequence[str] = ()
+    name: str, origins: Mapping[str, Origin], options: SentenceOptions, home: Home, notes: Sequence[str] = ()
 ) -> Corpus:
-    """Read the sources, build the vocabulary from train, and store the ids of every split.
+    """Read the texts, build the vocabularies from train, and encode every split.
 
-    ``sources`` maps splits to where they come from, train at least; ``place`` takes the others out of train. The
-    vocabulary is that of train before long sentences are truncated or dropped. Raises :class:`DataError` for data
-    that cannot be read or leave a split empty.
+    Vocabularies are those of train before long sentences are truncated or dropped.
+
+    Args:
+        name: of the corpus.
+        origins: splits to where they come from, train at least.
+        options: how to read, divide and tokenise.
+        home: takes the other splits out of train.
+        notes: what to tell first.
+
+    Raises:
+        DataError: data that cannot be read or leave a split empty.
     """
     told = list(notes)
-    texts: dict[str, TextColumn] = {}
-    for split, source in sources.items():
-        texts |= _collected(source, split, options, place, told)
-    origin = {split: sources.get(split, sources["train"]) for split in SPLITS}
+    found: dict[str, Sides] = {}
+    for split, origin in origins.items():
+        found |= _collected(origin, split, options, home, told)
+    of_split = {split: origins.get(split, origins["train"]) for split in SPLITS}
     for split in SPLITS:
-        if not texts.get(split):
-            raise DataError(_too_few(split, texts, options), origin[split].where)
-    tokenizer = _tokenizer(texts["train"], options, sources["train"])
-    told.append(f"vocabulary: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
-    splits = {split: _encoded(split, texts.pop(split), tokenizer, options, origin[split], told) for split in SPLITS}
+        if split not in found or not found[split][0]:
+            raise DataError(_too_few(split, found, options), of_split[split].where)
+    tokenizers = [_tokenizer(texts, options, origins["train"]) for texts in found["train"]]
+    for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=False):
+        told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
+    splits = {split: _encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
     return Corpus(
         name=name,
         splits=splits,
-        tokenizer=tokenizer,
-        max_steps=max(int(split.table.lengths.max()) for split in splits.values()),
         notes=tuple(told),
-        fingerprint=fingerprint(splits, tokenizer),
         noun="sentence",
         symbol="token",
         weighted=False,
@@ -96,105 +149,137 @@ def assemble(
     )
 
 
-def _too_few(split: str, texts: Mapping[str, TextColumn], options: SentenceOptions) -> str:
+def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -> str:
     return (
-        f"too few sentences to divide: {sum(map(len, texts.values())):,} leave none for {split} with "
+        f"too few sentences to divide: {sum(len(texts) for texts, *_ in found.values()):,} leave none for {split} with "
         f"test_share={options.test_share:g}, valid_share={options.valid_share:g}, seed={options.seed}; give more "
         "sentences or larger shares, or a folder with train, valid and test files"
     )
 
 
-def _collected(
-    source: Source, split: str, options: SentenceOptions, place: Place, told: list[str]
-) -> dict[str, TextColumn]:
-    """Cleaned texts of one source by split; ``told`` hears what was dropped."""
-    builders = {split: TextBuilder()}
-    whose = place if split == "train" else lambda _: split
+def _collected(origin: Origin, split: str, options: SentenceOptions, home: Home, told: list[str]) -> dict[str, Sides]:
+    """Return the cleaned texts of one origin by split; ``told`` hears what was dropped."""
+    pairs = options.source is not None
+    parts: dict[str, Sides] = {}
     read = empty = 0
     limited = False
-    for number, raw in source.rows():
+    for raw in origin.rows():
         read += 1
-        text = clean(raw, options.lower)
-        if "\0" in text:
-            raise source.fault(number, f"a NUL character in {shortened(text)}; remove it")
-        if not text:
+        texts = [_cleaned(text, raw.number, options, origin) for text in raw.sides]
+        if not all(texts):
             empty += 1
             if options.empty == "refuse":
-                raise source.fault(number, "no text; remove the line, or drop such lines with data.empty=drop")
+                what = "no text" if not texts[0] else f"no source in column '{options.source}'"
+                raise origin.fault(raw.number, f"{what}; remove the line, or drop such lines with data.empty=drop")
             continue
-        builders.setdefault(whose(text), TextBuilder()).append(text)
-        limited = split == "train" and options.limit is not None and len(builders[split]) >= options.limit
+        part = parts.setdefault(home(texts[-1]) if split == "train" else split, tuple([] for _ in texts))
+        for side, text in zip(part, texts, strict=True):
+            side.append(text)
+        limited = split == "train" and "train" in parts and len(parts["train"][0]) == options.limit
         if limited:
             break
     if read == empty:
-        raise DataError("there is no sentence in it; expected one on each line (or in each row)", source.where)
+        raise DataError("there is no sentence in it; expected one on each line (or in each row)", origin.where)
     told.append(
-        f"{source.name}: {read:,} {source.unit}s read"
-        + (f", {empty:,} without text dropped" if empty else "")
+        f"{origin.name}: {read:,} {origin.unit}s read"
+        + (f", {empty:,} without text{' or source' * pairs} dropped" if empty else "")
         + (f"; stopped at {options.limit:,} training sentences (limit)" if limited else "")
     )
-    told.extend(source.notes)
-    return {name: builder.column() for name, builder in builders.items()}
+    told.extend(origin.notes)
+    return parts
 
 
-def _tokenizer(texts: Iterable[str], options: SentenceOptions, source: Source) -> Tokenizer:
+def _cleaned(raw: str, number: int, options: SentenceOptions, origin: Origin) -> str:
+    text = clean(raw, options.lower)
+    if "\0" in text:
+        raise origin.fault(number, f"a NUL character in {shortened(text)}; remove it")
+    return text
+
+
+def _tokenizer(texts: Iterable[str], options: SentenceOptions, origin: Origin) -> Tokenizer:
     try:
         if options.tokenizer == "bpe":
             return bpe_tokenizer(texts, vocabulary=options.vocabulary or BPE_VOCABULARY)
         make = {"word": word_tokenizer, "character": open_character_tokenizer}[options.tokenizer]
         return make(texts, vocabulary=options.vocabulary, min_count=options.min_count)
     except DataError as error:
-        raise DataError(str(error), source.where) from error
+        raise DataError(str(error), origin.where) from error
 
 
 def _encoded(
-    split: str, texts: TextColumn, tokenizer: Tokenizer, options: SentenceOptions, source: Source, told: list[str]
-) -> SentenceSplit:
-    """The ids of a split's sentences, long ones treated as the options say."""
-    table, kept, fit = TableBuilder(), TextBuilder(), _Fit(tokenizer, options, source)
-    for chunk in chunks(texts):
-        sentences, ids = fit(chunk)
-        table.extend(ids)
-        if options.max_tokens is not None:
-            kept.extend(sentences)
-    found = SentenceSplit.of(kept.column() if options.max_tokens is not None else texts, table.table(), tokenizer)
-    if not len(found):
+    split: str,
+    texts: Sides,
+    tokenizers: Sequence[Tokenizer],
+    options: SentenceOptions,
+    origin: Origin,
+    told: list[str],
+) -> Split:
+    """Encode both sides of a split, long sentences treated as the options say; a row goes with either side."""
+    fits = [_Fit(side, tokenizer, options, origin) for side, tokenizer in enumerate(tokenizers)]
+    for parts in zip(*map(chunks, texts), strict=True):
+        fitted = [fit(part) for fit, part in zip(fits, parts, strict=True)]
+        # A first character of more bytes than max_tokens leaves nothing of its sentence.
+        kept = [all(row) for row in zip(*(ids for _, ids in fitted), strict=True)]
+        for fit, (shown, ids) in zip(fits, fitted, strict=True):
+            fit.keep(compress(shown, kept), compress(ids, kept))
+    if not fits[0].texts:
+        limits = " or ".join(f"{fit.option}={fit.most}" for fit in fits if fit.most is not None)
         raise DataError(
-            f"every sentence of {split} has more than max_tokens={options.max_tokens} tokens; raise it or set "
-            "long=truncate",
-            source.where,
+            f"every sentence of {split} has more than {limits} tokens; raise it or set long=truncate", origin.where
         )
-    told += [f"{split}: {fit.long:,} sentences of more than {options.max_tokens} tokens {fit.became}"] * bool(fit.long)
-    unknown = int((found.table.ids == UNK_ID).sum()) / max(1, len(found.table.ids))
-    told.append(
-        f"{split}: {len(found):,} sentences, {found.scored_tokens:,} scored tokens "
-        f"({found.scored_tokens / len(found):.3f} a sentence, EOS counted), {unknown:.2%} <unk>"
-    )
-    return found
+    for fit in fits:
+        told.extend(fit.notes(split))
+    return Split(fits[0].side(), source=fits[1].side() if len(fits) > 1 else None)
 
 
 class _Fit:
-    """Texts to the texts and ids that are kept; counts the long ones."""
+    """The texts of one side of a split that are kept, and their ids; counts the long ones."""
 
-    def __init__(self, tokenizer: Tokenizer, options: SentenceOptions, source: Source) -> None:
-        self._tokenizer, self._options, self._source = tokenizer, options, source
-        self.long = 0
-        self.became = {"truncate": "truncated"}.get(options.long, "dropped")
+    def __init__(self, side: int, tokenizer: Tokenizer, options: SentenceOptions, origin: Origin) -> None:
+        self.option, self.most, self.noun = (
+            ("max_tokens", options.max_tokens, "sentences"),
+            ("source_max_tokens", options.source_max_tokens, "sources"),
+        )[side]
+        self.texts: list[str] = []
+        self._place, self._tokenizer, self._options, self._origin = side, tokenizer, options, origin
+        self._tables: list[TokenTable] = []
+        self._long = 0
 
-    def __call__(self, texts: list[str]) -> tuple[list[str], list[list[int]]]:
+    def __call__(self, texts: Sequence[str]) -> tuple[Sequence[str], list[list[int]]]:
+        """Return texts and ids, without any ids where a text is to be dropped."""
         ids = self._tokenizer.encode(texts)
-        most = self._options.max_tokens
-        if most is None or max(map(len, ids)) <= most:
+        if self.most is None or max(map(len, ids)) <= self.most:
             return texts, ids
-        rows = [self._shortened(text, row, most) for text, row in zip(texts, ids, strict=True)]
-        # A first character of more bytes than max_tokens leaves nothing of its sentence.
-        rows = [(text, row) for text, row in rows if row]
+        rows = [self._shortened(text, row, self.most) for text, row in zip(texts, ids, strict=True)]
         return [text for text, _ in rows], [row for _, row in rows]
+
+    def keep(self, texts: Iterable[str], ids: Iterable[list[int]]) -> None:
+        """Store some texts with their ids."""
+        self.texts.extend(texts)
+        self._tables.append(TokenTable.build(list(ids)))
+
+    def side(self) -> Side:
+        """Return what was kept."""
+        table = TokenTable.joined(self._tables, self._tokenizer.vocabulary.ids)
+        return Side(self.texts, self._tokenizer, table)
+
+    def notes(self, split: str) -> list[str]:
+        """Say how much was kept, how much was too long and how much is unknown."""
+        ids = np.concatenate([table.ids for table in self._tables])
+        number, scored = len(self.texts), len(ids) + len(self.texts)
+        unknown = int((ids == self._tokenizer.vocabulary.ids.unk).sum()) / max(1, len(ids))
+        became = {"truncate": "truncated"}.get(self._options.long, "dropped")
+        too_long = [f"{split}: {self._long:,} {self.noun} of more than {self.most} tokens {became}"] * bool(self._long)
+        return [
+            *too_long,
+            f"{split}: {number:,} {self.noun}, {scored:,} scored tokens ({scored / number:.3f} a sentence, EOS "
+            f"counted), {unknown:.2%} <unk>",
+        ]
 
     def _shortened(self, text: str, ids: list[int], most: int) -> tuple[str, list[int]]:
         if len(ids) <= most:
             return text, ids
-        self.long += 1
+        self._long += 1
         if self._options.long == "refuse":
             raise self._refusal(text, len(ids), most)
         if self._options.long == "drop":
@@ -204,7 +289,8 @@ class _Fit:
 
     def _refusal(self, text: str, tokens: int, most: int) -> DataError:
         """Name the line, which only now is looked for."""
-        source, lower = self._source, self._options.lower
-        number = next(number for number, raw in source.rows() if clean(raw, lower) == text)
-        advice = "raise max_tokens, or truncate or drop such sentences with data.long"
-        return source.fault(number, f"{tokens:,} tokens, more than max_tokens={most}: {shortened(text)}; {advice}")
+        lower = self._options.lower
+        numbers = (raw.number for raw in self._origin.rows() if clean(raw.sides[self._place], lower) == text)
+        advice = f"raise {self.option}, or truncate or drop such sentences with data.long"
+        message = f"{tokens:,} tokens, more than {self.option}={most}: {shortened(text)}; {advice}"
+        return self._origin.fault(next(numbers), message)

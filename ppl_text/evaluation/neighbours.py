@@ -12,8 +12,7 @@ from torch import Tensor
 from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import of_sentence
-from ..data.corpus import Split
-from ..data.tables import Rows, TokenTable, token_table
+from ..data.corpus import Rows, Split
 from ..data.tokenizers import Tokenizer
 from .generation import check_latent, check_texts, encode_batch, encoded
 from .likelihood import measuring
@@ -58,19 +57,19 @@ def nearest_texts(
     if n < 1:
         raise UserError(f"the number of neighbours must be 1 or more; got {n}")
     check_texts(tokenizer, [text], max_steps)
-    table, device = token_table(split, tokenizer), device_of(model)
+    table, device = split.target.table, device_of(model)
     order = np.argsort(table.lengths, kind="stable")
     starts = range(0, len(order), CHUNK)
     best: dict[tuple[int, ...], tuple[float, int]] = {}
     with measuring(seed, model, guide):
         query = posterior_means(model, guide, encode_batch(tokenizer, [text]).to(device))
         for done, start in enumerate(starts, 1):
-            rows, batch = _distinct(table, order[start : start + CHUNK])
+            rows, batch = _distinct(split, order[start : start + CHUNK])
             distances = (posterior_means(model, guide, batch.to(device)) - query).norm(dim=-1)
             near = distances.topk(min(n, len(rows)), largest=False)
             for distance, place in zip(near.values.tolist(), near.indices.tolist(), strict=True):
                 row = int(rows[place])
-                best.setdefault(_ids(table, row), (distance, row))
+                best.setdefault(table.tokens(row), (distance, row))
             best = dict(sorted(best.items(), key=lambda item: item[1])[:n])
             report(done, len(starts))
     return [Neighbour(split.texts[row], distance) for distance, row in best.values()]
@@ -111,13 +110,8 @@ def _known_mean(guide: Any, batch: Batch) -> Tensor | None:
     return mean
 
 
-def _distinct(table: TokenTable, rows: Rows) -> tuple[Rows, Batch]:
-    """Of some rows of a table those with different tokens, as they came, and their batch without filler."""
-    steps = int(table.lengths[rows].max())
-    tokens = table.batch(rows, steps, torch.ones(len(rows))).tokens.numpy()
+def _distinct(split: Split, rows: Rows) -> tuple[Rows, Batch]:
+    """Drop rows with duplicate tokens, keeping order; return the remaining rows and their batch."""
+    tokens = split.batch(rows).tokens.numpy()
     rows = rows[np.sort(np.unique(tokens, axis=0, return_index=True)[1])]
-    return rows, table.batch(rows, steps, torch.ones(len(rows)))
-
-
-def _ids(table: TokenTable, row: int) -> tuple[int, ...]:
-    return tuple(table.ids[table.offsets[row] : table.offsets[row + 1]].tolist())
+    return rows, split.batch(rows)

@@ -71,8 +71,10 @@ def evaluation_set(corpus: Corpus, split: str, limit: int | None, seed: int, bat
     if split not in corpus.splits:
         raise UserError(f"unknown split '{split}'; corpus '{corpus.name}' has {', '.join(corpus.splits)}")
     data = corpus.splits[split]
-    buckets = default_buckets(data, corpus.tokenizer, 4)
-    return evaluation_batches(data, corpus.tokenizer, batch_size=batch_size, buckets=buckets, limit=limit, seed=seed)
+    buckets = default_buckets(data, 4)
+    return evaluation_batches(
+        data, weighted=corpus.weighted, batch_size=batch_size, buckets=buckets, limit=limit, seed=seed
+    )
 
 
 def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") -> CommonSentences:

@@ -11,8 +11,7 @@ import numpy as np
 from ..core.atomic import finite_or_none
 from ..core.latents import of_sentence
 from ..data.batches import EvaluationSet
-from ..data.corpus import Corpus
-from ..data.tables import TokenTable, token_table
+from ..data.corpus import Corpus, TokenTable
 from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.likelihood import Likelihood
 from ..metrics.words import entropy
@@ -40,7 +39,7 @@ class SentenceMeasure(TextMeasure):
 
     def references(self, corpus: Corpus, split: str) -> References:
         """The i.i.d. token model of the training sentences, and the entropy of the split's."""
-        train, data = (token_table(corpus.splits[name], corpus.tokenizer) for name in ("train", split))
+        train, data = (corpus.splits[name].target.table for name in ("train", split))
         return References(token_cross_entropy(train, data), entropy(corpus.splits[split].counts))
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:

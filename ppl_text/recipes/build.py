@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from guides import GUIDES
 
 from .. import objectives
 from ..core.batch import Batch
-from ..core.errors import PplTextError, UserError, nearest
+from ..core.errors import PplTextError, UserError
 from ..core.latents import of_sentence
 from ..core.protocols import Objective
 from ..core.registry import Registry
@@ -29,10 +29,9 @@ from ..data.batches import (
     TrainingBatches,
     default_buckets,
 )
-from ..data.catalogue import load_corpus
+from ..data.catalogue import Located, locate
 from ..data.corpus import Corpus
-from ..data.options import SENTENCE_RULES
-from ..data.wordlist import WordOptions
+from ..data.options import corpus_options
 from ..evaluation.collapse import siblings
 from ..evaluation.sentences import evaluation_set
 from ..measures import monitor_of
@@ -46,7 +45,7 @@ from ..training.trainer import Trainer
 from ..training.validation import Monitor
 from . import recipe_names
 from .config import DataSection, RunConfig, check_config, sound_parts
-from .errors import Errors, RecipeError, checked_options, place_of
+from .errors import Errors, checked_options, place_of
 from .folders import check_parent
 from .procedures import FREEZE
 from .stages import build_stages, check_stages, first_rate
@@ -187,20 +186,12 @@ def build_objective(config: RunConfig) -> Objective:
 
 def load_data(config: RunConfig) -> Corpus:
     """The corpus with its own options; raises :class:`ConfigError` or :class:`DataError`."""
-    own = {"word-list": [field.name for field in fields(WordOptions)], "sentences": list(SENTENCE_RULES)}
-    known = [*DataSection.model_fields, *own[config.data.unit]]
-    unknown = [name for name in config.data.options if name not in known]
-    lines = [f"unknown key 'data.{name}'{nearest(name, known)}; known here: {', '.join(known)}" for name in unknown]
-    options = {name: value for name, value in config.data.options.items() if name in known}
-    try:
-        corpus = load_corpus(config.data.corpus, unit=config.data.unit, **options)
-    except UserError as error:
-        if not lines:
-            raise
-        raise RecipeError([*lines, str(error)]) from error
-    if lines:
-        raise RecipeError(lines)
-    return corpus
+    data, errors = config.data, Errors()
+    found = errors.attempt(locate, data.corpus, data.unit)
+    check = partial(corpus_options, section="data", others=list(DataSection.model_fields))
+    options = errors.attempt(check, data.unit, data.options, found.defaults if found else {})
+    errors.raise_any("data")
+    return cast(Located, found).load(options)
 
 
 def build_fabric(config: RunConfig) -> Fabric:
@@ -219,9 +210,8 @@ def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None)
     stream = TrainingBatches if corpus.weighted else EpochBatches
     return stream(
         train,
-        corpus.tokenizer,
         batch_size=config.data.batch_size,
-        buckets=default_buckets(train, corpus.tokenizer, config.data.buckets),
+        buckets=default_buckets(train, config.data.buckets),
         seed=config.seed if seed is None else seed,
         word_dropout=config.data.word_dropout,
     )

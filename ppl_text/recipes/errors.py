@@ -10,24 +10,17 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from ..core.errors import ConfigError, UserError, nearest
+from ..core.errors import UserError, nearest
+from ..core.validation import OptionsError, in_words
 
 T = TypeVar("T")
 
-_WORDS = {
-    "model_type": "expected a section with keys of its own",
-    "string_pattern_mismatch": "expected a name that a folder can have",
-}
-"""By pydantic's type of error, where its own words would not help."""
 
-
-class RecipeError(ConfigError):
+class RecipeError(OptionsError):
     """A configuration with errors; ``lines`` has one line for each."""
 
     def __init__(self, lines: Sequence[str], source: str = "the configuration") -> None:
-        self.lines = list(lines)
-        listed = "".join(f"\n- {line}" for line in self.lines)
-        super().__init__(f"{source}: {self.lines[0]}" if len(self.lines) == 1 else f"{source} has errors:{listed}")
+        super().__init__(lines, source if len(lines) == 1 else f"{source} has errors")
 
 
 class Errors:
@@ -57,7 +50,7 @@ class Errors:
 
 
 def _lines(error: UserError) -> list[str]:
-    return error.lines if isinstance(error, RecipeError) else [str(error).replace("\n", "\n  ")]
+    return error.lines if isinstance(error, OptionsError) else [str(error).replace("\n", "\n  ")]
 
 
 def lines_of(error: ValidationError, known: Callable[[list[str]], Iterable[str]], keys: Iterable[str]) -> list[str]:
@@ -81,14 +74,6 @@ def _line(found: Mapping[str, Any], known: Callable[[list[str]], Iterable[str]],
     if found["type"] == "missing":
         return f"'{key}' is missing"
     return f"'{key}': {in_words(found)}"
-
-
-def in_words(found: Mapping[str, Any]) -> str:
-    """Say what was expected and what came, for one of pydantic's errors."""
-    if found["type"] == "value_error":
-        return str(found["msg"]).removeprefix("Value error, ")
-    expected = _WORDS.get(found["type"]) or found["msg"].replace("Input should be", "expected", 1).split(", unable")[0]
-    return f"{expected}; got {found.get('input')!r}"
 
 
 def checked_options(target: Callable[..., Any], options: Mapping[str, Any], section: str) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) ->
     write_record(folder / "data.json", record)
     write_record(folder / "environment.json", describe_environment(device))
     corpus.tokenizer.save(folder / "tokenizer.json")
+    if corpus.source_tokenizer is not None:
+        corpus.source_tokenizer.save(folder / "source-tokenizer.json")
     if parent is not None:
         write_record(folder / PARENT, parent)
 
@@ -135,7 +137,7 @@ def remove_unstarted(folder: Path) -> None:
     """
     if not folder.is_dir() or has_checkpoint(folder):
         return
-    made = {CONFIG, "data.json", "environment.json", "tokenizer.json", PARENT, "checkpoints"}
+    made = {CONFIG, "data.json", "environment.json", PARENT, "checkpoints", "tokenizer.json", "source-tokenizer.json"}
     if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         shutil.rmtree(folder)
 

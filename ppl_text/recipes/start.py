@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from ..core.batch import Batch
 from ..core.errors import PplTextError, RunFolderError, UserError
 from ..core.protocols import Estimate, Objective
-from ..data.batches import collate
 from ..data.corpus import Corpus
 from ..objectives.sites import check_sites
 from ..training.machine import torch_threads
@@ -108,9 +108,8 @@ def refuse_points(estimate: Estimate, objective: Objective) -> None:
 
 def first_batch(corpus: Corpus, size: int) -> Batch:
     """Return the first ``size`` texts of the training split as a batch."""
-    texts = corpus.splits["train"].texts[:size]
-    ids = corpus.tokenizer.encode(texts)
-    return collate(ids, [1.0] * len(ids), steps=1 + max(map(len, ids)), rows=len(ids))
+    train = corpus.splits["train"]
+    return train.batch(np.arange(min(size, len(train))))
 
 
 def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) -> RunConfig:

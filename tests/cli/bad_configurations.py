@@ -114,7 +114,9 @@ KEYS = {
     "precision": Case(fit("--set", "precision=16"), ("'precision': expected '32' or 'bf16'; got '16'",)),
     "device": Case(fit("--set", "device=tpu"), ("'device': expected 'auto', 'cpu' or 'cuda'; got 'tpu'",)),
     "seed too large": Case(fit("--seed", str(2**64)), ("--seed",)),
-    "share of the words": Case(fit("--set", "data.test_share=2"), ("test_share must be a number between 0 and 1",)),
+    "share of the words": Case(
+        fit("--set", "data.test_share=2"), ("'data.test_share': expected less than 1; got 2 (share that goes to test)",)
+    ),
     "stock objective with β": Case(
         fit("--objective", "pyro:Trace_ELBO", "--set", "training.beta=0.5"),
         ("a stock Pyro objective knows no β", "use 'elbo'"),

@@ -49,7 +49,7 @@ def run(tmp_path_factory, folder, one_thread):
 def test_perplexities_are_printed_with_what_normalises_them(ppl, run):
     values = strict(ppl("evaluate", run.folder, "--particles", "20", "--json").out)
     out = ppl("evaluate", run.folder, "--particles", "20").out
-    tokens = run.corpus.splits["test"].scored_tokens
+    tokens = run.corpus.splits["test"].target.table.scored_tokens
     assert values["n_eos"] == tokens
     assert values["perplexity"] == pytest.approx(math.exp(-values["iw_sum"] / tokens))
     assert values["elbo_perplexity"] == pytest.approx(math.exp((values["rec_sum"] + values["kl_sum"]) / tokens))

@@ -123,7 +123,7 @@ def test_evaluate_stores_what_its_figures_are_made_of(ppl, trained, tmp_path):
     ended = ppl("evaluate", trained.folder, "--particles", "8", "--store", tmp_path / "s.safetensors", "--json")
     values = strict(ended.out)
     scores, about = load_scores(tmp_path / "s.safetensors")
-    tokens = trained.corpus.splits["test"].scored_tokens
+    tokens = trained.corpus.splits["test"].target.table.scored_tokens
     assert (about["particles"], scores.log_weights.shape) == (8, (24, 8))
     by_hand = (scores.log_weights.logsumexp(-1) - math.log(8)).sum().item()
     assert values["perplexity"] == pytest.approx(math.exp(-by_hand / tokens), rel=1e-6)

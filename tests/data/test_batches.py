@@ -10,19 +10,18 @@ import torch
 
 from ppl_text.core.errors import CheckpointError, ConfigError, DataError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
-from ppl_text.data.batches import (
-    CountSampler,
-    EvaluationSet,
-    TrainingBatches,
-    collate,
-    default_buckets,
-    evaluation_batches,
-)
-from ppl_text.data.corpus import Split
+from ppl_text.data.batches import EvaluationSet, TrainingBatches, collate, default_buckets
+from ppl_text.data.batches import evaluation_batches as batches_of
+from ppl_text.data.corpus import Side, Split
+from ppl_text.data.randomness import CountSampler
 from ppl_text.data.tokenizers import character_tokenizer
 
 TOKENIZER = character_tokenizer("abcdefghij")
 BUCKETS = (3, 5, 9)
+
+
+def split_of(texts, counts, tokenizer=TOKENIZER):
+    return Split(Side(tuple(texts), tokenizer), np.asarray(counts, dtype=np.int64))
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +29,11 @@ def split():
     """200 words of 1 to 8 letters with skewed counts."""
     rng = np.random.default_rng(0)
     words = sorted({"".join(rng.choice(list("abcdefghij"), size=n)) for n in rng.integers(1, 9, size=400)})[:200]
-    return Split(tuple(words), (1000 / (1 + rng.permutation(len(words)))).astype(np.int64))
+    return split_of(words, (1000 / (1 + rng.permutation(len(words)))).astype(np.int64))
 
 
 def training(split, **options):
-    return TrainingBatches(split, TOKENIZER, **{"batch_size": 16, "buckets": BUCKETS, "seed": 0, **options})
+    return TrainingBatches(split, **{"batch_size": 16, "buckets": BUCKETS, "seed": 0, **options})
 
 
 def texts_of(batch):
@@ -130,14 +129,14 @@ def test_buckets_come_in_random_order(split):
 
 
 def test_a_bucket_without_words_is_no_harm():
-    words = Split(("a", "abcdef"), np.array([5, 5]))
+    words = split_of(("a", "abcdef"), [5, 5])
     steps = {batch.steps for batch in itertools.islice(training(words, buckets=(2, 4, 7, 20)), 60)}
     assert steps == {2, 7}
 
 
 def test_rare_long_words_come_out_in_the_end():
     # One pool holds 16 words; the bucket of the rare one takes many pools to fill.
-    words = Split(("a", "abcdef"), np.array([19, 1]))
+    words = split_of(("a", "abcdef"), [19, 1])
     stream = training(words, buckets=(2, 7), pool_batches=1)
     steps = Counter(batch.steps for batch in itertools.islice(stream, 4000))
     assert abs(steps[7] - 200) < 5 * np.sqrt(200 / 16 * 0.95) + 1
@@ -181,13 +180,13 @@ def test_what_comes_out_is_what_was_drawn(split, monkeypatch):
 
 
 def test_words_without_count_never_appear():
-    words = Split(("a", "b", "c"), np.array([0, 3, 0]))
+    words = split_of(("a", "b", "c"), [0, 3, 0])
     seen = {text for batch in itertools.islice(training(words, buckets=(2,)), 20) for text in texts_of(batch)}
     assert seen == {"b"}
 
 
 def test_huge_counts_are_sampled_exactly():
-    words = Split(("a", "b", "c"), np.array([2**60, 2**60, 1]))
+    words = split_of(("a", "b", "c"), [2**60, 2**60, 1])
     stream = training(words, buckets=(2,))
     seen = Counter(text for batch in itertools.islice(stream, 300) for text in texts_of(batch))
     assert set(seen) == {"a", "b"}
@@ -233,8 +232,8 @@ def test_state_survives_the_stream_going_on(split):
 
 def test_state_of_other_data_is_refused(split):
     state = training(split).state_dict()
-    fewer = Split(split.texts[:-1], split.counts[:-1])
-    recounted = Split(split.texts, split.counts + 1)
+    fewer = split_of(split.texts[:-1], split.counts[:-1])
+    recounted = split_of(split.texts, split.counts + 1)
     for other in (training(fewer), training(recounted)):
         before = other.state_dict()["position"]
         with pytest.raises(
@@ -245,7 +244,7 @@ def test_state_of_other_data_is_refused(split):
     with pytest.raises(CheckpointError, match="batch_size, buckets differ"):
         training(split, batch_size=8, buckets=(4, 9)).load_state_dict(state)
     tokenizer = character_tokenizer("jihgfedcba")
-    other = TrainingBatches(split, tokenizer, batch_size=16, buckets=BUCKETS, seed=0)
+    other = TrainingBatches(split_of(split.texts, split.counts, tokenizer), batch_size=16, buckets=BUCKETS, seed=0)
     with pytest.raises(CheckpointError, match="data differ"):
         other.load_state_dict(state)
 
@@ -277,7 +276,7 @@ def test_buckets_must_hold_the_longest_sentence(split):
     with pytest.raises(ConfigError, match=message):
         training(split, buckets=(3, 6))
     with pytest.raises(ConfigError, match=message):
-        evaluation_batches(split, TOKENIZER, batch_size=4, buckets=(3, 6))
+        batches_of(split, weighted=True, batch_size=4, buckets=(3, 6))
 
 
 @pytest.mark.parametrize("buckets", [(), (0, 9), (9, 9), (9, 5)])
@@ -290,15 +289,15 @@ def test_sizes_must_be_positive(split):
     with pytest.raises(ConfigError, match="batch_size and pool_batches must be 1 or more"):
         training(split, batch_size=0)
     with pytest.raises(ConfigError, match="batch_size and limit must be 1 or more"):
-        evaluation_batches(split, TOKENIZER, batch_size=4, buckets=BUCKETS, limit=0)
+        batches_of(split, weighted=True, batch_size=4, buckets=BUCKETS, limit=0)
 
 
 def test_nothing_to_sample():
-    empty = Split((), np.zeros(0, dtype=np.int64))
+    empty = split_of((), [])
     with pytest.raises(DataError, match="nothing to sample"):
         training(empty)
     with pytest.raises(DataError, match="nothing to sample"):
-        evaluation_batches(empty, TOKENIZER, batch_size=4, buckets=BUCKETS)
+        batches_of(empty, weighted=True, batch_size=4, buckets=BUCKETS)
 
 
 # -- evaluation -------------------------------------------------------------------------------------
@@ -314,7 +313,7 @@ def rows_of(evaluation):
 
 
 def test_evaluation_is_the_exact_expectation(split):
-    evaluation = evaluation_batches(split, TOKENIZER, batch_size=16, buckets=BUCKETS)
+    evaluation = batches_of(split, weighted=True, batch_size=16, buckets=BUCKETS)
     assert isinstance(evaluation, EvaluationSet)
     assert dict(rows_of(evaluation)) == dict(zip(split.texts, split.counts.tolist(), strict=True))
     assert sum(len(texts) for texts in evaluation.texts) == len(split)
@@ -330,7 +329,7 @@ def test_evaluation_is_the_exact_expectation(split):
 
 
 def test_evaluation_wastes_at_most_one_batch_a_bucket(split):
-    evaluation = evaluation_batches(split, TOKENIZER, batch_size=16, buckets=BUCKETS)
+    evaluation = batches_of(split, weighted=True, batch_size=16, buckets=BUCKETS)
     unfilled = Counter(
         batch.steps for batch, texts in zip(evaluation, evaluation.texts, strict=True) if len(texts) < 16
     )
@@ -339,14 +338,14 @@ def test_evaluation_wastes_at_most_one_batch_a_bucket(split):
 
 
 def test_large_counts_are_exact_weights():
-    words = Split(("a", "b"), np.array([2**53 - 1, 16_777_217]))
-    (batch,) = evaluation_batches(words, TOKENIZER, batch_size=2, buckets=(2,))
+    words = split_of(("a", "b"), [2**53 - 1, 16_777_217])
+    (batch,) = batches_of(words, weighted=True, batch_size=2, buckets=(2,))
     assert batch.weights.tolist() == [2**53 - 1, 16_777_217]
 
 
 def test_limited_evaluation_aggregates_its_draws(split):
     def build(**options):
-        return evaluation_batches(split, TOKENIZER, batch_size=16, buckets=BUCKETS, **options)
+        return batches_of(split, weighted=True, batch_size=16, buckets=BUCKETS, **options)
 
     one, again, other = build(limit=500, seed=1), build(limit=500, seed=1), build(limit=500, seed=2)
     drawn = dict(rows_of(one))
@@ -359,7 +358,7 @@ def test_limited_evaluation_aggregates_its_draws(split):
 
 def test_limited_evaluation_is_proportional_to_counts(split):
     n, p = 200_000, split.probabilities()
-    drawn = dict(rows_of(evaluation_batches(split, TOKENIZER, batch_size=64, buckets=(9,), limit=n, seed=5)))
+    drawn = dict(rows_of(batches_of(split, weighted=True, batch_size=64, buckets=(9,), limit=n, seed=5)))
     observed = np.array([drawn.get(text, 0) for text in split.texts])
     chi_square, freedom = ((observed - n * p) ** 2 / (n * p)).sum(), len(p) - 1
     assert abs(chi_square - freedom) < 5 * np.sqrt(2 * freedom)
@@ -368,7 +367,7 @@ def test_limited_evaluation_is_proportional_to_counts(split):
 def test_evaluation_does_not_follow_the_draws_of_training(split):
     stream = training(split, buckets=(9,), seed=0)
     pool = Counter(text for batch in itertools.islice(stream, 64) for text in texts_of(batch))
-    drawn = dict(rows_of(evaluation_batches(split, TOKENIZER, batch_size=16, buckets=(9,), limit=64 * 16, seed=0)))
+    drawn = dict(rows_of(batches_of(split, weighted=True, batch_size=16, buckets=(9,), limit=64 * 16, seed=0)))
     assert pool != drawn
 
 
@@ -377,9 +376,9 @@ def test_evaluation_does_not_follow_the_draws_of_training(split):
 
 def test_built_in_list_in_batches(words_corpus):
     train = words_corpus.splits["train"]
-    buckets = default_buckets(train, words_corpus.tokenizer, 3)
+    buckets = default_buckets(train, 3)
     assert buckets[-1] == words_corpus.max_steps
-    stream = TrainingBatches(train, words_corpus.tokenizer, batch_size=128, buckets=buckets, seed=0)
+    stream = TrainingBatches(train, batch_size=128, buckets=buckets, seed=0)
     seen = Counter(
         words_corpus.tokenizer.decode(row) for batch in itertools.islice(stream, 200) for row in batch.tokens
     )

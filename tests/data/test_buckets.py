@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from ppl_text.core.errors import ConfigError, DataError
-from ppl_text.data.buckets import assign_buckets, default_buckets
-from ppl_text.data.corpus import Split
+from ppl_text.data.buckets import assign_buckets, default_buckets, source_widths
+from ppl_text.data.corpus import Side, Split
 from ppl_text.data.tokenizers import character_tokenizer
 
 TOKENIZER = character_tokenizer("abc")
+
+
+def split_of(texts, counts):
+    return Split(Side(texts, TOKENIZER), np.asarray(counts, dtype=np.int64))
 
 
 def padding(split, buckets):
@@ -23,8 +27,8 @@ def padding(split, buckets):
 def test_default_buckets_are_the_best_of_all(n, seed):
     rng = np.random.default_rng(seed)
     lengths = rng.choice(np.arange(1, 13), size=8, replace=False)
-    words = Split(tuple("a" * k for k in lengths), rng.integers(1, 10 ** rng.integers(1, 5, size=8)))
-    chosen = default_buckets(words, TOKENIZER, n)
+    words = split_of(["a" * k for k in lengths], rng.integers(1, 10 ** rng.integers(1, 5, size=8)))
+    chosen = default_buckets(words, n)
     present = sorted(set((lengths + 1).tolist()))
     assert chosen[-1] == present[-1]
     assert len(chosen) == min(n, len(present))
@@ -32,15 +36,16 @@ def test_default_buckets_are_the_best_of_all(n, seed):
     assert padding(words, chosen) == min(padding(words, (*subset, present[-1])) for subset in subsets)
 
 
-def test_default_buckets_can_leave_room_for_other_splits():
-    words = Split(("a", "abc"), np.array([3, 1]))
-    assert default_buckets(words, TOKENIZER, 1, longest=9) == (9,)
-    assert default_buckets(words, TOKENIZER, 2, longest=9) == (2, 9), "3·0 + 1·5 < 3·2 + 1·0"
-    assert default_buckets(words, TOKENIZER, 2, longest=3) == (2, 4)
+def test_widths_of_sources_are_chosen_like_buckets():
+    texts, sources = ["a"] * 6, ["a" * k for k in (1, 1, 1, 4, 5, 9)]
+    split = Split(Side(texts, TOKENIZER), [5, 1, 1, 1, 1, 1], Side(sources, TOKENIZER))
+    assert source_widths(split) == (2, 5, 6, 10)
+    assert source_widths(split.take(np.array([0, 3]))) == (2, 5)
+    assert source_widths(split_of(texts, [1] * 6)) == ()
 
 
 def test_default_buckets_refuse_nonsense():
     with pytest.raises(ConfigError, match="number of buckets must be 1 or more; got 0"):
-        default_buckets(Split(("a",), np.array([1])), TOKENIZER, 0)
+        default_buckets(split_of(["a"], [1]), 0)
     with pytest.raises(DataError, match="no lengths to choose buckets from"):
-        default_buckets(Split((), np.zeros(0, dtype=np.int64)), TOKENIZER, 2)
+        default_buckets(split_of([], []), 2)

@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from ppl_text.core.errors import CheckpointError, ConfigError, DataError
-from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID
+from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from ppl_text.data.batches import EpochBatches, TrainingBatches, default_buckets, evaluation_batches
-from ppl_text.data.corpus import Split
-from ppl_text.data.tables import SentenceSplit, TokenTable
-from ppl_text.data.tokenizers import UNK_ID, character_tokenizer
-from ppl_text.data.vocabularies import word_tokenizer
+from ppl_text.data.corpus import Side, Split
+from ppl_text.data.tokenizers import character_tokenizer, word_tokenizer
 
 BUCKETS = (4, 7, 12)
 WORDS = list("abcdefgh")
@@ -30,11 +28,11 @@ def split():
 
 
 def sentence_split(texts, tokenizer=TOKENIZER):
-    return SentenceSplit.of(texts, TokenTable.build(tokenizer.encode(texts)), tokenizer)
+    return Split(Side(texts, tokenizer))
 
 
 def epochs(split, **options):
-    return EpochBatches(split, TOKENIZER, **{"batch_size": 16, "buckets": BUCKETS, "seed": 0, **options})
+    return EpochBatches(split, **{"batch_size": 16, "buckets": BUCKETS, "seed": 0, **options})
 
 
 def rows_of(batches):
@@ -81,7 +79,7 @@ def test_filler_is_the_empty_sentence_without_weight(split):
 
 
 def test_a_bucket_for_each_length_pads_nothing(split):
-    buckets = default_buckets(split, TOKENIZER, 100)
+    buckets = default_buckets(split, 100)
     assert buckets == tuple(range(2, 13))
     for batch in itertools.islice(epochs(split, buckets=buckets), 30):
         assert batch.lengths[batch.weights > 0].eq(batch.steps).all()
@@ -97,7 +95,7 @@ def test_no_sentence_is_refused():
     with pytest.raises(DataError, match="nothing to train on"):
         epochs(sentence_split([]))
     with pytest.raises(DataError, match="nothing to evaluate"):
-        evaluation_batches(sentence_split([]), TOKENIZER, batch_size=4, buckets=BUCKETS)
+        evaluation_batches(sentence_split([]), weighted=False, batch_size=4, buckets=BUCKETS)
 
 
 # -- going on exactly -------------------------------------------------------------------------------
@@ -115,7 +113,7 @@ def through_disk(state):
 @pytest.mark.parametrize("taken", [0, 1, 13, 14, 15, 16, 17, 40])
 def test_continuation_is_bit_identical(split, make, word_dropout, taken):
     def stream(seed):
-        return make(split, TOKENIZER, batch_size=16, buckets=BUCKETS, seed=seed, word_dropout=word_dropout)
+        return make(split, batch_size=16, buckets=BUCKETS, seed=seed, word_dropout=word_dropout)
 
     straight = stream(0)
     for _ in range(taken):
@@ -132,7 +130,7 @@ def test_continuation_is_bit_identical(split, make, word_dropout, taken):
 
 def test_other_streams_are_refused(split):
     state = epochs(split, word_dropout=0.4).state_dict()
-    plain = TrainingBatches(split, TOKENIZER, batch_size=16, buckets=BUCKETS, seed=0)
+    plain = TrainingBatches(split, batch_size=16, buckets=BUCKETS, seed=0)
     cases = {
         "word_dropout differ": epochs(split, word_dropout=0.5),
         "word_dropout differ;": epochs(split),
@@ -170,8 +168,8 @@ def test_damaged_state_changes_nothing(split, damage):
 
 def test_state_of_a_word_list_is_what_it_was():
     """Checkpoints written before word dropout existed hold these keys, and still load."""
-    words = Split(("a", "b"), np.array([1, 2]))
-    state = TrainingBatches(words, character_tokenizer("ab"), batch_size=2, buckets=(2,), seed=0).state_dict()
+    words = Split(Side(("a", "b"), character_tokenizer("ab")), [1, 2])
+    state = TrainingBatches(words, batch_size=2, buckets=(2,), seed=0).state_dict()
     assert set(state) == {"identity", "rng", "left", "position"}
     assert set(state["identity"]) == {"data", "batch_size", "buckets", "pool_batches"}
 
@@ -182,7 +180,7 @@ def test_state_of_a_word_list_is_what_it_was():
 @pytest.mark.parametrize("make", [EpochBatches, TrainingBatches])
 def test_dropout_replaces_words_of_the_inputs_only(split, make):
     options = {"batch_size": 16, "buckets": BUCKETS, "seed": 0}
-    dropped, kept = make(split, TOKENIZER, word_dropout=0.3, **options), make(split, TOKENIZER, **options)
+    dropped, kept = make(split, word_dropout=0.3, **options), make(split, **options)
     words = replaced = 0
     for with_, without in itertools.islice(zip(dropped, kept, strict=False), 400):
         assert torch.equal(with_.tokens, without.tokens)
@@ -210,26 +208,26 @@ def test_dropout_rate_is_checked(split, rate):
 
 
 def test_dropout_needs_an_unknown():
-    words = Split(("a", "b"), np.array([1, 2]))
+    words = Split(Side(("a", "b"), character_tokenizer("ab")), [1, 2])
     with pytest.raises(ConfigError, match=r"by <unk>, which this tokenizer does not have .*data.unit=sentences"):
-        TrainingBatches(words, character_tokenizer("ab"), batch_size=2, buckets=(2,), seed=0, word_dropout=0.1)
+        TrainingBatches(words, batch_size=2, buckets=(2,), seed=0, word_dropout=0.1)
 
 
 # -- evaluation of sentences ------------------------------------------------------------------------
 
 
 def test_evaluation_has_every_sentence_once(split):
-    evaluation = evaluation_batches(split, TOKENIZER, batch_size=16, buckets=BUCKETS)
+    evaluation = evaluation_batches(split, weighted=False, batch_size=16, buckets=BUCKETS)
     assert Counter(rows_of(evaluation)) == Counter(split.texts)
     assert Counter(itertools.chain.from_iterable(evaluation.texts)) == Counter(split.texts)
     assert evaluation.total_weight == 211
     scored = sum((batch.weights * batch.lengths).sum().item() for batch in evaluation)
-    assert scored == split.scored_tokens == sum(len(t.split()) + 1 for t in split.texts)
+    assert scored == split.target.table.scored_tokens == sum(len(t.split()) + 1 for t in split.texts)
 
 
 def test_limited_evaluation_draws_different_rows(split):
     def build(limit, seed=0):
-        return evaluation_batches(split, TOKENIZER, batch_size=16, buckets=BUCKETS, limit=limit, seed=seed)
+        return evaluation_batches(split, weighted=False, batch_size=16, buckets=BUCKETS, limit=limit, seed=seed)
 
     drawn = Counter(rows_of(build(100)))
     assert drawn.total() == build(100).total_weight == 100
@@ -238,10 +236,3 @@ def test_limited_evaluation_draws_different_rows(split):
     assert drawn != Counter(rows_of(build(100, seed=1)))
     for enough in (211, 5000):
         assert Counter(rows_of(build(enough))) == Counter(split.texts)
-
-
-def test_another_tokenizer_encodes_anew(split):
-    other = word_tokenizer(["h g f e d c b a"] * 2 + ["h"])
-    assert other != TOKENIZER
-    (first, *_) = evaluation_batches(split, other, batch_size=211, buckets=(12,))
-    assert [other.decode(row) for row in first.tokens] == list(split.texts)

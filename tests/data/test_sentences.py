@@ -1,20 +1,16 @@
 """A user's own sentences: formats, cleaning, division, long and empty lines, folders, and every fault."""
 
-import itertools
 import os
 import unicodedata
 
-import numpy as np
 import pytest
 
-from ppl_text.core.errors import ConfigError, DataError, UserError
-from ppl_text.data import columns
-from ppl_text.data.batches import EpochBatches
+from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.vocabulary import UNK_ID
 from ppl_text.data.catalogue import load_corpus
 from ppl_text.data.corpus import SPLITS
 from ppl_text.data.options import SentenceOptions
 from ppl_text.data.sentences import clean, division
-from ppl_text.data.tokenizers import UNK_ID
 
 LINES = [f"sentence number {i} of {i % 7}" for i in range(60)]
 
@@ -55,12 +51,12 @@ def test_folder_by_hand(tmp_path):
     assert [texts(corpus, name) for name in SPLITS] == [["b a <unk>", "b _UNK", "b"], ["a zz"], ["b"]]
     assert corpus.tokenizer.symbols == ("<pad>", "<s>", "</s>", "<unk>", "b", "_UNK", "a")
     train = corpus.splits["train"]
-    assert train.table.ids.tolist() == [4, 6, 3, 4, 5, 4]
-    assert train.table.offsets.tolist() == [0, 3, 5, 6]
-    assert train.table.lengths.tolist() == [4, 3, 2]
-    assert train.scored_tokens == 9
+    assert train.target.table.ids.tolist() == [4, 6, 3, 4, 5, 4]
+    assert train.target.table.offsets.tolist() == [0, 3, 5, 6]
+    assert train.target.table.lengths.tolist() == [4, 3, 2]
+    assert train.target.table.scored_tokens == 9
     assert train.counts.tolist() == [1, 1, 1]
-    assert corpus.splits["valid"].table.ids.tolist() == [6, UNK_ID]
+    assert corpus.splits["valid"].target.table.ids.tolist() == [6, UNK_ID]
     assert corpus.max_steps == 4
     assert corpus.notes == (
         "train.txt: 4 lines read, 1 without text dropped",
@@ -104,12 +100,12 @@ def test_unicode_in_every_form(tmp_path, raw, tokenizer):
     expected = " ".join(unicodedata.normalize("NFC", raw).split())
     assert texts(corpus)[0] == texts(corpus, "valid")[0] == expected
     assert texts(corpus) == [expected, "x"]
-    table = corpus.splits["train"].table
+    table = corpus.splits["train"].target.table
     decoded = corpus.tokenizer.decode(table.ids[: table.offsets[1]].tolist())
     assert decoded == (
         expected if tokenizer == "bpe" or "<s>" not in raw or tokenizer == "character" else "<unk> <unk> <unk> <unk>"
     )
-    assert all(ids > 2 for split in corpus.splits.values() for ids in split.table.ids)
+    assert all(ids > 2 for split in corpus.splits.values() for ids in split.target.table.ids)
 
 
 def test_cleaning_comes_once_and_is_stable():
@@ -163,7 +159,7 @@ def test_long_sentences(tmp_path):
     cut = load(path, max_tokens=2)
     assert [texts(cut, name) for name in SPLITS] == [["a b", "a b", "a b"], ["d c"], ["a"]]
     assert cut.max_steps == 3
-    assert cut.splits["train"].table.lengths.tolist() == [3, 3, 3]
+    assert cut.splits["train"].target.table.lengths.tolist() == [3, 3, 3]
     assert "train: 2 sentences of more than 2 tokens truncated" in cut.notes
     assert "valid: 1 sentences of more than 2 tokens truncated" in cut.notes
     assert not any("test: 1 sentences of more" in note for note in cut.notes)
@@ -186,8 +182,8 @@ def test_truncated_texts_are_those_of_their_ids(tmp_path, tokenizer):
     corpus = load(folder(tmp_path, f"{long}\n" * 3 + "the cat\n", long, long), tokenizer=tokenizer, max_tokens=7)
     for split in corpus.splits.values():
         encoded = corpus.tokenizer.encode(list(split.texts))
-        assert [i for ids in encoded for i in ids] == split.table.ids.tolist()
-        assert split.table.lengths.max() <= 8
+        assert [i for ids in encoded for i in ids] == split.target.table.ids.tolist()
+        assert split.target.table.lengths.max() <= 8
         assert all(unicodedata.normalize("NFC", long).startswith(text) for text in split.texts)
 
 
@@ -257,24 +253,6 @@ def test_missing_splits_are_taken_from_train(tmp_path):
     assert f"not read in {tmp_path}: README.md" in corpus.notes
 
 
-def test_columns_on_disk_change_nothing(tmp_path, monkeypatch):
-    path = write(tmp_path / "all.txt", "\n".join(LINES))
-    small = load(path)
-    monkeypatch.setattr(columns, "MEMORY", 64)
-    monkeypatch.setattr(columns, "CHUNK", 5)
-    mapped = load(path)
-    assert isinstance(mapped.splits["train"].table.ids, np.memmap)
-    assert mapped.fingerprint == small.fingerprint
-    streams = [
-        EpochBatches(c.splits["train"], c.tokenizer, batch_size=7, buckets=(5, 9), seed=0, word_dropout=0.2)
-        for c in (small, mapped)
-    ]
-    for one, two in itertools.islice(zip(*streams, strict=True), 20):
-        assert one.tokens.equal(two.tokens)
-        assert one.decoder_inputs.equal(two.decoder_inputs)
-        assert one.lengths.equal(two.lengths)
-
-
 # -- faults of paths and options --------------------------------------------------------------------
 
 
@@ -293,26 +271,6 @@ def test_paths_that_will_not_do(tmp_path):
     )
     with pytest.raises(UserError, match="'no/such' does not exist"):
         load("no/such")
-
-
-def test_all_faulty_options_at_once(tmp_path):
-    with pytest.raises(ConfigError) as caught:
-        load(tmp_path, tokenizer="words", max_tokens=0, long="cut", lower="yes", min_length=2, vocabulary=4)
-    for part in (
-        "unknown option 'min_length'",
-        "tokenizer must be 'word', 'bpe' or 'character'; got 'words'",
-        "max_tokens must be a whole number, 1 or more, or none for any length; got 0",
-        "long must be 'truncate', 'drop' or 'refuse'; got 'cut'",
-        "lower must be true or false; got 'yes'",
-        "vocabulary must be a whole number, 5 or more, or none for every type; got 4",
-    ):
-        assert part in str(caught.value)
-    with pytest.raises(ConfigError, match="vocabulary must be 260 or more for bpe"):
-        load(tmp_path, tokenizer="bpe", vocabulary=100)
-    with pytest.raises(ConfigError, match=r"test_share 0.5 and valid_share 0.5 leave nothing to train"):
-        load(tmp_path, test_share=0.5, valid_share=0.5)
-    with pytest.raises(ConfigError, match="seed must be a whole number from 0 to"):
-        load(tmp_path, seed=2**64)
 
 
 def test_options_that_are_not_used_are_noted(tmp_path):

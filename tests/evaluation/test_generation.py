@@ -8,7 +8,7 @@ import torch
 from guides.language_model import ExactGuide
 from ppl_text.core.errors import DataError, UnknownNameError, UserError
 from ppl_text.core.vocabulary import Vocabulary
-from ppl_text.data.vocabularies import bpe_tokenizer, open_character_tokenizer, word_tokenizer
+from ppl_text.data.tokenizers import bpe_tokenizer, open_character_tokenizer, word_tokenizer
 from ppl_text.evaluation import generation
 from ppl_text.evaluation.decoding import Beam, Greedy, Sample
 from ppl_text.evaluation.generation import (

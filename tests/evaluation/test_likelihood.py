@@ -9,7 +9,7 @@ import torch
 
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import evaluation_batches
-from ppl_text.data.corpus import Split
+from ppl_text.data.corpus import Side, Split
 from ppl_text.data.tokenizers import character_tokenizer
 from ppl_text.evaluation.likelihood import sentence_bounds, sentence_log_weights, summarize
 from ppl_text.metrics.words import entropy, letter_cross_entropy, letter_model
@@ -171,25 +171,25 @@ def test_drawing_most_of_the_sentences_adds_little():
     assert whole.sampling_se == 0.0
 
 
-TRAIN = Split(("ab", "c", "abba"), np.array([3, 2, 1]))
-TEST = Split(("ab", "c"), np.array([3, 2]))
+LETTERS = character_tokenizer("abc")
+TRAIN = Split(Side(("ab", "c", "abba"), LETTERS), [3, 2, 1])
+TEST = Split(Side(("ab", "c"), LETTERS), [3, 2])
 
 
-def unigram(split, tokenizer):
+def unigram(split):
     fitted = letter_model(split)
-    table = torch.full((tokenizer.size,), -torch.inf, dtype=torch.float64)
+    table = torch.full((LETTERS.size,), -torch.inf, dtype=torch.float64)
     table[2] = fitted.eos
     for letter, value in fitted.letters.items():
-        table[tokenizer.symbols.index(letter)] = value
+        table[LETTERS.symbols.index(letter)] = value
     return Unigram(table)
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7])
 def test_the_iid_unigram_model_has_the_perplexity_of_its_closed_form(batch_size):
     """Specification 5.i: EOS counts, BOS does not; by hand over n_sent = 5, n_words = 8, n_eos = 13."""
-    tokenizer = character_tokenizer("abc")
-    data = evaluation_batches(TEST, tokenizer, batch_size=batch_size, buckets=(2, 3))
-    bounds = sentence_bounds(unigram(TRAIN, tokenizer), Nothing(), data, particles=2)
+    data = evaluation_batches(TEST, weighted=True, batch_size=batch_size, buckets=(2, 3))
+    bounds = sentence_bounds(unigram(TRAIN), Nothing(), data, particles=2)
     found = summarize(bounds, 2)
     p = {"a": 5 / 18, "b": 5 / 18, "c": 2 / 18, "": 6 / 18}  # 12 letters and 6 EOS in the training words
     by_hand = 3 * (2 * math.log(p["a"])) + 2 * math.log(p["c"]) + 5 * math.log(p[""])

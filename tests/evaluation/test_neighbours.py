@@ -3,11 +3,10 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
 
 from ppl_text.core.errors import DataError, UserError
-from ppl_text.data.corpus import Split
+from ppl_text.data.corpus import Side, Split
 from ppl_text.evaluation import neighbours
 from ppl_text.evaluation.neighbours import nearest_texts
 
@@ -17,7 +16,7 @@ TEXTS = ["".join(letters) for n in (1, 2, 3) for letters in itertools.product("a
 
 
 def split_of(texts):
-    return Split(tuple(texts), np.ones(len(texts), dtype=np.int64))
+    return Split(Side(texts, TOKENIZER))
 
 
 def found(text, n, *, texts=TEXTS, guide=None, **options):

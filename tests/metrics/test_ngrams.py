@@ -9,12 +9,12 @@ from nltk.lm import KneserNeyInterpolated, Vocabulary
 from nltk.lm.preprocessing import padded_everygram_pipeline
 
 from ppl_text.core.errors import DataError
-from ppl_text.data.corpus import Split
+from ppl_text.data.word_lists import WordCounts
 from ppl_text.metrics.ngrams import BOS, EOS, kneser_ney
 
 
 def split(**counts):
-    return Split(tuple(counts), np.array(list(counts.values())))
+    return WordCounts(tuple(counts), np.array(list(counts.values())))
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def random_words():
     """100 words over five letters, of one to six, with counts of 1 to 6."""
     rng = np.random.default_rng(0)
     words = sorted({"".join(rng.choice(list("abcde"), size=rng.integers(1, 7))) for _ in range(130)})[:100]
-    return Split(tuple(words), rng.integers(1, 7, len(words)))
+    return WordCounts(tuple(words), rng.integers(1, 7, len(words)))
 
 
 def everygrams(word, order):
@@ -139,7 +139,7 @@ def test_many_tokens_and_many_words_take_no_longer_than_their_types():
     """A word that occurs 10¹² times is one entry; 20,000 samples are scored by their different n-grams."""
     rng = np.random.default_rng(2)
     words = sorted({"".join(rng.choice(list("abcdefgh"), size=rng.integers(2, 8))) for _ in range(3000)})
-    model = kneser_ney(Split(tuple(words), np.full(len(words), 10**12)), 5)
+    model = kneser_ney(WordCounts(tuple(words), np.full(len(words), 10**12)), 5)
     samples = ["".join(row) for row in np.array(list("abcdefgh"))[rng.integers(0, 8, (20_000, 6))]]
     assert 1.0 < model.perplexity(samples) < math.inf
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.data.corpus import Split
+from ppl_text.data.word_lists import WordCounts
 from ppl_text.metrics.words import (
     cross_entropy,
     draws_for_unique,
@@ -20,7 +20,7 @@ from ppl_text.metrics.words import (
 
 
 def split(**counts):
-    return Split(tuple(counts), np.array(list(counts.values())))
+    return WordCounts(tuple(counts), np.array(list(counts.values())))
 
 
 # -- entropy ----------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_cross_entropy_equals_the_sum_over_words():
     train = split(**{w: int(rng.integers(1, 1000)) for w in words})
     test = split(**{w: int(rng.integers(0, 50)) for w in sorted(words)[:120]})
     model = letter_model(train)
-    summed = -sum(p * model.log_prob(w) for w, p in zip(test.texts, test.probabilities(), strict=True))
+    summed = -sum(n * model.log_prob(w) for w, n in zip(test.texts, test.counts / test.total, strict=True))
     assert letter_cross_entropy(train, test) == pytest.approx(summed, rel=1e-12)
 
 

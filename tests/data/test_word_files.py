@@ -7,12 +7,16 @@ import pytest
 
 from ppl_text.core.errors import ConfigError, DataError
 from ppl_text.data.catalogue import load_corpus
-from ppl_text.data.files import load_path
-from ppl_text.data.reading import is_word, read_words
+from ppl_text.data.options import WordListOptions
+from ppl_text.data.word_files import is_word, load_word_list, read_words
 
 SYLLABLES = ("ba", "ce", "di", "fo", "gu", "he", "ji", "ko")
 LIST = "".join(f"{a}{b}\t{10 * i + j + 20}\n" for i, a in enumerate(SYLLABLES) for j, b in enumerate(SYLLABLES))
 """64 words with counts of 20 and more: enough for every split."""
+
+
+def load(path, **options):
+    return load_corpus(str(path), **options)
 
 
 def write(path, content):
@@ -41,7 +45,7 @@ def message_of(call, *args, **options):
 
 @pytest.mark.parametrize("name", ["list.tsv", "list.txt", "list"])
 def test_list_with_counts(tmp_path, name):
-    corpus = load_corpus(str(write(tmp_path / name, LIST)))
+    corpus = load(write(tmp_path / name, LIST))
     expected = dict(line.split("\t") for line in LIST.splitlines())
     assert whole(corpus) == {word: int(count) for word, count in expected.items()}
     assert corpus.tokenizer.symbols[3:] == tuple("abcdefghijkou")
@@ -60,7 +64,7 @@ def test_plain_text_is_counted(tmp_path):
 
 def test_plain_text_becomes_a_corpus(tmp_path):
     path = write(tmp_path / "book.txt", "the quick brown fox jumps over the lazy dog\n" * 200)
-    corpus = load_corpus(str(path))
+    corpus = load(path)
     others = ["quick", "brown", "fox", "jumps", "over", "lazy", "dog"]
     assert whole(corpus) == {"the": 400, **dict.fromkeys(others, 200)}
     assert corpus.tokenizer.size == 3 + 26
@@ -68,13 +72,13 @@ def test_plain_text_becomes_a_corpus(tmp_path):
 
 def test_same_file_gives_the_same_corpus(tmp_path):
     one, two = write(tmp_path / "a.tsv", LIST), write(tmp_path / "b.tsv", "".join(reversed(LIST.splitlines(True))))
-    assert load_path(one).fingerprint == load_path(two).fingerprint
-    assert load_path(one, seed=1).fingerprint != load_path(one).fingerprint
+    assert load(one).fingerprint == load(two).fingerprint
+    assert load(one, seed=1).fingerprint != load(one).fingerprint
 
 
 def test_bom_line_ends_blanks_and_duplicates(tmp_path):
     lines = LIST.replace("\n", "\r\n") + "\r\n  \r\nBaBa\t5\r\nbaba\t7"
-    corpus = load_path(write(tmp_path / "list.tsv", b"\xef\xbb\xbf" + lines.encode()))
+    corpus = load(write(tmp_path / "list.tsv", b"\xef\xbb\xbf" + lines.encode()))
     assert whole(corpus)["baba"] == 20 + 5 + 7
     assert "﻿baba" not in whole(corpus)
     assert corpus.notes[1:] == (
@@ -85,24 +89,24 @@ def test_bom_line_ends_blanks_and_duplicates(tmp_path):
 
 def test_filters_are_options_and_are_noted(tmp_path):
     path = write(tmp_path / "list.tsv", LIST + "b\t99\nunbelievably-so\t9\nrare\t1\nabcdefghijkou\t30\n")
-    corpus = load_path(path, min_count=2)
+    corpus = load(path, min_count=2)
     assert set(whole(corpus)) == {line.split("\t")[0] for line in LIST.splitlines()}
     assert corpus.notes[0] == (
         "list.tsv: 68 types read, dropped: 1 that are not made of letters only, 2 with fewer than 2 or more than 12 "
         "letters, 1 with a count below 2; 64 types (3,744 tokens) kept"
     )
-    assert "abcdefghijkou" in whole(load_path(path, max_length=13))
+    assert "abcdefghijkou" in whole(load(path, max_length=13))
 
 
 def test_limit_keeps_the_most_frequent(tmp_path):
-    corpus = load_path(write(tmp_path / "list.tsv", LIST), limit=40, split="alternative")
+    corpus = load(write(tmp_path / "list.tsv", LIST), limit=40, split="alternative")
     ranked = sorted((line.split("\t") for line in LIST.splitlines()), key=lambda row: (-int(row[1]), row[0]))
     assert set(whole(corpus)) == {word for word, _ in ranked[:40]}
 
 
 def test_alphabet_is_that_of_the_whole_list(tmp_path):
     # "zz" is seen once: wherever its token goes, the letter is known to all splits.
-    corpora = [load_path(write(tmp_path / "list.tsv", LIST + "zz\t1\n"), seed=seed) for seed in range(40)]
+    corpora = [load(write(tmp_path / "list.tsv", LIST + "zz\t1\n"), seed=seed) for seed in range(40)]
     homes = {next(name for name, split in c.splits.items() if "zz" in split.texts) for c in corpora}
     assert "test" in homes
     assert all("z" in c.tokenizer.symbols for c in corpora)
@@ -132,7 +136,7 @@ def test_combining_marks_belong_to_words(tmp_path):
 
 def test_list_of_another_script(tmp_path):
     greek = LIST.translate(str.maketrans("abcdefghijkou", "αβγδεζηθικλμν"))
-    corpus = load_path(write(tmp_path / "list.tsv", greek))
+    corpus = load(write(tmp_path / "list.tsv", greek))
     assert corpus.tokenizer.symbols[3:] == tuple("αβγδεζηθικλμν")
 
 
@@ -140,13 +144,13 @@ def test_list_of_another_script(tmp_path):
 
 
 def test_missing_path(tmp_path):
-    message = message_of(load_path, tmp_path / "none.tsv")
+    message = message_of(load_word_list, tmp_path / "none.tsv", WordListOptions())
     assert message == f"{tmp_path}/none.tsv: no such file or folder; expected a word list or a folder with train.txt"
 
 
 def test_neither_file_nor_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert "neither a file nor a folder; expected a word list" in message_of(load_corpus, str(tmp_path / "pipe"))
+    assert "neither a file nor a folder; expected a word list" in message_of(load, tmp_path / "pipe")
 
 
 def test_file_or_folder_that_may_not_be_read(tmp_path, monkeypatch):
@@ -156,15 +160,15 @@ def test_file_or_folder_that_may_not_be_read(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "open", forbidden)
-    assert message_of(load_path, tmp_path / "list.tsv").endswith("list.tsv: the file cannot be read: Permission denied")
+    assert message_of(load, tmp_path / "list.tsv").endswith("list.tsv: the file cannot be read: Permission denied")
     monkeypatch.setattr(Path, "iterdir", forbidden)
-    assert message_of(load_path, tmp_path) == f"{tmp_path}: the folder cannot be read: Permission denied"
+    assert message_of(load, tmp_path) == f"{tmp_path}: the folder cannot be read: Permission denied"
 
 
 @pytest.mark.parametrize("content", [b"", b"\n \r\n\t\n", b"\xef\xbb\xbf"], ids=["nothing", "blank", "bom"])
 @pytest.mark.parametrize("name", ["list.tsv", "list.txt"])
 def test_empty_file(tmp_path, content, name):
-    message = message_of(load_path, write(tmp_path / name, content))
+    message = message_of(load, write(tmp_path / name, content))
     assert message.startswith(f"{tmp_path / name}: the file is empty; expected one 'word<TAB>count' on each line")
 
 
@@ -180,7 +184,7 @@ def test_empty_file(tmp_path, content, name):
 )
 def test_not_utf8(tmp_path, content, line, found):
     path = write(tmp_path / "list.tsv", content)
-    message = message_of(load_path, path)
+    message = message_of(load, path)
     encoding = "UTF-16" if b"\0" in content else "ISO-8859-1"
     assert message.startswith(f"{path}, line {line}: not UTF-8 text: {found}; convert the file first")
     assert f"iconv -f {encoding} -t UTF-8 'list.tsv' > new.txt" in message
@@ -189,13 +193,13 @@ def test_not_utf8(tmp_path, content, line, found):
 @pytest.mark.parametrize("count", ["-3", "0", "3.5", "1e5", "many", "１２", "9" * 30, "1_000", "+4"])
 def test_malformed_count(tmp_path, count):
     path = write(tmp_path / "list.tsv", f"good\t3\nbad\t{count}\n")
-    message = message_of(load_path, path)
+    message = message_of(load, path)
     assert message.startswith(f"{path}, line 2: the count must be a whole number from 1 to 10^15; got '{count}'")
     assert "for the word 'bad'" in message
 
 
 def test_heading_is_recognised(tmp_path):
-    message = message_of(load_path, write(tmp_path / "list.tsv", "word\tcount\ngood\t3\n"))
+    message = message_of(load, write(tmp_path / "list.tsv", "word\tcount\ngood\t3\n"))
     assert "line 1: " in message
     assert message.endswith("remove the line if it is a heading")
 
@@ -203,7 +207,7 @@ def test_heading_is_recognised(tmp_path):
 @pytest.mark.parametrize(("line", "columns"), [("bad", 1), ("bad\t", 1), ("\t4", 1), ("bad\t3\tnoun", 3)])
 def test_wrong_number_of_columns(tmp_path, line, columns):
     path = write(tmp_path / "list.tsv", f"good\t3\n\n{line}\n")
-    message = message_of(load_path, path)
+    message = message_of(load, path)
     assert message.startswith(
         f"{path}, line 3: expected two columns, 'word<TAB>count'; got {columns}: {line.strip()!r}"
     )
@@ -211,7 +215,7 @@ def test_wrong_number_of_columns(tmp_path, line, columns):
 
 def test_counts_beyond_all_bounds(tmp_path):
     path = write(tmp_path / "list.tsv", "good\t1000000000000000\n" * 5000)
-    assert message_of(load_path, path) == (
+    assert message_of(load, path) == (
         f"{path}: the counts sum to more than 2^62; divide all of them by the same number"
     )
 
@@ -230,7 +234,7 @@ def test_counts_beyond_all_bounds(tmp_path):
 )
 def test_no_word_left(tmp_path, name, content, filters):
     path = write(tmp_path / name, content)
-    message = message_of(load_path, path)
+    message = message_of(load, path)
     assert message.startswith(f"{path}: no word is left after filtering: {filters}")
     assert message.endswith("widen min_length, max_length or min_count, or give another list")
 
@@ -238,14 +242,14 @@ def test_no_word_left(tmp_path, name, content, filters):
 @pytest.mark.parametrize("split", ["standard", "alternative"])
 def test_too_few_types(tmp_path, split):
     path = write(tmp_path / "list.tsv", "only\t1\ntwo\t1\n")
-    message = message_of(load_path, path, split=split)
+    message = message_of(load, path, split=split)
     assert message.startswith(f"{path}: too few words to divide: 2 types (2 tokens) leave none for ")
     assert "or a folder with train.txt, valid.txt and test.txt" in message
 
 
 def test_options_are_checked_before_the_file_is_read(tmp_path):
-    with pytest.raises(ConfigError, match=r"unknown option 'limt' \(did you mean 'limit'\?\)"):
-        load_path(write(tmp_path / "list.tsv", b"\xff"), limt=3)
+    with pytest.raises(ConfigError, match=r"unknown key 'limt' \(did you mean 'limit'\?\)"):
+        load(write(tmp_path / "list.tsv", b"\xff"), limt=3)
 
 
 # -- folders ----------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ def test_folder_with_all_splits_is_taken_as_it_is(tmp_path):
     write(tmp_path / "test.tsv", "koko\t3\nz9\t4\n")
     write(tmp_path / "notes.md", "x")
     write(tmp_path / ".hidden", "x")
-    corpus = load_corpus(str(tmp_path), min_count=2, seed=3)
+    corpus = load(tmp_path, min_count=2, seed=3)
     assert corpus.splits["valid"].texts == ("baba", "dido")
     assert corpus.splits["valid"].counts.tolist() == [2, 1]
     assert corpus.splits["test"].texts == ("koko",)
@@ -276,7 +280,7 @@ def test_folder_lacking_a_split_draws_it_from_train(tmp_path, missing):
     write(tmp_path / "train.tsv", LIST)
     for name in {"valid", "test"} - set(missing):
         write(tmp_path / f"{name}.txt", "baba dido\n")
-    corpus = load_path(tmp_path)
+    corpus = load(tmp_path)
     drawn = [corpus.splits[name] for name in ("train", *missing)]
     assert sum(split.total for split in drawn) == 3744
     assert all(split.total > 0 for split in drawn)
@@ -289,7 +293,7 @@ def test_folder_lacking_a_split_draws_it_from_train(tmp_path, missing):
 def test_folder_without_training_file(tmp_path):
     write(tmp_path / "data" / "val.txt", "x")
     write(tmp_path / "data" / "words.tsv", "x")
-    message = message_of(load_corpus, str(tmp_path / "data"))
+    message = message_of(load, tmp_path / "data")
     assert message == (
         f"{tmp_path}/data: no training file in the folder: expected train.txt or train.tsv (and, if there are any, "
         "valid.* and test.*); found val.txt, words.tsv"
@@ -297,13 +301,13 @@ def test_folder_without_training_file(tmp_path):
 
 
 def test_empty_folder(tmp_path):
-    assert message_of(load_corpus, str(tmp_path)).endswith("; found nothing")
+    assert message_of(load, tmp_path).endswith("; found nothing")
 
 
 def test_folder_with_two_training_files(tmp_path):
     write(tmp_path / "train.tsv", LIST)
     write(tmp_path / "train.txt", LIST)
-    assert "both train.txt and train.tsv are there; keep the one that is meant" in message_of(load_path, tmp_path)
+    assert "both train.txt and train.tsv are there; keep the one that is meant" in message_of(load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -312,7 +316,7 @@ def test_folder_with_two_training_files(tmp_path):
 def test_character_that_training_never_saw(tmp_path, name, content):
     write(tmp_path / "train.tsv", LIST)
     path = write(tmp_path / name, content)
-    message = message_of(load_path, tmp_path)
+    message = message_of(load, tmp_path)
     assert message == (
         f"{path}, line 3: the word 'café' has the character 'é' (U+00E9, LATIN SMALL LETTER E WITH ACUTE), which no "
         "training word has (1 of 2 types are affected); remove such words, or add to the training file words that "
@@ -323,4 +327,4 @@ def test_character_that_training_never_saw(tmp_path, name, content):
 def test_fault_in_a_file_of_the_folder_names_that_file(tmp_path):
     write(tmp_path / "train.tsv", LIST)
     path = write(tmp_path / "valid.tsv", "baba\tx\n")
-    assert message_of(load_path, tmp_path).startswith(f"{path}, line 1: the count must be")
+    assert message_of(load, tmp_path).startswith(f"{path}, line 1: the count must be")

@@ -6,71 +6,33 @@ What the built-in list and a user's own list have in common; only how the words 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_text.core.errors import ConfigError, DataError
+from ppl_text.core.errors import DataError
 
-from .corpus import SPLITS, Corpus, Split, fingerprint
-from .options import SENTENCE_RULES, SHARE, Rule, faults_in, one_of, whole, whole_rule
+from .corpus import SPLITS, Corpus, Side, Split
+from .options import WordListOptions
 from .tokenizers import character_tokenizer
 
 
-@dataclass(frozen=True)
-class WordOptions:
-    """How a word list is filtered and divided.
+@dataclass(frozen=True, eq=False)
+class WordCounts:
+    """Word types, each once, with how often each occurs: (N,) int64."""
 
-    ============ ================================================================================
-    split        ``standard``: binomial thinning, each *token* goes to test with ``test_share``;
-                 ``alternative``: that share of the *types*, whatever their frequency, is test only
-    seed         of the division; test and valid have independent streams
-    limit        keep the most frequent types only; None keeps all
-    min_count    drop types that occur less often
-    min_length,  drop types with fewer or more letters
-    max_length
-    test_share   share that goes to test
-    valid_share  share of what then remains that goes to valid, drawn in the same way
-    ============ ================================================================================
-    """
+    texts: tuple[str, ...]
+    counts: NDArray[np.int64]
 
-    split: str = "standard"
-    seed: int = 0
-    limit: int | None = None
-    min_count: int = 1
-    min_length: int = 2
-    max_length: int = 12
-    test_share: float = 0.1
-    valid_share: float = 0.05
+    def __len__(self) -> int:
+        return len(self.texts)
 
-
-_VALID: dict[str, Rule] = {
-    "split": one_of("standard", "alternative"),
-    "seed": whole_rule(0),
-    "limit": whole_rule(1, "all types"),
-    "min_count": whole_rule(1),
-    "min_length": whole_rule(1),
-    "max_length": whole_rule(1),
-    "test_share": SHARE,
-    "valid_share": SHARE,
-}
-
-
-def word_options(given: Mapping[str, Any], defaults: WordOptions) -> WordOptions:
-    """Return ``defaults`` with what was given; raises :class:`ConfigError` with all faults at once."""
-    merged = {**asdict(defaults), **{k: v for k, v in given.items() if k in _VALID}}
-    sentences_only = sorted(set(given) & set(SENTENCE_RULES) - set(_VALID))
-    hint = f" ({', '.join(sentences_only)}: for sentences, data.unit=sentences)" if sentences_only else ""
-    faults = faults_in(merged, given, _VALID, hint)
-    least, most = merged["min_length"], merged["max_length"]
-    if whole(least, 1) and whole(most, 1) and least > most:
-        faults.append(f"min_length {least} is greater than max_length {most}")
-    if faults:
-        raise ConfigError("corpus options: " + "; ".join(faults))
-    return replace(defaults, **merged)
+    @property
+    def total(self) -> int:
+        """Sum of the counts."""
+        return int(self.counts.sum())
 
 
 @dataclass
@@ -86,7 +48,7 @@ class Tally:
         return f"{self.read:,} types read" + (f", dropped: {', '.join(parts)}" if parts else ", none dropped")
 
 
-def frequent(found: Mapping[str, int], options: WordOptions, tally: Tally) -> Split:
+def frequent(found: Mapping[str, int], options: WordListOptions, tally: Tally) -> WordCounts:
     """Filter types by length, count and rank; most frequent first, ties in alphabetical order.
 
     The order does not depend on that of ``found``. ``tally`` is told what each filter removed.
@@ -104,16 +66,16 @@ def frequent(found: Mapping[str, int], options: WordOptions, tally: Tally) -> Sp
     if options.limit is not None:
         tally.removed[f"beyond the {options.limit:,} most frequent"] = max(0, len(kept) - options.limit)
     kept = kept[: options.limit]
-    return Split(tuple(texts[i] for i in kept), counts[kept])
+    return WordCounts(tuple(texts[i] for i in kept), counts[kept])
 
 
-def thin(words: Split, share: float, rng: np.random.Generator) -> tuple[Split, Split]:
+def thin(words: WordCounts, share: float, rng: np.random.Generator) -> tuple[WordCounts, WordCounts]:
     """Binomial thinning: every token is taken with probability ``share``; returns (rest, taken)."""
     taken = rng.binomial(words.counts, share)
     return _with_counts(words, words.counts - taken), _with_counts(words, taken)
 
 
-def set_apart(words: Split, share: float, rng: np.random.Generator) -> tuple[Split, Split]:
+def set_apart(words: WordCounts, share: float, rng: np.random.Generator) -> tuple[WordCounts, WordCounts]:
     """Take ``share`` of the types with all their tokens, whatever their frequency; returns (rest, taken)."""
     chosen = np.zeros(len(words), dtype=bool)
     chosen[rng.permutation(len(words))[: round(share * len(words))]] = True
@@ -122,13 +84,15 @@ def set_apart(words: Split, share: float, rng: np.random.Generator) -> tuple[Spl
     )
 
 
-def _with_counts(words: Split, counts: NDArray[np.int64]) -> Split:
+def _with_counts(words: WordCounts, counts: NDArray[np.int64]) -> WordCounts:
     """Return the same order with other counts; types with none left drop out."""
     left = counts > 0
-    return Split(tuple(compress(words.texts, left)), counts[left])
+    return WordCounts(tuple(compress(words.texts, left)), counts[left])
 
 
-def divide(words: Split, options: WordOptions, wanted: Iterable[str] = ("test", "valid")) -> dict[str, Split]:
+def divide(
+    words: WordCounts, options: WordListOptions, wanted: Iterable[str] = ("test", "valid")
+) -> dict[str, WordCounts]:
     """Draw test, then valid from what remains; the rest is train. Nothing is lost or counted twice.
 
     ``wanted`` leaves out a split that comes from elsewhere. Each split has its own stream of
@@ -153,16 +117,13 @@ def divide(words: Split, options: WordOptions, wanted: Iterable[str] = ("test", 
     return parts
 
 
-def character_corpus(name: str, splits: Mapping[str, Split], alphabet: str, notes: Iterable[str]) -> Corpus:
+def character_corpus(name: str, parts: Mapping[str, WordCounts], alphabet: str, notes: Iterable[str]) -> Corpus:
     """Build a corpus whose tokens are the code points of ``alphabet``; the texts are in NFC."""
     tokenizer = character_tokenizer(alphabet)
     return Corpus(
         name=name,
-        splits={key: splits[key] for key in SPLITS},
-        tokenizer=tokenizer,
-        max_steps=1 + max(max(map(len, split.texts)) for split in splits.values()),
+        splits={split: Split(Side(parts[split].texts, tokenizer), parts[split].counts) for split in SPLITS},
         notes=tuple(notes),
-        fingerprint=fingerprint(splits, tokenizer),
         noun="word",
         symbol="letter",
         weighted=True,
