@@ -24,8 +24,8 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.distributions.point import PointMass
 from ppl_text.distributions.precision import at_least_float32
 from ppl_text.nn.initial import initialise
-from ppl_text.nn.normalisation import RowNorm
 from ppl_text.nn.recurrent import AttentionPooling, LastState, SentenceReader
+from ppl_text.nn.statistics import RowNorm
 
 
 class SentenceModel(Protocol):

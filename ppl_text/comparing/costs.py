@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..core.batch import Batch
 from ..core.protocols import Objective
-from ..evaluation.estimates import Report
+from ..evaluation.likelihood import Report
 from ..evaluation.sentences import stream_seed
 from .candidates import Pair
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
-from ..evaluation.estimates import AT_ONCE
 from ..evaluation.information import (
     DrawMoments,
     MutualInformation,
@@ -19,7 +18,7 @@ from ..evaluation.information import (
     mutual_information,
     unit_variances,
 )
-from ..evaluation.likelihood import measuring
+from ..evaluation.likelihood import AT_ONCE, measuring
 from ..evaluation.scores import Draws, draw
 from ..evaluation.sentences import CommonSentences, stream_seed
 from ..objectives.bounds import effective_share

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core.batch import Batch
 from ..core.protocols import Objective
-from ..evaluation.estimates import BoundEstimate, estimate_bounds
+from ..evaluation.likelihood import BoundEstimate, estimate_bounds
 from ..evaluation.sentences import CommonSentences, stream_seed
 from ..plots.inference_data import FEWEST_DRAWS, khat_shares
 from .candidates import Candidate, Pair, Settings, family_of, has_particles, with_particles

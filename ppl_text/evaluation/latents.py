@@ -21,7 +21,7 @@ from torch.distributions import Independent, kl_divergence
 from ..core.atomic import finite_or_none
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
-from ..objectives.closed_form import is_masked, site_kl
+from ..objectives.bounds import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
 from .information import (
     VERY_ACTIVE,

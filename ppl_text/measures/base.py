@@ -15,10 +15,9 @@ from ..core.errors import UserError
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus
-from ..evaluation.estimates import estimate_bounds
 from ..evaluation.generation import is_conditional, sample_texts
 from ..evaluation.latents import LatentFigures, latent_figures, says_more
-from ..evaluation.likelihood import Likelihood, measuring, sentence_bounds, summarize
+from ..evaluation.likelihood import Likelihood, estimate_bounds, measuring, sentence_bounds, summarize
 from ..evaluation.report import Section
 from ..evaluation.scores import SentenceScores, join_scores, store_scores
 from ..evaluation.sentences import common_sentences, evaluation_set

@@ -26,7 +26,7 @@ from ..metrics.words import (
     share_in_list,
     share_unique,
 )
-from ..plots.entropies import distances_figure, entropies_figure, entropy_records, gap_figure
+from ..plots.figures import distances_figure, entropies_figure, entropy_records, gap_figure
 from .base import SEED, Measured, Numbers, Subject
 from .texts import References, TextMeasure
 

@@ -12,8 +12,16 @@ from torch.utils.checkpoint import checkpoint, set_checkpoint_early_stop
 from ..core.batch import Batch
 from ..core.errors import UnknownNameError
 from ..core.protocols import Estimate
-from .bounds import Bound, Reading, Scores, effective_share, monte_carlo_scores, total_kl
-from .closed_form import closed_form_scores, describe_coverage
+from .bounds import (
+    Bound,
+    Reading,
+    Scores,
+    closed_form_scores,
+    describe_coverage,
+    effective_share,
+    monte_carlo_scores,
+    total_kl,
+)
 from .terms import Program, trace_terms
 
 Beta = float | Tensor | Mapping[str, float | Tensor]

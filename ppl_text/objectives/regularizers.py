@@ -19,8 +19,7 @@ from torch.distributions import kl_divergence
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
-from .bounds import Reading, Scores, elbo
-from .closed_form import closed_form_scores, is_masked
+from .bounds import Reading, Scores, closed_form_scores, elbo, is_masked
 from .estimate import Beta, assemble
 from .terms import LatentTerms, trace_terms
 

@@ -71,7 +71,7 @@ def test_another_budget_in_the_same_folder_is_refused(filled, ppl):
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.timeout(600)
 def test_figures_draw_what_was_found(filled):
-    from ppl_text.plots.entropies import draw_distances
+    from ppl_text.plots.figures import draw_distances
 
     results = json.loads((filled[1] / "results.json").read_text(encoding="utf-8"))
     axes = draw_distances(results["rows"]).axes[0]

@@ -24,8 +24,8 @@ from ppl_text import objectives
 from ppl_text.comparing.candidates import Candidate, family_of, with_particles
 from ppl_text.comparing.draws import DrawFigures, draw_terms, measure_guide
 from ppl_text.core.latents import LatentSpec
-from ppl_text.evaluation.estimates import estimate_bounds
 from ppl_text.evaluation.information import MutualInformation
+from ppl_text.evaluation.likelihood import estimate_bounds
 from ppl_text.evaluation.scores import Draws
 from ppl_text.evaluation.sentences import common_sentences
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ppl_text import objectives
-from ppl_text.evaluation.estimates import estimate_bounds, repeats_of
+from ppl_text.evaluation.likelihood import estimate_bounds, repeats_of
 from ppl_text.evaluation.sentences import common_sentences, merge, stream_seed, tile
 
 from .programs import Gaussian, GaussianGuide, batch_of, evaluation_set, gap, log_evidence
@@ -97,7 +97,7 @@ def test_effective_sample_sizes_are_those_of_the_estimator(common):
 
 def test_chunks_change_the_memory_only(common, monkeypatch):
     model = Gaussian()
-    monkeypatch.setattr("ppl_text.evaluation.estimates.AT_ONCE", 16)
+    monkeypatch.setattr("ppl_text.evaluation.likelihood.AT_ONCE", 16)
     found = estimate_bounds(objectives.build("elbo"), model, GaussianGuide(), common, draws=50, seed=0)
     assert found.by_sentence.numpy() == pytest.approx(log_evidence(KEPT), abs=1e-5)
     assert model.widest == 1

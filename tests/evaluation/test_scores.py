@@ -17,8 +17,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
-from ppl_text.evaluation.estimates import estimate_bounds
-from ppl_text.evaluation.likelihood import bounds_of, measuring, sentence_bounds, summarize
+from ppl_text.evaluation.likelihood import bounds_of, estimate_bounds, measuring, sentence_bounds, summarize
 from ppl_text.evaluation.scores import (
     ROOM,
     WIDE_ROOM,
@@ -214,7 +213,7 @@ def test_bounds_of_objectives_divide_the_sentences_too(monkeypatch, spec):
     common = common_sentences(evaluation_set(sentences()))
     model, guide, objective = Path(), PathGuide(), objectives.build(spec)
     whole = estimate_bounds(objective, model, guide, common, draws=1400, seed=0)
-    monkeypatch.setattr("ppl_text.evaluation.estimates.room_for", lambda model: 7 * 9 * 2)
+    monkeypatch.setattr("ppl_text.evaluation.likelihood.room_for", lambda model: 7 * 9 * 2)
     model.largest = 0
     parts = estimate_bounds(objective, model, guide, common, draws=1400, seed=0)
     assert 0 < model.largest <= 7 * 9 * 2

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from ppl_text.nn.normalisation import RowNorm
 from ppl_text.nn.recurrent import AttentionPooling, LastState, SentenceReader
-from ppl_text.nn.statistics import commit
+from ppl_text.nn.statistics import RowNorm, commit
 
 TOKENS, LENGTHS = torch.tensor([[3, 4, 2], [2, 0, 0]]), torch.tensor([3, 1])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.plots.entropies import draw_entropies, draw_gaps, entropies_figure, gap_figure
+from ppl_text.plots.figures import draw_entropies, draw_gaps, entropies_figure, gap_figure
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

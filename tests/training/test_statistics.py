@@ -19,8 +19,7 @@ from ppl_text import objectives
 from ppl_text.core.errors import Interrupted
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.sentence_vae import SentenceVAE
-from ppl_text.nn.normalisation import RowNorm
-from ppl_text.nn.statistics import RunningStatistics, commit, statistics_of
+from ppl_text.nn.statistics import RowNorm, RunningStatistics, commit, statistics_of
 from ppl_text.training.options import Decay
 from ppl_text.training.programs import Joint
 from ppl_text.training.validation import refresh_statistics, validate
