@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -32,6 +32,9 @@ class _Options(BaseModel):
 class WordListOptions(_Options):
     """How a word list is filtered and divided."""
 
+    epochs: ClassVar[bool] = False
+    """Whether training goes through the texts epoch by epoch; words are drawn ∝ counts, without end."""
+
     split: Literal["standard", "alternative"] = Field(
         "standard",
         description="standard: each token goes to test with test_share; alternative: so many of the types",
@@ -54,6 +57,8 @@ class WordListOptions(_Options):
 
 class SentenceOptions(_Options):
     """How sentences are read, divided and tokenised, and what stands beside each where they come in pairs."""
+
+    epochs: ClassVar[bool] = True
 
     tokenizer: Literal["word", "bpe", "character"] = Field(
         "word", description="word: between white space; bpe: byte pairs; character: code points"
@@ -117,7 +122,7 @@ class SentenceOptions(_Options):
 
 Options: TypeAlias = WordListOptions | SentenceOptions
 
-MODELS: dict[str, type[Options]] = {WORD_LIST: WordListOptions, SENTENCES: SentenceOptions}
+OPTIONS: dict[str, type[Options]] = {WORD_LIST: WordListOptions, SENTENCES: SentenceOptions}
 """The options of each kind of corpus."""
 
 
@@ -132,7 +137,7 @@ def corpus_options(
     """Return the options of a kind of corpus.
 
     Args:
-        unit: the kind, a key of :data:`MODELS`.
+        unit: the kind, a key of :data:`OPTIONS`.
         given: values by name.
         defaults: those that the corpus has of its own.
         section: the place in a recipe, for messages.
@@ -141,10 +146,10 @@ def corpus_options(
     Raises:
         OptionsError: all that is wrong with them at once.
     """
-    model = MODELS[unit]
+    model = OPTIONS[unit]
     foreign = {
         name: f"{name}: for {kind}, data.unit={kind}"
-        for kind, other in MODELS.items()
+        for kind, other in OPTIONS.items()
         for name in other.model_fields.keys() - model.model_fields.keys()
     }
     values = {**(defaults or {}), **given}

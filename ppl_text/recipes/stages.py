@@ -11,6 +11,7 @@ from torch import nn
 from .. import objectives
 from ..core.protocols import Objective
 from ..data.batches import BatchStream
+from ..data.options import OPTIONS
 from ..training.state import Stage
 from ..training.update import Aggressive, Update
 from .config import RunConfig
@@ -73,6 +74,6 @@ def check_stages(config: RunConfig) -> None:
     for own in config.training.in_stages():
         if own.objective is not None:
             errors.attempt(objectives.build, own.objective)
-        if config.data.unit == "word-list":
+        if not OPTIONS[config.data.unit].epochs:
             errors.attempt(own.in_steps, None)
     errors.raise_any("training")
