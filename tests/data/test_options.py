@@ -3,7 +3,7 @@
 import pytest
 
 from ppl_text.core.errors import ConfigError
-from ppl_text.data.options import MODELS, SENTENCES, WORD_LIST, corpus_options
+from ppl_text.data.options import OPTIONS, SENTENCES, WORD_LIST, corpus_options
 
 
 def message_of(unit, options, **more):
@@ -19,9 +19,9 @@ def test_defaults_lie_below_what_is_given():
     assert hash(found) == hash(corpus_options(WORD_LIST, {"limit": None, "min_count": 10, "seed": 3}))
 
 
-@pytest.mark.parametrize("unit", MODELS)
+@pytest.mark.parametrize("unit", OPTIONS)
 def test_every_option_says_what_it_means(unit):
-    assert all(field.description for field in MODELS[unit].model_fields.values())
+    assert all(field.description for field in OPTIONS[unit].model_fields.values())
 
 
 def test_all_errors_are_named_at_once():
