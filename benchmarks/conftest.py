@@ -32,9 +32,10 @@ def threads(request: pytest.FixtureRequest) -> int:
 @pytest.fixture(scope="session")
 def standings(request: pytest.FixtureRequest, threads: int) -> dict[str, race.Standing]:
     """Ratios of an interleaved race; medians of runs made one after the other drift with the machine's load."""
-    rows = race.standings(race.run(available(), rounds=20, steps=5, warmup=20))
+    raced = race.run(available(), rounds=20, steps=5, warmup=20)
+    rows = race.standings(raced.seconds)
     title = "side by side: one training step, B=128, T=13, D=8"
-    request.config.stash[TABLES][title] = f"{race.table(rows)}\n\n{threads} threads each"
+    request.config.stash[TABLES][title] = f"{race.table(rows, raced.peaks)}\n\n{threads} threads each"
     return {row.name: row for row in rows}
 
 

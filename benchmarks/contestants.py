@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-
-from benchmarks.peers import Peer
+from collections.abc import Mapping
+from typing import Any
 
 OURS = "ours"
 
@@ -18,17 +18,38 @@ CONTESTANTS = {
     "PyTorch loop, parallel densities": "benchmarks.peers.torch_loop:build_parallel",
     "NumPyro/JAX, jitted": "benchmarks.peers.numpyro_jax:build",
 }
+"""Of the deep state-space word model."""
+
+SENTENCE_CONTESTANTS = {
+    OURS: "benchmarks.sentence_vae:Ours",
+    "stock Pyro": "benchmarks.peers.sentence_pyro:StockPyro",
+    "PyTorch loop": "benchmarks.peers.lstm_vae:LSTMVAE",
+    "NumPyro/JAX, jitted": "benchmarks.peers.sentence_jax:NumPyroJax",
+}
+"""Of the sentence VAE."""
 
 REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
 
-def available() -> list[str]:
-    """Names whose packages are installed."""
-    return [name for name in CONTESTANTS if importlib.util.find_spec(REQUIRES.get(name, "torch")) is not None]
+def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> list[str]:
+    """Names whose packages are installed, for this device."""
+    return [name for name in table if _runs(REQUIRES.get(name), device)]
 
 
-def build(name: str, seed: int = 0) -> Peer:
-    """Build one contestant with its initial parameters."""
-    module, _, attribute = CONTESTANTS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(seed)
+def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS) -> Any:
+    """Build one contestant with its initial parameters, on a device."""
+    module, _, attribute = table[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)(seed, device)
+
+
+def _runs(package: str | None, device: str) -> bool:
+    if package is None:
+        return True
+    if importlib.util.find_spec(package) is None:
+        return False
+    try:
+        importlib.import_module("benchmarks.peers.jax_device").place(device)
+    except RuntimeError:  # JAX without CUDA
+        return False
+    return True

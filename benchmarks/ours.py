@@ -63,21 +63,21 @@ NAMES = {
 """Flat names of :mod:`benchmarks.peers` to the names that our modules have."""
 
 
-def as_batch(words: Words) -> Batch:
+def as_batch(words: Words, device: str = "cpu") -> Batch:
     """A peer's batch as the project's data room makes it."""
     tokens = torch.from_numpy(words.tokens)
     inputs = torch.cat([torch.full_like(tokens[:, :1], BOS_ID), tokens[:, :-1]], 1)
-    return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs)
+    return Batch(tokens, torch.from_numpy(words.lengths), torch.ones(len(tokens)), inputs).to(device)
 
 
 class Ours:
     """The contestant: the ``elbo`` objective on ``DeepStateSpace`` and the paper's diagonal guide."""
 
-    def __init__(self, seed: int) -> None:
-        sizes = {"hidden": (HIDDEN, HIDDEN)}
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        sizes, self.device = {"hidden": (HIDDEN, HIDDEN)}, device
         self.model = DeepStateSpace(Vocabulary(VOCABULARY), state_dim=STATE, transition="tril", **sizes)
         self.guide = DiagonalGuide(self.model, embedding_dim=EMBEDDING, gru_dim=GRU, **sizes)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         self.objective = objectives.build("elbo")
         self.load(initial_parameters(seed))
         self.parameters = list(self.modules.parameters())
@@ -88,7 +88,7 @@ class Ours:
         self.modules.load_state_dict(state)
 
     def prepare(self, words: Words) -> Batch:
-        return as_batch(words)
+        return as_batch(words, self.device)
 
     def step(self, batch: Batch) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -107,13 +107,16 @@ class Ours:
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.loss_and_bound(self.prepare(words), torch.from_numpy(noise))[1].numpy()
+            return self._from(words, noise)[1].cpu().numpy()
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
         self.optimizer.zero_grad(set_to_none=True)
-        self.loss_and_bound(self.prepare(words), torch.from_numpy(noise))[0].backward()
+        self._from(words, noise)[0].backward()
         ours = dict(self.modules.named_parameters())
-        return {flat: ours[name].grad.numpy().copy() for flat, name in NAMES.items()}
+        return {flat: ours[name].grad.cpu().numpy().copy() for flat, name in NAMES.items()}
+
+    def _from(self, words: Words, noise: np.ndarray) -> tuple[Tensor, Tensor]:
+        return self.loss_and_bound(self.prepare(words), torch.from_numpy(noise).to(self.device))
 
     def _replayed(self, batch: Batch, noise: Tensor) -> Callable[[Batch], Any]:
         """The guide, made to draw the path that the noise gives."""
@@ -141,9 +144,9 @@ class OursWithoutPyro(Ours):
 class OursInTrainer(Ours):
     """The step as ``ppl_text fit`` takes it."""
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        fabric = Fabric(accelerator="cpu", devices=1)
+    def __init__(self, seed: int, device: str = "cpu") -> None:
+        super().__init__(seed, device)
+        fabric = Fabric(accelerator=device, devices=1)
         module, optimizer = set_up(fabric, Joint(self.model, self.guide, self.objective), self.optimizer)
         options = TrainingOptions(steps=1, clip_norm=CLIP_NORM)
         guard = make_guard(fabric, self.optimizer)
@@ -159,16 +162,16 @@ class OursInTrainer(Ours):
         return loss
 
 
-def build(seed: int) -> Ours:
+def build(seed: int, device: str = "cpu") -> Ours:
     """Our step, with nothing around it that the peers have not."""
-    return Ours(seed)
+    return Ours(seed, device)
 
 
-def build_in_trainer(seed: int) -> OursInTrainer:
+def build_in_trainer(seed: int, device: str = "cpu") -> OursInTrainer:
     """Our step inside the trainer."""
-    return OursInTrainer(seed)
+    return OursInTrainer(seed, device)
 
 
-def build_without_pyro(seed: int) -> OursWithoutPyro:
+def build_without_pyro(seed: int, device: str = "cpu") -> OursWithoutPyro:
     """Our step with Pyro taken out."""
-    return OursWithoutPyro(seed)
+    return OursWithoutPyro(seed, device)

@@ -1,6 +1,7 @@
 """Race one training step of all contestants side by side, so that a shared machine cannot favour one.
 
     python -m benchmarks.race --rounds 40 --json race.json
+    python -m benchmarks.race --device cuda
 
 Each round runs every contestant for a few steps, in shuffled order. A ratio is taken within a round and
 then the median over rounds, so that whatever slows the machine for seconds slows both sides of it.
@@ -23,11 +24,38 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.contestants import CONTESTANTS, OURS, available, build
-from benchmarks.peers import BATCH, STATE, STEPS, synthetic_words
+from benchmarks.peers import BATCH, STATE, STEPS, Words, synthetic_words
 
 PACKAGES = ("torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "numpy")
 SETTLE = 2
 """Untimed steps after a change of contestant: the other's worker threads go to sleep meanwhile."""
+
+
+class Entrant:
+    """One contestant on one prepared batch: ``entrant(steps)`` takes so many training steps."""
+
+    def __init__(self, peer: Any, words: Words, device: str = "cpu") -> None:
+        self._peer, self._batch, self._device = peer, peer.prepare(words), device
+
+    def __call__(self, steps: int) -> None:
+        for _ in range(steps):
+            self._peer.step(self._batch)
+
+    def peak_bytes(self) -> int | None:
+        """Most bytes of a step beyond what was held before it; of JAX's, what JAX says, and None where it does not."""
+        own = getattr(self._peer, "peak_bytes", None)
+        if own is not None:
+            return own()
+        from ppl_text.comparing.costs import peak_bytes
+
+        return peak_bytes(lambda: self(1), self._device)
+
+
+class Raced(NamedTuple):
+    """What a race has shown, by contestant: seconds per step in each round, peak bytes (None where unknown)."""
+
+    seconds: dict[str, list[float]]
+    peaks: dict[str, int | None]
 
 
 class Standing(NamedTuple):
@@ -56,17 +84,55 @@ def limit_threads(threads: int | None) -> int:
     return count
 
 
-def run(names: Sequence[str], *, rounds: int, steps: int, warmup: int, seed: int = 0) -> dict[str, list[float]]:
-    """Seconds per step of each contestant in each round."""
-    words = synthetic_words(seed)
-    runners = {name: _runner(name, words, seed) for name in names}
-    return interleaved(runners, rounds=rounds, steps=steps, warmup=warmup, settle=SETTLE, seed=seed)
+def run(
+    names: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int,
+    seed: int = 0,
+    device: str = "cpu",
+    table: Mapping[str, str] = CONTESTANTS,
+    words: Words | None = None,
+) -> Raced:
+    """Race contestants of a table; the words are those of the state-space model where they are not given."""
+    like_for_like(device)
+    words = synthetic_words(seed) if words is None else words
+    entrants = {name: Entrant(build(name, seed, device, table), words, device) for name in names}
+    wait = waiting(device)
+    times = interleaved(entrants, rounds=rounds, steps=steps, warmup=warmup, settle=SETTLE, seed=seed, wait=wait)
+    return Raced(times, {name: entrant.peak_bytes() for name, entrant in entrants.items()})
+
+
+def like_for_like(device: str) -> None:
+    """Let float32 be float32 for everybody: cuDNN would round the products of recurrent networks to 10 bits."""
+    import torch
+
+    if device == "cuda":
+        torch.backends.cudnn.allow_tf32 = False
+
+
+def waiting(device: str) -> Callable[[], None]:
+    """What waits until a device has done all that it was told; nothing where there is nothing to wait for."""
+    import torch
+
+    return torch.cuda.synchronize if device == "cuda" else lambda: None
 
 
 def interleaved(
-    runners: Mapping[str, Callable[[int], None]], *, rounds: int, steps: int, warmup: int, settle: int, seed: int = 0
+    runners: Mapping[str, Callable[[int], None]],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int,
+    settle: int,
+    seed: int = 0,
+    wait: Callable[[], None] = lambda: None,
 ) -> dict[str, list[float]]:
-    """Seconds per step of each runner ``(steps) -> None`` in each round, in shuffled order within a round."""
+    """Seconds per step of each runner ``(steps) -> None`` in each round, in shuffled order within a round.
+
+    ``wait`` is called before the clock is read.
+    """
     for runner in runners.values():
         runner(warmup)
     gc.collect()
@@ -77,8 +143,10 @@ def interleaved(
         shuffle.shuffle(order)
         for name in order:
             runners[name](settle)
+            wait()
             start = time.perf_counter()
             runners[name](steps)
+            wait()
             times[name].append((time.perf_counter() - start) / steps)
     gc.unfreeze()
     return times
@@ -96,19 +164,23 @@ def standings(times: dict[str, list[float]], reference: str = OURS, draws: int =
     return sorted(rows, key=lambda row: -row.median)
 
 
-def table(rows: Sequence[Standing]) -> str:
-    """The standings as a Markdown table."""
-    lines = ["| one training step | ms | time, ours = 1 | 95 % interval |", "| --- | ---: | ---: | ---: |"]
+def table(rows: Sequence[Standing], peaks: Mapping[str, int | None]) -> str:
+    """The standings as a Markdown table, with the peak memory of a step."""
+    lines = ["| one training step | ms | time, ours = 1 | 95 % interval | peak MB |", "| --- " + "| ---: " * 4 + "|"]
     for row in rows:
-        name = f"**{row.name}**" if row.name == OURS else row.name
-        lines.append(f"| {name} | {1e3 * row.median:.2f} | {row.ratio:.2f} | {row.low:.2f}–{row.high:.2f} |")
+        name, peak = f"**{row.name}**" if row.name == OURS else row.name, peaks.get(row.name)
+        cells = [name, f"{1e3 * row.median:.2f}", f"{row.ratio:.2f}", f"{row.low:.2f}–{row.high:.2f}"]
+        lines.append(f"| {' | '.join([*cells, '' if peak is None else f'{peak / 1e6:.1f}'])} |")
     return "\n".join(lines)
 
 
-def environment(threads: int) -> dict[str, Any]:
+def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
     """What a ratio depends on besides the code."""
+    import torch
+
     return {
-        "sizes": {"B": BATCH, "T": STEPS, "D": STATE},
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "cuda": torch.version.cuda,
         "threads": threads,
         "load_average": os.getloadavg()[0],
         "cpu": _cpu_model(),
@@ -119,36 +191,51 @@ def environment(threads: int) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.race", description="Race one training step.")
-    parser.add_argument("--rounds", type=int, default=40, help="rounds, each with every contestant (default 40)")
-    parser.add_argument("--steps", type=int, default=10, help="timed steps of a contestant per round (default 10)")
-    parser.add_argument("--warmup", type=int, default=20, help="steps before the clock starts (default 20)")
-    parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
-    parser.add_argument("--only", action="append", choices=[*CONTESTANTS], help="race this one and ours; repeatable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write times, ratios and versions here")
-    options = parser.parse_args(arguments)
+    options = parse(arguments, "benchmarks.race", CONTESTANTS, rounds=40, steps=10, warmup=20)
     threads = limit_threads(options.threads)
-    names = [name for name in available() if not options.only or name in {OURS, *options.only}]
-    times = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup)
-    rows, where = standings(times), environment(threads)
-    print(table(rows))
+    names = chosen(options, CONTESTANTS)
+    raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
+    tell(options, raced, {"B": BATCH, "T": STEPS, "D": STATE}, threads)
+
+
+def parse(
+    arguments: Sequence[str] | None, module: str, table: Mapping[str, str], *, rounds: int, steps: int, warmup: int
+) -> argparse.Namespace:
+    """Options of a race, with its own defaults."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Race one training step.")
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"with every contestant each (default {rounds})")
+    parser.add_argument("--steps", type=int, default=steps, help=f"timed steps in a round (default {steps})")
+    parser.add_argument("--warmup", type=int, default=warmup, help=f"steps before the clock starts (default {warmup})")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all contestants (default cpu)")
+    parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
+    parser.add_argument("--only", action="append", choices=[*table], help="race this one and ours; repeatable")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write times, ratios and versions here")
+    return parser.parse_args(arguments)
+
+
+def chosen(options: argparse.Namespace, table: Mapping[str, str]) -> list[str]:
+    """Those who race: available ones, or ours and those that ``--only`` names."""
+    names = available(table, options.device)
+    return [name for name in names if not options.only or name in {OURS, *options.only}]
+
+
+def tell(options: argparse.Namespace, raced: Raced, sizes: dict[str, int], threads: int) -> None:
+    """Print the table and where it was made; write the file if one is wanted."""
+    rows, where = standings(raced.seconds), environment(threads, options.device)
+    print(table(rows, raced.peaks))
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
-    print(f"\n{threads} threads each (torch and JAX), {where['cpu']}, {options.rounds} rounds of {options.steps} steps")
+    place = f"on {where['device']}, CUDA {where['cuda']}; " if options.device == "cuda" else ""
+    print(f"\n{place}{threads} threads each, {where['cpu']}, {options.rounds} rounds of {options.steps} steps")
     print(f"Python {where['python']}, {packages}")
     if options.json:
-        report = {"environment": where, "standings": [row._asdict() for row in rows], "seconds_per_step": times}
+        report = {
+            "sizes": sizes,
+            "environment": where,
+            "standings": [row._asdict() for row in rows],
+            "peak_bytes": raced.peaks,
+            "seconds_per_step": raced.seconds,
+        }
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def _runner(name: str, words: Any, seed: int) -> Callable[[int], None]:
-    peer = build(name, seed)
-    batch = peer.prepare(words)
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            peer.step(batch)
-
-    return steps
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,7 @@
-"""Race one training step of the sentence VAE at PTB sizes: ours beside a hand-written PyTorch loop.
+"""Race one training step of the sentence VAE at PTB sizes: ours, stock Pyro, a PyTorch loop, and NumPyro jitted.
 
     python -m benchmarks.sentence_vae --threads 1
+    python -m benchmarks.sentence_vae --device cuda
 
 E = H = 256, D = 32, V = 10,000, B = 32, T = 24. A step is encoder, decoder, loss with the KL in closed form, backward,
 clipping at norm 5 and SGD. Rounds are interleaved as in :mod:`benchmarks.race`.
@@ -8,7 +9,6 @@ clipping at norm 5 and SGD. Rounds are interleaved as in :mod:`benchmarks.race`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +19,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from benchmarks import race
-from benchmarks.contestants import OURS
+from benchmarks.contestants import SENTENCE_CONTESTANTS
 from benchmarks.ours import as_batch
 from benchmarks.peers import Parameters, Words, lstm_vae
 from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
@@ -44,14 +44,15 @@ NAMES = {
 class Ours:
     """The contestant: ``elbo-analytic`` on ``SentenceVAE`` and its Gaussian guide."""
 
-    def __init__(self, seed: int = 0, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - a tuple of numbers
+    def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
         torch.manual_seed(seed)
+        self.device = device
         vocabulary, embedding, hidden, latent = sizes
         self.model = SentenceVAE(
             Vocabulary(vocabulary), latent_dim=latent, embedding_dim=embedding, hidden_dim=hidden, init="torch"
         )
         self.guide = GaussianGuide(self.model)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide})
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         self.objective = objectives.build("elbo-analytic")
         self.parameters = list(self.modules.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=LEARNING_RATE)
@@ -63,7 +64,7 @@ class Ours:
 
     def prepare(self, words: Words) -> Batch:
         """The batch as the project's data room makes it."""
-        return as_batch(words)
+        return as_batch(words, self.device)
 
     def step(self, batch: Batch) -> float:
         """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
@@ -78,18 +79,18 @@ class Ours:
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         """Bound of each sentence, (B,) in nats, with the KL in closed form, from given noise (B, D)."""
         with torch.no_grad():
-            return self._estimate(words, noise).bound.numpy()
+            return self._estimate(words, noise).bound.cpu().numpy()
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
         """Gradient of the loss with respect to every parameter, from given noise and without dropout."""
         self.optimizer.zero_grad(set_to_none=True)
         self._estimate(words, noise).loss.backward()
-        return {_peer_name(name): value.grad.numpy().copy() for name, value in self.modules.named_parameters()}
+        return {_peer_name(name): value.grad.cpu().numpy().copy() for name, value in self.modules.named_parameters()}
 
     def _estimate(self, words: Words, noise: np.ndarray) -> Any:
         self.modules.eval()
         batch = self.prepare(words)
-        return self.objective(self.model, self._replayed(batch, torch.from_numpy(noise)), batch)
+        return self.objective(self.model, self._replayed(batch, torch.from_numpy(noise).to(self.device)), batch)
 
     def _replayed(self, batch: Batch, noise: Tensor) -> Callable[[Batch], Any]:
         """The guide, made to draw the z that the noise gives."""
@@ -100,24 +101,12 @@ class Ours:
         return poutine.replay(self.guide, trace=trace)
 
 
-CONTESTANTS: dict[str, Callable[[], Any]] = {OURS: Ours, "PyTorch loop": lstm_vae.build}
-
-
-def standings(*, rounds: int, steps: int, warmup: int = 3) -> list[race.Standing]:
-    """Median seconds of a step and ratios to ours, from an interleaved race."""
+def run(names: Sequence[str], *, rounds: int, steps: int, warmup: int = 3, device: str = "cpu") -> race.Raced:
+    """Race contestants of the sentence VAE, interleaved."""
     words = lstm_vae.sentences()
-    runners = {name: _runner(build(), words) for name, build in CONTESTANTS.items()}
-    return race.standings(race.interleaved(runners, rounds=rounds, steps=steps, warmup=warmup, settle=1))
-
-
-def _runner(contestant: Any, words: Words) -> Callable[[int], None]:
-    batch = contestant.prepare(words)
-
-    def steps(count: int) -> None:
-        for _ in range(count):
-            contestant.step(batch)
-
-    return steps
+    return race.run(
+        names, rounds=rounds, steps=steps, warmup=warmup, device=device, table=SENTENCE_CONTESTANTS, words=words
+    )
 
 
 def _peer_name(name: str) -> str:
@@ -127,15 +116,11 @@ def _peer_name(name: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sentence_vae", description="Race the sentence VAE.")
-    parser.add_argument("--rounds", type=int, default=20, help="rounds, each with both contestants (default 20)")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of a contestant per round (default 3)")
-    parser.add_argument("--threads", type=int, help="CPUs and threads for both (default: all there are)")
-    options = parser.parse_args(arguments)
+    options = race.parse(arguments, "benchmarks.sentence_vae", SENTENCE_CONTESTANTS, rounds=20, steps=3, warmup=3)
     threads = race.limit_threads(options.threads)
-    print(race.table(standings(rounds=options.rounds, steps=options.steps)))
-    where = race.environment(threads)
-    print(f"\n{threads} threads, {where['cpu']}, {options.rounds} rounds, load average {where['load_average']:.1f}")
+    names = race.chosen(options, SENTENCE_CONTESTANTS)
+    raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
+    race.tell(options, raced, {"B": lstm_vae.BATCH, "T": lstm_vae.STEPS, **Sizes()._asdict()}, threads)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 Every peer computes the same model, guide, bound, clipping and optimiser with the sizes below, from the
 same parameters; ``tests/benchmarks/test_peers.py`` holds them to that. Each module here offers
-``build(seed) -> Peer``, and every :class:`Peer` takes and gives numpy arrays except for its own
-prepared batch.
+``build(seed, device) -> Peer`` for the device ``cpu`` or ``cuda``, and every :class:`Peer` takes and gives
+numpy arrays except for its own prepared batch.
 
 Model p and guide q of one sentence w_1..w_n EOS, padded to T (steps after the end count nothing)::
 

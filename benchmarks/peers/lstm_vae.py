@@ -38,11 +38,12 @@ class Sizes(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A batch as the step reads it: encoder and decoder inputs, targets (B, T), index of the encoder's last state."""
+    """A batch as the step reads it: encoder and decoder inputs, targets (B, T), places of the encoder's last states."""
 
     sentence: Tensor
     inputs: Tensor
     targets: Tensor
+    rows: Tensor
     last: Tensor
 
 
@@ -64,7 +65,7 @@ class Networks(nn.Module):
     def encode(self, batch: Prepared) -> tuple[Tensor, Tensor]:
         """Return mu and log s2, each (B, D)."""
         states = self.encoder(self.encoder_embedding(batch.sentence))[0]
-        return self.moments(states[torch.arange(len(states)), batch.last]).chunk(2, -1)
+        return self.moments(states[batch.rows, batch.last]).chunk(2, -1)
 
     def decode(self, z: Tensor, batch: Prepared) -> Tensor:
         """Return logits (B, T, V - 2)."""
@@ -78,9 +79,9 @@ class Networks(nn.Module):
 class LSTMVAE:
     """The contestant: ``step`` takes one training step, ``elbo`` and ``gradients`` leave dropout out."""
 
-    def __init__(self, seed: int = 0, sizes: Sizes = Sizes()) -> None:  # noqa: B008 - a tuple of numbers
+    def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
         torch.manual_seed(seed)
-        self.sizes, self.networks = sizes, Networks(sizes)
+        self.device, self.networks = device, Networks(sizes).to(device)
         self.parameters = list(self.networks.parameters())
         self.optimizer = torch.optim.SGD(self.parameters, lr=LEARNING_RATE)
 
@@ -90,10 +91,11 @@ class LSTMVAE:
 
     def prepare(self, words: Words) -> Prepared:
         """Shift, pad and mask; done before the clock starts."""
-        tokens, lengths = torch.from_numpy(words.tokens), torch.from_numpy(words.lengths)
+        tokens, lengths = (torch.from_numpy(part).to(self.device) for part in words)
         sentence = torch.cat([torch.full_like(tokens[:, :1], BEGIN), tokens], 1)
-        padding = torch.arange(tokens.shape[1]) >= lengths[:, None]
-        return Prepared(sentence, sentence[:, :-1], (tokens - END).masked_fill(padding, IGNORED), lengths)
+        padding = torch.arange(tokens.shape[1], device=self.device) >= lengths[:, None]
+        targets, rows = (tokens - END).masked_fill(padding, IGNORED), torch.arange(len(tokens), device=self.device)
+        return Prepared(sentence, sentence[:, :-1], targets, rows, lengths)
 
     def step(self, batch: Prepared) -> float:
         """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
@@ -110,16 +112,17 @@ class LSTMVAE:
         with torch.no_grad():
             batch = self.prepare(words)
             mean, log_variance = self.networks.encode(batch)
-            logits = self.networks.decode(_draw(mean, log_variance, torch.from_numpy(noise)), batch)
+            z = _draw(mean, log_variance, torch.from_numpy(noise).to(self.device))
+            logits = self.networks.decode(z, batch)
             nll = F.cross_entropy(logits.transpose(1, 2), batch.targets, ignore_index=IGNORED, reduction="none")
-            return -(nll.sum(-1) + _divergence(mean, log_variance)).numpy()
+            return -(nll.sum(-1) + _divergence(mean, log_variance)).cpu().numpy()
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
         """Gradient of the loss with respect to every parameter, from given noise and without dropout."""
         self.networks.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        self._loss(self.prepare(words), torch.from_numpy(noise)).backward()
-        return {name: value.grad.numpy().copy() for name, value in self.networks.named_parameters()}
+        self._loss(self.prepare(words), torch.from_numpy(noise).to(self.device)).backward()
+        return {name: value.grad.cpu().numpy().copy() for name, value in self.networks.named_parameters()}
 
     def _loss(self, batch: Prepared, noise: Tensor | None = None) -> Tensor:
         mean, log_variance = self.networks.encode(batch)
@@ -145,6 +148,6 @@ def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(-1)
 
 
-def build(seed: int = 0) -> LSTMVAE:
+def build(seed: int = 0, device: str = "cpu") -> LSTMVAE:
     """The loop at PTB sizes."""
-    return LSTMVAE(seed)
+    return LSTMVAE(seed, device)

@@ -39,9 +39,13 @@ class TorchWords(NamedTuple):
 class Networks(nn.Module):
     """The parameters of model and guide, under the flat names of :mod:`benchmarks.peers`."""
 
+    places: Tensor
+    """Rows and columns of the strictly lower entries of A, (2, 28)."""
+
     def __init__(self) -> None:
         super().__init__()
         self.initial = nn.Parameter(torch.zeros(STATE))
+        self.register_buffer("places", torch.tril_indices(STATE, STATE, offset=-1), persistent=False)
         self.transition = nn.ModuleList(
             [nn.Linear(STATE, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, 2 * STATE + LOWER)]
         )
@@ -83,13 +87,13 @@ class Networks(nn.Module):
 
     def collect_gradients(self) -> Parameters:
         """Gradients of the last backward pass under their flat names."""
-        return {_flat_name(name): value.grad.numpy().copy() for name, value in self.named_parameters()}
+        return {_flat_name(name): value.grad.cpu().numpy().copy() for name, value in self.named_parameters()}
 
 
-def prepare(words: Words) -> TorchWords:
+def prepare(words: Words, device: str = "cpu") -> TorchWords:
     """Tensors of a batch: outcomes (0 where padded), mask, and the index that reverses each sentence in place."""
-    tokens, lengths = torch.from_numpy(words.tokens), torch.from_numpy(words.lengths)[:, None]
-    position = torch.arange(tokens.shape[1])
+    tokens, lengths = (torch.from_numpy(part).to(device) for part in words)
+    lengths, position = lengths[:, None], torch.arange(tokens.shape[1], device=device)
     mask = position < lengths
     reversal = torch.where(mask, lengths - 1 - position, position)
     return TorchWords(tokens, (tokens - FIRST_OUTCOME).clamp(min=0), mask, reversal)

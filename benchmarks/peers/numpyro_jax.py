@@ -33,6 +33,7 @@ from benchmarks.peers import (
     Parameters,
     Words,
     initial_parameters,
+    jax_device,
     parameter_shapes,
     unit_shift,
 )
@@ -149,11 +150,12 @@ def guide(batch: JaxWords, start: Parameters) -> None:
 class NumPyroJax:
     """The contestant: ``SVI(model, guide, Adam, Trace_ELBO())`` with ``update`` under ``jax.jit``."""
 
-    def __init__(self, seed: int) -> None:
-        self.start = {name: jnp.asarray(value) for name, value in initial_parameters(seed).items()}
+    def __init__(self, seed: int, device: str) -> None:
+        self.device = jax_device.place(device)
+        self.start = self._put(initial_parameters(seed))
         self.svi = SVI(model, guide, GlobalNormAdam(LEARNING_RATE), Trace_ELBO())
         self.state = None
-        self.key = jax.random.PRNGKey(seed)
+        self.key = self._put(jax.random.PRNGKey(seed))
         self.update = jax.jit(partial(self.svi.update, start=self.start), donate_argnums=0)
 
     @property
@@ -162,13 +164,13 @@ class NumPyroJax:
         return self.start if self.state is None else self.svi.get_params(self.state)
 
     def load(self, parameters: Parameters) -> None:
-        self.start = {name: jnp.array(parameters[name]) for name in parameter_shapes()}
+        self.start = self._put({name: parameters[name] for name in parameter_shapes()})
         self.state = None
 
     def prepare(self, words: Words) -> JaxWords:
         mask = np.arange(words.tokens.shape[1]) < words.lengths[:, None]
         outcomes = np.clip(words.tokens - FIRST_OUTCOME, 0, None).astype(np.int32)
-        return JaxWords(jnp.asarray(words.tokens, jnp.int32), jnp.asarray(outcomes), jnp.asarray(mask))
+        return self._put(JaxWords(words.tokens.astype(np.int32), outcomes, mask))
 
     def step(self, batch: JaxWords) -> float:
         if self.state is None:
@@ -178,17 +180,24 @@ class NumPyroJax:
         return float(loss)
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
-        return np.asarray(_bound(self.weights, self.prepare(words), jnp.asarray(noise)))
+        return np.asarray(_bound(self.weights, self.prepare(words), self._put(noise)))
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
         batch = self.prepare(words)
-        gradient = jax.grad(lambda weights: -_bound(weights, batch, jnp.asarray(noise)).mean())(self.weights)
+        gradient = jax.grad(lambda weights: -_bound(weights, batch, self._put(noise)).mean())(self.weights)
         return {name: np.asarray(value) for name, value in gradient.items()}
 
+    def peak_bytes(self) -> int | None:
+        """Most bytes that JAX has held; None where it does not say."""
+        return jax_device.peak_bytes(self.device)
 
-def build(seed: int) -> NumPyroJax:
+    def _put(self, values: Any) -> Any:
+        return jax_device.put(values, self.device)
+
+
+def build(seed: int, device: str = "cpu") -> NumPyroJax:
     """NumPyro's SVI, one jitted update."""
-    return NumPyroJax(seed)
+    return NumPyroJax(seed, device)
 
 
 @jax.jit

@@ -25,7 +25,6 @@ from torch.distributions.transforms import Transform
 from benchmarks.peers import CLIP_NORM, LEARNING_RATE, STATE, Parameters, Words, initial_parameters
 from benchmarks.peers.networks import Networks, TorchWords, prepare
 
-ROWS, COLUMNS = torch.tril_indices(STATE, STATE, offset=-1)
 INSTANCES = itertools.count()
 
 
@@ -36,11 +35,11 @@ class InverseTriangular(Transform):
     codomain = constraints.real_vector
     bijective = True
 
-    def __init__(self, mean: Tensor, diagonal: Tensor, lower: Tensor) -> None:
+    def __init__(self, mean: Tensor, diagonal: Tensor, lower: Tensor, places: Tensor) -> None:
         super().__init__(cache_size=1)
         self.mean, self.diagonal = mean, diagonal
         self.matrix = torch.diag_embed(diagonal)
-        self.matrix[..., ROWS, COLUMNS] = lower
+        self.matrix[..., places[0], places[1]] = lower
 
     def _call(self, zeta: Tensor) -> Tensor:
         solved = torch.linalg.solve_triangular(self.matrix, zeta.unsqueeze(-1), upper=False)
@@ -70,7 +69,7 @@ class DeepMarkovModel(nn.Module):
         with pyro.plate("sentences", size), poutine.scale(scale=1.0 / size):
             for t in pyro.markov(range(1, steps + 1)):
                 with poutine.mask(mask=batch.mask[:, t - 1]):
-                    flow = InverseTriangular(*self.networks.transition_parameters(state))
+                    flow = InverseTriangular(*self.networks.transition_parameters(state), self.networks.places)
                     state = pyro.sample(f"h_{t}", dist.TransformedDistribution(white, [flow]))
                     logits = self.networks.emission(state)
                     pyro.sample(f"w_{t}", dist.Categorical(logits=logits), obs=batch.outcomes[:, t - 1])
@@ -90,15 +89,17 @@ class DeepMarkovModel(nn.Module):
 class StockPyro:
     """The contestant: ``SVI(model, guide, ClippedAdam, Trace_ELBO())``."""
 
-    def __init__(self, seed: int) -> None:
-        self.module = DeepMarkovModel()
+    def __init__(self, seed: int, device: str) -> None:
+        self.module, self.device = DeepMarkovModel().to(device), device
         self.module.networks.load(initial_parameters(seed))
         optimizer = ClippedAdam({"lr": LEARNING_RATE, "clip_norm": CLIP_NORM})
         self.svi = SVI(self.module.model, self.module.guide, optimizer, Trace_ELBO())
-        self.prepare = prepare
 
     def load(self, parameters: Parameters) -> None:
         self.module.networks.load(parameters)
+
+    def prepare(self, words: Words) -> TorchWords:
+        return prepare(words, self.device)
 
     def step(self, batch: TorchWords) -> float:
         with pyro.validation_enabled(False):
@@ -106,10 +107,10 @@ class StockPyro:
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self._bound(prepare(words), torch.from_numpy(noise)).numpy()
+            return self._bound(self.prepare(words), torch.from_numpy(noise).to(self.device)).cpu().numpy()
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
-        (-self._bound(prepare(words), torch.from_numpy(noise)).mean()).backward()
+        (-self._bound(self.prepare(words), torch.from_numpy(noise).to(self.device)).mean()).backward()
         gradients = self.module.networks.collect_gradients()
         self.module.zero_grad()  # SVI.step adds to what it finds, and clears only after itself
         return gradients
@@ -132,9 +133,9 @@ class StockPyro:
         return path
 
 
-def build(seed: int) -> StockPyro:
+def build(seed: int, device: str = "cpu") -> StockPyro:
     """One Pyro site per step, SVI.step."""
-    return StockPyro(seed)
+    return StockPyro(seed, device)
 
 
 def _log_density(program: Callable[[TorchWords], None], batch: TorchWords) -> Tensor:

@@ -18,29 +18,41 @@ from benchmarks.peers import CLIP_NORM, LEARNING_RATE, STATE, Parameters, Words,
 from benchmarks.peers.networks import Networks, TorchWords, prepare
 
 LOG_NORMALISER = 0.5 * STATE * math.log(2 * math.pi)
-ROWS, COLUMNS = torch.tril_indices(STATE, STATE, offset=-1)
-SPREAD = F.one_hot(COLUMNS, STATE).T.float()
-GATHER = F.one_hot(ROWS, STATE).float()
 
-Bound = Callable[[Networks, TorchWords, Tensor], Tensor]
+Bound = Callable[["LoopNetworks", TorchWords, Tensor], Tensor]
+
+
+class LoopNetworks(Networks):
+    """The networks, and the constants with which a triangle is multiplied by two thin products."""
+
+    spread: Tensor
+    gather: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        rows, columns = self.places
+        self.register_buffer("spread", F.one_hot(columns, STATE).T.float(), persistent=False)
+        self.register_buffer("gather", F.one_hot(rows, STATE).float(), persistent=False)
 
 
 class TorchLoop:
     """A contestant that descends minus the mean of ``bound(networks, batch, noise)``, which is (B,)."""
 
-    def __init__(self, bound: Bound, seed: int) -> None:
-        self.networks, self.bound = Networks(), bound
+    def __init__(self, bound: Bound, seed: int, device: str) -> None:
+        self.networks, self.bound, self.device = LoopNetworks().to(device), bound, device
         self.networks.load(initial_parameters(seed))
         self.parameters = list(self.networks.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, lr=LEARNING_RATE, fused=True)
-        self.prepare = prepare
 
     def load(self, parameters: Parameters) -> None:
         self.networks.load(parameters)
 
+    def prepare(self, words: Words) -> TorchWords:
+        return prepare(words, self.device)
+
     def step(self, batch: TorchWords) -> float:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = -self.bound(self.networks, batch, torch.randn(*batch.tokens.shape, STATE)).mean()
+        loss = -self.bound(self.networks, batch, torch.randn(*batch.tokens.shape, STATE, device=self.device)).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         self.optimizer.step()
@@ -48,25 +60,28 @@ class TorchLoop:
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
-            return self.bound(self.networks, prepare(words), torch.from_numpy(noise)).numpy()
+            return self._from(words, noise).cpu().numpy()
 
     def gradients(self, words: Words, noise: np.ndarray) -> Parameters:
         self.optimizer.zero_grad(set_to_none=True)
-        (-self.bound(self.networks, prepare(words), torch.from_numpy(noise)).mean()).backward()
+        (-self._from(words, noise).mean()).backward()
         return self.networks.collect_gradients()
 
+    def _from(self, words: Words, noise: np.ndarray) -> Tensor:
+        return self.bound(self.networks, self.prepare(words), torch.from_numpy(noise).to(self.device))
 
-def build(seed: int) -> TorchLoop:
+
+def build(seed: int, device: str = "cpu") -> TorchLoop:
     """The loop that most people write: all densities step by step."""
-    return TorchLoop(bound_in_loop, seed)
+    return TorchLoop(bound_in_loop, seed, device)
 
 
-def build_parallel(seed: int) -> TorchLoop:
+def build_parallel(seed: int, device: str = "cpu") -> TorchLoop:
     """The loop of someone who has profiled it: only the sampling is sequential."""
-    return TorchLoop(bound_in_parallel, seed)
+    return TorchLoop(bound_in_parallel, seed, device)
 
 
-def bound_in_loop(networks: Networks, batch: TorchWords, noise: Tensor) -> Tensor:
+def bound_in_loop(networks: LoopNetworks, batch: TorchWords, noise: Tensor) -> Tensor:
     """Single-sample bound (B,): sample, score and add up, one time step after the other."""
     encoded, state = networks.encode(batch), networks.initial
     total = noise.new_zeros(noise.shape[0])
@@ -79,7 +94,7 @@ def bound_in_loop(networks: Networks, batch: TorchWords, noise: Tensor) -> Tenso
     return total
 
 
-def bound_in_parallel(networks: Networks, batch: TorchWords, noise: Tensor) -> Tensor:
+def bound_in_parallel(networks: LoopNetworks, batch: TorchWords, noise: Tensor) -> Tensor:
     """Single-sample bound (B,): sample the path step by step, then score it at once."""
     encoded, state = networks.encode(batch), networks.initial.expand(noise.shape[0], STATE)
     states, scales = [state], []
@@ -93,15 +108,15 @@ def bound_in_parallel(networks: Networks, batch: TorchWords, noise: Tensor) -> T
     return torch.where(batch.mask, log_p - log_guide(noise, torch.stack(scales, 1)), 0.0).sum(1)
 
 
-def log_transition(networks: Networks, previous: Tensor, state: Tensor) -> Tensor:
+def log_transition(networks: LoopNetworks, previous: Tensor, state: Tensor) -> Tensor:
     """Return log p(h_t | h_{t-1}), nats."""
     mean, diagonal, lower = networks.transition_parameters(previous)
     difference = state - mean
-    zeta = difference * diagonal + (lower * (difference @ SPREAD)) @ GATHER
+    zeta = difference * diagonal + (lower * (difference @ networks.spread)) @ networks.gather
     return (diagonal.log() - 0.5 * zeta.square()).sum(-1) - LOG_NORMALISER
 
 
-def log_emission(networks: Networks, state: Tensor, outcomes: Tensor) -> Tensor:
+def log_emission(networks: LoopNetworks, state: Tensor, outcomes: Tensor) -> Tensor:
     """Return log p(w_t | h_t), nats."""
     logits = networks.emission(state)
     return -F.cross_entropy(logits.flatten(0, -2), outcomes.flatten(), reduction="none").view(outcomes.shape)
