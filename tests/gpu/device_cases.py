@@ -1,0 +1,176 @@
+"""Small programs, objectives and a batch: what the tests of devices run, by name.
+
+A new family needs a line in ``MODELS``; its guides and all objectives are taken from the registries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from guides import GUIDES
+from ppl_text import objectives, schedules
+from ppl_text.core.batch import Batch
+from ppl_text.core.registry import Registry
+from ppl_text.core.vocabulary import Vocabulary
+from ppl_text.data.batches import collate
+from ppl_text.models import MODELS as FAMILIES
+from ppl_text.training.optimizers import OPTIMIZERS, build_optimizer
+
+VOCABULARY = Vocabulary(12)
+IDS = [[3, 4, 5], [], [6, 7, 8, 9], [11, 10, 3, 3, 5]]
+
+MODELS: dict[str, dict[str, Any]] = {
+    "deep_state_space": {"state_dim": 3, "hidden": (5,)},
+    "language_model": {"hidden_dim": 5},
+    "sentence_vae": {"latent_dim": 3, "embedding_dim": 5, "hidden_dim": 6, "init": "torch"},
+}
+"""Options that make each family small."""
+
+MODEL_OPTIONS = {"sentence_vae exact": {"latent_dim": 0}}
+"""What a guide needs of its model, by family and guide."""
+
+GUIDE_OPTIONS = {
+    "deep_state_space": {"embedding_dim": 4, "gru_dim": 5, "hidden": (5,)},
+    "sentence_vae iaf": {"flow_hidden": (6,)},
+}
+"""By family, or by family and guide."""
+
+OBJECTIVES = {
+    "elbo": "elbo:3",
+    "elbo-analytic": "elbo-analytic",
+    "stl": "stl:2",
+    "iwae": "iwae:4/2",
+    "renyi": "renyi:0.5:3",
+    "dreg": "dreg:4/2",
+    "stepwise": "stepwise:3:score",
+    "fivo": "fivo:3:multinomial",
+    "free-bits": "free-bits:0.5:batch",
+    "reconstruction": "reconstruction",
+}
+"""One spec each; ``pyro:…`` is not among them, since stock Pyro asks the host in every step."""
+
+DEFAULT = {"sentence_vae point": "reconstruction"}
+"""Objective of a guide that cannot be trained by the path gradient of the ELBO."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model, guide, objective and optimizer."""
+
+    family: str
+    guide: str
+    spec: str = "stl"
+    optimizer_name: str = "sgd"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        """Model and guide with the same parameters at each call, all of them away from where they vanish."""
+        torch.manual_seed(0)
+        options = MODELS[self.family] | self.options | MODEL_OPTIONS.get(f"{self.family} {self.guide}", {})
+        model = Registry("model", FAMILIES).load(self.family)(VOCABULARY, **options)
+        own = {} if self.guide in ("prior", "exact") else GUIDE_OPTIONS.get(self.family, {})
+        own = own | GUIDE_OPTIONS.get(f"{self.family} {self.guide}", {})
+        guide = Registry("guide", GUIDES[self.family]).load(self.guide)(model, **own)
+        with torch.no_grad():
+            for parameter in dict.fromkeys([*model.parameters(), *guide.parameters()]):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        return model, guide
+
+    def objective(self) -> Any:
+        """The objective."""
+        return objectives.build(self.spec)
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimizer of parameters."""
+        return build_optimizer(self.optimizer_name, [{"params": list(dict.fromkeys(parameters))}], lr=0.01)
+
+
+def batch() -> Batch:
+    """Four sentences, one of them empty, and a filler row."""
+    return collate(IDS, torch.ones(len(IDS)), 7, len(IDS) + 1)
+
+
+def annealed() -> Callable[[int], float]:
+    """A β that changes with every step."""
+    return schedules.build({"name": "linear", "start": 0.1, "end": 1.0, "steps": 10})
+
+
+def _guides() -> dict[str, Case]:
+    return {
+        f"{family} x {guide}": Case(family, guide, DEFAULT.get(f"{family} {guide}", "stl"))
+        for family in FAMILIES
+        for guide in GUIDES[family]
+    }
+
+
+def _objectives() -> dict[str, Case]:
+    first = {"deep_state_space": "diagonal", "sentence_vae": "gaussian"}
+    return {
+        f"{family}, {OBJECTIVES[name]}": Case(family, guide, OBJECTIVES[name])
+        for family, guide in first.items()
+        for name in objectives.OBJECTIVES
+        if name != "pyro" and (family == "deep_state_space" or name not in ("stepwise", "fivo"))
+    }
+
+
+GUIDE_CASES = _guides()
+"""Each guide with one objective."""
+
+OBJECTIVE_CASES = _objectives()
+"""Each objective with one guide of each family that has latents."""
+
+OTHER_CASES = {
+    **{
+        f"transition {name}": Case("deep_state_space", "tril", options={"transition": name}) for name in ("diag", "nvp")
+    },
+    "parametrisation direct, diagonal clip": Case(
+        "deep_state_space", "shared", "elbo", options={"parametrization": "direct", "diagonal": "clip"}
+    ),
+    "LSTM language model": Case("language_model", "exact", options={"cell": "lstm"}),
+    "tied, bag of words": Case(
+        "sentence_vae", "gaussian", options={"hidden_dim": 5, "tied": True, "bag_of_words": 0.1, "initial": "hidden"}
+    ),
+    **{f"optimizer {name}": Case("sentence_vae", "gaussian", "elbo", name) for name in OPTIMIZERS},
+}
+
+STEPS = {**GUIDE_CASES, **OBJECTIVE_CASES, **OTHER_CASES}
+"""All of them."""
+
+TINY = {
+    "data.batch_size": 16,
+    "data.buckets": 2,
+    "data.validation_sentences": 30,
+    "model.hidden": [6],
+    "model.state_dim": 2,
+    "guide.gru_dim": 6,
+    "guide.embedding_dim": 4,
+    "guide.hidden": [6],
+    "training.steps": 8,
+    "training.log_every": 2,
+    "training.validate_every": 4,
+    "training.checkpoint_every": 4,
+    "report.sentences": 20,
+    "report.particles": 4,
+    "report.samples": 20,
+}
+"""What makes the recipe ``words`` small."""
+
+SMALL = {
+    "model.latent_dim": 4,
+    "model.embedding_dim": 8,
+    "model.hidden_dim": 8,
+    "data.batch_size": 16,
+    "training.steps": 8,
+    "training.log_every": 2,
+    "training.validate_every": 4,
+    "training.checkpoint_every": 4,
+    "report.sentences": 12,
+    "report.particles": 4,
+    "report.samples": 5,
+}
+"""What makes a recipe of sentences small."""

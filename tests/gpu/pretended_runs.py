@@ -1,0 +1,117 @@
+"""Training steps and whole commands on the pretended device; prints what became of each as JSON.
+
+    python tests/gpu/pretended_runs.py steps
+    python tests/gpu/pretended_runs.py commands FOLDER WORD_LIST SENTENCES
+
+``{case: {"error": the error's text or None, "waits": what the host waited for}}``. With the steps come a few cases in
+which something must be noticed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import device_cases as cases
+import pretended
+import pyro
+import torch
+from torch import nn
+
+from ppl_text.recipes import build
+from ppl_text.training.options import TrainingOptions
+from ppl_text.training.programs import Joint, set_up, to_device
+from ppl_text.training.stopping import make_guard
+from ppl_text.training.update import Setting, Update
+
+
+def controls() -> dict[str, Callable[[], Any]]:
+    """What a GPU waits for or refuses, and one thing that it does not mind."""
+    there, here = torch.ones(3, device=pretended.DEVICE), torch.ones(3)
+    layer = nn.GRU(3, 2, batch_first=True).to(pretended.DEVICE).eval()
+    return {
+        "nothing": lambda: (there.cumsum(0) * 2.0 + torch.ones(()) > 1).sum(),
+        "a number": lambda: there.sum().item(),
+        "a branch": lambda: bool(there.sum() > 0),
+        "a list": there.tolist,
+        "a copy from the host": lambda: here.to(pretended.DEVICE),
+        "a number as a tensor": lambda: torch.tensor(1.0, device=pretended.DEVICE),
+        "a mask as index": lambda: there[there > 0],
+        "an index from the host": lambda: there[torch.arange(2)],
+        "two devices": lambda: there + here,
+        "a numpy array": there.numpy,
+        "cuDNN's gradient in evaluation mode": lambda: layer(there.expand(1, 1, 3))[0].sum().backward(),
+    }
+
+
+def step(case: cases.Case) -> None:
+    """Take three updates as the trainer takes them; the first, which may set something up, goes unnoticed."""
+    model, guide = case.programs()
+    optimizer = case.optimizer([*model.parameters(), *guide.parameters()])
+    fabric = pretended.fabric()
+    joint = Joint(model, guide, case.objective())
+    module, wrapped = set_up(fabric, joint, optimizer)
+    options = TrainingOptions(steps=3, beta=cases.annealed(), clip_norm=5.0)
+    trained = joint.choose(["model", "guide"])
+    update = Update(Setting(fabric, module, wrapped, make_guard(fabric, optimizer), options, trained))
+    joint.train()
+    with pyro.validation_enabled(False):
+        for number in range(3):
+            if number == 1:
+                pretended.waits.clear()
+            update(to_device(cases.batch(), pretended.DEVICE), number)
+
+
+def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[], Any]]:
+    """Whole commands by name, each on what those before it have left."""
+    import ppl_text as pt
+
+    build.build_fabric = lambda config: pretended.fabric({"32": "32-true", "bf16": "bf16-mixed"}[config.precision])
+    word_run, sentence_run = folder / "words", folder / "sentences"
+    tiny = {**cases.TINY, "data.corpus": words}
+    small = {**cases.SMALL, "data.corpus": sentences}
+    settings = {"sentences": 12, "draws": 8, "repeats": 2}
+    return {
+        "fit words": lambda: pt.fit("words", set=tiny, out=word_run),
+        "fit words in bf16": lambda: pt.fit("words", set={**tiny, "precision": "bf16"}, out=folder / "bf16"),
+        "compare": lambda: pt.load(word_run).compare(objectives=["iwae:4", "dreg:4", "fivo:4"], **settings),
+        "generate words": lambda: pt.load(word_run).generate(3),
+        "fit sentences": lambda: pt.fit("ptb-bn", set=small, out=sentence_run),
+        "evaluate": lambda: pt.load(sentence_run).evaluate(particles=4),
+        "generate sentences": lambda: [pt.load(sentence_run).generate(2, strategy=s) for s in ("sample", "beam")],
+        "swap": lambda: pt.load(sentence_run).swap_guide("gaussian", steps=4, out=folder / "swapped"),
+    }
+
+
+def attempt(work: Callable[[], Any]) -> dict[str, Any]:
+    """Do something; return its error and what the host waited for."""
+    pretended.waits.clear()
+    pretended.refusals.clear()
+    try:
+        work()
+    except Exception as error:  # noqa: BLE001 - the test says which case it was
+        return {"error": f"{error}\n{''.join(traceback.format_tb(error.__traceback__)[-6:])}", "waits": []}
+    return {"error": "; ".join(pretended.refusals) or None, "waits": list(pretended.waits)}
+
+
+def main() -> None:
+    """Run what the arguments say."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    with pretended.pretending():
+        if sys.argv[1] == "steps":
+            steps = {name: attempt(lambda case=case: step(case)) for name, case in cases.STEPS.items()}
+            found: Any = {"controls": {name: attempt(work) for name, work in controls().items()}, "steps": steps}
+        else:
+            named = commands(Path(sys.argv[2]), *sys.argv[3:])
+            found = {name: attempt(work) for name, work in named.items()}
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
