@@ -6,10 +6,13 @@ A new family needs a line in ``MODELS``; its guides and all objectives are taken
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyro
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from guides import GUIDES
@@ -20,6 +23,10 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS as FAMILIES
 from ppl_text.training.optimizers import OPTIMIZERS, build_optimizer
+from ppl_text.training.options import TrainingOptions
+from ppl_text.training.programs import Joint, set_up, to_device
+from ppl_text.training.stopping import make_guard
+from ppl_text.training.update import Setting, Update
 
 VOCABULARY = Vocabulary(12)
 IDS = [[3, 4, 5], [], [6, 7, 8, 9], [11, 10, 3, 3, 5]]
@@ -88,6 +95,24 @@ class Case:
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """The optimizer of parameters."""
         return build_optimizer(self.optimizer_name, [{"params": list(dict.fromkeys(parameters))}], lr=0.01)
+
+
+def take_steps(case: Case, fabric: Fabric, watched: AbstractContextManager[Any], steps: int = 3) -> Update:
+    """Take updates as the trainer takes them, all but the first one ``watched``; return the rule that made them."""
+    model, guide = case.programs()
+    optimizer = case.optimizer([*model.parameters(), *guide.parameters()])
+    joint = Joint(model, guide, case.objective())
+    module, wrapped = set_up(fabric, joint, optimizer)
+    options = TrainingOptions(steps=steps, beta=annealed(), clip_norm=5.0)
+    trained, guard = joint.choose(["model", "guide"]), make_guard(fabric, optimizer)
+    update = Update(Setting(fabric, module, wrapped, guard, options, trained))
+    joint.train()
+    with pyro.validation_enabled(False):
+        update(to_device(batch(), fabric.device), 0)
+        with watched:
+            for number in range(1, steps):
+                update(to_device(batch(), fabric.device), number)
+    return update
 
 
 def batch() -> Batch:

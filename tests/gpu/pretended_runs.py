@@ -13,21 +13,18 @@ import json
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import device_cases as cases
 import pretended
-import pyro
 import torch
 from torch import nn
 
 from ppl_text.recipes import build
-from ppl_text.training.options import TrainingOptions
-from ppl_text.training.programs import Joint, set_up, to_device
-from ppl_text.training.stopping import make_guard
-from ppl_text.training.update import Setting, Update
 
 
 def controls() -> dict[str, Callable[[], Any]]:
@@ -49,22 +46,16 @@ def controls() -> dict[str, Callable[[], Any]]:
     }
 
 
-def step(case: cases.Case) -> None:
-    """Take three updates as the trainer takes them; the first, which may set something up, goes unnoticed."""
-    model, guide = case.programs()
-    optimizer = case.optimizer([*model.parameters(), *guide.parameters()])
-    fabric = pretended.fabric()
-    joint = Joint(model, guide, case.objective())
-    module, wrapped = set_up(fabric, joint, optimizer)
-    options = TrainingOptions(steps=3, beta=cases.annealed(), clip_norm=5.0)
-    trained = joint.choose(["model", "guide"])
-    update = Update(Setting(fabric, module, wrapped, make_guard(fabric, optimizer), options, trained))
-    joint.train()
-    with pyro.validation_enabled(False):
-        for number in range(3):
-            if number == 1:
-                pretended.waits.clear()
-            update(to_device(cases.batch(), pretended.DEVICE), number)
+@contextmanager
+def from_here() -> Iterator[None]:
+    """Context at whose beginning all waits before are forgotten."""
+    pretended.waits.clear()
+    yield
+
+
+def take_steps(case: cases.Case) -> None:
+    """Take a few updates, of which the first may set something up."""
+    cases.take_steps(case, pretended.fabric(), from_here())
 
 
 def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[], Any]]:
@@ -105,7 +96,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     with pretended.pretending():
         if sys.argv[1] == "steps":
-            steps = {name: attempt(lambda case=case: step(case)) for name, case in cases.STEPS.items()}
+            steps = {name: attempt(partial(take_steps, case)) for name, case in cases.STEPS.items()}
             found: Any = {"controls": {name: attempt(work) for name, work in controls().items()}, "steps": steps}
         else:
             named = commands(Path(sys.argv[2]), *sys.argv[3:])
