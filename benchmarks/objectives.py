@@ -148,14 +148,19 @@ def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *rows])
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and print both tables."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of this program."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.objectives", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--particles", type=int, nargs="+", default=list(PARTICLES), help="values of K")
     parser.add_argument("--rounds", type=int, default=9, help="rounds for each K (default 9)")
     parser.add_argument("--threads", type=int, help="CPUs and threads (default: all there are)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print both tables."""
+    options = parse(arguments)
     threads = race.limit_threads(options.threads)
     cells = {k: measure(k, rounds=options.rounds) for k in options.particles}
     print(time_table(cells))

@@ -191,17 +191,22 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race and print the table."""
-    options = parse(arguments, "benchmarks.race", CONTESTANTS, rounds=40, steps=10, warmup=20)
+    options = parse(arguments)
     threads = limit_threads(options.threads)
     names = chosen(options, CONTESTANTS)
     raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
     tell(options, raced, {"B": BATCH, "T": STEPS, "D": STATE}, threads)
 
 
-def parse(
-    arguments: Sequence[str] | None, module: str, table: Mapping[str, str], *, rounds: int, steps: int, warmup: int
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of this race."""
+    return parse_for("benchmarks.race", CONTESTANTS, arguments, rounds=40, steps=10, warmup=20)
+
+
+def parse_for(
+    module: str, table: Mapping[str, str], arguments: Sequence[str] | None, *, rounds: int, steps: int, warmup: int
 ) -> argparse.Namespace:
-    """Options of a race, with its own defaults."""
+    """Options of a race with its own defaults."""
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description="Race one training step.")
     parser.add_argument("--rounds", type=int, default=rounds, help=f"with every contestant each (default {rounds})")
     parser.add_argument("--steps", type=int, default=steps, help=f"timed steps in a round (default {steps})")
@@ -214,7 +219,11 @@ def parse(
 
 
 def chosen(options: argparse.Namespace, table: Mapping[str, str]) -> list[str]:
-    """Those who race: available ones, or ours and those that ``--only`` names."""
+    """Those who race: available ones, or ours and those that ``--only`` names; ends the program without the device."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: no CUDA GPU is visible to torch; leave it out to race on the CPU")
     names = available(table, options.device)
     return [name for name in names if not options.only or name in {OURS, *options.only}]
 

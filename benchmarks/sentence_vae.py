@@ -9,6 +9,7 @@ clipping at norm 5 and SGD. Rounds are interleaved as in :mod:`benchmarks.race`.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -114,9 +115,15 @@ def _peer_name(name: str) -> str:
     return f"{NAMES[module]}.{leaf}"
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of this race."""
+    module, table = "benchmarks.sentence_vae", SENTENCE_CONTESTANTS
+    return race.parse_for(module, table, arguments, rounds=20, steps=3, warmup=3)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race and print the table."""
-    options = race.parse(arguments, "benchmarks.sentence_vae", SENTENCE_CONTESTANTS, rounds=20, steps=3, warmup=3)
+    options = parse(arguments)
     threads = race.limit_threads(options.threads)
     names = race.chosen(options, SENTENCE_CONTESTANTS)
     raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
