@@ -1,0 +1,240 @@
+"""Run all that needs a GPU, part by part, and write one JSON file: ``bash benchmarks/on_gpu.sh [--data ptb=DIR]``.
+
+Parts run in the order of their worth, each in a process of its own. After each the results are written whole, so that
+whatever ends the script leaves what was done; ``--done FILE`` takes finished parts over from an earlier file. A part
+that does not fit into the time that is left is skipped, not begun. ``--cpu`` runs every part on the CPU in a tiny form,
+to show on a machine without a GPU that the script works.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.race import PACKAGES
+from ppl_text.core.atomic import write_atomically
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = "on-gpu.json"
+"""In the folder that the environment variable ``OUT`` names."""
+
+VERSIONS = (*PACKAGES, "arviz", "lightning-fabric", "pytorch-optimizer")
+LINES = 40
+"""Last lines of a part's output that are kept."""
+
+
+class Options(NamedTuple):
+    """What a part may know: on the CPU in a tiny form, the folders of data by name, where results go."""
+
+    cpu: bool
+    data: Mapping[str, str]
+    out: Path
+
+    @property
+    def device(self) -> str:
+        """Name of the device for races and commands."""
+        return "cpu" if self.cpu else "cuda"
+
+
+class Part(NamedTuple):
+    """One thing to run: its command, how many seconds it may take, the data that it needs, the file it writes.
+
+    ``command(options, folder)`` gives the arguments after ``python -m``; ``result`` is the JSON file in ``folder``
+    whose content becomes the part's result.
+    """
+
+    command: Callable[[Options, Path], list[str]]
+    seconds: int
+    data: str | None = None
+    result: str = "result.json"
+
+
+def gpu_tests(options: Options, folder: Path) -> list[str]:
+    """Tests of devices: on a GPU those marked so, on the CPU one file of the same bodies."""
+    chosen = ["tests/gpu/test_numbers.py", "-k", "cpu and elbo"] if options.cpu else ["tests/gpu", "-m", "gpu"]
+    return ["pytest", "-p", "no:cacheprovider", *chosen]
+
+
+def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[str]]:
+    """Make the command of a race: ours against the hand-written loop, stock Pyro and jitted JAX."""
+
+    def command(options: Options, folder: Path) -> list[str]:
+        chosen = ["PyTorch loop"] if options.cpu else others
+        size = ["--rounds", "1", "--steps", "1", "--warmup", "1"] if options.cpu else ["--rounds", "20"]
+        only = [argument for name in chosen for argument in ("--only", name)]
+        return [module, "--device", options.device, "--json", str(folder / "result.json"), *size, *only]
+
+    return command
+
+
+def reproduction(options: Options, folder: Path) -> list[str]:
+    """One row of Table II: the language model on PTB, or a few steps on the built-in verses."""
+    place = ["--out", str(folder / "row"), "--jobs", "1"]
+    if options.cpu:
+        return ["ppl_text", "reproduce", "davam-table2", "--rows", "lm", "--budget", "smoke", *place]
+    data = ["--data", f"ptb={options.data['ptb']}"]
+    return ["ppl_text", "reproduce", "davam-table2", "--rows", "lm", "--budget", "small", *data, *place]
+
+
+def arviz_tests(options: Options, folder: Path) -> list[str]:
+    """Tests of the seam to ArviZ, against the version that this interpreter has (1.x from Python 3.12 on)."""
+    few = ["-k", "pareto"] if options.cpu else []
+    return ["pytest", "-p", "no:cacheprovider", "tests/plots/test_inference_data.py", *few]
+
+
+PARTS: dict[str, Part] = {
+    "tests": Part(gpu_tests, 150),
+    "race: state space": Part(
+        race("benchmarks.race", ("stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 90
+    ),
+    "race: sentence VAE": Part(
+        race("benchmarks.sentence_vae", ("stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
+    ),
+    "reproduction: language model on PTB": Part(reproduction, 240, "ptb", "row/results.json"),
+    "ArviZ": Part(arviz_tests, 60),
+}
+"""In the order in which they run."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts; return 0 where all that ran passed, 1 otherwise, 2 for options that do not fit."""
+    parsed = parse(arguments)
+    options = Options(parsed.cpu, dict(parsed.data), Path(os.environ.get("OUT", "on-gpu-results")).resolve())
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {"environment": environment(options), "command": [*(arguments or sys.argv[1:])], "parts": {}}
+    earlier = finished(parsed.done)
+    end = time.monotonic() + parsed.seconds
+    for name, part in PARTS.items():
+        report["parts"][name] = earlier.get(name) or outcome(part, options, end - time.monotonic())
+        found = report["parts"][name]
+        print(f"{name}: {found['status']}{' (' + found['reason'] + ')' if found.get('reason') else ''}", flush=True)
+        text = json.dumps(report, indent=2) + "\n"
+        write_atomically(options.out / RESULTS, lambda file, text=text: file.write(text.encode()))
+    print(f"results: {options.out / RESULTS}")
+    return int(any(found["status"] == "failed" for found in report["parts"].values()))
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the options."""
+    parser = argparse.ArgumentParser(prog="bash benchmarks/on_gpu.sh", description="Run all that needs a GPU.")
+    parser.add_argument("--data", action="append", default=[], type=_pair, metavar="NAME=DIR", help="e.g. ptb=DIR")
+    parser.add_argument("--done", type=Path, metavar="FILE", help="earlier results, whose finished parts are kept")
+    parser.add_argument("--seconds", type=int, default=480, help="for everything (default 480)")
+    parser.add_argument("--cpu", action="store_true", help="every part in a tiny form on the CPU")
+    found = parser.parse_args(arguments)
+    for name, folder in found.data:
+        if not Path(folder).is_dir():
+            parser.error(f"--data {name}={folder}: there is no such folder")
+    if found.done is not None and not found.done.is_file():
+        parser.error(f"--done {found.done}: there is no such file")
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, folder = text.partition("=")
+    if not (name and equals and folder):
+        raise argparse.ArgumentTypeError(f"expected NAME=DIR, got {text!r}")
+    return name, folder
+
+
+def finished(earlier: Path | None) -> dict[str, Any]:
+    """Return the parts of earlier results that came to their end."""
+    if earlier is None:
+        return {}
+    parts = json.loads(earlier.read_text(encoding="utf-8"))["parts"]
+    return {name: found for name, found in parts.items() if found["status"] == "done"}
+
+
+def outcome(part: Part, options: Options, left: float) -> dict[str, Any]:
+    """Run one part, or say why not: ``status`` (done, failed, skipped) and what belongs to it."""
+    import torch
+
+    if not options.cpu and not torch.cuda.is_available():
+        return {"status": "skipped", "reason": "no GPU"}
+    if part.data is not None and not options.cpu and part.data not in options.data:
+        return {"status": "skipped", "reason": f"no data: --data {part.data}=DIR"}
+    if left < min(part.seconds, 30):
+        return {"status": "skipped", "reason": f"out of time: {max(0, left):.0f} s left of {part.seconds} s"}
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", *part.command(options, Path(folder))]
+        started = time.monotonic()
+        status, output = run(command, min(part.seconds, left))
+        found = {"status": status, "command": command[1:], "seconds": round(time.monotonic() - started, 1)}
+        if (file := Path(folder) / part.result).is_file():
+            found["result"] = json.loads(file.read_text(encoding="utf-8"))
+        if status == "failed" or "result" not in found:
+            found["output"] = output.splitlines()[-LINES:]
+    return found
+
+
+def run(command: Sequence[str], seconds: float) -> tuple[str, str]:
+    """Run a command in a session of its own; ``failed`` where it ends otherwise than by 0, or not in time."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        return "failed", f"{output}\nended after {seconds:.0f} s, its share of the time"
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return ("done" if process.returncode == 0 else "failed"), output
+
+
+def environment(options: Options) -> dict[str, Any]:
+    """Return card, versions and commit."""
+    import torch
+
+    cards = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cards": cards,
+        "cuda": torch.version.cuda,
+        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in VERSIONS},
+        "commit": os.environ.get("COMMIT") or _said("git", "-C", str(ROOT), "rev-parse", "HEAD") or "unknown",
+        "cpu_only": options.cpu,
+    }
+
+
+def _said(*command: str) -> str | None:
+    """Return the first line that a program prints; None where there is no such program or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The script for a GPU, on the CPU: every part runs, what cannot is skipped with its reason, nothing done is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("pytest_benchmark")
+
+from benchmarks import on_gpu  # noqa: E402
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def quick(tmp_path, monkeypatch, **parts):
+    """Parts that are Python one-liners, and the folder of results."""
+    monkeypatch.setenv("OUT", str(tmp_path))
+    made = {name: on_gpu.Part(lambda options, folder, code=code: code(folder), 60) for name, code in parts.items()}
+    monkeypatch.setattr(on_gpu, "PARTS", made)
+
+
+def ending(code):
+    """A command that ends with a status: ``python -m timeit`` runs any statement."""
+    return lambda folder: ["timeit", "-n", "1", "-r", "1", code]
+
+
+def results(folder):
+    return json.loads((folder / on_gpu.RESULTS).read_text(encoding="utf-8"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's part of the script")
+def test_every_part_runs_in_its_tiny_form(tmp_path):
+    environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "on_gpu.sh"), "--cpu"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    found = results(tmp_path)
+    assert {name: part["status"] for name, part in found["parts"].items()} == dict.fromkeys(on_gpu.PARTS, "done"), found
+    assert done.returncode == 0
+    races = [part["result"] for name, part in found["parts"].items() if name.startswith("race")]
+    assert all(race["environment"]["device"] == "cpu" for race in races)
+    assert len(races) == 2
+    row = found["parts"]["reproduction: language model on PTB"]["result"]
+    assert any(row["measures"].get("ppl") for row in row["rows"])
+    assert found["environment"]["packages"]["torch"] == torch.__version__
+    assert f"results: {tmp_path / on_gpu.RESULTS}" in done.stdout
+
+
+def test_without_a_gpu_nothing_runs_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    quick(tmp_path, monkeypatch, one=ending("raise SystemExit(3)"))
+    assert on_gpu.main([]) == 0
+    assert results(tmp_path)["parts"]["one"] == {"status": "skipped", "reason": "no GPU"}
+
+
+def test_a_part_that_fails_keeps_its_last_lines_and_the_others_run(tmp_path, monkeypatch):
+    quick(tmp_path, monkeypatch, bad=ending("print('why'); raise SystemExit(3)"), good=ending("pass"))
+    assert on_gpu.main(["--cpu"]) == 1
+    parts = results(tmp_path)["parts"]
+    assert parts["bad"]["status"] == "failed"
+    assert "why" in parts["bad"]["output"]
+    assert parts["good"]["status"] == "done"
+
+
+def test_what_was_done_before_is_not_run_again(tmp_path, monkeypatch):
+    first = tmp_path / "first"
+    quick(first, monkeypatch, one=ending("pass"), two=ending("raise SystemExit(1)"))
+    assert on_gpu.main(["--cpu"]) == 1
+    quick(tmp_path / "second", monkeypatch, one=ending("raise SystemExit(1)"), two=ending("pass"))
+    assert on_gpu.main(["--cpu", "--done", str(first / on_gpu.RESULTS)]) == 0
+    assert results(tmp_path / "second")["parts"]["one"] == results(first)["parts"]["one"]
+
+
+def test_a_part_that_takes_too_long_is_ended_and_one_without_time_is_not_begun(tmp_path, monkeypatch):
+    quick(tmp_path, monkeypatch, slow=ending("import time; time.sleep(60)"), late=ending("pass"))
+    monkeypatch.setitem(on_gpu.PARTS, "slow", on_gpu.PARTS["slow"]._replace(seconds=1))
+    assert on_gpu.main(["--cpu", "--seconds", "20"]) == 1
+    parts = results(tmp_path)["parts"]
+    assert parts["slow"]["output"][-1] == "ended after 1 s, its share of the time"
+    assert parts["late"]["reason"].startswith("out of time: ")
+
+
+def test_data_are_named_and_missed_ones_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    part = on_gpu.Part(lambda options, folder: ["timeit", "pass"], 60, data="ptb")
+    found = on_gpu.outcome(part, on_gpu.Options(False, {}, tmp_path), 100)
+    assert found == {"status": "skipped", "reason": "no data: --data ptb=DIR"}
+    for arguments, said in (
+        (["--data", "ptb"], "expected NAME=DIR, got 'ptb'"),
+        (["--data", f"ptb={tmp_path / 'no'}"], "there is no such folder"),
+        (["--done", str(tmp_path / "no")], "there is no such file"),
+    ):
+        with pytest.raises(SystemExit) as left:
+            on_gpu.parse(arguments)
+        assert left.value.code == 2
+        assert said in capsys.readouterr().err
