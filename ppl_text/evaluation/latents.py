@@ -167,7 +167,7 @@ def latent_figures(
     return LatentFigures(sites, together)
 
 
-class _Reading(NamedTuple):
+class _SiteTerms(NamedTuple):
     """Of one site, float64 on the CPU: ``kl`` (B,), its ``entries`` (B, D), moments (B, units) where it is real.
 
     ``steps`` (B,): of the site, where it has any; ``units``: entries of a sentence. ``closed``: KL and posterior means
@@ -184,7 +184,7 @@ class _Reading(NamedTuple):
 
 def _read(
     model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], draws: int, mean_draws: int
-) -> dict[str, _Reading]:
+) -> dict[str, _SiteTerms]:
     """Read each site of one batch."""
     sites, closed = _latent_terms(model, guide, batch, latents)
     drawn = sites
@@ -199,7 +199,7 @@ def _read(
     for spec in latents:
         site = sites[spec.name] if closed[spec.name] else drawn[spec.name]
         entries = entrywise_kl(site)
-        found[spec.name] = _Reading(
+        found[spec.name] = _SiteTerms(
             _divergence(site).double().cpu(),
             None if entries is None else _by_dimension(entries, spec).double().cpu(),
             moments.get(spec.name),
@@ -243,11 +243,11 @@ def _steps(site: LatentTerms, spec: LatentSpec, batch: Batch) -> Tensor | None:
     return torch.full((batch.size,), float(event[spec.step_place]), dtype=torch.float64)
 
 
-def _joined(parts: Sequence[_Reading]) -> _Reading:
+def _joined(parts: Sequence[_SiteTerms]) -> _SiteTerms:
     """The batches under each other."""
     first, moments = parts[0], [part.moments for part in parts if part.moments is not None]
     entries = [part.entries for part in parts if part.entries is not None]
-    return _Reading(
+    return _SiteTerms(
         torch.cat([part.kl for part in parts]),
         torch.cat(entries) if len(entries) == len(parts) and first.steps is None else None,
         _under_each_other(moments) if moments else None,
@@ -267,7 +267,7 @@ def _told(
     guide: nn.Module,
     sentences: CommonSentences,
     latents: Sequence[LatentSpec],
-    read: Sequence[_Reading],
+    read: Sequence[_SiteTerms],
     draws: int,
     costly: int,
 ) -> SiteFigures:
@@ -296,7 +296,7 @@ def _told(
     )
 
 
-def _stepwise(read: _Reading, share: Tensor) -> StepFigures:
+def _stepwise(read: _SiteTerms, share: Tensor) -> StepFigures:
     """Put together what was read of a latent with a step axis."""
     steps = torch.ones_like(share) if read.steps is None else read.steps
     return StepFigures(len(share), float(share @ read.kl), float(share @ steps))

@@ -46,16 +46,6 @@ class SentenceBounds(NamedTuple):
     ess: Tensor
 
 
-class SentenceLogWeights(NamedTuple):
-    """What is known of N sentences by S draws each; float64 on the CPU.
-
-    ``weights`` (N,): what each sentence counts for; ``log_weights`` (N, S): ln p(x, z_s) - ln q(z_s | x) in nats.
-    """
-
-    weights: Tensor
-    log_weights: Tensor
-
-
 @dataclass(frozen=True)
 class Likelihood:
     """Bounds of one data set under one run; nats per sentence unless said otherwise.
@@ -158,8 +148,8 @@ def sentence_log_weights(
     device: torch.device | str = "cpu",
     seed: int = 0,
     chunk: int = 16,
-) -> SentenceLogWeights:
-    """Importance log-weights of every sentence under ``draws`` = S draws from the guide, unreduced.
+) -> SentenceScores:
+    """Score every sentence by ``draws`` = S draws from the guide; ``log_weights`` are (N, S) where nothing is latent too.
 
     They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
     """
@@ -167,7 +157,7 @@ def sentence_log_weights(
     sentence_bounds(model, guide, data, particles=draws, device=device, seed=seed, chunk=chunk, keep=kept.append)
     scores = join_scores(kept)
     # Where nothing is latent, every draw has the one weight that there is.
-    return SentenceLogWeights(scores.weights, scores.log_weights.expand(-1, draws))
+    return scores._replace(log_weights=scores.log_weights.expand(-1, draws))
 
 
 @contextmanager
