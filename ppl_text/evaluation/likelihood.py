@@ -149,7 +149,7 @@ def sentence_log_weights(
     seed: int = 0,
     chunk: int = 16,
 ) -> SentenceScores:
-    """Score every sentence by ``draws`` = S draws from the guide; ``log_weights`` are (N, S) where nothing is latent too.
+    """Score every sentence by ``draws`` = S draws; ``log_weights`` are (N, S), also where nothing is latent.
 
     They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
     """
