@@ -67,7 +67,7 @@ _CURES: dict[Condition, tuple[str, ...]] = {
 
 
 def is_collapsed(kl: float, active: int | None) -> bool:
-    """Whether latents with this KL (nats per sentence) and so many active units (None: unknown) say nothing."""
+    """Return whether latents with this KL (nats per sentence) and so many active units (None: unknown) say nothing."""
     return kl < COLLAPSED_KL or (active == 0 and math.isfinite(kl))
 
 
@@ -142,7 +142,7 @@ def verdict(
 
 
 def verdict_of(figures: SiteFigures, cures: Mapping[str, str] = NO_CURES) -> str:
-    """The verdict on what was read."""
+    """Return the verdict on what was read."""
     return verdict(
         figures.kl,
         figures.mutual_information,
@@ -214,7 +214,7 @@ class CollapseMonitor:
 
 
 def _recorded(figures: SiteFigures) -> dict[str, Any]:
-    """What is recorded of one site, or of several together: whatever is known."""
+    """Return what is recorded of one site, or of several together: whatever is known."""
     values = {
         "mutual_information": figures.mutual_information,
         "mutual_information_cap": figures.mutual_information_cap,
@@ -228,7 +228,7 @@ def _recorded(figures: SiteFigures) -> dict[str, Any]:
 
 
 def _by_site(figures: LatentFigures) -> dict[str, Any]:
-    """What is recorded of each site where there are several."""
+    """Return what is recorded of each site where there are several."""
     if len(figures.sites) == 1 or figures.together is None:
         return {}
     found: dict[str, Any] = {"kl": figures.together.kl}

@@ -51,7 +51,7 @@ class Strategy(Protocol):
         ...
 
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
-        """Ids (rows, steps), padding after EOS; a row without EOS was cut off."""
+        """Return the ids (rows, steps), padding after EOS; a row without EOS was cut off."""
         ...
 
 
@@ -68,7 +68,7 @@ class Greedy:
         return logits.argmax(-1)
 
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
-        """Ids (rows, steps), see :class:`Strategy`."""
+        """Return the ids (rows, steps), see :class:`Strategy`."""
         return _token_by_token(self.choose, decoder, rows, steps, ids)
 
 
@@ -120,7 +120,7 @@ class Sample:
         return ranked.where(before < self.top_p, 0.0)
 
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
-        """Ids (rows, steps), see :class:`Strategy`."""
+        """Return the ids (rows, steps), see :class:`Strategy`."""
         return _token_by_token(self.choose, decoder, rows, steps, ids)
 
 
@@ -153,7 +153,7 @@ class Beam:
             raise UserError(f"length_penalty must be a number from 0 to {STEEPEST:g}; got {self.length_penalty}")
 
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
-        """Ids (rows, steps), see :class:`Strategy`."""
+        """Return the ids (rows, steps), see :class:`Strategy`."""
         state = tuple(part.repeat_interleave(self.width, 0) for part in decoder.begin(rows))
         beams = _Beams(rows, self.width, steps, ids, _device(state))
         for t in range(steps):
@@ -189,7 +189,7 @@ class _Beams:
         self._done = torch.zeros(rows, dtype=torch.bool, device=device)
 
     def last(self, t: int) -> Tensor:
-        """Token (R·W,) before step t."""
+        """Return the token (R·W,) before step t."""
         return self.texts[..., t - 1].flatten() if t else torch.full_like(self.texts[..., 0].flatten(), self._ids.bos)
 
     def set_aside(self, candidates: Tensor, t: int, norm: float) -> None:
@@ -217,14 +217,14 @@ class _Beams:
         return (torch.arange(rows, device=place.device).unsqueeze(-1) * width + parent).flatten()
 
     def done(self, now: float, at_most: float) -> bool:
-        """Whether all rows are done; ``now`` and ``at_most`` divide ln p at this length and at the last."""
+        """Return whether all rows are done; ``now`` and ``at_most`` divide ln p at this length and at the last."""
         overtaken = self.scores[:, 0] / now <= self.endings[:, -1]
         hopeless = self.scores[:, 0] / at_most <= self.endings[:, 0]
         self._done |= overtaken | hopeless
         return bool(self._done.all())
 
     def result(self) -> Tensor:
-        """The best ending (R, T), or the best unfinished text where there is none."""
+        """Return the best ending (R, T), or the best unfinished text where there is none."""
         return torch.where(self.endings[:, :1].isfinite(), self.best, self.texts[:, 0])
 
 
@@ -233,7 +233,7 @@ STRATEGIES: dict[str, type[Greedy] | type[Sample] | type[Beam]] = {s.name: s for
 
 
 def as_strategy(given: Strategy | str) -> Strategy:
-    """The strategy itself, or the one of that name with its defaults; raises :class:`UnknownNameError`."""
+    """Return the strategy itself, or the one of that name with its defaults; raises :class:`UnknownNameError`."""
     if not isinstance(given, str):
         return given
     if given not in STRATEGIES:
@@ -243,7 +243,7 @@ def as_strategy(given: Strategy | str) -> Strategy:
 
 @torch.no_grad()
 def search(strategy: Strategy, decoder: Decoder, rows: int, steps: int, ids: ReservedIds = OWN_IDS) -> Tensor:
-    """Texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off."""
+    """Write texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off."""
     return strategy.search(decoder, rows, steps, ids)
 
 

@@ -89,7 +89,7 @@ def reconstruct_texts(
     strategy: Strategy = GREEDY,
     source: Batch | None = None,
 ) -> list[str]:
-    """Latents ~ q(· | text), then tokens given them by ``strategy``: one reconstruction for each text.
+    """Draw latents ~ q(· | text), then tokens given them by ``strategy``: one reconstruction for each text.
 
     Where a latent has one step for each token, the text ends with its own steps: beyond them is padding. Otherwise
     it is cut off after 2 · ``max_steps`` tokens. ``source``: what a conditional model reads beside each text, as many
@@ -160,7 +160,7 @@ def interpolate_texts(
 
 
 def points_between(first: Tensor, second: Tensor, points: int, path: str) -> Tensor:
-    """Points (n, *event) from z_0 = ``first`` to z_1 = ``second`` (*event,), the ends exact, at t = 0, 1/(n-1), …, 1.
+    """Return points (n, *event) from z_0 = ``first`` to z_1 = ``second`` (*event,), exact ends, at t = 0, …, 1.
 
     The entries of an event with several axes count as those of one long vector, of D entries.
 
@@ -179,7 +179,7 @@ def points_between(first: Tensor, second: Tensor, points: int, path: str) -> Ten
 
 
 def _on_an_arc(a: Tensor, b: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What the linear ``shares`` (n, 1) of a and b (D,) become on the arc between them."""
+    """Return what the linear ``shares`` (n, 1) of a and b (D,) become on the arc between them."""
     angle = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1.0, 1.0).acos()
     length = shares[0] * a.norm() + shares[1] * b.norm()
 
@@ -210,7 +210,7 @@ def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
 
 
 def is_conditional(model: Any) -> bool:
-    """Whether the model reads a source: its ``conditional``, or else whether it was built with a source vocabulary."""
+    """Return whether the model reads a source: its ``conditional``, else whether its vocabulary has a source side."""
     return bool(getattr(model, "conditional", model.vocabulary.source is not None))
 
 
@@ -254,7 +254,7 @@ def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> N
 
 
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | None = None) -> Batch:
-    """Texts as one batch, as wide as the longest of them; ``source``: what stands beside each, as many rows."""
+    """Put texts into one batch, as wide as the longest of them; ``source``: what stands beside each, as many rows."""
     ids = tokenizer.encode(texts)
     longest = max(len(row) + 1 for row in ids)
     batch = collate(ids, [1.0] * len(ids), steps=longest, rows=len(ids))
@@ -262,22 +262,22 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | Non
 
 
 def repeated(batch: Batch, times: int) -> Batch:
-    """Every row ``times`` times, one after the other: row r of the batch becomes rows r·times, r·times + 1, …."""
+    """Repeat every row ``times`` times: row r of the batch becomes rows r·times, r·times + 1, …."""
     return batch.take(torch.arange(batch.size, device=batch.tokens.device).repeat_interleave(times))
 
 
 def has_steps(model: Any) -> bool:
-    """Whether a latent runs along the target text, so that a text is as long as its latents."""
+    """Return whether a latent runs along the target text, so that a text is as long as its latents."""
     return any(spec.step_axis == "T" for spec in model.latents)
 
 
 def has_own_way(model: Any) -> bool:
-    """Whether the model says what lies between two values of its latents."""
+    """Return whether the model says what lies between two values of its latents."""
     return callable(getattr(model, "between", None))
 
 
 def feeds_back(model: Any) -> bool:
-    """Whether tokens are fed back, so that a text is searched token by token."""
+    """Return whether tokens are fed back, so that a text is searched token by token."""
     return not callable(getattr(model, "emit", None))
 
 
@@ -289,7 +289,7 @@ def storyteller(model: Any, guide: Any) -> Any:
 def write(
     model: Any, guide: Any, latents: Latents, rows: int, strategy: Strategy, steps: int, source: Batch | None = None
 ) -> Tensor:
-    """Ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
+    """Return the ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
 
     A bounded number of rows, a beam's counted, is searched at once.
     """
@@ -309,7 +309,7 @@ def write(
 
 
 def encoded(model: Any, guide: Any, batch: Batch) -> Latents:
-    """Latents (B, …) that the guide draws for the texts of a batch."""
+    """Draw latents (B, …) that the guide draws for the texts of a batch."""
     nodes = poutine.trace(guide).get_trace(batch).nodes
     return {spec.name: nodes[spec.name]["value"] for spec in model.latents}
 

@@ -131,7 +131,7 @@ def _groups(lengths: Tensor, by_length: bool) -> Iterator[Tensor]:
 
 
 def _within(guide: nn.Module, batch: Batch, share: Tensor, names: Sequence[str], draws: int, chunk: int) -> float:
-    """The same for one group of sentences with shares (B,)."""
+    """Do the same for one group of sentences with shares (B,)."""
     total = 0.0
     with torch.no_grad(), pyro.validation_enabled(False):
         for _ in range(draws):

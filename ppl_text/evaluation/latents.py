@@ -118,7 +118,7 @@ class LatentFigures:
 
 
 def says_more(latents: Sequence[LatentSpec]) -> bool:
-    """Whether there is more to say of these latents than the KL of a lone path, which stands beside the bounds."""
+    """Return whether there is more to say of them than the KL of a lone path, which stands beside the bounds."""
     return len(latents) > 1 or bool(of_sentence(latents))
 
 
@@ -232,7 +232,7 @@ def _latent_terms(
 
 
 def _steps(site: LatentTerms, spec: LatentSpec, batch: Batch) -> Tensor | None:
-    """How many steps the site has in each sentence, (B,); None for one of the whole sentence."""
+    """Return how many steps the site has in each sentence, (B,); None for one of the whole sentence."""
     if spec.step_place is None:
         return None
     if spec.step_axis == "T":
@@ -244,7 +244,7 @@ def _steps(site: LatentTerms, spec: LatentSpec, batch: Batch) -> Tensor | None:
 
 
 def _joined(parts: Sequence[_SiteTerms]) -> _SiteTerms:
-    """The batches under each other."""
+    """Return the batches under each other."""
     first, moments = parts[0], [part.moments for part in parts if part.moments is not None]
     entries = [part.entries for part in parts if part.entries is not None]
     return _SiteTerms(
@@ -258,7 +258,7 @@ def _joined(parts: Sequence[_SiteTerms]) -> _SiteTerms:
 
 
 def _under_each_other(moments: Sequence[DrawMoments]) -> DrawMoments:
-    """The moments of several batches as those of one."""
+    """Return the moments of several batches as those of one."""
     means, variances = ([getattr(m, name) for m in moments] for name in ("mean", "variance"))
     return DrawMoments(torch.cat(means), torch.cat(variances), moments[0].draws)
 
@@ -318,7 +318,7 @@ def _divergence(site: LatentTerms) -> Tensor:
 
 
 def entrywise_kl(site: LatentTerms) -> Tensor | None:
-    """KL of every entry of the latent, (…, B, *event), where q and p are products over entries; otherwise None."""
+    """Return the KL of every entry, (…, B, *event), where q and p are products over entries; otherwise None."""
     q, p = _entries(site.q), _entries(site.p)
     if is_masked(site) or q.event_shape or p.event_shape:
         return None
@@ -330,7 +330,7 @@ def entrywise_kl(site: LatentTerms) -> Tensor | None:
 
 
 def _entries(distribution: Distribution) -> Any:
-    """The distribution of the entries behind ``to_event``."""
+    """Return the distribution of the entries behind ``to_event``."""
     while isinstance(distribution, Independent):
         distribution = distribution.base_dist
     return distribution
@@ -344,13 +344,13 @@ def _by_dimension(kl: Tensor, spec: LatentSpec) -> Tensor:
 
 
 def _known(site: LatentTerms) -> DrawMoments:
-    """Posterior means (B, units) that the distribution knows: without noise."""
+    """Return the posterior means (B, units) that the distribution knows: without noise."""
     mean = site.q.mean.reshape(site.shape[1], -1).double().cpu()
     return DrawMoments(mean, torch.zeros_like(mean), 1)
 
 
 def _drawn(guide: nn.Module, batch: Batch, names: Sequence[str], draws: int) -> dict[str, DrawMoments]:
-    """Posterior means (B, units) of each site by the mean of draws, with the variance of these."""
+    """Return the posterior means (B, units) of each site by the mean of draws, with the variance of these."""
     with particle_plate(draws):
         nodes = trace_until(guide, batch, names).nodes
     values = {name: nodes[name]["value"].reshape(draws, batch.size, -1).double().cpu() for name in names}
@@ -358,7 +358,7 @@ def _drawn(guide: nn.Module, batch: Batch, names: Sequence[str], draws: int) -> 
 
 
 def _variances(moments: DrawMoments, sentences: CommonSentences) -> Tensor | None:
-    """Unbiased variance over sentences of each unit's posterior mean, (units,); None for one sentence."""
+    """Return the unbiased variance over sentences of each unit's posterior mean, (units,); None for one sentence."""
     if len(sentences.share) < 2:
         return None
     alike = float(sentences.share.square().sum())

@@ -178,7 +178,7 @@ def measuring(seed: int, *programs: nn.Module) -> Iterator[None]:
 
 
 def bounds_of(scores: SentenceScores) -> SentenceBounds:
-    """Bounds and their variances from what K draws scored; pure, so that a stored file says what the run said."""
+    """Reduce what K draws scored to bounds and their variances; pure, so that a stored file says what the run said."""
     if scores.exact:
         return _exact(scores)
     weights = scores.log_weights.T
@@ -204,7 +204,7 @@ def bounds_of(scores: SentenceScores) -> SentenceBounds:
 
 
 def _exact(scores: SentenceScores) -> SentenceBounds:
-    """All bounds where nothing is latent: ln p(x), whatever K is."""
+    """Return all bounds where nothing is latent: ln p(x), whatever K is."""
     log_likelihood, zero = scores.log_weights[:, 0], torch.zeros_like(scores.rec)
     return SentenceBounds(
         weights=scores.weights,
@@ -221,14 +221,14 @@ def _exact(scores: SentenceScores) -> SentenceBounds:
 
 
 def _kept(columns: SentenceBounds, rows: Tensor) -> SentenceBounds:
-    """Some rows, on the CPU."""
+    """Return some rows, on the CPU."""
     return SentenceBounds(*(column[rows].cpu() for column in columns))
 
 
 def summarize(
     bounds: SentenceBounds, particles: int, *, drawn_from: float | None = None, exact: bool = False
 ) -> Likelihood:
-    """Weighted means over the sentences; ``exact``: nothing is latent.
+    """Take weighted means over the sentences; ``exact``: nothing is latent.
 
     ``drawn_from``: of how many sentences these n were drawn without replacement, ∞ with replacement; None: they are
     all. The draw's standard error is s/√n · √(1 - n/N).

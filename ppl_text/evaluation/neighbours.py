@@ -43,7 +43,7 @@ def nearest_texts(
     seed: int = 0,
     report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> list[Neighbour]:
-    """The n texts of ``split`` with the least ‖E_q[z | x] - E_q[z | text]‖, nearest first; fewer where it has fewer.
+    """Return the n texts of ``split`` with the least ‖E_q[z | x] - E_q[z | text]‖, nearest first, or all it has.
 
     Texts of the same tokens count once, and so does ``text`` itself where the split has it (at distance 0; where means
     are those of draws, at the distance that their noise makes). The split is encoded in chunks of which only the n

@@ -33,13 +33,13 @@ class Section:
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def markdown(self) -> str:
-        """The section as Markdown, every line beginning with a capital."""
+        """Return the section as Markdown, every line beginning with a capital."""
         parts = [f"## {self.title}", *([table(self.header, self.rows)] if self.header else [])]
         return "\n\n".join([*parts, *(line[:1].upper() + line[1:] for line in self.lines)])
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a ``|`` within a cell is escaped, a line break becomes a space."""
+    """Return a Markdown table; a ``|`` within a cell is escaped, a line break becomes a space."""
     cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     first, *others = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([first, "|" + " --- |" * len(header), *others])
@@ -52,12 +52,12 @@ def document(facts: Mapping[str, str], sections: Sequence[Section]) -> str:
 
 
 def values_of(sections: Sequence[Section]) -> dict[str, Any]:
-    """The plain values of all sections."""
+    """Return the plain values of all sections."""
     return {name: value for section in sections for name, value in section.values.items()}
 
 
 def latent_sections(figures: LatentFigures | None, cures: Mapping[str, str] = NO_CURES) -> list[Section]:
-    """The section on what the latents carry; none where there is nothing to say.
+    """Return the section on what the latents carry; none where there is nothing to say.
 
     One site has a table of its quantities. Several have a row each, and one for those of whole sentences together
     where these are several; the verdict is on each of whole sentences.
@@ -78,7 +78,7 @@ def latent_sections(figures: LatentFigures | None, cures: Mapping[str, str] = NO
 
 
 def _quantities(name: str, figures: SiteFigures) -> tuple[Row, ...]:
-    """What a lone latent of whole sentences carries, as text."""
+    """Return what a lone latent of whole sentences carries, as text."""
     dimensions = sorted(figures.kl_by_dimension, reverse=True)
     active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
     return (
@@ -98,7 +98,7 @@ _HEADER = ("site", "KL, nats", "a step", "I(x; site), nats", "its cap", "KL of t
 
 
 def _row(name: str, figures: SiteFigures | StepFigures) -> Row:
-    """One of several sites as text; a dash stands for what does not apply."""
+    """Return one of several sites as text; a dash stands for what does not apply."""
     if isinstance(figures, StepFigures):
         return (name, f"{figures.kl:z.3f}", f"{figures.kl_per_step:z.3f}", *["–"] * 5)
     known = figures.mutual_information == figures.mutual_information

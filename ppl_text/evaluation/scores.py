@@ -63,7 +63,7 @@ class SentenceScores(NamedTuple):
     exact: bool = False
 
     def counted(self) -> SentenceScores:
-        """The sentences whose weight is above 0, on the CPU."""
+        """Return the sentences whose weight is above 0, on the CPU."""
         kept = self.weights > 0
         return SentenceScores._make([*(column[kept].cpu() for column in self[:5]), self.exact])
 
@@ -101,7 +101,7 @@ def room_for(model: Any) -> int:
 def score_batch(
     model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int | None = None
 ) -> SentenceScores:
-    """Scores of all rows of a batch, filler too (where the batch had to be divided, zeros stand for filler).
+    """Return the scores of all rows of a batch, filler too (where the batch had to be divided, zeros stand for filler).
 
     The guide draws ``chunk`` particles at a time, which decides the random numbers; the model scores them for as
     many sentences at a time as ``room`` allows (:func:`draw`), which decides nothing but memory.
@@ -125,7 +125,7 @@ def score_batch(
 
 
 def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
-    """Scores of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
+    """Return the scores of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
     weights, tokens = batch.weights.double(), batch.lengths.double()
     zero = torch.zeros_like(log_likelihood)
     return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
@@ -162,7 +162,7 @@ def draw(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room:
 
 
 def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
-    """Rows that count, longest first, as many as fit into ``room`` under K particles."""
+    """Return the rows that count, longest first, as many as fit into ``room`` under K particles."""
     kept = torch.nonzero(batch.weights > 0).squeeze(-1)
     lengths = batch.lengths[kept]
     order = lengths.argsort(descending=True, stable=True)
@@ -174,7 +174,7 @@ def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
 
 
 def _drawn_for(trace: poutine.Trace, rows: Tensor, steps: int, specs: Mapping[str, LatentSpec]) -> poutine.Trace:
-    """The guide's draws for some sentences, as a trace to replay a model against; T axes cut to ``steps``."""
+    """Return the guide's draws for some sentences, as a trace to replay a model against; T axes cut to ``steps``."""
     part = poutine.Trace()
     for name, site in stochastic_sites(trace):
         sentences = len(site["fn"].batch_shape) - 1
@@ -186,7 +186,7 @@ def _drawn_for(trace: poutine.Trace, rows: Tensor, steps: int, specs: Mapping[st
 
 
 def _scattered(parts: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -> Tensor:
-    """Values (K, R) of rows (R,) each, put where they belong in (K, B); 0 where there is none."""
+    """Put values (K, R) of rows (R,) each, put where they belong in (K, B); 0 where there is none."""
     whole = parts[0][1].new_zeros(shape)
     for rows, values in parts:
         whole[:, rows] = values
@@ -194,7 +194,7 @@ def _scattered(parts: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -
 
 
 def join_scores(parts: Iterable[SentenceScores]) -> SentenceScores:
-    """Batches under each other."""
+    """Put batches under each other."""
     kept = list(parts)
     columns = [torch.cat(column) for column in zip(*(part[:5] for part in kept), strict=True)]
     return SentenceScores._make([*columns, any(part.exact for part in kept)])

@@ -52,11 +52,11 @@ class CommonSentences:
         return float((self.share * self.tokens).sum())
 
     def merged(self) -> Batch:
-        """All N sentences as one batch, as wide as the longest of them."""
+        """Return all N sentences as one batch, as wide as the longest of them."""
         return merge(self.batches)
 
     def minibatch(self, size: int, seed: int) -> Batch:
-        """At most ``size`` of the sentences as training would see them: each as often as it was drawn, at weight 1."""
+        """Return at most ``size`` sentences as training would see them: each as often as it was drawn, at weight 1."""
         batch = self.merged()
         rows = torch.repeat_interleave(torch.arange(batch.size), self.weights.round().long())
         order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:size]
@@ -67,7 +67,7 @@ class CommonSentences:
 
 
 def evaluation_set(corpus: Corpus, split: str, limit: int | None, seed: int, batch_size: int = 256) -> EvaluationSet:
-    """One pass over a split, or over ``limit`` texts drawn from it; raises :class:`UserError` for an unknown split."""
+    """Go once over a split, or over ``limit`` texts drawn from it; raises :class:`UserError` for an unknown split."""
     if split not in corpus.splits:
         raise UserError(f"unknown split '{split}'; corpus '{corpus.name}' has {', '.join(corpus.splits)}")
     data = corpus.splits[split]
@@ -78,13 +78,13 @@ def evaluation_set(corpus: Corpus, split: str, limit: int | None, seed: int, bat
 
 
 def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") -> CommonSentences:
-    """The rows of an evaluation set that count, each batch no wider than its longest sentence."""
+    """Return the rows of an evaluation set that count, each batch no wider than its longest sentence."""
     batches = tuple(batch.counted().to(device) for batch in data if bool((batch.weights > 0).any()))
     return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
 
 
 def chosen_rows(number: int, most: int) -> Tensor:
-    """Which of that many sentences to take where ``most`` are wanted, always the same ones: bool (number,)."""
+    """Return which of that many sentences to take where ``most`` are wanted, always the same ones: bool (number,)."""
     order = torch.randperm(number, generator=torch.Generator().manual_seed(0))
     chosen = torch.zeros(number, dtype=torch.bool)
     chosen[order[:most]] = True
@@ -92,7 +92,7 @@ def chosen_rows(number: int, most: int) -> Tensor:
 
 
 def subset(sentences: CommonSentences, chosen: Tensor) -> CommonSentences:
-    """The sentences whose entry of ``chosen`` (N,) is true, in their order; they themselves where all are."""
+    """Return the sentences whose entry of ``chosen`` (N,) is true, in their order; they themselves where all are."""
     if bool(chosen.all()):
         return sentences
     parts = zip(sentences.batches, chosen.split([batch.size for batch in sentences.batches]), strict=True)
@@ -104,12 +104,12 @@ def subset(sentences: CommonSentences, chosen: Tensor) -> CommonSentences:
 
 
 def tile(batch: Batch, repeats: int) -> Batch:
-    """Every sentence ``repeats`` times: row r·B + b is sentence b."""
+    """Return every sentence ``repeats`` times: row r·B + b is sentence b."""
     return batch if repeats == 1 else batch.take(torch.arange(batch.size, device=batch.tokens.device).repeat(repeats))
 
 
 def merge(batches: tuple[Batch, ...]) -> Batch:
-    """Batches under each other, padded to the width of the widest."""
+    """Put batches under each other, padded to the width of the widest."""
     sources = [batch.source for batch in batches if batch.source is not None]
     return Batch(
         _stacked([batch.tokens for batch in batches]),
@@ -127,6 +127,6 @@ def _stacked(parts: list[Tensor]) -> Tensor:
 
 
 def stream_seed(seed: int, *labels: object) -> int:
-    """A seed of its own for each row and purpose, the same on every machine whatever else is compared."""
+    """Return a seed of its own for each row and purpose, the same on every machine whatever else is compared."""
     text = "\0".join(map(str, (seed, *labels)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -90,7 +90,7 @@ def prior_cross_entropy(
 
 
 def emits(model: nn.Module, *also: str) -> bool:
-    """Whether tokens depend on latent paths only: the model has ``draw``, ``emit`` and what is named ``also``."""
+    """Return whether tokens depend on latent paths only: the model has ``draw``, ``emit`` and what ``also`` names."""
     return not _missing(model, also)
 
 
@@ -121,7 +121,7 @@ class _Words:
 
     @classmethod
     def of(cls, data: EvaluationSet, first_outcome: int, device: torch.device) -> _Words:
-        """The words that count (weight above 0)."""
+        """Return the words that count (weight above 0)."""
         steps = max((batch.steps for batch in data), default=0)
         kept = [(batch, batch.weights > 0) for batch in data]
         if not any(rows.any() for _, rows in kept):
@@ -218,15 +218,15 @@ class EntropyGap:
         return self.marginal - self.expected
 
     def mean(self) -> Average:
-        """Mean gap over all rows: each position of each word counts alike, as in the paper."""
+        """Return the mean gap over all rows: each position of each word counts alike, as in the paper."""
         return self._average(torch.ones_like(self.word, dtype=torch.bool))
 
     def by_position(self) -> dict[int, Average]:
-        """Mean gap at t = 1, 2, …, over the words that last so long."""
+        """Return the mean gap at t = 1, 2, …, over the words that last so long."""
         return self._by(self.position)
 
     def by_length(self) -> dict[int, Average]:
-        """Mean gap over all positions of the words of 0, 1, 2, … letters."""
+        """Return the mean gap over all positions of the words of 0, 1, 2, … letters."""
         return self._by(self.length)
 
     def _by(self, keys: Tensor) -> dict[int, Average]:
@@ -286,7 +286,7 @@ def _entropies(model: Any, step: Any, draws: int) -> tuple[Tensor, Tensor]:
 
 
 def _logits(model: Any, state: Tensor) -> Tensor:
-    """Logits (…, O) of the token that a state (…, D) emits."""
+    """Return the logits (…, O) of the token that a state (…, D) emits."""
     (site,) = (spec.name for spec in model.latents)
     logits: Tensor = model.emit({site: state.unsqueeze(-2)}).logits.squeeze(-2)
     return logits
@@ -295,7 +295,7 @@ def _logits(model: Any, state: Tensor) -> Tensor:
 def entropy_monitor(
     model: nn.Module, *, steps: int, words: int = 200, draws: int = 100
 ) -> Callable[[nn.Module, nn.Module], dict[str, float]] | None:
-    """What a trainer is to record of a model's entropies at each validation (the paper's figure 2); None without paths.
+    """Return what records a model's entropies at each validation (the paper's figure 2); None without paths.
 
     The monitor returns means over the positions of ``words`` words of at most ``steps`` tokens, in nats per token:
     ``entropy_gap``, ``expected_entropy``, ``marginal_entropy``. The same random numbers serve every validation.

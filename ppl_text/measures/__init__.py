@@ -32,7 +32,7 @@ def load_measure(name: str) -> Measure:
 
 
 def measures_of(model: Any, corpus: Corpus) -> list[Measure]:
-    """The measures that the model names and that apply to the corpus.
+    """Return the measures that the model names and that apply to the corpus.
 
     Where none of them applies, and for a model that names none, the first of all that applies, so that no run goes
     without bounds.
@@ -43,7 +43,7 @@ def measures_of(model: Any, corpus: Corpus) -> list[Measure]:
 
 
 def monitor_of(subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
-    """What a trainer records of the subject at each validation: what all measures that its model names ask for.
+    """Return what a trainer records of the subject at each validation: what all measures that its model names ask for.
 
     It depends on the model alone, whatever the corpus. ``everything``: of all validation texts.
     """
@@ -62,10 +62,10 @@ class _Several:
         self._monitors = monitors
 
     def __call__(self, model: Any, guide: Any) -> dict[str, Any]:
-        """The numbers of all."""
+        """Return the numbers of all."""
         return {name: value for monitor in self._monitors for name, value in monitor(model, guide).items()}
 
     def remark(self, values: Mapping[str, Any]) -> str:
-        """What they say of them, one after the other."""
+        """Return what they say of them, one after the other."""
         remarks = [monitor.remark(values) for monitor in self._monitors if hasattr(monitor, "remark")]
         return " ".join(filter(None, remarks))

@@ -122,7 +122,7 @@ class Subject:
         seed: int = 0,
         report: Report = lambda done, total: None,
     ) -> tuple[float, float]:
-        """The bound of one objective and its Monte-Carlo standard error, on the texts of :meth:`evaluate`.
+        """Return the bound of one objective and its Monte-Carlo standard error, on the texts of :meth:`evaluate`.
 
         Each text is estimated twice, the least that knows a spread.
         """
@@ -141,7 +141,7 @@ class Subject:
         return found.mean(data.share), found.standard_error(data.share)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
-        """What the latents carry, on the texts of :meth:`evaluate`; None where there is nothing to say of them."""
+        """Read what the latents carry, on the texts of :meth:`evaluate`; None where there is nothing to say."""
         if not says_more(self.model.latents):
             return None
         rows = evaluation_set(self.corpus, split, limit, seed, batch_size=64)
@@ -215,15 +215,15 @@ class Measure:
     version: ClassVar[int] = 1
 
     def applies(self, corpus: Corpus) -> bool:
-        """Whether the corpus has what is measured."""
+        """Return whether the corpus has what is measured."""
         raise NotImplementedError(f"{type(self).__name__}: define applies(corpus)")
 
     def sections(self, subject: Subject, evaluation: Evaluation) -> list[Section]:
-        """What report and command line show."""
+        """Return what report and command line show."""
         raise NotImplementedError(f"{type(self).__name__}: define sections(subject, evaluation)")
 
     def monitor(self, subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
-        """What is recorded at each validation beside the bound; None: nothing.
+        """Return what is recorded at each validation beside the bound; None: nothing.
 
         ``everything``: of all validation texts, however costly, since training goes by it.
         """
@@ -240,7 +240,7 @@ class Measure:
         raise UserError(f"a row of a table of {self.name} needs a recipe")
 
     def notes(self, results: Mapping[str, Any]) -> list[str]:
-        """What must be known of a filled table; ``results`` as in its ``results.json``."""
+        """Return what must be known of a filled table; ``results`` as in its ``results.json``."""
         return []
 
     def figures(self, place: Path, results: Mapping[str, Any], baselines: Sequence[str]) -> list[tuple[str, Path]]:

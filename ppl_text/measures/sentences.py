@@ -34,23 +34,23 @@ class SentenceMeasure(TextMeasure):
     between = "\n>\n> "
 
     def applies(self, corpus: Corpus) -> bool:
-        """Whether texts count once."""
+        """Return whether texts count once."""
         return not corpus.weighted
 
     def references(self, corpus: Corpus, split: str) -> References:
-        """The i.i.d. token model of the training sentences, and the entropy of the split's."""
+        """Return the i.i.d. token model of the training sentences, and the entropy of the split's."""
         train, data = (corpus.splits[name].target.table for name in ("train", split))
         return References(token_cross_entropy(train, data), entropy(corpus.splits[split].counts))
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
-        """Sentences drawn from the split, or all of them."""
+        """Say whether sentences were drawn from the split, or all of them."""
         n = f"{likelihood.n_sent:,.0f} {corpus.noun}s"
         if likelihood.sampling_se:
             return f"{n} drawn from the split (± {likelihood.sampling_se:.3f} from the draw)"
         return f"all {n}"
 
     def perplexities(self, likelihood: Likelihood) -> tuple[str, ...]:
-        """Perplexities with what they are normalised by, and why they are infinite where they are."""
+        """Return the perplexities with what they are normalised by, and why they are infinite where they are."""
         n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
         if likelihood.exact:
             return (f"PPL {likelihood.perplexity:z.3f}, exact; over {n}.",)
@@ -67,7 +67,7 @@ class SentenceMeasure(TextMeasure):
         )
 
     def monitor(self, subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
-        """What the latents of whole sentences carry, and whether they have collapsed."""
+        """Return what the latents of whole sentences carry, and whether they have collapsed."""
         if not of_sentence(subject.model.latents):
             return None
         return CollapseMonitor(validation, cures=subject.cures, sentences=None if everything else SENTENCES)
@@ -111,7 +111,7 @@ class SentenceMeasure(TextMeasure):
         return Measured(finite_or_none(found), {})
 
     def notes(self, results: Mapping[str, Any]) -> list[str]:
-        """What perplexities are divided by, and what mutual information cannot pass: of the rows that were measured."""
+        """Say what perplexities are divided by and mutual information cannot pass, of the rows that were measured."""
         rows = [row for row in results["rows"] if row["seeds"] and row["measures"].get("n_eos")]
         if not rows:
             return []

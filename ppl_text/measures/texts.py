@@ -36,11 +36,11 @@ class TextMeasure(Measure):
     between: ClassVar[str]
 
     def references(self, corpus: Corpus, split: str) -> References:
-        """What bounds on a split are compared with."""
+        """Return what bounds on a split are compared with."""
         raise NotImplementedError(f"{type(self).__name__}: define references(corpus, split)")
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
-        """Which texts of the split were scored."""
+        """Return which texts of the split were scored."""
         raise NotImplementedError(f"{type(self).__name__}: define taken(likelihood, corpus)")
 
     def sections(self, subject: Subject, evaluation: Evaluation) -> list[Section]:
@@ -71,15 +71,15 @@ class TextMeasure(Measure):
         )
 
     def perplexities(self, likelihood: Likelihood) -> tuple[str, ...]:
-        """Lines on perplexity; none by default."""
+        """Return the lines on perplexity; none by default."""
         return ()
 
     def asides(self, likelihood: Likelihood) -> tuple[str, ...]:
-        """Lines that only a terminal shows; none by default."""
+        """Return the lines that only a terminal shows; none by default."""
         return ()
 
     def samples(self, subject: Subject, evaluation: Evaluation) -> Section:
-        """Texts drawn from the model, and how many of them are new or cut off."""
+        """Draw texts from the model, and how many of them are new or cut off."""
         drawn = subject.samples(evaluation.samples, evaluation.seed)
         counts = f"distinct: {drawn.unique:.1%} · cut off without EOS: {drawn.unfinished}"
         return Section(
@@ -108,14 +108,14 @@ def bound_rows(likelihood: Likelihood, other: ObjectiveBound | None, latents: Se
 
 
 def _error(value: float, particles: int) -> str:
-    """A standard error as text; one draw says nothing of its spread, and a bound of -∞ has none."""
+    """Return a standard error as text; one draw says nothing of its spread, and a bound of -∞ has none."""
     if math.isnan(value):
         return "unknown (K = 1)" if particles == 1 else ""
     return f"{value:z.3f}"
 
 
 def reference_rows(references: References, symbol: str) -> list[Row]:
-    """What bounds are compared with, as text."""
+    """Return what bounds are compared with, as text."""
     return [
         (f"i.i.d. {symbol} model ({symbol}s and EOS)", f"{-references.letters:z.3f}", "exact"),
         ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact"),

@@ -58,28 +58,28 @@ class WordMeasure(TextMeasure):
     between = " "
 
     def applies(self, corpus: Corpus) -> bool:
-        """Whether rows are types with counts."""
+        """Return whether rows are types with counts."""
         return corpus.weighted
 
     def references(self, corpus: Corpus, split: str) -> References:
-        """The i.i.d. letter model of the training words, and the entropy of the split's."""
+        """Return the i.i.d. letter model of the training words, and the entropy of the split's."""
         data = corpus.splits[split]
         return References(letter_cross_entropy(corpus.splits["train"], data), entropy(data.counts))
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
-        """Words drawn ∝ counts, or every type with its count."""
+        """Say whether words were drawn ∝ counts, or every type with its count."""
         n = f"{likelihood.n_sent:,.0f}"
         if likelihood.sampling_se:
             return f"{n} {corpus.noun}s drawn from the split ∝ counts (± {likelihood.sampling_se:.3f} from the draw)"
         return f"every type of the split, weighted by its count ({n} tokens)"
 
     def asides(self, likelihood: Likelihood) -> tuple[str, ...]:
-        """Nats and perplexity per token."""
+        """Return nats and perplexity per token."""
         token = f"{likelihood.iw_per_token:z.4f} nats, perplexity {likelihood.perplexity:z.3f}"
         return (f"Per scored token: {token} (EOS counted)",)
 
     def monitor(self, subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
-        """The entropies of the paper's figure 2, for a model with prior paths."""
+        """Return the entropies of the paper's figure 2, for a model with prior paths."""
         return entropy_monitor(subject.model, steps=2 * subject.corpus.max_steps)
 
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
@@ -119,7 +119,7 @@ class WordMeasure(TextMeasure):
     def data_row(
         self, corpus: Corpus, settings: Mapping[str, Any], seed: int, report: Callable[[str], None]
     ) -> Measured:
-        """The same for "sampling from the training words": P̂ is their relative frequency; ``seed`` of the samples."""
+        """Measure "sampling from the training words": P̂ is their relative frequency; ``seed`` of the samples."""
         report("samples")
         train, test = corpus.splits["train"], corpus.splits["test"]
         number = _number_of_samples(corpus, settings)
@@ -169,7 +169,7 @@ class WordMeasure(TextMeasure):
 
 
 def _by_importance(subject: Subject, split: str, settings: Mapping[str, Any]) -> Numbers:
-    """Cross-entropy of words drawn from a split, by importance weighting through the guide."""
+    """Estimate the cross-entropy of words drawn from a split, by importance weighting through the guide."""
     limit = settings["sentences"]
     likelihood = subject.evaluate(split, settings["particles"], limit, SEED)
     return {
@@ -189,7 +189,7 @@ def _by_filter(subject: Subject, settings: Mapping[str, Any]) -> Numbers:
 
 
 def _tightest(subject: Subject, found: Numbers, settings: Mapping[str, Any]) -> Numbers:
-    """The lowest estimate of the test words' cross-entropy, and how far it is above the words' own entropy.
+    """Return the lowest estimate of the test words' cross-entropy, and how far it is above the words' own entropy.
 
     Importance weighting, particle filter and prior Monte Carlo each take the logarithm of an unbiased estimate of
     P̂(w), so each is in expectation at or above the cross-entropy: the lowest is the nearest.
@@ -200,7 +200,7 @@ def _tightest(subject: Subject, found: Numbers, settings: Mapping[str, Any]) -> 
 
 
 def _surprise_of_drawn(corpus: Corpus, settings: Mapping[str, Any]) -> float:
-    """Mean of -ln P_test(w) over the very words that the cross-entropy was measured on, nats.
+    """Return the mean of -ln P_test(w) over the very words that the cross-entropy was measured on, nats.
 
     It estimates the entropy of the test words; taken off a cross-entropy of the same draw, most of its noise goes.
     """
@@ -277,7 +277,7 @@ def _number_of_samples(corpus: Corpus, settings: Mapping[str, Any]) -> int:
 
 @lru_cache(maxsize=8)
 def _ngrams(split: Split, order: int, discount: float) -> Any:
-    """The n-gram model of a split; rows of one table share it."""
+    """Return the n-gram model of a split; rows of one table share it."""
     from ..metrics.ngrams import kneser_ney
 
     return kneser_ney(split, order, discount=discount)

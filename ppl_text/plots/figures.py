@@ -23,13 +23,13 @@ DPI = 120
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The training and the validation records of ``metrics.jsonl``."""
+    """Return the training and the validation records of ``metrics.jsonl``."""
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [r for r in records if r["split"] == "train"], [r for r in records if r["split"] == "valid"]
 
 
 def training_figure(metrics: Path, target: Path) -> None:
-    """Bound (train and validation) and KL against the step, nats per sentence, as a PNG.
+    """Draw bound (train and validation) and KL against the step, nats per sentence, as a PNG.
 
     A KL that is 0 throughout (nothing is latent, or q is the prior) has no panel.
     """
@@ -48,7 +48,7 @@ def training_figure(metrics: Path, target: Path) -> None:
 
 
 def blank_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches, that needs no display and leaves pyplot's state alone."""
+    """Return an empty figure, inches, that needs no display and leaves pyplot's state alone."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -123,7 +123,7 @@ def draw_gaps(gaps: Gaps) -> Figure:
 
 
 def entropy_records(metrics: Path) -> list[dict[str, Any]]:
-    """The validations of a run's ``metrics.jsonl`` that recorded entropies; none for a model without latent paths."""
+    """Return the validations of ``metrics.jsonl`` that recorded entropies; none for a model without latent paths."""
     return [r for r in read_metrics(metrics)[1] if CURVES.keys() <= (r.get("monitor") or {}).keys()]
 
 
@@ -153,7 +153,7 @@ def draw_entropies(metrics: Path, baseline: float | None = None) -> Figure:
 
 
 def draw_distances(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Cross-entropy of the test words above their entropy, nats per word: ours and the published, row by row.
+    """Draw the cross-entropy of the test words above their entropy, nats per word: ours and the published, row by row.
 
     ``rows`` are those of a table's results; ones without either are left out.
     """
@@ -186,5 +186,5 @@ def _boxes(axes: Axes, keys: Any, values: Any) -> None:
 
 
 def _number(value: float | None) -> float:
-    """What a line of metrics holds: null stands for a number that JSON does not know."""
+    """Return what a line of metrics holds: null stands for a number that JSON does not know."""
     return math.nan if value is None else value

@@ -15,13 +15,13 @@ _SUFFIX = ".yaml"
 
 
 def table_names() -> list[str]:
-    """Tables that ``reproduce`` knows."""
+    """Return the tables that ``reproduce`` knows."""
     files = resources.files(__name__).iterdir()
     return sorted(file.name.removesuffix(_SUFFIX) for file in files if file.name.endswith(_SUFFIX))
 
 
 def table_text(name: str) -> str:
-    """The YAML of a table; raises :class:`UnknownNameError`."""
+    """Return the YAML of a table; raises :class:`UnknownNameError`."""
     if name not in table_names():
         raise UnknownNameError("table", name, table_names())
     return (resources.files(__name__) / f"{name}{_SUFFIX}").read_text(encoding="utf-8")

@@ -71,7 +71,7 @@ def raise_failed(failed: Sequence[str]) -> None:
 
 
 def _start(task: Task, say: Say) -> _Job:
-    """A worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
+    """Start a worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
     given = {"--part": task.table.part, "--data": task.data}
     where = [text for option, value in given.items() if value is not None for text in (option, value)]
     names = [task.table.name, task.row.name, task.budget, str(task.seed), str(task.out)]
@@ -104,7 +104,7 @@ def _pass_on(process: subprocess.Popen[str], name: str, say: Say, last: list[str
 
 
 def _why(job: _Job) -> str:
-    """Why a job failed: its message, or what killed it."""
+    """Return why a job failed: its message, or what killed it."""
     code = job.process.returncode
     if code < 0:
         memory = " (is the memory used up? try fewer --jobs)" if -code == signal.SIGKILL else ""
@@ -113,7 +113,7 @@ def _why(job: _Job) -> str:
 
 
 def _known_to_workers(number: int) -> int:
-    """The signal by which a worker saves and stops: a hang-up is a wish to end, too."""
+    """Return the signal by which a worker saves and stops: a hang-up is a wish to end, too."""
     return signal.SIGTERM if number == signal.SIGHUP else number
 
 

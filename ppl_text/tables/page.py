@@ -16,7 +16,7 @@ NOT_RUN = "not run"
 
 
 def table_markdown(results: Mapping[str, Any]) -> str:
-    """Tables by group (ours, the published figure in brackets), notes, and the published orderings looked up."""
+    """Return tables by group (ours, the published figure in brackets), notes, and the published orderings."""
     parts = []
     for group, title in results["groups"].items():
         rows = [row for row in results["rows"] if row["group"] == group]
@@ -31,7 +31,7 @@ def table_markdown(results: Mapping[str, Any]) -> str:
 
 
 def _measure(results: Mapping[str, Any]) -> Measure:
-    """The kind of measures that filled the rows; results of older versions name the table only."""
+    """Return the kind of measures that filled the rows; results of older versions name the table only."""
     return load_measure(results.get("measure") or load_table(results["table"], results["part"]).measure)
 
 
@@ -89,7 +89,7 @@ def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
 
 
 def data_option(results: Mapping[str, Any]) -> str:
-    """The option that names the data, with a blank in front; nothing where they are the table's own."""
+    """Return the option that names the data, with a blank in front; nothing where they are the table's own."""
     if not results["given"]:
         return ""
     given, part = shlex.quote(results["given"]), results["part"]

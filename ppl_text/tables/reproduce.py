@@ -82,7 +82,7 @@ def reproduce(
 
 
 def _place(out: str | Path | None, name: str) -> Path:
-    """The folder of a reproduction, which may hold an earlier part of it."""
+    """Return the folder of a reproduction, which may hold an earlier part of it."""
     place = Path(out) if out is not None else folders.RUNS / "reproduce" / name
     if place.exists() and not place.is_dir():
         raise UserError(f"{place} is a file; choose another folder with --out")
@@ -107,7 +107,7 @@ def _is_missing(task: Task) -> bool:
 
 
 def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
-    """How many rows run at once, unless it is said: as many as there are CPUs, and one where they run on a GPU."""
+    """Return how many rows run at once, unless it is said: as many as there are CPUs, one on a GPU."""
     if given is not None and given < 1:
         raise UserError(f"--jobs must be 1 or more; got {given}")
     if given is None and any(build.build_fabric(task.config()).device.type == "cuda" for task in tasks[:1]):
@@ -117,7 +117,7 @@ def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
 
 
 def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:
-    """One row after the other in this process; a failed one does not stop the others, a full disk does."""
+    """Run one row after the other in this process; a failed one does not stop the others, a full disk does."""
     failed = []
     for number, task in enumerate(tasks, 1):
         say(f"row {number} of {len(tasks)}: {task.folder.name}")

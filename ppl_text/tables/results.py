@@ -103,13 +103,13 @@ def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _deviation(values: Sequence[float]) -> float:
-    """Standard deviation of two values or more."""
+    """Return the standard deviation of two values or more."""
     mean = sum(values) / len(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]]) -> Finding:
-    """Whether a published ordering holds in our rows, seed by seed where both were run with several."""
+    """Return whether a published ordering holds in our rows, seed by seed where both were run with several."""
     sign, better, worse = (1 if claim.higher else -1), rows[claim.better], rows[claim.worse]
     column = next(c for c in table.columns if c.key == claim.column)
     published = _difference(better["published"], worse["published"], column.published or "", sign)
@@ -141,13 +141,13 @@ def _difference(better: Mapping[str, Any], worse: Mapping[str, Any], key: str, s
 
 
 def _monte_carlo_error(pair: tuple[Mapping[str, Any], Mapping[str, Any]], key: str | None) -> float | None:
-    """Standard error of the difference of two figures from their own ones; None where one has none."""
+    """Return the standard error of the difference of two figures from their own ones; None where one has none."""
     errors = [None if key is None else measures.get(key) for measures in pair]
     return None if None in errors else math.hypot(*errors)  # type: ignore[arg-type]
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """A result file; raises :class:`RunFolderError` where it is none."""
+    """Read a result file; raises :class:`RunFolderError` where it is none."""
     values = folders.read_record(path)
     if not {"table", "columns", "rows", "claims"} <= values.keys():
         raise RunFolderError(f"{path} holds no results of a table; give the results.json that reproduce has written")

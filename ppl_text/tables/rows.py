@@ -63,14 +63,14 @@ class Task:
         return dict(self.table.budget(self.budget).measure)
 
     def config(self) -> RunConfig:
-        """The configuration to train, checked; raises with every fault. Rows that train nothing take their data's."""
+        """Return the configuration to train; raises with every error. Rows that train nothing take their data's."""
         recipe = self.row.recipe or DATA_RECIPE
         free = ("data.", "seed") if self.row.recipe is None else ("",)
         changes = {key: value for key, value in self.changes.items() if key.startswith(free)}
         return check_config(recipe_tree(recipe, changes), source_of(recipe))
 
     def done(self) -> dict[str, Any] | None:
-        """What was measured of it, or None where something is left to do.
+        """Return what was measured of it, or None where something is left to do.
 
         Raises :class:`RunFolderError` where the folder holds another row, or one of other data.
         """
@@ -98,12 +98,12 @@ DATA_RECIPE = "words"
 
 
 def trained_values(config: RunConfig) -> dict[str, Any]:
-    """What two runs of a row must agree in: what was trained, on what and how; not where, nor how it was reported."""
+    """Return what two runs of a row must agree in: what was trained, on what and how; not where, nor the report."""
     return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
 def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: str) -> bool:
-    """Whether a row was measured as it would be today."""
+    """Return whether a row was measured as it would be today."""
     return record.get("settings") == settings and record.get("version") == load_measure(measure).version
 
 
@@ -140,7 +140,7 @@ def _locked(task: Task) -> Iterator[None]:
 
 
 def _trained(task: Task, progress: Progress) -> Run:
-    """The run of a task, trained to its end."""
+    """Return the run of a task, trained to its end."""
     if folders.has_run(task.folder):
         run = load(task.folder)
         if run.finished:
@@ -163,7 +163,7 @@ def _measured(task: Task, run: Run | None, progress: Progress) -> Measured:
 
 
 def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) -> dict[str, Any]:
-    """What ``measures.json`` keeps."""
+    """Return what ``measures.json`` keeps."""
     corpus = build.load_data(config) if run is None else run.corpus
     task.folder.mkdir(exist_ok=True)
     return {
@@ -184,13 +184,13 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
 
 
 def _seconds(run: Run) -> float | None:
-    """How long a run has trained, by its last record."""
+    """Return how long a run has trained, by its last record."""
     lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return json.loads(lines[-1]).get("seconds") if lines else None
 
 
 def _machine(folder: Path) -> dict[str, Any]:
-    """Where a row was made, in a few words."""
+    """Return where a row was made, in a few words."""
     record = folder / "environment.json"
     found = folders.read_record(record) if record.is_file() else describe_environment()
     return {"device": found["device_name"], "cores": found["cpu_count"], "torch": found["packages"]["torch"]}

@@ -73,7 +73,7 @@ class Row(_Part):
     remark: str = ""
 
     def changes(self, budget: Budget, seed: int) -> dict[str, Any]:
-        """Dotted key to value of everything that is changed of the recipe; the more special value wins."""
+        """Return the dotted key to value of everything that is changed of the recipe; the more special value wins."""
         return {**budget.set, **self.data, **self.set, **budget.rows.get(self.name, {}), "seed": seed}
 
 
@@ -123,13 +123,13 @@ class Table(_Part):
     notes: tuple[str, ...] = ()
 
     def budget(self, name: str) -> Budget:
-        """A budget by name; raises :class:`UnknownNameError`."""
+        """Return a budget by name; raises :class:`UnknownNameError`."""
         if name not in self.budgets:
             raise UnknownNameError("budget", name, self.budgets)
         return self.budgets[name]
 
     def select(self, names: Sequence[str] | None) -> tuple[Row, ...]:
-        """Rows by name or number (``3``, ``1-7``), in the table's order; all of them for None.
+        """Select rows by name or number (``3``, ``1-7``), in the table's order; all of them for None.
 
         Raises :class:`UnknownNameError`.
         """
@@ -139,7 +139,7 @@ class Table(_Part):
         return tuple(row for row in self.rows if row.name in wanted)
 
     def _named(self, name: str) -> list[str]:
-        """The names of the rows that a name, a number or a range of numbers (counted from 1) means."""
+        """Return the names of the rows that a name, a number or a range of numbers (counted from 1) means."""
         known = [row.name for row in self.rows]
         first, _, last = name.partition("-")
         if name not in known and first.isdecimal() and (not last or last.isdecimal()):
@@ -162,13 +162,13 @@ def load_table(name: str, part: str | None = None) -> Table:
 
 
 def table_parts(name: str) -> dict[str, Any]:
-    """The corpora that a table is printed for, by name; nothing where it is printed for one."""
+    """Return the corpora that a table is printed for, by name; nothing where it is printed for one."""
     tree = parse_yaml(table_text(name), f"table '{name}'")
     return dict(tree.get("parts", {}))
 
 
 def parse_table(name: str, text: str, part: str | None = None) -> Table:
-    """A table, or a part of it, from its YAML; raises :class:`ConfigError` with every fault."""
+    """Read a table, or a part of it, from its YAML; raises :class:`ConfigError` with every fault."""
     tree = parse_yaml(text, f"table '{name}'")
     tree = {"name": name, **(tree if isinstance(tree, Mapping) else {})}
     parts = tree.get("parts") or {}
@@ -185,7 +185,7 @@ def parse_table(name: str, text: str, part: str | None = None) -> Table:
 
 
 def _check_references(table: Table) -> None:
-    """Rows of claims, groups, columns and measures must exist, and names must differ."""
+    """Check that the rows of claims, groups, columns and measures exist, and that names differ."""
     names, keys = [row.name for row in table.rows], {column.key for column in table.columns}
     faults = [f"row '{name}' stands twice" for name in dict.fromkeys(names) if names.count(name) > 1]
     faults += [
@@ -217,7 +217,7 @@ class Chosen(NamedTuple):
 
 
 def choose_part(table: str, parts: Mapping[str, Any], data: str | None) -> Chosen:
-    """What ``--data [PART=]PATH`` means for a table; its first part where nothing is given.
+    """Return what ``--data [PART=]PATH`` means for a table; its first part where nothing is given.
 
     Without ``PART=`` the last name of the path tells, or the data are the name of a part that has its own corpus.
     Raises :class:`UserError` where neither does, and where a part needs data that were not given.
@@ -238,7 +238,7 @@ def choose_part(table: str, parts: Mapping[str, Any], data: str | None) -> Chose
 
 
 def of_part(tree: Any, part: str, parts: Sequence[str]) -> Any:
-    """A tree with every choice made and every ``{part}`` replaced; raises :class:`ConfigError` for an unknown part."""
+    """Make every choice of a tree and replace every ``{part}``; raises :class:`ConfigError` for an unknown part."""
     if isinstance(tree, str):
         return tree.replace("{part}", part)
     if isinstance(tree, list):
@@ -254,7 +254,7 @@ def of_part(tree: Any, part: str, parts: Sequence[str]) -> Any:
 
 
 def check_part(table: str, part: str | None, parts: Mapping[str, Any]) -> str | None:
-    """The part to fill, its first where none is named; raises :class:`UnknownNameError`."""
+    """Return the part to fill, its first where none is named; raises :class:`UnknownNameError`."""
     if part is None:
         return next(iter(parts), None)
     if part not in parts:
