@@ -16,7 +16,6 @@ from pyro.distributions.transforms import ConditionalAffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
 
-from guides.language_model import ExactGuide as NothingLatent
 from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
@@ -26,6 +25,8 @@ from ppl_text.distributions.precision import at_least_float32
 from ppl_text.nn.initial import initialise
 from ppl_text.nn.recurrent import AttentionPooling, LastState, SentenceReader
 from ppl_text.nn.statistics import RowNorm
+
+from .language_model import ExactGuide as NothingLatent
 
 
 class SentenceModel(Protocol):

@@ -17,10 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from . import objectives
 from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UserError
-from .core.protocols import Objective
 from .data.corpus import Corpus
 from .evaluation.decoding import Strategy, as_strategy
 from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
@@ -33,7 +31,8 @@ from .measures import measures_of
 from .measures.base import Evaluation, Subject, TextSamples
 from .plots.figures import training_figure
 from .recipes import build, folders, start, swap
-from .recipes.code import guide_reference
+from .recipes import trust as consent
+from .recipes.code import Code, Own, name_of, named_objective, own_references, refer
 from .recipes.config import RunConfig, load_config
 from .recipes.errors import Errors
 from .recipes.tree import source_of
@@ -70,13 +69,21 @@ class Run:
         corpus: Corpus | None = None,
         parent: Run | None = None,
         programs: build.Programs | None = None,
+        code: Code | None = None,
+        trust: bool = False,
     ) -> None:
         self.folder, self.config = folder, config
         self._corpus, self._parent, self._programs = corpus, parent, programs
+        self._code, self._trust = code or {}, trust
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"<Run {self.folder} of {self.config.recipe}, guide {self.config.guide.name}, {state}>"
+
+    @property
+    def code(self) -> Code:
+        """What may run of the user's own code: consented to, or passed in Python."""
+        return self._code
 
     @property
     def corpus(self) -> Corpus:
@@ -103,7 +110,7 @@ class Run:
         return self._programs
 
     def _load_programs(self) -> build.Programs:
-        programs = build.build_programs(self.config, self.corpus.vocabulary)
+        programs = build.build_programs(self.config, self.corpus.vocabulary, code=self._code)
         if (self.folder / folders.WEIGHTS).is_file():
             load_weights(self.folder / folders.WEIGHTS, *programs)
         device = build.build_fabric(self.config).device
@@ -113,25 +120,31 @@ class Run:
     def parent(self) -> Run | None:
         """The run whose model this one started from, or None; raises where it is gone."""
         if self._parent is None and self.config.parent is not None:
-            parent = load(self.config.parent, self.config.device)
+            parent = open_run(self.config.parent, self.config.device, self._code, trust=self._trust)
             same = parent.config.data == self.config.data
             self._parent = parent.sharing(self._corpus) if same else parent
         return self._parent
 
     def sharing(self, corpus: Corpus | None) -> Run:
         """Return this run on a corpus that has been loaded elsewhere and is known to be its own (None: not yet)."""
-        return Run(
-            self.folder, self.config, corpus=corpus or self._corpus, parent=self._parent, programs=self._programs
-        )
+        return self._in(self.folder, corpus or self._corpus)
 
     def move(self, target: Path) -> Run:
         """Move the folder to ``target``, which must be free, and return the run there."""
         folders.move_folder(self.folder, target)
-        return Run(target, self.config, corpus=self._corpus, parent=self._parent, programs=self._programs)
+        return self._in(target, self._corpus)
 
-    def child(self, folder: Path, config: RunConfig) -> Run:
-        """Return the run of a folder, trained or to be trained, that starts from this run's model."""
-        return Run(folder, config, corpus=self.corpus, parent=self)
+    def _in(self, folder: Path, corpus: Corpus | None) -> Run:
+        own: dict[str, Any] = {"code": self._code, "trust": self._trust}
+        return Run(folder, self.config, corpus=corpus, parent=self._parent, programs=self._programs, **own)
+
+    def child(self, folder: Path, config: RunConfig, code: Code | None = None) -> Run:
+        """Return the run of a folder, trained or to be trained, that starts from this run's model.
+
+        ``code``: what may run of the user's; None: what may run for this one.
+        """
+        own = self._code if code is None else code
+        return Run(folder, config, corpus=self.corpus, parent=self, code=own, trust=self._trust)
 
     @property
     def model(self) -> nn.Module:
@@ -202,7 +215,7 @@ class Run:
         The sentences are those of :meth:`evaluate`; each is estimated twice, the least that knows a spread.
         """
         self.require_weights()
-        return self.subject.bound(objective, split, limit, seed, progress or _untold)
+        return self.subject.bound(named_objective(objective), split, limit, seed, progress or _untold)
 
     def sections(self, evaluation: Evaluation) -> list[Section]:
         """What the model's measures show of an evaluation: sections for a report, with their plain values."""
@@ -258,15 +271,13 @@ class Run:
         split = self.corpus.splits["train"]
         return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, self.corpus.clean(text), **options)
 
-    def train(
-        self, objective: Objective | None = None, *, resume: bool = False, progress: Progress | None = None
-    ) -> TrainingResult:
+    def train(self, *, resume: bool = False, progress: Progress | None = None) -> TrainingResult:
         """Train to the end (or go on with training), load the best weights, write the report.
 
         All is built, and one batch sent through it, before a new run's folder is made.
         """
         progress = progress or Quiet()
-        result = start.train(self.folder, self.config, self.corpus, objective, resume=resume, progress=progress)
+        result = start.train(self.folder, self.config, self.corpus, self._code, resume=resume, progress=progress)
         self._programs = None
         progress.message("evaluating on the test split …")
         try:
@@ -332,8 +343,8 @@ class Run:
         self.require_weights()
         options = {"objective": objective, "freeze": freeze, "set": set, "seed": seed, "out": out}
         parts = swap.child_parts(self, guide, steps=steps, **options)
-        child = self.child(parts.folder, parts.config)
-        child.train(parts.objective, progress=progress)
+        child = self.child(parts.folder, parts.config, parts.code)
+        child.train(progress=progress)
         return child
 
     def compare(
@@ -369,17 +380,59 @@ class Run:
             )
 
 
-def load(folder: str | Path, device: str | None = None) -> Run:
-    """Open a run folder; raises :class:`RunFolderError` where it is none. ``device`` replaces the run's own."""
+def load(
+    folder: str | Path,
+    device: str | None = None,
+    *,
+    model: str | type | None = None,
+    guide: str | type | None = None,
+    objective: Any = None,
+    trust: bool = False,
+) -> Run:
+    """Open a run folder.
+
+    A run with code of its own runs that code only where it is consented to, whoever made the run. Consent covers the
+    runs that this one started from, too.
+
+    Args:
+        folder: of the run.
+        device: replaces the run's own.
+        model: the run's own class once more, or ``FILE.py:CLASS`` with the text that the run keeps.
+        guide: the same for the guide.
+        objective: the same for an objective.
+        trust: run the code that the folder keeps.
+
+    Raises:
+        RunFolderError: it is no run folder.
+        TrustError: the run needs code that may not run; says which files would.
+    """
+    given: dict[str, Any] = {}
+    for kind, thing in (("model", model), ("guide", guide), ("objective", objective)):
+        given |= {} if thing is None else refer(thing, kind)[1]
+    opened = open_run(folder, device, given, trust=trust)
+    needed = {name_of(text) for text in own_references(opened.config.model_dump())}
+    unused = [own.name for own in given.values() if own.name not in needed]
+    if unused:
+        raise UserError(
+            f"{', '.join(unused)} is no code that {folder} needs ({', '.join(needed) or 'it needs none'}); leave it out"
+        )
+    return opened
+
+
+def open_run(folder: str | Path, device: str | None, given: Code, *, trust: bool) -> Run:
+    """Open a run folder with what was named or passed of the user's code; what it does not need is left alone."""
     folder = Path(folder)
     folders.require_run(folder)
-    return Run(folder, load_config(str(folder / folders.CONFIG), {} if device is None else {"device": device}))
+    config = load_config(str(folder / folders.CONFIG), {} if device is None else {"device": device})
+    code = consent.opened(folder, own_references(config.model_dump()), given, trust=trust)
+    return Run(folder, config, code={**given, **code}, trust=trust)
 
 
 def fit(
     recipe: str | None = None,
     *,
     data: str | Path | None = None,
+    model: str | type | None = None,
     guide: str | type | None = None,
     objective: Any = None,
     set: Mapping[str, Any] | None = None,
@@ -389,6 +442,7 @@ def fit(
     precision: str | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Train a recipe and return its run; the Python face of ``python -m ppl_text fit``.
@@ -396,8 +450,10 @@ def fit(
     Args:
         recipe: a name or a ``.yaml`` file; default ``words``.
         data: corpus: a name, a file, a folder, or ``hub:NAME``.
-        guide: a name, ``FILE.py:CLASS`` or a class that was defined in a file.
-        objective: a name or a stock ``pyro.infer.ELBO`` instance.
+        model: a family's name, ``FILE.py:CLASS`` or a class, built as ``Model(vocabulary, **options)``.
+        guide: a name, ``FILE.py:CLASS`` or a class, built as ``Guide(model, **options)``.
+        objective: a name, ``FILE.py:NAME``, a stock ``pyro.infer.ELBO`` instance, or an object or class of yours
+            (:class:`~ppl_text.core.protocols.Objective`).
         set: dotted keys to values, ``{"training.lr": 3e-3}``.
         steps: number of updates.
         seed: of parameters, batches and noise.
@@ -405,29 +461,37 @@ def fit(
         precision: ``32`` or ``bf16``, of the networks.
         out: the run's folder; default: the next ``runs/RECIPE-N``.
         resume: the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
+        trust: run the code that a run keeps which is resumed, or whose ``config.yaml`` is the recipe.
         progress: is told of notes, steps and validations.
     """
     errors = Errors()
-    made = None if objective is None else errors.attempt(objectives.build, objective)
+    chosen: dict[str, str] = {}
+    own: dict[str, Own] = {}
+    for key, kind, thing in (
+        ("model.family", "model", model),
+        ("guide.name", "guide", guide),
+        ("objective", "objective", objective),
+    ):
+        text, code = (None if thing is None else errors.attempt(refer, thing, kind)) or (None, {})
+        chosen |= _given(key, text)
+        own |= code
     changes = {
         **dict(set or {}),
         **_given("data.corpus", None if data is None else str(data)),
-        **_given("guide.name", None if guide is None else errors.attempt(guide_reference, guide)),
+        **chosen,
         **_given("training.steps", steps),
         **_given("seed", seed),
         **_given("device", device),
         **_given("precision", precision),
-        **_given("objective", None if made is None else made.name),
     }
-    found = None if resume is None else start.to_resume(recipe or DEFAULT_RECIPE, recipe, resume, out, changes)
+    name, found = recipe or DEFAULT_RECIPE, None
+    if resume is not None:
+        found = start.to_resume(name, recipe, resume, out, changes, own, consent=trust)
     if found is not None:
-        folder, config = found
-        errors.raise_any(source_of(config.recipe))
-        run = Run(folder, config)
-    else:
-        folder, parts = start.new_run(recipe or DEFAULT_RECIPE, changes, out, errors)
-        run = Run(folder, parts.config, corpus=parts.corpus)
-    run.train(made, resume=found is not None, progress=progress)
+        errors.raise_any(source_of(found.config.recipe))
+    begun = found or start.new_run(name, changes, out, errors, own, consent=trust)
+    run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
+    run.train(resume=found is not None, progress=progress)
     return run
 
 

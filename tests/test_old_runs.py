@@ -73,7 +73,7 @@ def runs(tmp_path_factory):
 
 def opened(folder):
     """A run of a folder; the code of an own guide's file is run, which these tests mean."""
-    return pt.load(folder)
+    return pt.load(folder, trust=True)
 
 
 def expected(folder):

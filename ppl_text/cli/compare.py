@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from .output import SEED, print_json
+from .output import SEED, TRUST, print_json
 
 
 @click.command()
@@ -23,6 +23,7 @@ from .output import SEED, print_json
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the result; default: the next RUN/compare-N.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the runs' own.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
+@TRUST
 def compare(
     runs: tuple[str, ...],
     guides: str | None,
@@ -30,6 +31,7 @@ def compare(
     steps: int | None,
     out: str | None,
     device: str | None,
+    trust: bool,
     as_json: bool,
     **settings: int | str,
 ) -> None:
@@ -39,13 +41,16 @@ def compare(
     gradients, effective sample size, Pareto k̂ over the sentences, time, memory; KL, active units and mutual
     information; and what all this says in words. Kept with its figures in RUN/compare-N.
     """
+    from ..recipes.code import refer
     from ..recipes.compare import Settings, compare_runs
-    from ..run import load
+    from ..run import open_run
     from ..training.progress import make_progress
 
+    names = listed(guides, "--guides")
+    given = {text: own for name in names or () for text, own in refer(name, "guide")[1].items()}
     found = compare_runs(
-        [load(run, device) for run in runs],
-        listed(guides, "--guides"),
+        [open_run(run, device, given, trust=trust) for run in runs],
+        names,
         listed(objectives, "--objectives"),
         settings=Settings(**settings),  # type: ignore[arg-type]
         steps=steps,

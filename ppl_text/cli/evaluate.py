@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import click
 
-from .output import SEED, counter, print_json, print_table
+from .output import SEED, TRUST, counter, print_json, print_table
 
 
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("--split", default="test", show_default=True, help="train, valid or test.")
 @click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
-@click.option("--objective", metavar="NAME[:K]", help="Also the bound of this objective, e.g. fivo:64 or stepwise:16.")
+@click.option(
+    "--objective",
+    metavar="NAME[:K]|FILE.py:NAME",
+    help="Also this objective's bound, e.g. fivo:64.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Draw that many sentences instead of scoring all.")
 @click.option("--store", type=click.Path(), metavar="FILE", help="Keep every sentence's log-weights (.safetensors).")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
+@TRUST
 def evaluate(
     run: str,
     split: str,
@@ -26,6 +31,7 @@ def evaluate(
     store: str | None,
     seed: int,
     device: str | None,
+    trust: bool,
     as_json: bool,
 ) -> None:
     """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error.
@@ -39,7 +45,7 @@ def evaluate(
     from ..measures.base import Evaluation, ObjectiveBound
     from ..run import load
 
-    opened, other = load(run, device), None
+    opened, other = load(run, device, trust=trust), None
     if objective is not None:
         found = opened.bound(objective, split, limit, seed, progress=counter(objective))
         other = ObjectiveBound(objective, *found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .list import summary
-from .output import print_table
+from .output import TRUST, print_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,11 +16,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("recipe", default="words")
 @click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
+@click.option("--model", metavar="NAME|FILE.py:CLASS", help="Model family. FILE.py:CLASS runs the code of that file.")
 @click.option("--guide", metavar="NAME|FILE.py:CLASS", help="FILE.py:CLASS runs the code of that file.")
-@click.option("--objective", metavar="NAME[:K]", help="Bound to train on.")
+@click.option("--objective", metavar="NAME[:K]|FILE.py:NAME", help="Bound to train on.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
+@TRUST
 def explain(
-    recipe: str, data: str | None, guide: str | None, objective: str | None, assignments: tuple[str, ...]
+    recipe: str,
+    data: str | None,
+    model: str | None,
+    guide: str | None,
+    objective: str | None,
+    assignments: tuple[str, ...],
+    trust: bool,
 ) -> None:
     """Explain RECIPE: the generative story, the guide's density, sites, shapes, parameters. Trains nothing."""
     from ..objectives import OBJECTIVES
@@ -29,11 +37,14 @@ def explain(
     from ..recipes.errors import Errors
     from ..recipes.start import dry_run, first_batch
     from ..recipes.tree import described, parse_assignments, source_of
+    from ..recipes.trust import of_recipe
 
-    chosen = {"data.corpus": data, "guide.name": guide, "objective": objective}
+    chosen = {"data.corpus": data, "model.family": model, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
-    config, corpus, bound, _ = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), Errors())
-    programs = build.build_programs(config, corpus.vocabulary)
+    code = of_recipe(recipe, changes, {}, trust=trust)
+    tree = recipe_tree(recipe, changes, code)
+    config, corpus, bound, _ = build.check_parts(tree, source_of(recipe), Errors(), code=code)
+    programs = build.build_programs(config, corpus.vocabulary, code=code)
     batch = first_batch(corpus, config.data.batch_size)
     shown = dry_run(*programs, bound, batch, config.training)
     click.echo(f"{config.recipe}: {config.description}\n")

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import click
 
-from .output import SEED, print_report
+from .output import SEED, TRUST, print_report
 
 
 @click.command()
 @click.argument("recipe", required=False)
 @click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
+@click.option("--model", metavar="NAME|FILE.py:CLASS", help="Model family. FILE.py:CLASS runs the code of that file.")
 @click.option(
     "--guide", metavar="NAME|FILE.py:CLASS", help="Variational family. FILE.py:CLASS runs the code of that file."
 )
-@click.option("--objective", metavar="NAME[:K]", help="Bound to train on, e.g. elbo, iwae:16, pyro:Trace_ELBO.")
+@click.option(
+    "--objective", metavar="NAME[:K]|FILE.py:NAME", help="Bound to train on, e.g. elbo, iwae:16, pyro:Trace_ELBO."
+)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
 @click.option("--steps", type=click.IntRange(min=1), help="Number of updates.")
 @click.option("--seed", type=SEED, help="Seed of parameters, batches and noise.")
@@ -21,7 +24,8 @@ from .output import SEED, print_report
 @click.option("--precision", type=click.Choice(["32", "bf16"]), help="Of the networks; densities stay in float32.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")
 @click.option("--resume", metavar="auto|DIR", help="Go on with a run; auto: the newest unfinished one, or a new one.")
-def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int | None) -> None:
+@TRUST
+def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int | bool | None) -> None:
     """Train RECIPE (default: words) and report.
 
     Without arguments the deep state-space word model is trained on the built-in English words, in about

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import SEED, counter
+from .output import SEED, TRUST, counter
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Strategy
@@ -43,6 +43,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 @click.option("--neighbours", metavar="TEXT", help="Training texts with the nearest posterior means, and distances.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
+@TRUST
 def generate(
     run: str,
     number: int | None,
@@ -53,6 +54,7 @@ def generate(
     neighbours: str | None,
     seed: int,
     device: str | None,
+    trust: bool,
     **options: float | None,
 ) -> None:
     """Generate from RUN (a folder): samples from the prior, one a line.
@@ -68,7 +70,7 @@ def generate(
     given = {name: value for name, value in options.items() if value is not None}
     check_belonging(mode, number, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)])
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
-    opened, count = load(run, device), number or NUMBERS.get(mode, 1)
+    opened, count = load(run, device, trust=trust), number or NUMBERS.get(mode, 1)
     if reconstruct is not None:
         texts = read_texts(reconstruct)
         lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen), strict=True)]

@@ -25,14 +25,12 @@ def list_recipes() -> None:
 
 def list_guides() -> None:
     """Name and density of every guide, by model family."""
-    from guides import GUIDES
+    from ..recipes.build import families_guides, guide_registry
+    from ..recipes.code import model_registry
 
-    from ..recipes.build import guide_registry
-
-    for family in GUIDES:
+    for family in model_registry().names():
         registry = guide_registry(family)
-        loaded = [(name, registry.load(name)) for name in registry.names()]
-        rows = [(name, summary(guide)) for name, guide in loaded if getattr(guide, "family", family) == family]
+        rows = [(name, summary(registry.load(name))) for name in families_guides(family)]
         print_table(["guide", "density"], rows, f"for {family}:")
     click.echo("Your own: --guide FILE.py:CLASS (start from the base class in guides/<family>.py).")
 

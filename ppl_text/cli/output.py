@@ -10,22 +10,56 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..run import Run
 
 
 SEED = click.IntRange(0, 2**63 - 1)
 """What torch takes as a seed."""
 
+TRUST = click.option("--trust", is_flag=True, help="Run the code that the run's folder keeps; read it first.")
+"""Of every command that opens runs."""
+
+
+def console() -> Console:
+    """Return what prints on stdout: as wide as the terminal; elsewhere plain text, as wide as what it holds."""
+    from rich.console import Console
+
+    live = sys.stdout.isatty()
+    return Console(file=sys.stdout, width=None if live else WIDE, highlight=False, markup=False, emoji=False)
+
+
+WIDE = 10_000
+"""Columns of a file or pipe: no line is folded."""
+
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table on stdout; columns are as wide as their content."""
-    from rich.cells import cell_len, set_cell_size
+    """Print a table on stdout; columns are as wide as their content, on a terminal no wider than it is."""
+    from rich.table import Table
+    from rich.text import Text
 
-    widths = [max(cell_len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if sys.stdout.isatty() else "")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     if title:
         click.echo(title)
-    for row in [header, *rows]:
-        click.echo("  " + "  ".join(set_cell_size(text, w) for text, w in zip(row, widths, strict=True)).rstrip())
+    out = console()
+    with out.capture() as captured:
+        out.print(table)
+    click.echo("\n".join(f"  {line.rstrip()}" for line in captured.get().splitlines()))
+
+
+def print_markdown(text: str) -> None:
+    """Print a report: rendered on a terminal, as it is written elsewhere."""
+    if not sys.stdout.isatty():
+        click.echo(text)
+        return
+    from rich.markdown import Markdown
+
+    console().print(Markdown(text))
 
 
 def print_json(values: Any) -> None:
@@ -37,7 +71,7 @@ def print_report(run: Run) -> None:
     """The report of a finished run, and what to run next."""
     text = (run.folder / "report.md").read_text(encoding="utf-8")
     click.echo()
-    click.echo(text.replace("](figures/", f"]({run.folder}/figures/"))
+    print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
     click.echo(f"The run is in {run.folder} (report.md, results.json, model.safetensors). Next:")
     for command in (f"evaluate {run.folder}", f"generate {run.folder} -n 20", "list guides"):
         click.echo(f"  python -m ppl_text {command}")

@@ -23,7 +23,7 @@ from ..comparing.exchange import GuideFigures, label
 from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
 from ..core.registry import is_file_reference
 from ..recipes import build, folders, swap
-from ..recipes.code import guide_reference
+from ..recipes.code import absolute, find, is_own
 from ..run import Run
 from ..training.progress import Progress, make_progress
 from .output import print_table
@@ -90,12 +90,13 @@ class Session:
 
     def choices(self) -> list[Candidate]:
         """The guides that fit the model: registered ones of its family, then the files that were tried."""
-        family = self.start.config.model.family
+        family = getattr(self.start.model, "family", self.start.config.model.family)
         registry = build.guide_registry(family)
-        names = [name for name in registry.names() if getattr(registry.load(name), "family", family) == family]
-        runs = [self.start, *(row.run for row in self.tried)]
-        files = [run.config.guide.name for run in runs if is_file_reference(run.config.guide.name)]
-        return [Candidate(name, density(registry.load(name))) for name in dict.fromkeys([*names, *files])]
+        found = {name: registry.load(name) for name in build.families_guides(family)}
+        for run in (self.start, *(row.run for row in self.tried)):
+            name = run.config.guide.name
+            found |= {name: find(run.code, name, "guide")} if is_own(name) else {}
+        return [Candidate(name, density(guide)) for name, guide in found.items()]
 
     def resolve(self, text: str, others: Iterable[str] = ()) -> str:
         """The guide that a name, a number of :meth:`choices` or a ``FILE.py:CLASS`` stands for.
@@ -109,7 +110,7 @@ class Session:
                 raise UserError(f"there is no guide number {text}; the list has 1 to {len(known)}")
             return known[int(text) - 1]
         if is_file_reference(text):
-            return guide_reference(text)
+            return absolute(text)
         if text not in known:
             raise UnknownNameError("guide or command", text, [*known, *others])
         return text

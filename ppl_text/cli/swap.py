@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import SEED, print_table
+from .output import SEED, TRUST, print_table
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -16,14 +16,21 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path())
 @click.option("--guide", metavar="NAME|FILE.py:CLASS", help="The new guide; without it, a session begins.")
 @click.option("--steps", type=click.IntRange(min=1), help="Updates of the refit.  [default: 1000]")
-@click.option("--objective", metavar="NAME[:K]", help="Bound to refit on; default: the run's own.")
+@click.option("--objective", metavar="NAME[:K]|FILE.py:NAME", help="Bound to refit on; default: the run's own.")
 @click.option("--freeze", type=click.Choice(["model", "none"]), default="model", show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="guide.*, training.* or report.*")
 @click.option("--seed", type=SEED, help="Of the guide's parameters, batches and noise; default: the run's own.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the child; default: a new RUN/swaps/GUIDE-N.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
+@TRUST
 def swap(
-    run: str, guide: str | None, assignments: tuple[str, ...], out: str | None, device: str | None, **options: Any
+    run: str,
+    guide: str | None,
+    assignments: tuple[str, ...],
+    out: str | None,
+    device: str | None,
+    trust: bool,
+    **options: Any,
 ) -> None:
     """Swap another guide into RUN (a folder), refit it, and show before and after.
 
@@ -31,12 +38,14 @@ def swap(
     interactive: it lists the guides that fit, and any number of them can be tried, compared, undone and saved.
     """
     from ..core.errors import UserError
+    from ..recipes.code import refer
     from ..recipes.tree import parse_assignments
-    from ..run import load
+    from ..run import open_run
     from ..training.progress import make_progress
     from .session import hold_session
 
-    opened = load(run, device)
+    given = {} if guide is None else refer(guide, "guide")[1]
+    opened = open_run(run, device, given, trust=trust)
     options["set"] = parse_assignments(assignments)
     if guide is not None:
         print_child(opened.swap_guide(guide, out=out, progress=make_progress(), **options))

@@ -51,6 +51,10 @@ class RunFolderError(UserError):
     """A run folder that is not empty, holds no run, or holds another run than was asked for."""
 
 
+class TrustError(RunFolderError):
+    """A run that needs code of its own, which nobody has consented to run."""
+
+
 class CheckpointError(PplTextError):
     """A checkpoint that could not be written or read back (the machine's fault)."""
 

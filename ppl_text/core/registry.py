@@ -1,19 +1,22 @@
 """Names to objects, lazily: a registry holds dotted paths and imports what is asked for.
 
-Three sources feed a registry: the built-in table, the entry points that installed packages declare
-(``[project.entry-points."ppl_text.guides"]``), and a user's own file given as ``FILE.py:CLASS``.
+Two sources feed a registry: the built-in table, and the entry points that installed packages declare
+(``[project.entry-points."ppl_text.guides"]``). A user's own file, ``FILE.py:NAME``, is no name of a registry: it is
+read as a :class:`Source`, and whoever holds the source may run it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import sys
 import traceback
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from types import CodeType, ModuleType
+from typing import Any, NamedTuple
 
 from .errors import UnknownNameError, UserError, nearest
 
@@ -21,9 +24,8 @@ from .errors import UnknownNameError, UserError, nearest
 class Registry:
     """Lazy table from a name to an object.
 
-    ``kind`` is the word that messages use ("guide"), ``table`` maps names to ``"module:attribute"``,
-    ``group`` names the entry-point group that may add to it, and ``files`` allows ``FILE.py:CLASS``,
-    which runs the code of that file.
+    ``kind`` is the word that messages use ("guide"), ``table`` maps names to ``"module:attribute"``, and ``group``
+    names the entry-point group that may add to it.
 
     Example::
 
@@ -31,10 +33,8 @@ class Registry:
         ['linear']
     """
 
-    def __init__(
-        self, kind: str, table: dict[str, str], *, group: str | None = None, files: bool = False, hint: str = ""
-    ) -> None:
-        self.kind, self.group, self.files, self.hint = kind, group, files, hint
+    def __init__(self, kind: str, table: dict[str, str], *, group: str | None = None, hint: str = "") -> None:
+        self.kind, self.group, self.hint = kind, group, hint
         self._table = dict(table)
 
     def names(self) -> list[str]:
@@ -51,9 +51,7 @@ class Registry:
         raise UnknownNameError(self.kind, name, self.names(), self.hint)
 
     def load(self, name: str) -> Any:
-        """Import and return the object behind ``name``, or the class of a ``FILE.py:CLASS``."""
-        if self.files and is_file_reference(name):
-            return load_from_file(name, self.kind)
+        """Import and return the object behind ``name``."""
         target = self.target(name)
         module, _, attribute = target.partition(":")
         try:
@@ -73,36 +71,72 @@ class Registry:
 
 
 def is_file_reference(name: str) -> bool:
-    """Whether a name is meant as ``FILE.py:CLASS`` rather than as a registered name."""
+    """Whether a name is meant as ``FILE.py:NAME`` rather than as a registered name."""
     path, _, _ = name.partition(":")
     return path.endswith(".py")
 
 
-def load_from_file(reference: str, kind: str) -> Any:
-    """Run a user's file and return the class that ``FILE.py:CLASS`` names."""
-    path_text, _, attribute = reference.partition(":")
-    path = Path(path_text).expanduser()
-    if not path.is_file():
-        raise UserError(f"{kind} file '{path}' does not exist; give an existing file as FILE.py:CLASS")
-    module = _run_file(path, kind)
-    classes = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
-    if not attribute:
-        raise UserError(
-            f"'{reference}' names a file but no class; write {path}:CLASS (its classes: {', '.join(classes) or 'none'})"
-        )
-    if not isinstance(getattr(module, attribute, None), type):
-        near = nearest(attribute, classes)
-        raise UserError(f"{path} has no class '{attribute}'{near}; its classes: {', '.join(classes) or 'none'}")
-    return getattr(module, attribute)
+class Source(NamedTuple):
+    """A user's file as it was read: what is run is what is hashed and kept, whatever becomes of the file."""
+
+    path: Path
+    text: bytes
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text."""
+        return hashlib.sha256(self.text).hexdigest()
+
+    def load(self, name: str, kind: str, *, classes: bool = True) -> Any:
+        """Run the file, once for each version of it, and return what it calls ``name``.
+
+        Args:
+            name: of a class, or of any object where ``classes`` is False.
+            kind: the word that messages use ("guide").
+            classes: only a class will do.
+
+        Raises:
+            UserError: the file cannot be run, or has nothing of that name.
+        """
+        module = _module(self, kind)
+        found = [k for k, v in vars(module).items() if isinstance(v, type) and v.__module__ == module.__name__]
+        listed = f"its classes: {', '.join(found) or 'none'}"
+        if not name:
+            raise UserError(f"'{self.path}' names a file but no class; write {self.path}:CLASS ({listed})")
+        if not hasattr(module, name) or (classes and not isinstance(getattr(module, name), type)):
+            what = "class" if classes else "object"
+            raise UserError(f"{self.path} has no {what} '{name}'{nearest(name, found)}; {listed}")
+        return getattr(module, name)
 
 
-def _run_file(path: Path, kind: str) -> ModuleType:
-    """Run a file once for each version of it: checking, building and loading a run share one module."""
-    stamp = path.stat()
-    name = f"ppl_text_user_{path.stem}_{abs(hash((path.resolve(), stamp.st_mtime_ns, stamp.st_size)))}"
+def read_source(reference: str, kind: str) -> Source:
+    """Read the file of a ``FILE.py:NAME``; nothing of it is run."""
+    path = Path(reference.partition(":")[0]).expanduser()
+    try:
+        return Source(path, path.read_bytes())
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}" if path.is_file() else "does not exist"
+        raise UserError(f"{kind} file '{path}' {reason}; give an existing file as FILE.py:CLASS") from error
+
+
+class _Loader(SourceFileLoader):
+    """Compiles the text that was read: neither a file that has changed since, nor byte code that lies beside it."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        super().__init__(name, str(source.path.absolute()))
+        self._text = source.text
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self._text, self.path)
+
+
+def _module(source: Source, kind: str) -> ModuleType:
+    """Run a source once: checking, building and loading a run share one module."""
+    path = source.path
+    name = f"ppl_text_user_{path.stem}_{hashlib.sha256(f'{path.resolve()}:{source.digest}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path.absolute(), loader=_Loader(name, source))
     if spec is None or spec.loader is None:
         raise UserError(f"{kind} file '{path}' cannot be imported as Python")
     module = importlib.util.module_from_spec(spec)
@@ -117,4 +151,31 @@ def _run_file(path: Path, kind: str) -> ModuleType:
         line = lines[-1] if lines else None
         where = f"{path}, line {line}" if line else str(path)
         raise UserError(f"{kind} file raised {type(error).__name__} at {where}: {error}") from error
+    return module
+
+
+def beside(name: str) -> ModuleType:
+    """Import the top-level package that is installed beside this one, whatever else a user's folder calls so.
+
+    Where another package or module of that name comes first on ``sys.path``, ours is ``ppl_text.NAME``, and that
+    other keeps its own.
+    """
+    place = Path(__file__).parents[2] / name / "__init__.py"
+    other = sys.modules.get(name)
+    found = getattr(other, "__file__", None) if other else getattr(importlib.util.find_spec(name), "origin", None)
+    if found is not None and Path(found).resolve() == place.resolve():
+        return importlib.import_module(name)
+    alias = f"{__package__.partition('.')[0]}.{name}"
+    if alias not in sys.modules:
+        load_package(alias, place)
+    return sys.modules[alias]
+
+
+def load_package(name: str, place: Path) -> ModuleType:
+    """Import the package whose ``__init__.py`` is ``place`` under a name of our choice."""
+    spec = importlib.util.spec_from_file_location(name, place, submodule_search_locations=[str(place.parent)])
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{place} is no Python package")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module

@@ -21,7 +21,10 @@ OBJECTIVES = {
 
 
 def build(spec: Any) -> Any:
-    """Make an objective from ``"NAME[:…]"`` or from a stock ``pyro.infer.ELBO`` instance.
+    """Make an objective from ``"NAME[:…]"``, a stock ``pyro.infer.ELBO`` instance, or an object or class of yours.
+
+    An object of yours is returned as it is, a class is built without arguments: see
+    :class:`~ppl_text.core.protocols.Objective`. No file is run here.
 
     Raises :class:`~ppl_text.core.errors.UserError` on an unknown name or a malformed argument.
 

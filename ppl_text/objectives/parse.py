@@ -9,12 +9,18 @@ from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import Objective
+from ..core.registry import Registry
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
 from .regularizers import UNITS, FreeBits, Reconstruction
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
+
+GROUP = "ppl_text.objectives"
+"""Entry-point group under which installed packages declare objectives."""
+
+HINT = "An object of yours is accepted too, as FILE.py:NAME."
 
 ALIASES = {"trace_elbo": "elbo", "renyi_elbo": "renyi", "vr-max": "renyi:-inf"}
 """Other spellings that are accepted."""
@@ -42,8 +48,12 @@ def build_objective(spec: Any) -> Objective:
     name, *fixed = ALIASES.get(name.lower(), name).split(":")
     if name == "pyro":
         return parse_stock(spec)
+    if name in (plugins := Registry("objective", {}, group=GROUP)).names() and name not in _MAKERS:
+        if arguments:
+            raise UserError(f"objective '{spec}': '{name}' of an installed package takes no arguments; write {name}")
+        return as_objective(plugins.load(name), name)
     if name not in _MAKERS:
-        raise UnknownNameError("objective", name, (*_MAKERS, "pyro"))
+        raise UnknownNameError("objective", name, (*_MAKERS, "pyro", *plugins.names()), HINT)
     try:
         return _MAKERS[name](spec, [*fixed, *arguments])
     except UserError:
@@ -137,10 +147,34 @@ def _whole(text: str) -> int:
     return number
 
 
-def _wrap_instance(stock: Any) -> StockObjective:
+def _wrap_instance(spec: Any) -> Objective:
     from pyro.infer import ELBO
 
-    if not isinstance(stock, ELBO):
-        raise UserError(f"an objective is a name such as 'iwae:16' or a pyro.infer.ELBO instance; got {stock!r}")
-    order = f":{stock.alpha}" if type(stock).__name__ == "RenyiELBO" else ""
-    return StockObjective(stock, f"pyro:{type(stock).__name__}{order}:{stock.num_particles}")
+    if not isinstance(spec, ELBO):
+        return as_objective(spec, getattr(spec, "__name__", type(spec).__name__))
+    order = f":{spec.alpha}" if type(spec).__name__ == "RenyiELBO" else ""
+    return StockObjective(spec, f"pyro:{type(spec).__name__}{order}:{spec.num_particles}")
+
+
+def as_objective(thing: Any, called: str) -> Objective:
+    """Return a user's objective, built without arguments where ``thing`` is a class; ``called``: its name in messages.
+
+    Raises :class:`UserError` where it is no :class:`~ppl_text.core.protocols.Objective`.
+    """
+    if isinstance(thing, type):
+        try:
+            thing = thing()
+        except Exception as error:
+            raise UserError(
+                f"objective class {called} cannot be built without arguments: {error}; give its parameters defaults"
+            ) from error
+    name, particles = getattr(thing, "name", None), getattr(thing, "particles", None)
+    whole = isinstance(particles, int) and not isinstance(particles, bool) and particles > 0
+    if not (callable(thing) and isinstance(name, str) and name and whole):
+        raise UserError(
+            f"{called} is no objective: expected a name such as 'iwae:16', a pyro.infer.ELBO instance, or an object "
+            f"with 'name' (a text), 'particles' (a whole number above 0) and __call__(model, guide, batch, beta); "
+            f"got {thing!r}"
+        )
+    own: Objective = thing
+    return own

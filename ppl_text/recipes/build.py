@@ -13,9 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from guides import GUIDES
-
-from .. import objectives
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.latents import of_sentence
@@ -36,7 +33,6 @@ from ..evaluation.collapse import siblings
 from ..evaluation.sentences import evaluation_set
 from ..measures import monitor_of
 from ..measures.base import Subject
-from ..models import MODELS
 from ..nn.statistics import statistics_of
 from ..training.optimizers import build_optimizer
 from ..training.programs import EVERYTHING, trained_parameters
@@ -44,6 +40,7 @@ from ..training.progress import Progress
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
 from . import recipe_names
+from .code import GUIDE_GROUP, GUIDES, Code, find, is_own, model_registry, objective_of
 from .config import DataSection, RunConfig, check_config, sound_parts
 from .errors import Errors, checked_options, place_of
 from .folders import check_parent
@@ -53,10 +50,6 @@ from .tree import source_of
 
 ESTIMATED_ON = 100
 """Training batches, at most, on which running statistics are estimated for weights that are judged."""
-
-GUIDE_GROUP = "ppl_text.guides"
-"""Entry-point group under which installed packages declare guides."""
-
 
 RESET, AGGRESSIVE, STATISTICS = 11, 12, 13
 """Purposes of derived seeds: programs that begin anew; the random batches of aggressive training."""
@@ -85,21 +78,24 @@ class Parts(NamedTuple):
     fabric: Fabric
 
 
-def check_parts(tree: Mapping[str, Any], source: str, errors: Errors, corpus: Corpus | None = None) -> Parts:
+def check_parts(
+    tree: Mapping[str, Any], source: str, errors: Errors, corpus: Corpus | None = None, code: Code | None = None
+) -> Parts:
     """Check a recipe's tree and load what it names; raises with every fault at once, those in ``errors`` too.
 
     A part is looked at where its own section is sound, whatever is wrong with the others. ``corpus`` is what the
-    tree's ``data`` names, where it has been loaded before.
+    tree's ``data`` names, where it has been loaded before; ``code`` what may run of the user's.
     """
+    code = code or {}
     config = errors.attempt(check_config, tree, source)
     sound = dict(config) if config else sound_parts(tree)
     view = config or RunConfig.model_construct(**sound)
     checks: dict[str, tuple[Callable[[RunConfig], Any], set[str]]] = {
-        "programs": (check_programs, {"model", "guide"}),
-        "objective": (build_objective, {"objective"}),
+        "programs": (partial(check_programs, code=code), {"model", "guide"}),
+        "objective": (partial(build_objective, code=code), {"objective"}),
         "fabric": (build_fabric, {"device", "precision"}),
         "parent": (check_parent, {"parent", "parent_weights"}),
-        "stages": (check_stages, {"data", "training"}),
+        "stages": (partial(check_stages, code=code), {"data", "training"}),
         "corpus": (load_data if corpus is None else lambda _: corpus, {"data"}),
     }
     found: dict[str, Any] = {
@@ -110,29 +106,49 @@ def check_parts(tree: Mapping[str, Any], source: str, errors: Errors, corpus: Co
 
 
 def guide_registry(family: str) -> Registry:
-    """Guides that fit a model family by name: built-in, from installed packages, from ``FILE.py:CLASS``."""
+    """Guides that fit a model family by name: built-in and from installed packages."""
     others = [f"{name} ({', '.join(table)})" for name, table in GUIDES.items() if name != family]
     hint = "A file of yours is accepted too, as FILE.py:CLASS." + (
         f" Other families: {'; '.join(others)}" if others else ""
     )
-    return Registry(f"guide for {family}", GUIDES.get(family, {}), group=GUIDE_GROUP, files=True, hint=hint)
+    return Registry(f"guide for {family}", GUIDES.get(family, {}), group=GUIDE_GROUP, hint=hint)
 
 
-def check_programs(config: RunConfig) -> tuple[Part, Part]:
-    """Load the classes of model and guide and check their options; raises with all errors at once."""
-    model_class = Registry("model family", MODELS).load(config.model.family)
-    errors = Errors()
+def families_guides(family: str) -> list[str]:
+    """Names of the guides that are made for a family, or for any."""
+    registry = guide_registry(family)
+    return [name for name in registry.names() if getattr(registry.load(name), "family", family) == family]
+
+
+def check_programs(config: RunConfig, code: Code | None = None) -> tuple[Part, Part]:
+    """Load the classes of model and guide and check their options; raises with all errors at once.
+
+    ``code``: what may run of the user's.
+    """
+    code, errors = code or {}, Errors()
+    model_class = _model_class(config, code)
     model_options = errors.attempt(checked_options, model_class, config.model.options, "model")
-    guide_class = errors.attempt(_guide_class, config)
+    family = getattr(model_class, "family", config.model.family)
+    guide_class = errors.attempt(_guide_class, config.guide.name, family, code)
     options = errors.attempt(checked_options, guide_class, config.guide.options, "guide") if guide_class else None
     errors.raise_any(source_of(config.recipe))
     return Part(model_class, model_options or {}), Part(guide_class or nn.Module, options or {})
 
 
-def _guide_class(config: RunConfig) -> type[nn.Module]:
+def _model_class(config: RunConfig, code: Code) -> type[nn.Module]:
+    """The model's class; raises where it is none."""
+    name = config.model.family
+    found = find(code, name, "model") if is_own(name) else model_registry().load(name)
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        raise UserError(
+            f"model '{name}' is no torch.nn.Module class; see ppl_text.core.protocols.Model for what one is made of"
+        )
+    return found
+
+
+def _guide_class(name: str, family: str, code: Code) -> type[nn.Module]:
     """The guide's class; raises where it is none or is made for another family."""
-    name, family = config.guide.name, config.model.family
-    found = guide_registry(family).load(name)
+    found = find(code, name, "guide") if is_own(name) else guide_registry(family).load(name)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(
             f"guide '{name}' is no torch.nn.Module class; inherit from the family's base class in guides/{family}.py"
@@ -146,12 +162,16 @@ def _guide_class(config: RunConfig) -> type[nn.Module]:
     return found
 
 
-def build_programs(config: RunConfig, vocabulary: Vocabulary, stage: int = 0) -> Programs:
+def build_programs(config: RunConfig, vocabulary: Vocabulary, stage: int = 0, code: Code | None = None) -> Programs:
     """Model and guide with parameters drawn from the run's seed; the global random state is left alone.
 
-    ``stage`` 1, 2, …: with other parameters, those of a program that begins anew in that stage.
+    Args:
+        config: names the two classes and their options.
+        vocabulary: the model is built on it.
+        stage: 1, 2, …: with other parameters, those of a program that begins anew in that stage.
+        code: what may run of the user's.
     """
-    model_part, guide_part = check_programs(config)
+    model_part, guide_part = check_programs(config, code)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(config.seed, RESET, stage) if stage else config.seed)
         model = _built(model_part, f"model '{config.model.family}'", "vocabulary", vocabulary)
@@ -178,10 +198,9 @@ def derived_seed(seed: int, purpose: int, number: int = 0) -> int:
     return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-def build_objective(config: RunConfig) -> Objective:
-    """The objective that the configuration names."""
-    objective: Objective = objectives.build(config.objective)
-    return objective
+def build_objective(config: RunConfig, code: Code | None = None) -> Objective:
+    """The objective that the configuration names; ``code``: what may run of the user's."""
+    return objective_of(config.objective, code or {})
 
 
 def load_data(config: RunConfig) -> Corpus:
@@ -225,18 +244,19 @@ def build_trainer(
     folder: Path,
     fabric: Fabric,
     progress: Progress | None,
+    code: Code | None = None,
 ) -> Trainer:
-    """Everything that a run needs to train, put together."""
+    """Everything that a run needs to train, put together; ``code``: what may run of the user's."""
     training, batches = config.training, training_batches(config, corpus)
 
     def fresh(stage: int, names: Collection[str]) -> dict[str, nn.Module]:
-        made = build_programs(config, corpus.vocabulary, stage)
+        made = build_programs(config, corpus.vocabulary, stage, code)
         return {name: getattr(made, name) for name in names}
 
     def others() -> BatchStream:
         return training_batches(config, corpus, derived_seed(config.seed, AGGRESSIVE))
 
-    stages = build_stages(training, objective, epoch_length(batches), fresh, others)
+    stages = build_stages(training, objective, epoch_length(batches), fresh, others, code)
     validation = evaluation_set(corpus, "valid", config.data.validation_sentences, config.seed)
     parameters = trained_parameters(*programs, [name for stage in stages for name in stage.train])
     # A group, because optimizers refuse an empty list and nothing may be left to train.

@@ -1,39 +1,212 @@
-"""What a user gives for a part (a name, a file, a class) as the text that a configuration keeps."""
+"""Code of the user's: what a command names and what Python passes, by the texts that a configuration keeps.
+
+A configuration names a model, a guide and objectives by text: a registered name, ``FILE.py:NAME`` for code in a file,
+or ``live:NAME`` for what stands in a script, a notebook or a function and has to be passed again whenever the run is
+opened. ``Code`` maps such texts to what may run. What is not in it does not run: a text that merely stands in a folder
+is no consent (:mod:`.trust`).
+"""
 
 from __future__ import annotations
 
 import inspect
+import linecache
 import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from guides import GUIDES
+from .. import objectives
+from ..core.errors import TrustError, UserError
+from ..core.protocols import Objective
+from ..core.registry import Registry, Source, beside, is_file_reference, read_source
+from ..models import MODELS
 
-from ..core.errors import UserError
-from ..core.registry import is_file_reference
+LIVE = "live:"
+"""Begins the text of what was passed in Python and has no file of its own."""
+
+KEYS = {"model.family": "model", "guide.name": "guide", "objective": "objective"}
+"""Dotted keys of a configuration whose values may be code of the user's, and the words of messages for them."""
+
+MODEL_GROUP, GUIDE_GROUP = "ppl_text.models", "ppl_text.guides"
+"""Entry-point groups under which installed packages declare model families and guides."""
+
+_HOUSE = beside("guides")
+
+GUIDES: dict[str, dict[str, str]] = {
+    family: {name: _HOUSE.__name__ + target.removeprefix("guides") for name, target in table.items()}
+    for family, table in _HOUSE.GUIDES.items()
+}
+"""``guides.GUIDES``, wherever the package ``guides`` was found."""
 
 
-def guide_reference(guide: str | type) -> str:
-    """A guide by name, or ``FILE.py:CLASS`` with an absolute path; raises :class:`UserError` where there is no file."""
-    if isinstance(guide, type):
-        return _class_reference(guide)
-    if not is_file_reference(guide):
-        return guide
-    path, colon, attribute = guide.partition(":")
+class Own(NamedTuple):
+    """One piece of the user's code.
+
+    ``name`` is that of the class or object; ``source`` the file that it stands in (or the text of its cell), None where
+    none can be had; ``live`` the class or object itself, where Python passed it.
+    """
+
+    name: str
+    source: Source | None
+    live: Any = None
+
+    def load(self, kind: str) -> Any:
+        """Return the class or object, running its file where it was not passed; raises :class:`UserError`."""
+        if self.live is not None or self.source is None:
+            return self.live
+        return self.source.load(self.name, kind, classes=kind != "objective")
+
+
+Code = Mapping[str, Own]
+"""What may run, by the text that a configuration keeps."""
+
+
+def model_registry() -> Registry:
+    """Model families by name: built-in and from installed packages."""
+    return Registry(
+        "model family", MODELS, group=MODEL_GROUP, hint="A file of yours is accepted too, as FILE.py:CLASS."
+    )
+
+
+def is_own(reference: object) -> bool:
+    """Tell code of the user's from a registered name.
+
+    Example::
+
+        >>> [is_own(text) for text in ("tril", "mine.py:Mine", "live:Mine")]
+        [False, True, True]
+    """
+    return isinstance(reference, str) and (is_file_reference(reference) or reference.startswith(LIVE))
+
+
+def name_of(reference: str) -> str:
+    """Return the class or object that ``FILE.py:NAME`` or ``live:NAME`` names."""
+    return reference.partition(":")[2]
+
+
+def absolute(reference: str) -> str:
+    """Return ``FILE.py:NAME`` with an absolute path; any other text as it is."""
+    if not is_file_reference(reference):
+        return reference
+    path, colon, attribute = reference.partition(":")
     return f"{os.path.abspath(os.path.expanduser(path))}{colon}{attribute}"
 
 
-def _class_reference(guide: type) -> str:
-    """A registered class by its name, any other by file and name: a run must be able to load it again."""
-    target = f"{guide.__module__}:{guide.__qualname__}"
-    for table in GUIDES.values():
-        for name, registered in table.items():
-            if registered == target:
-                return name
-    advice = (
-        "put it into a .py file of its own, at the top level, and import it from there: loading a run runs that file"
-    )
-    if guide.__module__ == "__main__" or "." in guide.__qualname__:
-        raise UserError(f"guide class {guide.__qualname__} stands in a script, a notebook or a function; {advice}")
-    source = inspect.getsourcefile(guide)
-    if source is None or not source.endswith(".py"):
-        raise UserError(f"guide class {guide.__qualname__} has no source file; {advice}")
-    return f"{os.path.abspath(source)}:{guide.__qualname__}"
+def own_references(tree: Mapping[str, Any]) -> dict[str, str]:
+    """Return the texts of a configuration's tree, sound or not, that stand for code of the user's, and their kinds."""
+    return {text: kind for text, kind in _texts(tree) if is_own(text)}
+
+
+def _texts(tree: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
+    for dotted, kind in KEYS.items():
+        section, _, key = dotted.rpartition(".")
+        part = tree.get(section) if section else tree
+        if isinstance(part, Mapping) and isinstance(part.get(key), str):
+            yield absolute(part[key]), kind
+    training = tree.get("training")
+    stages = training.get("stages") if isinstance(training, Mapping) else None
+    for stage in stages if isinstance(stages, list | tuple) else ():
+        if isinstance(stage, Mapping) and isinstance(stage.get("objective"), str):
+            yield absolute(stage["objective"]), "objective"
+
+
+def named(tree: Mapping[str, Any]) -> dict[str, Own]:
+    """Read the files that a command, or a recipe of the user's, names: naming them is consent.
+
+    One that is not there is left out: :func:`find` says so, where it is needed.
+    """
+    found: dict[str, Own] = {}
+    for text, kind in own_references(tree).items():
+        with suppress(UserError):
+            found |= {text: Own(name_of(text), read_source(text, kind))} if is_file_reference(text) else {}
+    return found
+
+
+def refer(thing: Any, kind: str) -> tuple[str, dict[str, Own]]:
+    """Return the text that a configuration keeps of what a user gives for a part, and the code behind it.
+
+    Args:
+        thing: a name, ``FILE.py:NAME``, a class, or an objective of any kind.
+        kind: ``"model"``, ``"guide"`` or ``"objective"``.
+
+    Raises:
+        UserError: it is no objective, or no class.
+    """
+    if isinstance(thing, str):
+        text = absolute(thing)
+        if is_file_reference(text):
+            return text, named({"objective": text})
+        if kind == "objective":
+            objectives.build(text)  # raises where there is none
+        return text, {}
+    made = thing
+    if kind == "objective":
+        made = objectives.build(thing)
+        if type(made).__module__.partition(".")[0] == __name__.partition(".")[0]:
+            return made.name, {made.name: Own(made.name, None, made)}
+    elif not isinstance(thing, type):
+        raise UserError(f"a {kind} is a name, FILE.py:CLASS or a class; got {thing!r}")
+    definition = thing if hasattr(thing, "__qualname__") else type(thing)
+    registered = _registered(definition)
+    if registered is not None:
+        return registered, {}
+    if definition is thing and (path := _file_of(thing)) is not None:
+        text = absolute(f"{path}:{thing.__name__}")
+        return text, {text: Own(thing.__name__, read_source(text, kind), made)}
+    text = LIVE + definition.__name__
+    return text, {text: Own(definition.__name__, _cell(definition), made)}
+
+
+def _registered(definition: Any) -> str | None:
+    """Return the name under which a class of ours is registered."""
+    target = f"{definition.__module__}:{definition.__qualname__}"
+    tables = (MODELS, *GUIDES.values())
+    return next((name for table in tables for name, registered in table.items() if registered == target), None)
+
+
+def _file_of(definition: Any) -> str | None:
+    """Return the file at whose top level a class or function stands, None for one of a script, notebook or function."""
+    top: Any = vars(sys.modules.get(definition.__module__, object)).get(definition.__name__)
+    if definition.__module__ == "__main__" or top is not definition:
+        return None
+    path = inspect.getsourcefile(top)
+    return path if path is not None and path.endswith(".py") else None
+
+
+def _cell(kind: Any) -> Source | None:
+    """Return the text of a class or function, else of the notebook cell that it stands in; None where there is none."""
+    with suppress(OSError, TypeError):
+        return Source(Path(inspect.getsourcefile(kind) or f"{kind.__name__}.py"), inspect.getsource(kind).encode())
+    for member in vars(kind).values():
+        if lines := linecache.getlines(getattr(getattr(member, "__code__", None), "co_filename", "")):
+            return Source(Path(member.__code__.co_filename), "".join(lines).encode())
+    return None
+
+
+def find(code: Code, text: str, kind: str) -> Any:
+    """Return what ``text`` stands for; raises :class:`TrustError` where that may not run."""
+    if text not in code:
+        if is_file_reference(text):
+            read_source(text, kind)  # the better message, where it is gone
+        raise TrustError(
+            f"{kind} '{text}' is code of a user's, and nothing here consents to run it; name it in the command, or "
+            "open the run with --trust (in Python trust=True)"
+        )
+    return code[text].load(kind)
+
+
+def objective_of(text: str, code: Code) -> Objective:
+    """Make an objective by the text of a configuration: what Python passed, a file's, else one by name."""
+    if text in code or is_own(text):
+        made: Objective = objectives.build(find(code, text, "objective"))
+    else:
+        made = objectives.build(text)
+    return made
+
+
+def named_objective(given: Any) -> Objective:
+    """Make an objective that a command names or Python passes; of ``FILE.py:NAME`` the file is run."""
+    text, code = refer(given, "objective")
+    return objective_of(text, code)

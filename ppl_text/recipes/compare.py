@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from .. import objectives as names
 from ..comparing.candidates import OBJECTIVES, Candidate, Pair, Settings, runnable_pairs
 from ..comparing.charts import bounds_figure, khat_figure, snr_figure
 from ..comparing.exchange import label
@@ -27,9 +26,10 @@ from ..plots.inference_data import save_comparison
 from ..training.machine import torch_threads
 from ..training.progress import Quiet
 from . import build, folders
-from .code import guide_reference
+from .code import Code, named_objective, refer
 from .config import RunConfig, load_config
-from .swap import Trained, child_parts
+from .swap import ChildParts, Trained, child_parts
+from .trust import same_code
 
 
 class Comparable(Trained, Protocol):
@@ -91,7 +91,7 @@ def compare_runs(
     runs = list({run.folder.resolve(): run for run in runs}.values())
     runs = _check_runs(runs)
     place = _free_place(runs[0], out)
-    made = {objective.name: objective for objective in map(names.build, objectives or OBJECTIVES)}
+    made = {objective.name: objective for objective in map(named_objective, objectives or OBJECTIVES)}
     sentences = _sentences(runs[0], settings)
     batch = sentences.minibatch(2, seed=0)
 
@@ -154,13 +154,15 @@ class _Swaps:
 
     def __init__(self, runs: Sequence[Comparable], guides: Sequence[str | type], steps: int | None) -> None:
         self._steps = steps
-        names = list(dict.fromkeys(guide_reference(guide) for guide in guides))
+        given = {refer(guide, "guide")[0]: guide for guide in guides}
+        names = list(given)
         short = [label(name) for name in names]
         # Two files may hold classes of one name.
         self._label = {name: name if short.count(label(name)) > 1 else label(name) for name in names}
         self._wanted = [(run, name) for run in runs for name in names]
-        self._configs = {
-            (run.folder, name): child_parts(run, name, steps=steps).config
+        self._given = given
+        self._parts: dict[tuple[Path, str], ChildParts] = {
+            (run.folder, name): child_parts(run, given[name], steps=steps)
             for run, name in self._wanted
             if name != run.config.guide.name
         }
@@ -171,19 +173,20 @@ class _Swaps:
         return [_candidate(self._child(run, name, progress), run, self._label[name]) for run, name in self._wanted]
 
     def _untrained(self, run: Comparable, name: str) -> Candidate:
-        config = self._configs.get((run.folder, name), run.config)
-        programs = build.build_programs(config, run.corpus.vocabulary)
+        parts = self._parts.get((run.folder, name))
+        config, code = (run.config, run.code) if parts is None else (parts.config, parts.code)
+        programs = build.build_programs(config, run.corpus.vocabulary, code=code)
         device = device_of(run.programs.model)
         return Candidate("", "", self._label[name], programs.model.to(device), programs.guide.to(device))
 
     def _child(self, run: Comparable, name: str, progress: Any) -> Comparable:
-        config = self._configs.get((run.folder, name))
-        if config is None:
+        parts = self._parts.get((run.folder, name))
+        if parts is None:
             return run
-        child = _finished_child(run, config)
+        child = _finished_child(run, parts.config, parts.code)
         if child is None:
             progress.message(f"guide '{self._label[name]}': refitting it on the frozen model of {run.folder} …")
-            child = run.swap_guide(name, steps=self._steps, progress=progress)
+            child = run.swap_guide(self._given[name], steps=self._steps, progress=progress)
         else:
             known = f"taking {child.folder}, refitted before on this model in the same way"
             progress.message(f"guide '{self._label[name]}': {known}")
@@ -191,13 +194,13 @@ class _Swaps:
         return taken
 
 
-def _finished_child(run: Any, config: RunConfig) -> Any:
-    """Return a finished child of the run made with just this configuration (weights of the parent included)."""
+def _finished_child(run: Any, config: RunConfig, code: Code) -> Any:
+    """Return a finished child of the run with just this configuration and code (weights of the parent included)."""
     for folder in sorted((run.folder / "swaps").glob("*")):
         if folders.has_run(folder) and (folder / "model.safetensors").is_file():
             stored = load_config(str(folder / "config.yaml"), {"device": config.device})
-            child = run.child(folder, stored)
-            if stored == config and child.finished:
+            child = run.child(folder, stored, code)
+            if stored == config and child.finished and same_code(folder, code, config.model_dump()):
                 return child
     return None
 

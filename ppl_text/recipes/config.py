@@ -12,9 +12,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
-from ..core.registry import Registry
 from ..data.catalogue import CORPORA
-from ..models import MODELS
+from .code import Code, absolute, find, is_own, model_registry
 from .errors import RecipeError, lines_of
 from .procedures import TrainingSection, replace_freeze, replace_length
 from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
@@ -104,14 +103,15 @@ def load_config(recipe: str, changes: Mapping[str, Any] | None = None) -> RunCon
     return check_config(recipe_tree(recipe, changes), source_of(recipe))
 
 
-def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None, code: Code | None = None) -> dict[str, Any]:
     """Read a recipe and apply ``changes``, with its name under ``recipe``; nothing is checked yet.
 
     A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one; a change of
-    ``preset`` comes before all others. Files that it names stand in it by their absolute paths.
+    ``preset`` comes before all others. Files that it names stand in it by their absolute paths. ``code``: what may run
+    to learn the presets of a model of the user's.
     """
     tree = read_recipe(recipe)
-    changes = _with_preset(tree, dict(changes or {}))
+    changes = _with_preset(tree, dict(changes or {}), code or {})
     for owner, key in (("guide", "name"), ("model", "family"), ("data", "corpus")):
         new, section = changes.get(f"{owner}.{key}"), tree.get(owner)
         if new is not None and isinstance(section, dict) and section.get(key) != new:
@@ -126,14 +126,18 @@ def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None) -> dict[s
     return with_absolute_paths(tree)
 
 
-def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any], code: Code) -> dict[str, Any]:
     """Put what a change of ``preset`` stands for in front of the changes."""
     if "preset" not in changes:
         return changes
     model = tree.get("model")
     family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
-    presets = getattr(Registry("model family", MODELS).load(family), "presets", ()) if family in MODELS else ()
-    return {**preset_values(presets, changes["preset"], tree), **changes}
+    found: object = None
+    if isinstance(family, str) and is_own(family):
+        found = find(code, absolute(family), "model")
+    elif family in (registry := model_registry()).names():
+        found = registry.load(family)
+    return {**preset_values(getattr(found, "presets", ()), changes["preset"], tree), **changes}
 
 
 def check_config(tree: Mapping[str, Any], source: str) -> RunConfig:

@@ -5,6 +5,7 @@
     runs/words-1/                   config.yaml  data.json  environment.json  tokenizer.json  metrics.jsonl
                                     checkpoints/  model.safetensors  report.md  results.json  figures/
     runs/words-1/swaps/tril-1/      the same, and parent.json
+    a run with code of its own      the same, and code/ and code.json
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
-from ..core.registry import is_file_reference
 from ..data.corpus import Corpus
 from ..training.checkpoints import Checkpoints
 from ..training.machine import describe_environment
 from ..training.options import TrainingResult
 from ..training.weights import load_model_weights, read_metadata, weights_digest
+from .code import is_own, name_of
 from .config import RunConfig, load_config
 
 RUNS = Path("runs")
@@ -33,6 +34,9 @@ RUNS = Path("runs")
 
 CONFIG, WEIGHTS, PARENT = "config.yaml", "model.safetensors", "parent.json"
 """Files of a run folder: its configuration, its best weights, and :func:`describe_parent`."""
+
+CODE, CODE_FOLDER = "code.json", "code"
+"""Of a run with code of the user's: the record and the copies (:mod:`.trust`)."""
 
 _ENDS = {
     "steps": "all of them",
@@ -50,7 +54,7 @@ def next_folder(recipe: str) -> Path:
 
 def next_swap(parent: Path, guide: str) -> Path:
     """Return the first free one of ``PARENT/swaps/GUIDE-1``, …; a guide from a file is named by its class alone."""
-    name = guide.partition(":")[2] if is_file_reference(guide) else guide
+    name = name_of(guide) if is_own(guide) else guide
     return first_free(parent / "swaps", re.sub(r"[^\w.-]", "_", name) or "guide")
 
 
@@ -137,7 +141,8 @@ def remove_unstarted(folder: Path) -> None:
     """
     if not folder.is_dir() or has_checkpoint(folder):
         return
-    made = {CONFIG, "data.json", "environment.json", PARENT, "checkpoints", "tokenizer.json", "source-tokenizer.json"}
+    made = {CONFIG, "data.json", "environment.json", PARENT, CODE, CODE_FOLDER, "checkpoints"}
+    made |= {"tokenizer.json", "source-tokenizer.json"}
     if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         shutil.rmtree(folder)
 
@@ -182,7 +187,13 @@ def write_record(path: Path, values: dict[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text, atomically."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, atomically, and the folder that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, lambda file: file.write(content))
 
 
 def describe_parent(folder: Path) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from .. import objectives
 from ..core.protocols import Objective
 from ..data.batches import BatchStream
 from ..data.options import OPTIONS
 from ..training.state import Stage
 from ..training.update import Aggressive, Update
+from .code import Code, objective_of
 from .config import RunConfig
 from .errors import Errors
 from .procedures import StageSection, TrainingSection
@@ -23,7 +23,12 @@ Fresh = Callable[[int, Collection[str]], Mapping[str, nn.Module]]
 
 
 def build_stages(
-    training: TrainingSection, objective: Objective, epoch: int | None, fresh: Fresh, others: Callable[[], BatchStream]
+    training: TrainingSection,
+    objective: Objective,
+    epoch: int | None,
+    fresh: Fresh,
+    others: Callable[[], BatchStream],
+    code: Code | None = None,
 ) -> list[Stage]:
     """Return the stages of a training.
 
@@ -33,6 +38,7 @@ def build_stages(
         epoch: steps of an epoch; None for a word list.
         fresh: makes programs anew.
         others: makes the random batches of aggressive training.
+        code: of the user's, which stages may name.
 
     Raises:
         ConfigError: epochs are counted and there are none.
@@ -43,7 +49,7 @@ def build_stages(
 
     return [
         Stage(
-            objective=stage_objective(own, objective),
+            objective=stage_objective(own, objective, code),
             options=own.in_steps(epoch),
             name=own.name,
             update=update(own),
@@ -54,12 +60,11 @@ def build_stages(
     ]
 
 
-def stage_objective(own: StageSection, objective: Objective) -> Objective:
+def stage_objective(own: StageSection, objective: Objective, code: Code | None = None) -> Objective:
     """Return the objective that a stage names, else the run's."""
     if own.objective is None:
         return objective
-    named: Objective = objectives.build(own.objective)
-    return named
+    return objective_of(own.objective, code or {})
 
 
 def first_rate(stage: Stage) -> float:
@@ -68,12 +73,12 @@ def first_rate(stage: Stage) -> float:
     return float(schedule(0))
 
 
-def check_stages(config: RunConfig) -> None:
+def check_stages(config: RunConfig, code: Code | None = None) -> None:
     """Raise where a training of words counts epochs, and where a stage names an objective that there is not."""
     errors = Errors()
     for own in config.training.in_stages():
         if own.objective is not None:
-            errors.attempt(objectives.build, own.objective)
+            errors.attempt(objective_of, own.objective, code or {})
         if not OPTIONS[config.data.unit].epochs:
             errors.attempt(own.in_steps, None)
     errors.raise_any("training")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from ..objectives.sites import check_sites
 from ..training.machine import torch_threads
 from ..training.options import TrainingResult
 from ..training.progress import Progress
-from . import build, folders
+from . import build, folders, trust
+from .code import KEYS, Code, absolute, is_own, named, own_references
 from .config import RunConfig, load_config, recipe_tree
 from .errors import Errors, place_of
 from .procedures import Procedure
@@ -31,7 +33,7 @@ def train(
     folder: Path,
     config: RunConfig,
     corpus: Corpus,
-    objective: Objective | None = None,
+    code: Code | None = None,
     *,
     resume: bool = False,
     progress: Progress,
@@ -44,24 +46,27 @@ def train(
         folder: of the run; free for a new one.
         config: what to train.
         corpus: what ``config.data`` names.
-        objective: replaces the one that ``config.objective`` names.
+        code: what may run of the user's; a new run keeps it.
         resume: go on from the newest checkpoint.
         progress: is told of notes, steps and validations.
     """
     fabric = build.build_fabric(config)
-    programs = build.build_programs(config, corpus.vocabulary)
+    code = code or {}
+    programs = build.build_programs(config, corpus.vocabulary, code=code)
     if not resume:
         folders.inherit(config, corpus, programs.model)
-    objective = objective or build.build_objective(config)
+    objective = build.build_objective(config, code)
     for note in corpus.notes:
         progress.message(note)
     batch = first_batch(corpus, config.data.batch_size)
-    shown = [dry_run(*programs, stage_objective(own, objective), batch, own) for own in config.training.in_stages()]
+    stages = config.training.in_stages()
+    shown = [dry_run(*programs, stage_objective(own, objective, code), batch, own) for own in stages]
     for remark in dict.fromkeys(remark for found in shown for remark in found.remarks):
         progress.message(remark)
-    trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress)
+    trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress, code)
     if not resume:
         folders.open_folder(folder, config, corpus, str(fabric.device))
+        trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
     with torch_threads(config.threads):
         return trainer.fit(resume=resume)
@@ -136,20 +141,56 @@ def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) 
     return load_config(path, free)
 
 
+class Begun(NamedTuple):
+    """A run that is to be trained, or trained on: its folder, its configuration, and the code of the user's in it."""
+
+    folder: Path
+    config: RunConfig
+    code: Code
+    corpus: Corpus | None = None
+
+
 def new_run(
-    recipe: str, changes: Mapping[str, Any], out: str | Path | None, errors: Errors
-) -> tuple[Path, build.Parts]:
-    """Return the folder and the parts of a run that is to be trained; raises with all errors at once."""
+    recipe: str,
+    changes: Mapping[str, Any],
+    out: str | Path | None,
+    errors: Errors,
+    given: Code | None = None,
+    *,
+    consent: bool = False,
+) -> Begun:
+    """Return a run that is to be trained, all of it checked; raises with all errors at once.
+
+    Args:
+        recipe: a name or a ``.yaml`` file.
+        changes: dotted keys to values.
+        out: its folder; None: the next ``runs/RECIPE-N``.
+        errors: what was found wrong before.
+        given: code that Python passes.
+        consent: where the recipe is the ``config.yaml`` of a run, to what that run keeps.
+    """
     if out is not None:
         errors.attempt(folders.check_free, Path(out))
-    parts = build.check_parts(recipe_tree(recipe, changes), source_of(recipe), errors)
-    return Path(out) if out is not None else folders.next_folder(parts.config.recipe), parts
+    code = errors.attempt(partial(trust.of_recipe, trust=consent), recipe, changes, given or {})
+    if code is None:
+        errors.raise_any(source_of(recipe))
+    tree = recipe_tree(recipe, changes, code)
+    parts = build.check_parts(tree, source_of(recipe), errors, code=code)
+    folder = Path(out) if out is not None else folders.next_folder(parts.config.recipe)
+    return Begun(folder, parts.config, code or {}, parts.corpus)
 
 
 def to_resume(
-    default: str, recipe: str | None, resume: str | Path, out: str | Path | None, changes: Mapping[str, Any]
-) -> tuple[Path, RunConfig] | None:
-    """Return folder and configuration of the run to go on with, or None where ``auto`` finds none.
+    default: str,
+    recipe: str | None,
+    resume: str | Path,
+    out: str | Path | None,
+    changes: Mapping[str, Any],
+    given: Code | None = None,
+    *,
+    consent: bool = False,
+) -> Begun | None:
+    """Return the run to go on with, or None where ``auto`` finds none.
 
     Args:
         default: the recipe whose runs ``auto`` looks through where none is named.
@@ -157,6 +198,8 @@ def to_resume(
         resume: a folder, or ``"auto"``: the newest unfinished run.
         out: where ``auto`` looks instead; otherwise the folder itself, if anything.
         changes: to the stored configuration, see :func:`resumed_config`.
+        given: code that Python passes.
+        consent: to running the code that the run keeps; naming the same files in ``changes`` will do, too.
     """
     name = None if recipe is None else load_config(recipe).recipe
     if resume == "auto":
@@ -178,7 +221,20 @@ def to_resume(
             f"{folder} holds a run of recipe '{config.recipe}', not of '{name}'; leave out the recipe, or give the "
             f"folder of a run of '{name}'"
         )
-    return folder, resumed_config(folder, config, changes)
+    given = {**named(trust.as_tree(changes)), **(given or {})}
+    code = trust.opened(folder, own_references(config.model_dump()), given, trust=consent)
+    config = resumed_config(folder, config, _as_stored(config, changes, given, code))
+    return Begun(folder, config, {**given, **code})
+
+
+def _as_stored(config: RunConfig, changes: Mapping[str, Any], given: Code, code: Code) -> dict[str, Any]:
+    """Return the changes without code that the run has already, though it is named or passed from another place."""
+    stored = {"model.family": config.model.family, "guide.name": config.guide.name, "objective": config.objective}
+
+    def same(key: str, text: Any) -> bool:
+        return key in KEYS and is_own(text) and stored[key] in code and code[stored[key]] is given.get(absolute(text))
+
+    return {key: value for key, value in changes.items() if not same(key, value)}
 
 
 def _stored(folder: Path) -> tuple[Path, RunConfig]:

@@ -14,21 +14,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from .. import objectives
 from ..comparing.exchange import BeforeAfter, GuideFigures, label
 from ..core.batch import device_of
 from ..core.errors import RunFolderError, UserError
-from ..core.protocols import Objective
 from ..data.corpus import Corpus
 from ..evaluation.likelihood import Likelihood, sentence_log_weights
 from ..evaluation.report import table
 from ..schedules import IN_EPOCHS
 from ..training.weights import weights_digest
 from . import build, folders
-from .code import guide_reference
+from .code import Code, named, refer
 from .config import ReportSection, RunConfig, recipe_tree
 from .errors import Errors
 from .procedures import thawed
+from .trust import as_tree
 
 __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
 
@@ -50,6 +49,11 @@ class Trained(Protocol):
 
     folder: Path
     config: RunConfig
+
+    @property
+    def code(self) -> Code:
+        """What may run of the user's."""
+        ...
 
     @property
     def corpus(self) -> Corpus:
@@ -76,10 +80,10 @@ class Measurable(Trained, Protocol):
 
 
 class ChildParts(NamedTuple):
-    """A child that has no folder yet: its configuration, the objective if it is an object, where it will lie."""
+    """A child that has no folder yet: its configuration, the code of the user's in it, where it will lie."""
 
     config: RunConfig
-    objective: Objective | None
+    code: Code
     folder: Path
 
 
@@ -102,8 +106,8 @@ def child_parts(
     """
     changes, errors = dict(set or {}), Errors()
     errors.attempt(_refuse_kept, changes)
-    made = None if objective is None else errors.attempt(objectives.build, objective)
-    name = errors.attempt(guide_reference, guide)
+    bound, own_objective = (objective and errors.attempt(refer, objective, "objective")) or (None, {})
+    name, own_guide = errors.attempt(refer, guide, "guide") or (None, {})
     trained = errors.attempt(_trained_in, freeze)
     if out is not None:
         errors.attempt(folders.check_free, Path(out))
@@ -120,12 +124,13 @@ def child_parts(
             "parent": str(parent.folder),
             "parent_weights": weights_digest(parent.folder / folders.WEIGHTS),
             **({} if name is None else {"guide.name": name}),
-            **({} if made is None else {"objective": made.name}),
+            **({} if bound is None else {"objective": bound}),
         },
     )
-    parts = build.check_parts(tree, f"swap on {parent.folder}", errors, parent.corpus)
+    code = {**parent.code, **named(as_tree(changes)), **own_objective, **own_guide}
+    parts = build.check_parts(tree, f"swap on {parent.folder}", errors, parent.corpus, code)
     folder = folders.next_swap(parent.folder, parts.config.guide.name) if out is None else Path(out)
-    return ChildParts(parts.config, made, folder)
+    return ChildParts(parts.config, code, folder)
 
 
 def _refuse_kept(changes: Mapping[str, Any]) -> None:

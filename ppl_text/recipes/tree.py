@@ -29,7 +29,7 @@ from ..core.errors import ConfigError, UnknownNameError
 from ..core.protocols import Choice
 from ..data.catalogue import CORPORA
 from . import part_names, recipe_names, recipe_text
-from .code import guide_reference
+from .code import KEYS, absolute
 
 EXTENDS = "extends"
 
@@ -199,11 +199,17 @@ def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
 
     Names of corpora, models, guides and objectives stay as they are.
     """
-    places = (("data", "corpus", corpus_reference), ("guide", "name", guide_reference))
-    for section, key, absolute in places:
-        part = tree.get(section)
+    places = {"data.corpus": corpus_reference, **dict.fromkeys(KEYS, absolute)}
+    for dotted, replaced in places.items():
+        section, _, key = dotted.rpartition(".")
+        part = tree.get(section) if section else tree
         if isinstance(part, dict) and isinstance(part.get(key), str):
-            tree = {**tree, section: {**part, key: absolute(part[key])}}
+            part = {**part, key: replaced(part[key])}
+            tree = {**tree, section: part} if section else part
+    training = tree.get("training")
+    if isinstance(training, dict) and isinstance(training.get("stages"), list):
+        stages = [with_absolute_paths(stage) if isinstance(stage, dict) else stage for stage in training["stages"]]
+        tree = {**tree, "training": {**training, "stages": stages}}
     return tree
 
 

@@ -37,7 +37,7 @@ GUIDES = {
     ),
     "file raises": Case(
         lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "a = 1\nraise OSError('no luck')") + ":Mine"],
-        ("guide for deep_state_space file raised OSError at", "g.py, line 2: no luck"),
+        ("guide file raised OSError at", "g.py, line 2: no luck"),
     ),
     "file leaves": Case(
         lambda w: ["fit", *w.tiny, "--guide", w.file("g.py", "raise SystemExit(0)") + ":Mine"],

@@ -78,8 +78,8 @@ def test_files_are_found_again_from_another_folder(ppl, tmp_path, monkeypatch, t
     assert ppl("fit", *tiny_arguments, *changes).status == 0
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert ppl("evaluate", "../run", "--particles", "2").status == 0
-    assert ppl("fit", "--resume", "../run", "--steps", "3").status == 0
+    assert ppl("evaluate", "../run", "--particles", "2", "--trust").status == 0
+    assert ppl("fit", "--resume", "../run", "--steps", "3", "--guide", "../mine.py:Mine").status == 0
 
 
 def test_short_trainings_end_within_the_warm_up(ppl, tmp_path, tiny_arguments):

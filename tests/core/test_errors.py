@@ -14,6 +14,7 @@ EXIT_CODES = {
     "ConfigError": 2,
     "GuideMismatchError": 2,
     "RunFolderError": 2,
+    "TrustError": 2,
     "CheckpointError": 1,
     "NonFiniteLossError": 1,
     "Interrupted": 1,

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 
 from ppl_text.core.errors import UnknownNameError, UserError
-from ppl_text.core.registry import Registry, is_file_reference
+from ppl_text.core.registry import Registry, is_file_reference, read_source
 
 GROUP = "ppl_text.tests.guides"
 
 
 def registry(**options: object) -> Registry:
     table = {"decoder": "json:JSONDecoder", "encoder": "json:JSONEncoder"}
-    return Registry("guide", table, **{"files": True, "hint": "Or give FILE.py:CLASS.", **options})
+    return Registry("guide", table, **{"hint": "Or give FILE.py:CLASS.", **options})
+
+
+def from_file(reference: str, **options: object) -> object:
+    return read_source(reference, "guide").load(reference.partition(":")[2], "guide", **options)
 
 
 def test_names_load_what_they_stand_for() -> None:
@@ -60,7 +64,7 @@ GOOD_FILE = "import json\nfrom json import JSONDecoder\n\n\nclass Mine(JSONDecod
 def test_a_class_from_a_file_may_use_its_own_module(tmp_path: Path) -> None:
     path = tmp_path / "my_guides.py"
     path.write_text("from dataclasses import dataclass\n\n\n@dataclass\nclass Mine:\n    size: 'int' = 3\n")
-    found = registry().load(f"{path}:Mine")
+    found = from_file(f"{path}:Mine")
     assert found().size == 3
     assert sys.modules[found.__module__].Mine is found
 
@@ -69,13 +73,13 @@ def test_two_files_of_one_name_do_not_collide(tmp_path: Path) -> None:
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.py").write_text(f"class Mine:\n    folder = '{folder}'\n")
-    assert [registry().load(f"{tmp_path}/{f}/same.py:Mine").folder for f in ("a", "b")] == ["a", "b"]
+    assert [from_file(f"{tmp_path}/{f}/same.py:Mine").folder for f in ("a", "b")] == ["a", "b"]
 
 
 def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.py").write_text(GOOD_FILE)
-    assert registry().load("~/mine.py:Mine").__name__ == "Mine"
+    assert from_file("~/mine.py:Mine").__name__ == "Mine"
 
 
 BAD_FILES = {
@@ -111,7 +115,7 @@ def test_a_bad_file_says_what_is_wrong_and_where(
     path = tmp_path / "mine.py" if style == "absolute" else Path("mine.py")
     loaded = set(sys.modules)
     with pytest.raises(UserError) as caught:
-        registry().load(f"{path}:{name}" if name else str(path))
+        from_file(f"{path}:{name}" if name else str(path))
     assert message.format(path=path) in str(caught.value)
     if "raised" in message:
         assert not any(m.startswith("ppl_text_user_") for m in set(sys.modules) - loaded)
@@ -124,22 +128,22 @@ def test_a_syntax_error_in_an_import_is_blamed_on_the_line_that_imports(
     (tmp_path / "broken_neighbour.py").write_text("a = 1\nb = 2\nc = = 3\n")
     (tmp_path / "mine.py").write_text("import broken_neighbour\n")
     with pytest.raises(UserError, match=r"SyntaxError at .*mine\.py, line 1: .*broken_neighbour\.py, line 3"):
-        registry().load(f"{tmp_path}/mine.py:Mine")
+        from_file(f"{tmp_path}/mine.py:Mine")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"guide file '.*none\.py' does not exist; give an existing file as FILE\.py:CLASS"
     ):
-        registry().load(f"{tmp_path}/none.py:Mine")
+        from_file(f"{tmp_path}/none.py:Mine")
     with pytest.raises(UserError, match="does not exist"):
-        registry().load(f"{tmp_path}:Mine.py".replace(":Mine.py", "/folder.py:Mine"))
+        from_file(f"{tmp_path}:Mine.py".replace(":Mine.py", "/folder.py:Mine"))
 
 
-def test_files_are_names_like_others_where_they_are_not_allowed(tmp_path: Path) -> None:
+def test_a_registry_runs_no_file(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD_FILE)
     with pytest.raises(UnknownNameError):
-        registry(files=False).load(f"{tmp_path}/mine.py:Mine")
+        registry().load(f"{tmp_path}/mine.py:Mine")
 
 
 @pytest.fixture

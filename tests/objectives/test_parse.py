@@ -164,7 +164,9 @@ def test_malformed_specs_say_what_to_write(spec: str, message: str) -> None:
 
 @pytest.mark.parametrize("thing", [None, 3, infer.Trace_ELBO, object()], ids=["None", "3", "class", "object"])
 def test_what_is_neither_name_nor_elbo_is_refused(thing: object) -> None:
-    with pytest.raises(UserError, match=r"an objective is a name such as 'iwae:16' or a pyro\.infer\.ELBO instance"):
+    with pytest.raises(
+        UserError, match=r"is no objective: expected a name such as 'iwae:16', a pyro\.infer\.ELBO instance"
+    ):
         build(thing)
 
 

@@ -1,0 +1,187 @@
+"""Runs keep the code of their own that they were trained with; opening a run runs it by consent only.
+
+::
+
+    DIR/code/mine.py     a copy of each file of the user's
+    DIR/code.json        {"/home/me/mine.py:Mine": {"file": "code/mine.py", "origin": "/home/me/mine.py", "sha256": …}}
+
+Consent is ``--trust`` (in Python ``trust=True``), whoever made the run, or naming the file, unchanged, in the command.
+A class that Python passed and that has no file of its own is passed again; its text is kept for reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import RunFolderError, TrustError, UserError
+from ..core.registry import Source, read_source
+from . import folders
+from .code import LIVE, Code, Own, name_of, named, own_references
+from .config import recipe_tree
+from .tree import assign, is_recipe_file
+
+Record = Mapping[str, str | None]
+"""Of one text: ``file`` (in the folder), ``origin`` and ``sha256``; None where no source could be had."""
+
+
+def keep(folder: Path, code: Code, tree: Mapping[str, Any]) -> None:
+    """Copy the code of the user's that a configuration names into its run's folder, and write the record."""
+    texts = [text for text in own_references(tree) if text in code]
+    kept: dict[str, str] = {}
+    record: dict[str, Any] = {}
+    for text in texts:
+        source = code[text].source
+        if source is None:
+            record[text] = {"file": None, "origin": None, "sha256": None}
+            continue
+        if source.digest not in kept:
+            stem = code[text].name if text.startswith(LIVE) else source.path.stem
+            kept[source.digest] = _free_name(stem, list(kept.values()))
+            folders.write_bytes(folder / kept[source.digest], source.text)
+        origin = str(source.path) if text.startswith(LIVE) else text.partition(":")[0]
+        record[text] = {"file": kept[source.digest], "origin": origin, "sha256": source.digest}
+    if record:
+        folders.write_record(folder / folders.CODE, record)
+
+
+def _free_name(stem: str, taken: list[str]) -> str:
+    names = (f"{folders.CODE_FOLDER}/{stem}{'' if n == 1 else f'-{n}'}.py" for n in range(1, len(taken) + 2))
+    return next(name for name in names if name not in taken)
+
+
+def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool) -> dict[str, Own]:
+    """Return the code that the configuration of a run's folder needs, where all of it may run.
+
+    Args:
+        folder: of the run.
+        needed: the :func:`~.code.own_references` of its configuration.
+        given: what the command names and Python passes; a file counts where it has the text that the run keeps.
+        trust: run what the folder keeps (for runs that keep nothing: the files that their configuration names).
+
+    Raises:
+        TrustError: something may not run; says which files would.
+        UserError: a copy is not what the record says, a file has changed, or is gone.
+    """
+    record = _record(folder)
+    found, refused = {}, []
+    for text, kind in needed.items():
+        kept, own = record.get(text), _given(text, given)
+        if own is not None and own.live is not None:
+            found[text] = own
+        elif text.startswith(LIVE):
+            raise TrustError(_pass_again(folder, text, kind, kept))
+        elif trust:
+            found[text] = Own(name_of(text), _original(folder, text, kind) if kept is None else _copy(folder, kept))
+        elif own is not None and _same(own, text, kept, given):
+            found[text] = own
+        else:
+            refused.append(f"{kind} {name_of(text)}: {_which(folder, text, kept)}")
+    if refused:
+        listed = "".join(f"\n- {line}" for line in refused)
+        raise TrustError(
+            f"{folder} needs code of its own, and opening it would run:{listed}\nRead it first. To run it, add --trust "
+            "(in Python trust=True); or name a file of yours with the same text, as FILE.py:NAME, where the command "
+            "takes one (fit --resume DIR --guide FILE.py:NAME; in Python ppl_text.load(DIR, guide=…), or the class)"
+        )
+    return found
+
+
+def _given(text: str, given: Code) -> Own | None:
+    """Return what was given under this text, else a piece of the same name: the run or the file may have moved."""
+    return given.get(text) or next((own for own in given.values() if own.name == name_of(text)), None)
+
+
+def _same(own: Own, text: str, kept: Record | None, given: Code) -> bool:
+    """Tell whether a file that was named is the one that the run keeps, or, where it keeps none, the one it names."""
+    if kept is None or own.source is None:
+        return text in given
+    if own.source.digest == kept["sha256"]:
+        return True
+    if text in given:
+        raise UserError(
+            f"{own.source.path} has changed since the run was made: SHA-256 {own.source.digest} now, {kept['sha256']} "
+            "then; restore it, or go on with the copy that the run keeps, by --trust (in Python trust=True)"
+        )
+    return False
+
+
+def _pass_again(folder: Path, text: str, kind: str, kept: Record | None) -> str:
+    read = f" (its text, for reading: {folder / str(kept['file'])})" if kept and kept["file"] else ""
+    return (
+        f"{kind} {name_of(text)} of {folder} was passed in Python and has no file of its own{read}; pass it again: "
+        f"ppl_text.load({str(folder)!r}, {kind}={name_of(text)}). To open runs from the command line, put it into a "
+        "file and train with FILE.py:NAME"
+    )
+
+
+def _which(folder: Path, text: str, kept: Record | None) -> str:
+    if kept is None:
+        return f"{text.partition(':')[0]} (the run keeps no copy of it)"
+    return f"{folder / str(kept['file'])} (copy of {kept['origin']}, SHA-256 {kept['sha256']})"
+
+
+def _original(folder: Path, text: str, kind: str) -> Source:
+    try:
+        return read_source(text, kind)
+    except UserError as error:
+        raise UserError(f"{folder} keeps no copy of its code, and {error}; put the file back") from error
+
+
+def _copy(folder: Path, kept: Record) -> Source:
+    """Read the copy of a file; raises :class:`RunFolderError` where its SHA-256 is not that of the record."""
+    path = folder / str(kept["file"])
+    try:
+        source = Source(path, path.read_bytes())
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read ({error.strerror}); the run folder is incomplete") from error
+    if source.digest != kept["sha256"]:
+        raise RunFolderError(
+            f"{path} is not the code that the run was trained with: SHA-256 {source.digest}, recorded "
+            f"{kept['sha256']}; restore it (it was copied from {kept['origin']})"
+        )
+    return source
+
+
+def _record(folder: Path) -> dict[str, Record]:
+    """Read ``code.json``; empty for runs that have none."""
+    path = folder / folders.CODE
+    record = folders.read_record(path) if path.is_file() else {}
+    for values in record.values():
+        if not isinstance(values, dict) or not {"file", "origin", "sha256"} <= values.keys():
+            raise RunFolderError(f"{path} is no record of a run's code; the run folder is damaged")
+    return record
+
+
+def of_recipe(recipe: str, changes: Mapping[str, Any], given: Code, *, trust: bool) -> dict[str, Own]:
+    """Return the code that a new run of a recipe needs.
+
+    What the command names and what a recipe of the user's names may run. The ``config.yaml`` of a run counts as that
+    run: what it names itself needs ``trust``.
+    """
+    tree = recipe_tree(recipe, {key: value for key, value in changes.items() if key != "preset"})
+    code = {**named(as_tree(changes)), **given}
+    if not is_recipe_file(recipe) or Path(recipe).name != folders.CONFIG:
+        return {**named(tree), **code}
+    rest = {text: kind for text, kind in own_references(tree).items() if text not in code}
+    return {**opened(Path(recipe).expanduser().parent, rest, code, trust=trust), **code}
+
+
+def as_tree(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return dotted keys and values as a tree."""
+    tree: dict[str, Any] = {}
+    for dotted, value in changes.items():
+        assign(tree, dotted, value)
+    return tree
+
+
+def same_code(folder: Path, code: Code, tree: Mapping[str, Any]) -> bool:
+    """Tell whether a run keeps just the code that another with this configuration would be trained with."""
+    record = _record(folder)
+
+    def digest(text: str) -> str | None:
+        own = code.get(text)
+        return own.source.digest if own is not None and own.source is not None else None
+
+    return all(text in record and record[text]["sha256"] == digest(text) for text in own_references(tree))
