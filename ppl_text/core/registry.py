@@ -154,21 +154,34 @@ def _module(source: Source, kind: str) -> ModuleType:
     return module
 
 
+def place_beside(name: str) -> Path:
+    """Return the ``__init__.py`` of a top-level package that is installed beside this one."""
+    return Path(__file__).resolve().parents[2] / name / "__init__.py"
+
+
 def beside(name: str) -> ModuleType:
-    """Import the top-level package that is installed beside this one, whatever else a user's folder calls so.
+    """Import a top-level package that is installed beside this one, whatever else a user's folder calls so.
 
     Where another package or module of that name comes first on ``sys.path``, ours is ``ppl_text.NAME``, and that
     other keeps its own.
     """
-    place = Path(__file__).parents[2] / name / "__init__.py"
     other = sys.modules.get(name)
     found = getattr(other, "__file__", None) if other else getattr(importlib.util.find_spec(name), "origin", None)
-    if found is not None and Path(found).resolve() == place.resolve():
-        return importlib.import_module(name)
-    alias = f"{__package__.partition('.')[0]}.{name}"
-    if alias not in sys.modules:
-        load_package(alias, place)
-    return sys.modules[alias]
+    ours = found is not None and Path(found).resolve() == place_beside(name)
+    return importlib.import_module(name if ours else f"{__name__.partition('.')[0]}.{name}")
+
+
+def claim(name: str) -> None:
+    """Let ``name`` be our package in this process, whose every module is ours or named in the command.
+
+    Modules of a user's package of that name stay importable, but for those that are called like ours.
+    """
+    if name in sys.modules:
+        return
+    found = importlib.util.find_spec(name)
+    module = load_package(name, place_beside(name))
+    others = getattr(found, "submodule_search_locations", None) or []
+    module.__path__ += [place for place in others if place not in module.__path__]
 
 
 def load_package(name: str, place: Path) -> ModuleType:

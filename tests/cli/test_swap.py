@@ -165,7 +165,7 @@ def test_a_session_on_a_terminal(terminal, copied, tmp_path):
     assert f"kept: {copied}/swaps/Mine-1" in shown
     assert terminal.end() == 0
     assert "Traceback" not in terminal.shown
-    assert all(pt.load(folder).finished for folder in (tmp_path / "kept", copied / "swaps" / "Mine-1"))
+    assert all(pt.load(folder, trust=True).finished for folder in (tmp_path / "kept", copied / "swaps" / "Mine-1"))
 
 
 def test_ctrl_c_stops_the_training_and_not_the_session(terminal, copied):
