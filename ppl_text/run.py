@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .core.atomic import finite_or_none
+from .core.batch import Batch
 from .core.errors import Interrupted, RunFolderError, UserError
 from .data.corpus import Corpus
 from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import PATHS, interpolate_texts, reconstruct_texts, sample_texts
+from .evaluation.generation import PATHS, check_texts, encode_batch, interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.latents import LatentFigures
 from .evaluation.likelihood import Likelihood
 from .evaluation.neighbours import Neighbour, nearest_texts
@@ -223,24 +224,50 @@ class Run:
         measures = measures_of(self.model, self.corpus)
         return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
 
-    def generate(self, n: int = 10, seed: int = 0, strategy: Strategy | str = "sample") -> list[str]:
+    def generate(
+        self,
+        n: int = 10,
+        seed: int = 0,
+        strategy: Strategy | str = "sample",
+        source: str | Sequence[str] | None = None,
+    ) -> list[str]:
         """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
 
-        Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once.
+        Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once. ``source``: what a
+        conditional model reads, one text or several; n texts are written for each.
         """
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
         self.require_weights()
-        model: Any = self.model
-        steps, chosen = 2 * self.corpus.max_steps, as_strategy(strategy)
-        return sample_texts(
-            model, self.corpus.tokenizer, n, steps=steps, seed=seed, strategy=chosen, guide=self.guide
-        ).texts
+        options: dict[str, Any] = {"steps": 2 * self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options["source"] = self._read([source] if isinstance(source, str) else source)
+        return sample_texts(self.model, self.corpus.tokenizer, n, guide=self.guide, **options).texts
 
-    def reconstruct(self, texts: Sequence[str], seed: int = 0, strategy: Strategy | str = "greedy") -> list[str]:
-        """Latents drawn from the guide for each text, then tokens by ``strategy``."""
+    def _read(self, sources: Sequence[str] | None) -> Batch | None:
+        """Encode what stands beside texts; raises :class:`UserError` where the run's data have no such side."""
+        if sources is None:
+            return None
+        tokenizer = self.corpus.source_tokenizer
+        if tokenizer is None:
+            raise UserError(f"the data of this run ({self.config.data.corpus}) have no sources; leave the source out")
+        longest = max(int(split.source.lengths.max()) for split in self.corpus.splits.values() if split.source)
+        sources = [self.corpus.clean(text) for text in sources]
+        check_texts(tokenizer, sources, longest)
+        return encode_batch(tokenizer, sources)
+
+    def reconstruct(
+        self,
+        texts: Sequence[str],
+        seed: int = 0,
+        strategy: Strategy | str = "greedy",
+        sources: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Latents drawn from the guide for each text, then tokens by ``strategy``; ``sources``: one beside each."""
         self.require_weights()
+        if sources is not None and len(sources) != len(texts):
+            raise UserError(f"{len(texts)} texts need as many sources; got {len(sources)}")
         options: dict[str, Any] = {"max_steps": self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options["source"] = self._read(sources)
         texts = [self.corpus.clean(text) for text in texts]
         return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, **options)
 
@@ -252,14 +279,17 @@ class Run:
         seed: int = 0,
         path: str = PATHS[0],
         strategy: Strategy | str = "greedy",
+        source: str | None = None,
     ) -> list[str]:
         """Texts between two texts, from latents to latents, both drawn from the guide; ``path`` spherical or linear.
 
-        Where latents are paths through the tokens, through the noise that drives the prior.
+        Where latents are paths through the tokens, through the noise that drives the prior. ``source``: what a
+        conditional model reads, for all of them.
         """
         self.require_weights()
         options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
         options |= {"points": points, "max_steps": self.corpus.max_steps}
+        options["source"] = self._read(None if source is None else [source])
         ends = self.corpus.clean(first), self.corpus.clean(second)
         return interpolate_texts(self.model, self.guide, self.corpus.tokenizer, *ends, **options)
 

@@ -74,7 +74,7 @@ def test_fit_and_its_report(ppl, recipe, tmp_path):
     ended = ppl("fit", tmp_path / "plain.yaml", *named, "--set", "model.width=6", "--out", tmp_path / "run")
     assert ended.status == 0, ended.err
     report = (tmp_path / "run/report.md").read_text(encoding="utf-8")
-    for text in (f"{FILE}:Translation", f"{FILE}:Reading", "ELBO", "mutual information"):
+    for text in (f"{FILE}:Translation", f"{FILE}:Reading", "ELBO", "I(x; site)", "Samples from the prior"):
         assert text in report, text
     results = json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8"))
     assert results["trained"]["step"] == 20
@@ -106,10 +106,13 @@ def test_evaluate(ppl, run):
     assert json.loads(plain.out)["n_sent"] == len(sentences()[3::4])
 
 
-def test_what_latents_carry_is_told_of_the_site_of_the_sentence(run):
+def test_what_latents_carry_is_told_site_by_site(run):
     figures = run.latents("test")
-    assert figures is not None
-    assert figures.kl > 0
+    assert set(figures.sites) == {"z", "a"}
+    assert all(site.kl > 0 for site in figures.sites.values())
+    told = figures.as_dict()
+    assert told["mutual_information"] <= told["sites"]["z"]["kl"] + 0.2
+    assert "mutual_information" not in told["sites"]["a"]
 
 
 def test_generate_from_a_source(ppl, run, tmp_path):
@@ -132,7 +135,7 @@ def test_generate_from_a_source(ppl, run, tmp_path):
 def test_a_run_without_sources_takes_none(ppl, trained):
     ended = ppl("generate", trained.folder, "--source", "ba")
     assert ended.status == 2
-    assert "reads no source; leave it out" in ended.err
+    assert "have no sources; leave the source out" in ended.err
 
 
 def test_swap(ppl, run, tmp_path):

@@ -38,6 +38,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 @click.option("--beam", "width", type=int, help="beam: unfinished texts kept in each step (5).")
 @click.option("--length-penalty", type=float, metavar="ALPHA", help="beam: score ln p / length^ALPHA (0).")
 @click.option("--reconstruct", metavar="FILE|TEXT", help="Encode each line of FILE (or TEXT) and decode it again.")
+@click.option("--source", metavar="FILE|TEXT", help="What a conditional model reads: a text, or one a line of FILE.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Texts on the way from A to B.")
 @click.option("--path", metavar="NAME", help="Of --interpolate: spherical (default) or linear.")
 @click.option("--neighbours", metavar="TEXT", help="Training texts with the nearest posterior means, and distances.")
@@ -49,6 +50,7 @@ def generate(
     number: int | None,
     strategy: str | None,
     reconstruct: str | None,
+    source: str | None,
     interpolate: tuple[str, str] | None,
     path: str | None,
     neighbours: str | None,
@@ -61,7 +63,7 @@ def generate(
 
     With --reconstruct each text goes through the guide and back (text, tab, reconstruction); with
     --interpolate N texts lead from one text to the other; with --neighbours N training texts follow one
-    text (distance, tab, text).
+    text (distance, tab, text). A conditional model reads --source: N texts for each, or one beside each text.
     """
     from ..run import load
 
@@ -70,27 +72,38 @@ def generate(
     given = {name: value for name, value in options.items() if value is not None}
     check_belonging(mode, number, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)])
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
+    sources = None if source is None else read_texts(source)
     opened, count = load(run, device, trust=trust), number or NUMBERS.get(mode, 1)
     if reconstruct is not None:
         texts = read_texts(reconstruct)
-        lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen), strict=True)]
+        lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen, sources), strict=True)]
     elif interpolate is not None:
-        lines = opened.interpolate(*interpolate, points=count, seed=seed, path=path or "spherical", strategy=chosen)
+        way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources)}
+        lines = opened.interpolate(*interpolate, seed=seed, strategy=chosen, **way)
     elif neighbours is not None:
         found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"))
         lines = [f"{distance:.4f}\t{text}" for text, distance in found]
     else:
-        lines = from_prior(opened, count, seed, chosen)
+        lines = from_prior(opened, count, seed, chosen, sources)
     for line in lines:
         click.echo(line)
 
 
-def from_prior(run: Run, count: int, seed: int, strategy: Strategy) -> list[str]:
-    """Texts from the prior; says on stderr where they are fewer than asked for."""
-    texts = run.generate(count, seed, strategy)
-    if len(texts) < count:
+def from_prior(run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None) -> list[str]:
+    """Texts from the prior, for each source if there are any; says on stderr where they are fewer than asked for."""
+    texts = run.generate(count, seed, strategy, sources)
+    if len(texts) < count * len(sources or [""]):
         click.echo(f"nothing is latent and {strategy.name} leaves nothing to chance: there is one text only", err=True)
     return texts
+
+
+def the_only_one(sources: list[str] | None) -> str | None:
+    """The source, if any, that all texts between two texts have; raises where there are several."""
+    from ..core.errors import UserError
+
+    if sources is not None and len(sources) > 1:
+        raise UserError(f"--interpolate takes one source for all texts; --source has {len(sources)}")
+    return None if sources is None else sources[0]
 
 
 def the_one_given(options: dict[str, Any]) -> str | None:

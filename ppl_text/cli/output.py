@@ -69,11 +69,14 @@ def print_json(values: Any) -> None:
 
 def print_report(run: Run) -> None:
     """The report of a finished run, and what to run next."""
+    from ..recipes.folders import trusting
+
     text = (run.folder / "report.md").read_text(encoding="utf-8")
     click.echo()
     print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
     click.echo(f"The run is in {run.folder} (report.md, results.json, model.safetensors). Next:")
-    for command in (f"evaluate {run.folder}", f"generate {run.folder} -n 20", "list guides"):
+    own = trusting(run.folder)
+    for command in (f"evaluate {run.folder}{own}", f"generate {run.folder} -n 20{own}", "list guides"):
         click.echo(f"  python -m ppl_text {command}")
 
 

@@ -311,7 +311,9 @@ def show_kept(session: Session) -> None:
     for folder in kept:
         click.echo(f"kept: {folder}")
     if kept:
-        click.echo(f"Next:\n  python -m ppl_text compare {' '.join(map(str, [session.start.folder, *kept]))}")
+        runs = [session.start.folder, *kept]
+        own = max(map(folders.trusting, runs))
+        click.echo(f"Next:\n  python -m ppl_text compare {' '.join(map(str, runs))}{own}")
 
 
 def usage(word: str) -> str:

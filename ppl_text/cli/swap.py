@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -58,6 +59,7 @@ def swap(
 def print_child(child: Run) -> None:
     """Before and after, where the child is, and what to run next."""
     from ..core.errors import RunFolderError
+    from ..recipes.folders import trusting
     from ..recipes.swap import before_after
 
     click.echo()
@@ -68,9 +70,10 @@ def print_child(child: Run) -> None:
     except RunFolderError as error:
         click.echo(str(error))
     click.echo(f"The child run is in {child.folder} (report.md, results.json, parent.json). Next:")
+    parent, own = str(child.config.parent), trusting(child.folder)
     for command in (
-        f"compare {child.config.parent} {child.folder}",
-        f"evaluate {child.folder}",
-        f"swap {child.config.parent}",
+        f"compare {parent} {child.folder}{own or trusting(Path(parent))}",
+        f"evaluate {child.folder}{own}",
+        f"swap {parent}{trusting(Path(parent))}",
     ):
         click.echo(f"  python -m ppl_text {command}")

@@ -95,7 +95,12 @@ def has_checkpoint(folder: Path) -> bool:
 def resume_command(folder: Path) -> str:
     """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one."""
     resume = f"--resume {folder}" if has_checkpoint(folder) else f"{folder / CONFIG}"
-    return f"python -m ppl_text fit {resume}"
+    return f"python -m ppl_text fit {resume}{trusting(folder)}"
+
+
+def trusting(folder: Path) -> str:
+    """Return what a command that opens a run needs besides: consent, where the run has code of its own."""
+    return " --trust" if (folder / CODE).is_file() else ""
 
 
 def check_free(folder: Path) -> None:
