@@ -49,6 +49,14 @@ class Ended:
     err: str
 
 
+def pytest_configure(config):
+    """With ``OTHER_ROUNDING=N`` in the environment, run the tests in arithmetic that no machine at hand has."""
+    if "OTHER_ROUNDING" in os.environ:
+        from other_rounding import Plugin
+
+        config.pluginmanager.register(Plugin(int(os.environ["OTHER_ROUNDING"])))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup():
     """Begin every test, its fixtures included, at one random state: alone or among others, in any order or process."""

@@ -48,6 +48,7 @@ def whole(tmp_path_factory, tiny, one_thread):
     return pt.fit(set=changes, out=tmp_path_factory.mktemp("whole") / "run")
 
 
+@pytest.mark.skipif("OTHER_ROUNDING" in os.environ, reason="the stopped process rounds as this machine does")
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_stopped_run_resumes_and_equals_an_uninterrupted_one(stopped, whole, ppl, name):
     folder, results = stopped

@@ -143,7 +143,7 @@ def by_hand(k: int) -> tuple[Tensor, Tensor, Tensor]:
     z = LOC + SCALE * torch.normal(torch.zeros(shape).double(), torch.ones(shape).double())
     u = 0.5 + 2 * torch.normal(torch.zeros(shape).double(), torch.ones(shape).double())
     kl_z = Normal(LOC, SCALE).log_prob(z) - Normal(0.0, 1.0).log_prob(z)
-    kl_u = Normal(0.5, 2.0).log_prob(u) - Normal(z, 1.0).log_prob(u)
+    kl_u = Normal(torch.full_like(u, 0.5), 2.0).log_prob(u) - Normal(z, 1.0).log_prob(u)  # ln 2 in double precision
     likelihood = Normal(z + u, 1.0).log_prob(X)
     return tuple(t.reshape(k, 3) for t in (likelihood, kl_z, kl_u))
 
