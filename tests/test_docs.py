@@ -142,7 +142,7 @@ EXAMPLES = [
         )
     )
 ]
-"""Each guide that a page shows, and the command that trains it."""
+"""Each guide that a page shows, with or without a model, and the commands that train and use it."""
 
 SMALL_SENTENCES = {
     "model.latent_dim": 3,
@@ -165,16 +165,25 @@ def test_guide_examples_train(source, shown, ppl, tiny, sentences, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     file, name = re.match(r"# (\w+\.py)\n", source)[1], re.findall(r"^class (\w+)", source, re.MULTILINE)[-1]
     Path(file).write_text(source, encoding="utf-8")
-    ((command, *arguments),) = commands(f"```sh\n{shown}```\n", "ppl_text")
+    (command, *arguments), *later = commands(f"```sh\n{shown}```\n", "ppl_text")
     assert f"{file}:{name}" in arguments
     words = "verses-vae" not in arguments
-    sizes = {key: value for key, value in tiny.items() if not key.startswith("guide.")} if words else SMALL_SENTENCES
+    other = ("guide.", "model.") if "--model" in arguments else ("guide.",)
+    sizes = {key: value for key, value in tiny.items() if not key.startswith(other)} if words else SMALL_SENTENCES
     data = [] if words else ["--data", sentences]
     small = [part for key, value in {**sizes, "guide.units": 8}.items() for part in ("--set", f"{key}={value}")]
     done = ppl(command, *arguments, *data, *small, "--steps", "3")
     assert done.status == 0, done.err
     (kept,) = Path("runs").glob("*/config.yaml")
     assert name in kept.read_text(encoding="utf-8")
+    for arguments in later:
+        done = ppl(*arguments)
+        assert done.status == 0, done.err
+        assert done.out
+
+
+def test_a_model_is_shown_in_full():
+    assert any("--model" in example.values[1] for example in EXAMPLES)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -57,7 +57,7 @@ def shown(found):
 
 
 def test_there_are_notebooks_and_the_readme_leads_to_them():
-    assert len(NOTEBOOKS) >= 2
+    assert len(NOTEBOOKS) >= 3
     linked = set(LINK.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert {f"examples/{path.name}" for path in NOTEBOOKS.values()} <= linked
 
