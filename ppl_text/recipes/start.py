@@ -21,7 +21,7 @@ from ..training.machine import torch_threads
 from ..training.options import TrainingResult
 from ..training.progress import Progress
 from . import build, folders, trust
-from .code import KEYS, Code, absolute, is_own, named, own_references
+from .code import Code, absolute, is_own, named, own_references
 from .config import RunConfig, load_config, recipe_tree
 from .errors import Errors, place_of
 from .procedures import Procedure
@@ -232,7 +232,10 @@ def _as_stored(config: RunConfig, changes: Mapping[str, Any], given: Code, code:
     stored = {"model.family": config.model.family, "guide.name": config.guide.name, "objective": config.objective}
 
     def same(key: str, text: Any) -> bool:
-        return key in KEYS and is_own(text) and stored[key] in code and code[stored[key]] is given.get(absolute(text))
+        now, new = code.get(stored.get(key, "")), given.get(absolute(text)) if is_own(text) else None
+        if now is None or new is None or now.name != new.name:
+            return False
+        return now is new or (now.source is not None and new.source is not None and now.source.text == new.source.text)
 
     return {key: value for key, value in changes.items() if not same(key, value)}
 

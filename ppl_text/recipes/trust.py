@@ -57,7 +57,8 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
     Args:
         folder: of the run.
         needed: the :func:`~.code.own_references` of its configuration.
-        given: what the command names and Python passes; a file counts where it has the text that the run keeps.
+        given: what the command names and Python passes; consent to a file covers all that the run has from it, as
+            long as it is what the run keeps.
         trust: run what the folder keeps (for runs that keep nothing: the files that their configuration names).
 
     Raises:
@@ -67,14 +68,14 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
     record = _record(folder)
     found, refused = {}, []
     for text, kind in needed.items():
-        kept, own = record.get(text), _given(text, given)
-        if own is not None and own.live is not None:
-            found[text] = own
+        kept, passed = record.get(text), _passed(text, given)
+        if passed is not None:
+            found[text] = passed
         elif text.startswith(LIVE):
             raise TrustError(_pass_again(folder, text, kind, kept))
         elif trust:
             found[text] = Own(name_of(text), _original(folder, text, kind) if kept is None else _copy(folder, kept))
-        elif own is not None and _same(own, text, kept, given):
+        elif (own := _consented(text, kept, given)) is not None:
             found[text] = own
         else:
             refused.append(f"{kind} {name_of(text)}: {_which(folder, text, kept)}")
@@ -88,23 +89,33 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
     return found
 
 
-def _given(text: str, given: Code) -> Own | None:
-    """Return what was given under this text, else a piece of the same name: the run or the file may have moved."""
-    return given.get(text) or next((own for own in given.values() if own.name == name_of(text)), None)
+def _passed(text: str, given: Code) -> Own | None:
+    """Return the class or object that Python passed for this text: the same piece, or another of its name."""
+    live = {key: own for key, own in given.items() if own.live is not None}
+    return live.get(text) or next((own for own in live.values() if own.name == name_of(text)), None)
 
 
-def _same(own: Own, text: str, kept: Record | None, given: Code) -> bool:
-    """Tell whether a file that was named is the one that the run keeps, or, where it keeps none, the one it names."""
-    if kept is None or own.source is None:
-        return text in given
-    if own.source.digest == kept["sha256"]:
-        return True
-    if text in given:
+def _consented(text: str, kept: Record | None, given: Code) -> Own | None:
+    """Return the code behind a text where a file that was named has what the run keeps, wherever it lies.
+
+    Where the run keeps nothing, the file that its configuration names has to be the one.
+
+    Raises:
+        UserError: that very file is named, and has changed.
+    """
+    own = given.get(text)
+    if kept is None:
+        return own
+    sources = [own.source for own in given.values() if own.source is not None]
+    same = next((source for source in sources if source.digest == kept["sha256"]), None)
+    if same is not None:
+        return Own(name_of(text), same)
+    if own is not None and own.source is not None:
         raise UserError(
             f"{own.source.path} has changed since the run was made: SHA-256 {own.source.digest} now, {kept['sha256']} "
             "then; restore it, or go on with the copy that the run keeps, by --trust (in Python trust=True)"
         )
-    return False
+    return None
 
 
 def _pass_again(folder: Path, text: str, kind: str, kept: Record | None) -> str:

@@ -4,7 +4,6 @@ import hashlib
 import importlib
 import json
 import shutil
-import signal
 import sys
 from types import SimpleNamespace
 
@@ -13,7 +12,6 @@ import pytest
 import ppl_text as pt
 from ppl_text.core.errors import RunFolderError, TrustError, UserError
 from ppl_text.recipes import trust
-from ppl_text.training.progress import Quiet
 
 from .own_code import TEXT, write_code
 
@@ -136,20 +134,33 @@ def test_consent_covers_the_parents(moved, tmp_path):
     assert moved.ran.exists()
 
 
-def test_naming_files_consents_to_these_and_not_to_the_parents_others(moved, tmp_path):
-    other, _ = write_code(tmp_path / "other", "other.py")
-    child = pt.load(moved.folder, trust=True).swap_guide(f"{other}:Other", steps=2, out=tmp_path / "child")
-    mine = shutil.copy(moved.folder / "code/mine.py", tmp_path / "mine.py")
-    named = {"guide": f"{other}:Other", "objective": f"{mine}:bound"}
-    with pytest.raises(TrustError, match="model Story") as caught:
-        pt.load(child.folder, **named)
-    assert "guide Other" not in str(caught.value)
-    opened = pt.load(child.folder, model=f"{mine}:Story", **named)
-    assert type(opened.guide).__name__ == "Other"
-    with pytest.raises(TrustError, match="guide Mine"):
+def test_naming_a_file_consents_to_all_that_a_run_has_from_it_and_to_no_other_file(moved, tmp_path):
+    other, ran = write_code(tmp_path / "other", "other.py")
+    parent = pt.load(moved.folder, trust=True).swap_guide(f"{other}:Other", steps=2, out=tmp_path / "parent")
+    child = parent.swap_guide("prior", steps=2, out=tmp_path / "child")
+    ran.unlink()
+    mine = shutil.copy(moved.folder / "code/mine.py", tmp_path / "elsewhere.py")
+    with pytest.raises(TrustError, match="guide Other") as caught:
+        pt.load(parent.folder, objective=f"{mine}:bound")
+    assert "model Story" not in str(caught.value)
+    opened = pt.load(child.folder, objective=f"{mine}:bound")
+    assert type(opened.model).__name__ == "Story"
+    with pytest.raises(TrustError, match="guide Other"):
         _ = opened.parent
-    assert pt.fit(resume=child.folder, steps=4, model=f"{mine}:Story", **named).finished
+    assert pt.fit(resume=child.folder, steps=4, model=f"{mine}:Story").finished
     assert "Not measured" in (child.folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_swap_and_compare_take_the_file_of_the_run_for_consent(moved, tmp_path, ppl):
+    mine = shutil.copy(moved.folder / "code/mine.py", tmp_path / "elsewhere.py")
+    swapped = ppl("swap", moved.folder, "--guide", f"{mine}:Other", "--steps", "2", "--out", tmp_path / "child")
+    assert swapped.status == 0, swapped.err
+    few = ["--draws", "4", "--sentences", "8", "--repeats", "2", "--steps", "2", "--objectives", "elbo"]
+    compared = ppl("compare", moved.folder, "--guides", f"{mine}:Other", *few)
+    assert compared.status == 0, compared.err
+    advised = [line for line in swapped.out.splitlines() if line.startswith("  python -m ppl_text")]
+    assert len(advised) == 3
+    assert all(line.endswith(" --trust") for line in advised)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -204,26 +215,17 @@ def test_an_old_run_keeps_no_copy_and_its_file_is_run_where_it_is(moved):
         moved.path.unlink()
 
 
-class Stopping(Quiet):
-    """Ctrl-C at the second validation."""
-
-    def __init__(self):
-        self.seen = 0
-
-    def validation(self, *arguments, **more):
-        self.seen += 1
-        if self.seen == 2:
-            signal.raise_signal(signal.SIGINT)
-
-
 def test_resume_runs_the_named_file_where_its_text_is_kept_and_no_other(moved, tmp_path):
-    named = tmp_path / "elsewhere.py"
-    shutil.copy(moved.folder / "code/mine.py", named)
+    other, ran = write_code(tmp_path, "other.py")
     with pytest.raises(TrustError, match="guide Mine"):
-        pt.fit(resume=moved.folder, steps=22, model=f"{named}:Story", objective=f"{named}:bound")
+        pt.fit(resume=moved.folder, steps=22, **given(other))
+    assert not ran.exists()
     assert not moved.ran.exists()
+    named = shutil.copy(moved.folder / "code/mine.py", tmp_path / "elsewhere.py")
     assert pt.fit(resume=moved.folder, steps=22, **given(named)).finished
     assert moved.ran.exists()
+    with pytest.raises(UserError, match=r"guide\.name cannot change"):
+        pt.fit(resume=moved.folder, steps=24, guide=f"{named}:Other")
 
 
 def test_resume_refuses_a_named_file_that_has_changed_since(made, tmp_path):
@@ -256,7 +258,7 @@ def test_a_recipe_of_the_users_may_name_its_files(made, tmp_path, ppl, monkeypat
     recipe.write_text(json.dumps({**tree, "objective": "mine.py:Bound"}))
     explained = ppl("explain", recipe, "--data", made.changes["data.corpus"], "--set", "guide.gru_dim=8")
     assert explained.status == 0, explained.err
-    assert "p of mine" in explained.out or "q of mine" in explained.out
+    assert "q of mine" in explained.out
     assert ran.exists()
 
 
