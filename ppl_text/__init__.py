@@ -12,7 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "fit": "ppl_text.run",
+    "fit": "ppl_text.fitting",
     "load": "ppl_text.run",
     "reproduce": "ppl_text.tables.reproduce",
     "Run": "ppl_text.run",

@@ -32,8 +32,8 @@ def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int |
     a minute on two cores. `python -m ppl_text list recipes` names the others; a recipe file (.yaml), such
     as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on.
     """
+    from ..fitting import fit as run_fit
     from ..recipes.tree import parse_assignments
-    from ..run import fit as run_fit
     from ..training.progress import make_progress
 
     run = run_fit(recipe, set=parse_assignments(assignments), progress=make_progress(), **options)  # type: ignore[arg-type]

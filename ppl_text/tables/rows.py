@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import RunFolderError, UserError
+from ..fitting import fit
 from ..measures import load_measure
 from ..measures.base import Measured
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree
 from ..recipes.tree import source_of
-from ..run import Run, fit, load
+from ..run import Run, load
 from ..training.machine import describe_environment, torch_threads
 from ..training.progress import Progress
 from .table import Row, Table
