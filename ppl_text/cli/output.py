@@ -22,12 +22,13 @@ TRUST = click.option("--trust", is_flag=True, help="Run the code that the run's 
 """Of every command that opens runs."""
 
 
-def console() -> Console:
-    """Return what prints on stdout: as wide as the terminal; elsewhere plain text, as wide as what it holds."""
+def console(margin: int = 0) -> Console:
+    """Return what prints on stdout: as wide as the terminal, less a margin; elsewhere as wide as what it holds."""
     from rich.console import Console
 
-    live = sys.stdout.isatty()
-    return Console(file=sys.stdout, width=None if live else WIDE, highlight=False, markup=False, emoji=False)
+    out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    out.width = out.width - margin if sys.stdout.isatty() else WIDE
+    return out
 
 
 WIDE = 10_000
@@ -46,7 +47,7 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
         table.add_row(*map(Text, row))
     if title:
         click.echo(title)
-    out = console()
+    out = console(margin=2)
     with out.capture() as captured:
         out.print(table)
     click.echo("\n".join(f"  {line.rstrip()}" for line in captured.get().splitlines()))
