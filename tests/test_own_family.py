@@ -76,6 +76,7 @@ def test_fit_and_its_report(ppl, recipe, tmp_path):
     report = (tmp_path / "run/report.md").read_text(encoding="utf-8")
     for text in (f"{FILE}:Translation", f"{FILE}:Reading", "ELBO", "I(x; site)", "Samples from the prior"):
         assert text in report, text
+    assert "no model can pass" not in report  # who reads the source can
     results = json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8"))
     assert results["trained"]["step"] == 20
     record = json.loads((tmp_path / "run/code.json").read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..data.corpus import Corpus
+from ..evaluation.generation import is_conditional
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import Row, Section, latent_sections
 from .base import Evaluation, Measure, ObjectiveBound, Subject
@@ -55,7 +56,9 @@ class TextMeasure(Measure):
         """Bounds, their parts and references; nats per text. Where nothing is latent, ln p(w) in their place."""
         found, corpus = evaluation.likelihood, subject.corpus
         references = self.references(corpus, evaluation.split)
-        rows = [*bound_rows(found, evaluation.other, subject.model.latents), *reference_rows(references, corpus.symbol)]
+        conditional = is_conditional(subject.model)
+        rows = bound_rows(found, evaluation.other, subject.model.latents)
+        rows += reference_rows(references, corpus.symbol, conditional=conditional)
         latents = ", ".join(spec.name for spec in subject.model.latents)
         length = f"{found.n_eos / found.n_sent:.2f} scored tokens a {corpus.noun}."
         line = f"Nats per {corpus.noun}, EOS scored, over {self.taken(found, corpus)}; {length}"
@@ -114,12 +117,11 @@ def _error(value: float, particles: int) -> str:
     return f"{value:z.3f}"
 
 
-def reference_rows(references: References, symbol: str) -> list[Row]:
-    """Return what bounds are compared with, as text."""
-    return [
-        (f"i.i.d. {symbol} model ({symbol}s and EOS)", f"{-references.letters:z.3f}", "exact"),
-        ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact"),
-    ]
+def reference_rows(references: References, symbol: str, *, conditional: bool = False) -> list[Row]:
+    """Return what bounds are compared with, as text; the entropy of the texts is no limit for a model of a source."""
+    iid = (f"i.i.d. {symbol} model ({symbol}s and EOS)", f"{-references.letters:z.3f}", "exact")
+    entropy = ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact")
+    return [iid] if conditional else [iid, entropy]
 
 
 def bound_values(likelihood: Likelihood, references: References, other: ObjectiveBound | None) -> dict[str, Any]:
