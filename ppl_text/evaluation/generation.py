@@ -211,7 +211,8 @@ def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
 
 def is_conditional(model: Any) -> bool:
     """Return whether the model reads a source: its ``conditional``, else whether its vocabulary has a source side."""
-    return bool(getattr(model, "conditional", model.vocabulary.source is not None))
+    vocabulary = getattr(model, "vocabulary", None)
+    return bool(getattr(model, "conditional", vocabulary is not None and vocabulary.source is not None))
 
 
 def check_source(model: Any, source: Batch | None) -> None:
