@@ -49,6 +49,21 @@ class Ended:
     err: str
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Start a worker a processor for ``-n auto``, eight at most: each holds torch and the corpora."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give a file's tests to one worker, in the order of the folders: what a file has trained is trained once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False
+    return LoadFileScheduling(config, log)
+
+
 def pytest_configure(config):
     """With ``OTHER_ROUNDING=N`` in the environment, run the tests in arithmetic that no machine at hand has."""
     if "OTHER_ROUNDING" in os.environ:
