@@ -21,7 +21,7 @@ READING = tuple(name for name in NAMES if name != "prior")
 
 def guides() -> Registry:
     """The registry as ``--guide`` uses it."""
-    return Registry("guide", GUIDES["deep_state_space"], group="ppl_text.guides", files=True)
+    return Registry("guide", GUIDES["deep_state_space"], group="ppl_text.guides")
 
 
 def shaken(module: nn.Module, scale: float = 0.4) -> nn.Module:

@@ -24,7 +24,7 @@ D = 3
 
 def guides() -> Registry:
     """The registry as ``--guide`` uses it."""
-    return Registry("guide", GUIDES["sentence_vae"], group="ppl_text.guides", files=True)
+    return Registry("guide", GUIDES["sentence_vae"], group="ppl_text.guides")
 
 
 def model_of(**options: object) -> SentenceVAE:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
 from ppl_text.core.protocols import Guide
+from ppl_text.core.registry import read_source
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.objectives import build
 from ppl_text.objectives.sites import check_sites
@@ -250,7 +251,7 @@ def test_a_users_guide_written_by_the_recipe_works_from_its_file(kind: str, opti
     path = tmp_path / "my_guide.py"
     path.write_text(USERS_FILE)
     model, batch = model_of(), words(IDS, 5)
-    guide = guides().load(f"{path}:{kind}")(model, **options).double()
+    guide = read_source(str(path), "guide").load(kind, "guide")(model, **options).double()
     assert "h" in check_sites(model, guide, batch)
     states = torch.randn(3, 6, 2, dtype=torch.float64)
     torch.testing.assert_close(log_q(guide, words(IDS, 6), states), log_q(guide, words(IDS, 4), states[:, :4]))

@@ -15,6 +15,7 @@ from torch.distributions import Normal, kl_divergence
 from guides.sentence_vae import ExactGuide
 from ppl_text.core.errors import UserError
 from ppl_text.core.protocols import Guide
+from ppl_text.core.registry import read_source
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.sentence_vae import SentenceVAE
 from ppl_text.objectives import build
@@ -379,7 +380,7 @@ def test_a_users_guide_written_by_the_recipe_works_from_its_file(tmp_path) -> No
     path = tmp_path / "my_guide.py"
     path.write_text(USERS_FILE)
     model, batch = model_of(), sentences(IDS, 5)
-    guide = guides().load(f"{path}:BagGuide")(model, scale=0.3).double()
+    guide = read_source(str(path), "guide").load("BagGuide", "guide")(model, scale=0.3).double()
     assert "z" in check_sites(model, guide, batch)
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
     bounds = []
