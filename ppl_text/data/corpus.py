@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -158,6 +158,16 @@ class Side:
         return Side(tuple(self.texts[i] for i in rows.tolist()), self.tokenizer, table)
 
 
+class Long(NamedTuple):
+    """How many texts (or pairs) were too long for a split: ``truncated`` ones stand in it, ``dropped`` ones do not."""
+
+    truncated: int = 0
+    dropped: int = 0
+
+
+NONE_LONG = Long()
+
+
 class Split:
     """P(text) ∝ counts: texts, each with how often it occurs; for a conditional model with a source beside each.
 
@@ -166,6 +176,7 @@ class Split:
         counts: (N,) whole numbers, at least 0 and summing to less than 2^62 (copied and made read-only); None for
             texts that count once each. Word types carry token counts and occur once; sentences may repeat.
         source: what stands beside each text; None for unconditional text.
+        long: what became of texts that were too long.
 
     Raises:
         DataError: counts that are not of that form.
@@ -176,10 +187,12 @@ class Split:
         [0.75, 0.25]
     """
 
-    def __init__(self, target: Side, counts: ArrayLike | None = None, source: Side | None = None) -> None:
+    def __init__(
+        self, target: Side, counts: ArrayLike | None = None, source: Side | None = None, long: Long = NONE_LONG
+    ) -> None:
         if source is not None and len(source) != len(target):
             raise ValueError(f"{len(target)} texts have {len(source)} sources")
-        self.target, self.source = target, source
+        self.target, self.source, self.long = target, source, long
         # Ones that take no memory.
         self.counts: NDArray[np.int64] = np.broadcast_to(np.int64(1), len(target))
         if counts is not None:
@@ -270,7 +283,7 @@ def _lengths_as_bytes(texts: Sequence[str]) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Train, valid and test of one text; all three share their tokenizers.
+    """Train, valid and test of one text, or other texts that a run is measured on; all splits share their tokenizers.
 
     Args:
         name: what it is called.
@@ -294,12 +307,12 @@ class Corpus:
     @property
     def tokenizer(self) -> Tokenizer:
         """That of the texts."""
-        return self.splits["train"].target.tokenizer
+        return next(iter(self.splits.values())).target.tokenizer
 
     @property
     def source_tokenizer(self) -> Tokenizer | None:
         """That of the sources; None where there are none."""
-        source = self.splits["train"].source
+        source = next(iter(self.splits.values())).source
         return None if source is None else source.tokenizer
 
     @property

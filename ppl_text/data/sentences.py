@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import compress
+from operator import and_, ne
 from pathlib import Path
 from typing import TypeAlias
 
@@ -20,9 +21,10 @@ import numpy as np
 
 from ppl_text.core.errors import DataError
 
-from .corpus import SPLITS, Corpus, Side, Split, TokenTable, chunks
+from .corpus import SPLITS, Corpus, Long, Side, Split, TokenTable, chunks
 from .options import BPE_VOCABULARY, SentenceOptions
 from .origins import ENDINGS, Columns, Origin, file_origin, hub_origins, shortened, split_files, unread
+from .shares import untrained_unknown
 from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
 
 Home = Callable[[str], str]
@@ -138,6 +140,7 @@ def assemble(
     for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=False):
         told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
     splits = {split: _encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
+    told.extend(untrained_unknown(splits))
     return Corpus(
         name=name,
         splits=splits,
@@ -216,10 +219,14 @@ def _encoded(
 ) -> Split:
     """Encode both sides of a split, long sentences treated as the options say; a row goes with either side."""
     fits = [_Fit(side, tokenizer, options, origin) for side, tokenizer in enumerate(tokenizers)]
+    truncated = dropped = 0
     for parts in zip(*map(chunks, texts), strict=True):
         fitted = [fit(part) for fit, part in zip(fits, parts, strict=True)]
         # A first character of more bytes than max_tokens leaves nothing of its sentence.
         kept = [all(row) for row in zip(*(ids for _, ids in fitted), strict=True)]
+        dropped += kept.count(False)
+        cut = map(ne, zip(*(shown for shown, _ in fitted), strict=True), zip(*parts, strict=True))
+        truncated += sum(map(and_, cut, kept))
         for fit, (shown, ids) in zip(fits, fitted, strict=True):
             fit.keep(compress(shown, kept), compress(ids, kept))
     if not fits[0].texts:
@@ -229,7 +236,8 @@ def _encoded(
         )
     for fit in fits:
         told.extend(fit.notes(split))
-    return Split(fits[0].side(), source=fits[1].side() if len(fits) > 1 else None)
+    source = fits[1].side() if len(fits) > 1 else None
+    return Split(fits[0].side(), source=source, long=Long(truncated, dropped))
 
 
 class _Fit:

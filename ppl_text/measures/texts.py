@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from ..data.corpus import Corpus
+from ..data.shares import Shares, shares_of
 from ..evaluation.generation import is_conditional
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import Row, Section, latent_sections
@@ -59,6 +60,7 @@ class TextMeasure(Measure):
         conditional = is_conditional(subject.model)
         rows = bound_rows(found, evaluation.other, subject.model.latents)
         rows += reference_rows(references, corpus.symbol, conditional=conditional)
+        shares = shares_of(corpus.splits[evaluation.split])
         latents = ", ".join(spec.name for spec in subject.model.latents)
         length = f"{found.n_eos / found.n_sent:.2f} scored tokens a {corpus.noun}."
         line = f"Nats per {corpus.noun}, EOS scored, over {self.taken(found, corpus)}; {length}"
@@ -68,9 +70,9 @@ class TextMeasure(Measure):
             f"{'Log-likelihood of' if found.exact else 'Bounds on'} the {evaluation.split} {corpus.noun}s",
             ("quantity", f"nats per {corpus.noun}", "Monte-Carlo s.e."),
             tuple(rows),
-            (line, *self.perplexities(found)),
+            (line, *self.perplexities(found), *share_lines(shares, corpus), *unknown_reference(references, corpus)),
             self.asides(found),
-            bound_values(found, references, evaluation.other),
+            bound_values(found, references, evaluation.other) | share_values(shares),
         )
 
     def perplexities(self, likelihood: Likelihood) -> tuple[str, ...]:
@@ -121,7 +123,33 @@ def reference_rows(references: References, symbol: str, *, conditional: bool = F
     """Return what bounds are compared with, as text; the entropy of the texts is no limit for a model of a source."""
     iid = (f"i.i.d. {symbol} model ({symbol}s and EOS)", f"{-references.letters:z.3f}", "exact")
     entropy = ("entropy of the split: no model can pass", f"{-references.entropy:z.3f}", "exact")
-    return [iid] if conditional else [iid, entropy]
+    known: list[Row] = [iid] if math.isfinite(references.letters) else []
+    return known if conditional else [*known, entropy]
+
+
+def unknown_reference(references: References, corpus: Corpus) -> tuple[str, ...]:
+    """Say why the reference model is not shown, where it gives some text no probability."""
+    if math.isfinite(references.letters):
+        return ()
+    return (
+        f"The i.i.d. {corpus.symbol} model is left out: these texts have a {corpus.symbol} that train never has, so "
+        "that it gives them no probability.",
+    )
+
+
+def share_lines(shares: Shares | None, corpus: Corpus) -> tuple[str, ...]:
+    """Say what of the split is not what its texts were; nothing where all of it is."""
+    if shares is None:
+        return ()
+    return (
+        f"Of the split {shares.unknown:.2%} of the {corpus.symbol}s are <unk>; too long were {shares.truncated:.2%} of "
+        f"the {corpus.noun}s, which were truncated, and {shares.dropped:.2%}, which were dropped.",
+    )
+
+
+def share_values(shares: Shares | None) -> dict[str, float]:
+    """Return the shares as plain values, by name."""
+    return {} if shares is None else {f"{name}_share": value for name, value in asdict(shares).items()}
 
 
 def bound_values(likelihood: Likelihood, references: References, other: ObjectiveBound | None) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import pytest
 
 from ppl_text.core.atomic import finite_or_none
 from ppl_text.core.latents import LatentSpec
+from ppl_text.data.corpus import Long, Side, Split
+from ppl_text.data.tokenizers import character_tokenizer, word_tokenizer
 from ppl_text.evaluation.likelihood import Likelihood
 from ppl_text.evaluation.report import values_of
 from ppl_text.measures.base import Evaluation, ObjectiveBound, Subject, TextSamples
@@ -34,8 +36,16 @@ LIKELIHOOD = Likelihood(
 )
 SAMPLES = TextSamples(drawn=200, in_list=0.125, unique=0.5, unfinished=3, texts=("ab", "", "a|b"))
 MODEL = SimpleNamespace(latents=(LatentSpec("h", axes=("T", "D"), sizes={"D": 2}),))
-WORDS = SimpleNamespace(noun="word", symbol="letter", weighted=True)
-SENTENCES = SimpleNamespace(noun="sentence", symbol="token", weighted=False)
+
+
+def corpus_of(split, **names):
+    return SimpleNamespace(splits={"test": split}, **names)
+
+
+WORDS = corpus_of(Split(Side(["ab"], character_tokenizer("ab"))), noun="word", symbol="letter", weighted=True)
+HALF_KNOWN = Split(Side(["a b a c"], word_tokenizer(["a a"])), long=Long(truncated=1, dropped=3))
+"""One sentence of the four that were read, two of whose tokens are known."""
+SENTENCES = corpus_of(HALF_KNOWN, noun="sentence", symbol="token", weighted=False)
 
 
 class Words(WordMeasure):
@@ -96,6 +106,11 @@ def test_sentences_have_perplexities_and_stand_a_line_each(monkeypatch):
         "PPL 1.181 from the ELBO, 7.374 from K = 8 importance samples; over 7,404 scored tokens (EOS counted, BOS not) "
         "in 1,234 sentences."
     )
+    assert bounds.lines[2] == (
+        "Of the split 50.00% of the tokens are <unk>; too long were 25.00% of the sentences, which were truncated, and "
+        "75.00%, which were dropped."
+    )
+    assert [bounds.values[f"{name}_share"] for name in ("unknown", "truncated", "dropped")] == [0.5, 0.25, 0.75]
     assert samples.lines[1] == "> ab\n>\n> ∅\n>\n> a|b"
 
 
@@ -134,6 +149,16 @@ def test_another_objective_stands_beside_the_bounds():
     ]
     assert bounds.rows[2][1:] == ("-11.500", "0.020")
     assert (bounds.values["objective"], bounds.values["objective_bound"]) == ("fivo:8", -11.5)
+
+
+def test_a_reference_that_gives_no_probability_is_left_out_and_said_so(monkeypatch):
+    monkeypatch.setattr(Sentences, "references", lambda *_: References(letters=math.inf, entropy=6.8))
+    (bounds,) = shown(Sentences(), corpus=SENTENCES, samples=0)
+    assert not [row for row in bounds.rows if "i.i.d." in row[0] or "inf" in row[1]]
+    assert bounds.lines[-1] == (
+        "The i.i.d. token model is left out: these texts have a token that train never has, so that it gives them no "
+        "probability."
+    )
 
 
 def test_values_are_strict_json_whatever_the_numbers(monkeypatch):
