@@ -90,14 +90,17 @@ class Run:
         return self._corpus
 
     def _load_corpus(self) -> Corpus:
-        corpus = build.load_data(self.config)
-        record = self.folder / "data.json"
-        if record.is_file() and folders.read_record(record).get("fingerprint") != corpus.fingerprint:
-            raise UserError(
-                f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other texts, "
-                "counts or vocabulary); restore the old files, or train a new run on the new ones"
-            )
-        return corpus
+        corpus, record = build.load_data(self.config), self.folder / "data.json"
+        trained_on = folders.read_record(record).get("fingerprint") if record.is_file() else corpus.fingerprint
+        if trained_on == corpus.fingerprint:
+            return corpus
+        former = build.load_former_data(self.config)
+        if former is not None and trained_on == former.fingerprint:
+            return former
+        raise UserError(
+            f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other texts, "
+            "counts or vocabulary); restore the old files, or train a new run on the new ones"
+        )
 
     @property
     def programs(self) -> build.Programs:

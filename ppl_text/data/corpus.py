@@ -249,6 +249,14 @@ class Split:
         width = next((steps for steps in source_steps if steps >= longest), longest)
         return replace(batch, source=self.source.table.batch(rows, width, weights, size))
 
+    def digests(self) -> NDArray[np.uint64]:
+        """Return a hash (N,) of the ids of each text, those of its source too: equal for rows that are scored alike."""
+        tables = [side.table for side in (self.target, self.source) if side is not None]
+        parts = zip(*(zip(table.offsets, table.offsets[1:], strict=False) for table in tables), strict=True)
+        rows = (b"".join(_row_as_bytes(t, *ends) for t, ends in zip(tables, row, strict=True)) for row in parts)
+        hashed = (int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows)
+        return np.fromiter(hashed, dtype=np.uint64, count=len(self))
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over texts and counts, in their order, and the sources where there are any.
@@ -281,6 +289,27 @@ def _lengths_as_bytes(texts: Sequence[str]) -> bytes:
     return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)).astype("<i8").tobytes()
 
 
+def _row_as_bytes(table: TokenTable, start: int, end: int) -> bytes:
+    # The reserved id of EOS ends a row, so that what belongs to a text and what to its source is plain.
+    return table.ids[start:end].tobytes() + np.int32(table.reserved.eos).tobytes()
+
+
+class Repeat(NamedTuple):
+    """How many ``texts`` of ``split`` stand in ``other`` too, each counted as often as it occurs."""
+
+    split: str
+    other: str
+    texts: int
+
+
+def repeats(splits: Mapping[str, Split]) -> tuple[Repeat, ...]:
+    """Return what stands in two splits, by the ids that are scored: of valid and test in train, of test in valid."""
+    digests = {name: splits[name].digests() for name in SPLITS}
+    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
+    found = [Repeat(one, other, int(np.isin(digests[one], digests[other]).sum())) for one, other in pairs]
+    return tuple(repeat for repeat in found if repeat.texts)
+
+
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """Train, valid and test of one text, or other texts that a run is measured on; all splits share their tokenizers.
@@ -294,6 +323,7 @@ class Corpus:
         weighted: whether the rows are types with counts, drawn from ∝ counts without end, rather than texts that
             count once and come by epochs.
         clean: what was done to every text before the tokenizer saw it, to be done to a text that is typed later.
+        repeats: texts that stand in several splits; none of a weighted corpus, whose types stand in all of them.
     """
 
     name: str
@@ -303,6 +333,7 @@ class Corpus:
     symbol: str
     weighted: bool
     clean: Callable[[str], str] = str
+    repeats: tuple[Repeat, ...] = ()
 
     @property
     def tokenizer(self) -> Tokenizer:

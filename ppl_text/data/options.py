@@ -79,6 +79,11 @@ class SentenceOptions(_Options):
     seed: Seed = Field(0, description="seed of the division of a lone file, and of a split that a folder lacks")
     test_share: Share = Field(0.1, description="share of all sentences that goes to test")
     valid_share: Share = Field(0.1, description="share of all sentences that goes to valid", validate_default=True)
+    divide: Literal["scored", "whole"] = Field(
+        "scored",
+        description="what decides a sentence's split: the text that is scored, after long=truncate; whole: all of it, "
+        "as before, so that sentences that are equal once truncated may stand in several splits",
+    )
     column: Name | None = Field(
         None, description="column of the text; null: text, sentence or the only column of strings"
     )

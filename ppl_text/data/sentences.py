@@ -21,7 +21,7 @@ import numpy as np
 
 from ppl_text.core.errors import DataError
 
-from .corpus import SPLITS, Corpus, Long, Side, Split, TokenTable, chunks
+from .corpus import SPLITS, Corpus, Long, Side, Split, TokenTable, chunks, repeats
 from .options import BPE_VOCABULARY, SentenceOptions
 from .origins import ENDINGS, Columns, Origin, file_origin, hub_origins, shortened, split_files, unread
 from .shares import untrained_unknown
@@ -89,12 +89,12 @@ def clean(text: str, lower: bool = False) -> str:
 
 
 def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid")) -> Home:
-    """Return what says to which split a sentence of undivided data belongs: the sentence alone, and the seed.
+    """Return what says to which split a sentence of undivided data belongs: what is scored of it, and the seed.
 
     u(x) = keyed BLAKE2 of x in lower case, as a number in [0, 1): test where u < test_share, valid where
-    test_share ≤ u < test_share + valid_share, else train. So equal sentences share a split (none of test is in
-    train), adding or sorting lines moves no other, and sizes are binomial. Of pairs the source decides. ``wanted``
-    leaves out a split that comes from elsewhere.
+    test_share ≤ u < test_share + valid_share, else train. x is the sentence without what :func:`_beginning` says is
+    cut off. So equal sentences share a split (none of test is in train), adding or sorting lines moves no other, and
+    sizes are binomial. Of pairs the source decides. ``wanted`` leaves out a split that comes from elsewhere.
     """
     if not wanted:
         return lambda _: "train"
@@ -102,13 +102,32 @@ def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid
     test, valid = options.test_share, options.test_share + options.valid_share
     regions = [("test", 0.0, test), ("valid", test, valid)]
     taken = [(name, low, high) for name, low, high in regions if name in wanted]
+    beginning = _beginning(options)
 
     def place(text: str) -> str:
-        digest = blake2b(clean(text, lower=True).encode(), digest_size=8, key=key).digest()
+        digest = blake2b(clean(beginning(text), lower=True).encode(), digest_size=8, key=key).digest()
         u = int.from_bytes(digest, "little") / 2.0**64
         return next((name for name, low, high in taken if low <= u < high), "train")
 
     return place
+
+
+def _beginning(options: SentenceOptions) -> Callable[[str], str]:
+    """Return what takes of a text the part that decides its split: equal for texts that are equal once truncated.
+
+    That is the truncated text itself for words and characters, whose tokens are known without a vocabulary. That of
+    byte pairs comes from train, and so after the division; but M tokens hold M bytes or more, less the three of a
+    character that the cut would part and one space: so many bytes decide.
+    """
+    most = options.max_tokens if options.source is None else options.source_max_tokens
+    if most is None or options.long != "truncate" or options.divide == "whole":
+        return lambda text: text
+    sure = max(1, most - 4)
+    return {
+        "word": lambda text: " ".join(text.split()[:most]),
+        "character": lambda text: text[:most],
+        "bpe": lambda text: text.encode()[:sure].decode(errors="ignore"),
+    }[options.tokenizer]
 
 
 def assemble(
@@ -141,6 +160,11 @@ def assemble(
         told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
     splits = {split: _encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
     told.extend(untrained_unknown(splits))
+    found_twice, noun = repeats(splits), "sentences" if options.source is None else "pairs"
+    told.extend(
+        f"{split}: {number:,} of {len(splits[split]):,} {noun} stand in {other} too, as they are scored"
+        for split, other, number in found_twice
+    )
     return Corpus(
         name=name,
         splits=splits,
@@ -149,6 +173,7 @@ def assemble(
         symbol="token",
         weighted=False,
         clean=partial(clean, lower=options.lower),
+        repeats=found_twice,
     )
 
 

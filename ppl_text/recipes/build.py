@@ -213,6 +213,17 @@ def load_data(config: RunConfig) -> Corpus:
     return cast(Located, found).load(options)
 
 
+def load_former_data(config: RunConfig) -> Corpus | None:
+    """The corpus as it was divided before ``data.divide`` was an option; None where nothing has changed since."""
+    data = config.data
+    if data.options.get("long", "truncate") != "truncate" or not {"max_tokens", "source_max_tokens"} & set(
+        data.options
+    ):
+        return None
+    former = data.model_validate({**data.model_dump(), "divide": "whole"})
+    return load_data(config.model_copy(update={"data": former}))
+
+
 def build_fabric(config: RunConfig) -> Fabric:
     """One device in the precision asked for; ``cuda`` without a GPU is the user's mistake."""
     has_gpu = torch.cuda.is_available()

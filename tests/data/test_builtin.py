@@ -146,7 +146,7 @@ def test_a_typed_verse_is_read_like_a_printed_one():
 
 
 def test_options_reach_the_verses(verses):
-    small = load_corpus("verses", lower=True, limit=200, min_count=3, max_tokens=20, unit="sentences")
+    small = load_corpus("verses", lower=True, limit=200, min_count=3, max_tokens=20, unit="sentences", divide="whole")
     assert len(small.splits["train"]) == 200
     assert small.max_steps == 21
     whole = {name: {t.lower() for t in split.texts} for name, split in verses.splits.items()}

@@ -169,6 +169,28 @@ def test_a_lone_table_is_divided_by_its_sources(tmp_path):
     assert all(seen.values())
 
 
+def test_a_lone_table_is_divided_by_its_truncated_sources(tmp_path):
+    path = tmp_path / "all.jsonl"
+    source = [f"{i // 3 % 10} {i // 30} end {i}" for i in range(300)]
+    write_jsonl(path, {"en": source, "de": ["one target"] * 300})
+    options = {"test_share": 0.3, "valid_share": 0.3, "source_max_tokens": 2}
+    corpus, whole = load(path, **options), load(path, **options, divide="whole")
+    seen = {name: {source for _, source in rows_of(split)} for name, split in corpus.splits.items()}
+    assert not seen["train"] & seen["test"] | seen["train"] & seen["valid"] | seen["valid"] & seen["test"]
+    assert corpus.repeats == ()
+    assert any("pairs stand in train too" in note for note in whole.notes), "the case is one"
+
+
+def test_pairs_are_repeated_where_both_sides_are(tmp_path):
+    for name, sides in {
+        "train": ["a b", "c"],
+        "valid": ["a", "b c"],
+        "test": ["a b", "x"],
+    }.items():
+        write_jsonl(tmp_path / f"{name}.jsonl", {"en": sides, "de": ["t", "t"]})
+    assert load(tmp_path).repeats == (("test", "train", 1),), "where the ends of sides fall makes a difference"
+
+
 def test_sources_are_part_of_the_fingerprint(tmp_path):
     base = load(folder(tmp_path, en=["a b"], de=["x"])).fingerprint
     assert load(tmp_path).fingerprint == base

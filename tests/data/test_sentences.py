@@ -66,6 +66,7 @@ def test_folder_by_hand(tmp_path):
         "train: 3 sentences, 9 scored tokens (3.000 a sentence, EOS counted), 16.67% <unk>",
         "valid: 1 sentences, 3 scored tokens (3.000 a sentence, EOS counted), 50.00% <unk>",
         "test: 1 sentences, 2 scored tokens (2.000 a sentence, EOS counted), 0.00% <unk>",
+        "test: 1 of 1 sentences stand in train too, as they are scored",
     )
 
 
@@ -251,6 +252,70 @@ def test_missing_splits_are_taken_from_train(tmp_path):
     assert texts(corpus, "test") == ["a"]
     assert f"no valid in {tmp_path}: taken from train" in corpus.notes
     assert f"not read in {tmp_path}: README.md" in corpus.notes
+
+
+# -- texts that stand in several splits -------------------------------------------------------------
+
+
+def rows_by_split(corpus):
+    """The id rows of each split, with those of the sources."""
+    sides = {name: [s for s in (split.target, split.source) if s is not None] for name, split in corpus.splits.items()}
+    return {
+        name: {tuple(side.table.tokens(i) for side in both) for i in range(len(both[0]))}
+        for name, both in sides.items()
+    }
+
+
+def in_several(corpus):
+    rows = rows_by_split(corpus)
+    return len(rows["train"] & rows["test"] | rows["train"] & rows["valid"] | rows["valid"] & rows["test"])
+
+
+CUT = [f"{chr(97 + i % 26)} é{i // 26} both {end}" for i in range(156) for end in ("ends", "end here", "have an end")]
+"""Each text three times, with another end after its third word and its ninth character."""
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "most", "vocabulary"), [("word", 3, None), ("character", 9, None), ("bpe", 3, None), ("bpe", 11, 260)]
+)
+def test_no_text_stands_in_two_splits_once_it_is_truncated(tmp_path, tokenizer, most, vocabulary):
+    path = write(tmp_path / "all.txt", "\n".join(CUT))
+    options = {
+        "tokenizer": tokenizer,
+        "max_tokens": most,
+        "vocabulary": vocabulary,
+        "test_share": 0.3,
+        "valid_share": 0.3,
+    }
+    corpus = load(path, **options)
+    assert in_several(corpus) == 0
+    assert corpus.repeats == ()
+    assert sum(map(len, corpus.splits.values())) == len(CUT)
+    whole = load(path, **options, divide="whole")
+    assert in_several(whole) > 0, "the case is one"
+    assert whole.repeats
+
+
+def test_what_is_cut_off_moves_no_text_that_is_dropped_or_fits(tmp_path):
+    path = write(tmp_path / "all.txt", "\n".join(CUT))
+    expected = load(path, divide="whole").fingerprint
+    assert load(path).fingerprint == load(path, max_tokens=40).fingerprint == expected
+    dropped, as_before = (load(path, max_tokens=9, long="drop", divide=d) for d in ("scored", "whole"))
+    assert len(dropped.splits["train"])
+    assert dropped.fingerprint == as_before.fingerprint
+
+
+def test_repeats_of_given_splits_are_counted_as_they_are_scored(tmp_path):
+    path = folder(tmp_path, "a b c\nb c\nb zz\na a b b\n", "b c\nb c\nd d\n", "a b c d\nb new\nb other\nd d\n")
+    corpus = load(path, max_tokens=3, min_count=2)
+    # The vocabulary is a, b, c: "b zz", "b new" and "b other" are all "b <unk>"; "a b c d" becomes "a b c".
+    assert corpus.repeats == (("valid", "train", 2), ("test", "train", 3), ("test", "valid", 1))
+    assert corpus.notes[-3:] == (
+        "valid: 2 of 3 sentences stand in train too, as they are scored",
+        "test: 3 of 4 sentences stand in train too, as they are scored",
+        "test: 1 of 4 sentences stand in valid too, as they are scored",
+    )
+    assert load(folder(tmp_path / "apart", "a\n", "b\n", "c a\n")).repeats == ()
 
 
 # -- faults of paths and options --------------------------------------------------------------------
