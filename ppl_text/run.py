@@ -19,10 +19,20 @@ from torch import nn
 
 from .core.atomic import finite_or_none
 from .core.batch import Batch
-from .core.errors import Interrupted, RunFolderError, UserError
+from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
+from .core.latents import Latents
 from .data.corpus import Corpus
+from .data.forms import TextForm, form_of
 from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import PATHS, check_texts, encode_batch, interpolate_texts, reconstruct_texts, sample_texts
+from .evaluation.generation import (
+    PATHS,
+    check_texts,
+    encode_batch,
+    encode_texts,
+    interpolate_texts,
+    reconstruct_texts,
+    sample_texts,
+)
 from .evaluation.latents import LatentFigures
 from .evaluation.likelihood import Likelihood
 from .evaluation.neighbours import Neighbour, nearest_texts
@@ -51,6 +61,8 @@ def _untold(done: int, total: int) -> None:
 class Run:
     """A run folder, live.
 
+    The corpus is read only where its texts are needed: texts are generated, and typed ones encoded, without it.
+
     ``folder`` holds ``config.yaml`` (complete, re-runnable), ``data.json`` (what the corpus was),
     ``tokenizer.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``model.safetensors``
     (the weights with the best validation bound) and, when finished, ``report.md``, ``results.json`` and
@@ -72,6 +84,7 @@ class Run:
         self.folder, self.config = folder, config
         self._corpus, self._parent, self._programs = corpus, parent, programs
         self._code, self._trust = code or {}, trust
+        self._form: TextForm | None = None
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
@@ -89,8 +102,23 @@ class Run:
             self._corpus = self._load_corpus()
         return self._corpus
 
+    @property
+    def form(self) -> TextForm:
+        """How typed texts are encoded for this run, and how long they may be: kept in its folder, without a corpus."""
+        if self._form is None:
+            kept = None if self._corpus is not None else folders.read_form(self.folder, self.config)
+            self._form = kept or form_of(self.corpus)
+        return self._form
+
     def _load_corpus(self) -> Corpus:
-        corpus, record = build.load_data(self.config), self.folder / "data.json"
+        try:
+            corpus, record = build.load_data(self.config), self.folder / folders.DATA
+        except UnknownNameError as error:
+            raise UserError(
+                f"the corpus of run {self.folder} is not at {self.config.data.corpus} any more, and this reads its "
+                "texts; put it back there. Texts are generated and reconstructed without it, and evaluate --data FILE "
+                "scores others"
+            ) from error
         trained_on = folders.read_record(record).get("fingerprint") if record.is_file() else corpus.fingerprint
         if trained_on == corpus.fingerprint:
             return corpus
@@ -110,7 +138,7 @@ class Run:
         return self._programs
 
     def _load_programs(self) -> build.Programs:
-        programs = build.build_programs(self.config, self.corpus.vocabulary, code=self._code)
+        programs = build.build_programs(self.config, self.form.vocabulary, code=self._code)
         if (self.folder / folders.WEIGHTS).is_file():
             load_weights(self.folder / folders.WEIGHTS, *programs)
         device = build.build_fabric(self.config).device
@@ -238,20 +266,19 @@ class Run:
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
         self.require_weights()
-        options: dict[str, Any] = {"steps": 2 * self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options: dict[str, Any] = {"steps": 2 * self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
         options["source"] = self._read([source] if isinstance(source, str) else source)
-        return sample_texts(self.model, self.corpus.tokenizer, n, guide=self.guide, **options).texts
+        return sample_texts(self.model, self.form.tokenizer, n, guide=self.guide, **options).texts
 
     def _read(self, sources: Sequence[str] | None) -> Batch | None:
         """Encode what stands beside texts; raises :class:`UserError` where the run's data have no such side."""
         if sources is None:
             return None
-        tokenizer = self.corpus.source_tokenizer
+        tokenizer = self.form.source_tokenizer
         if tokenizer is None:
             raise UserError(f"the data of this run ({self.config.data.corpus}) have no sources; leave the source out")
-        longest = max(int(split.source.lengths.max()) for split in self.corpus.splits.values() if split.source)
-        sources = [self.corpus.clean(text) for text in sources]
-        check_texts(tokenizer, sources, longest)
+        sources = [self.form.clean(text) for text in sources]
+        check_texts(tokenizer, sources, self.form.max_source_steps)
         return encode_batch(tokenizer, sources)
 
     def reconstruct(
@@ -263,12 +290,24 @@ class Run:
     ) -> list[str]:
         """Latents drawn from the guide for each text, then tokens by ``strategy``; ``sources``: one beside each."""
         self.require_weights()
+        options: dict[str, Any] = {"max_steps": self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options["source"] = self._beside(texts, sources)
+        texts = [self.form.clean(text) for text in texts]
+        return reconstruct_texts(self.model, self.guide, self.form.tokenizer, texts, **options)
+
+    def encode(self, texts: Sequence[str], seed: int = 0, sources: Sequence[str] | None = None) -> Latents:
+        """Latents (N, …) drawn from the guide for N texts, by site; ``sources``: one beside each."""
+        self.require_weights()
+        source, texts = self._beside(texts, sources), [self.form.clean(text) for text in texts]
+        return encode_texts(
+            self.model, self.guide, self.form.tokenizer, texts, max_steps=self.form.max_steps, seed=seed, source=source
+        )
+
+    def _beside(self, texts: Sequence[str], sources: Sequence[str] | None) -> Batch | None:
+        """Encode one source beside each text; raises :class:`UserError` where they are not as many."""
         if sources is not None and len(sources) != len(texts):
             raise UserError(f"{len(texts)} texts need as many sources; got {len(sources)}")
-        options: dict[str, Any] = {"max_steps": self.corpus.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
-        options["source"] = self._read(sources)
-        texts = [self.corpus.clean(text) for text in texts]
-        return reconstruct_texts(self.model, self.guide, self.corpus.tokenizer, texts, **options)
+        return self._read(sources)
 
     def interpolate(
         self,
@@ -287,10 +326,10 @@ class Run:
         """
         self.require_weights()
         options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
-        options |= {"points": points, "max_steps": self.corpus.max_steps}
+        options |= {"points": points, "max_steps": self.form.max_steps}
         options["source"] = self._read(None if source is None else [source])
-        ends = self.corpus.clean(first), self.corpus.clean(second)
-        return interpolate_texts(self.model, self.guide, self.corpus.tokenizer, *ends, **options)
+        ends = self.form.clean(first), self.form.clean(second)
+        return interpolate_texts(self.model, self.guide, self.form.tokenizer, *ends, **options)
 
     def neighbours(self, text: str, n: int = 5, seed: int = 0, progress: Any = None) -> list[Neighbour]:
         """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance."""

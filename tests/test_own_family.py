@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import ppl_text as pt
+from ppl_text.core.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -131,6 +132,23 @@ def test_generate_from_a_source(ppl, run, tmp_path):
     lacking = ppl("generate", run.folder, "--trust")
     assert lacking.status == 2
     assert "given a source" in lacking.err
+
+
+def test_sources_are_read_though_the_pairs_are_gone(run, pairs):
+    def answers(of):
+        beside = {"sources": ["le roi voit"]}
+        codes = of.encode(["the king sees"], **beside)
+        return of.generate(2, source="le roi voit"), of.reconstruct(["the king sees"], **beside), codes["z"].tolist()
+
+    before, elsewhere = answers(run), pairs.with_name("elsewhere")
+    pairs.rename(elsewhere)
+    try:
+        away = pt.load(run.folder, trust=True)
+        assert answers(away) == before
+        with pytest.raises(UserError, match="has 10 tokens; this run takes 1 to 7"):
+            away.generate(1, source="le roi " * 5)
+    finally:
+        elsewhere.rename(pairs)
 
 
 def test_a_run_without_sources_takes_none(ppl, trained):

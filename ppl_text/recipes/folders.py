@@ -21,7 +21,10 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
+from ..data.catalogue import cleaning
 from ..data.corpus import Corpus
+from ..data.forms import TextForm, form_of
+from ..data.tokenizers import Tokenizer
 from ..training.checkpoints import Checkpoints
 from ..training.machine import describe_environment
 from ..training.options import TrainingResult
@@ -34,6 +37,9 @@ RUNS = Path("runs")
 
 CONFIG, WEIGHTS, PARENT = "config.yaml", "model.safetensors", "parent.json"
 """Files of a run folder: its configuration, its best weights, and :func:`describe_parent`."""
+
+DATA, TOKENIZER, SOURCE_TOKENIZER = "data.json", "tokenizer.json", "source-tokenizer.json"
+"""What the corpus was, and how its texts were encoded: what :func:`read_form` needs."""
 
 CODE, CODE_FOLDER = "code.json", "code"
 """Of a run with code of the user's: the record and the copies (:mod:`.trust`)."""
@@ -129,14 +135,35 @@ def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) ->
     """Make the folder of a new run, with what is known before training."""
     parent = None if config.parent is None else describe_parent(Path(config.parent))
     make_folder(folder)
-    record = {"corpus": config.data.corpus, "fingerprint": corpus.fingerprint, "notes": list(corpus.notes)}
-    write_record(folder / "data.json", record)
+    form, lengths = form_of(corpus), {}
+    form.tokenizer.save(folder / TOKENIZER)
+    lengths["max_steps"] = form.max_steps
+    if form.source_tokenizer is not None:
+        form.source_tokenizer.save(folder / SOURCE_TOKENIZER)
+        lengths["max_source_steps"] = form.max_source_steps
+    record = {"corpus": config.data.corpus, "fingerprint": corpus.fingerprint, **lengths, "notes": list(corpus.notes)}
+    write_record(folder / DATA, record)
     write_record(folder / "environment.json", describe_environment(device))
-    corpus.tokenizer.save(folder / "tokenizer.json")
-    if corpus.source_tokenizer is not None:
-        corpus.source_tokenizer.save(folder / "source-tokenizer.json")
     if parent is not None:
         write_record(folder / PARENT, parent)
+
+
+def read_form(folder: Path, config: RunConfig) -> TextForm | None:
+    """Return what texts must be like for the run of a folder, without its corpus.
+
+    None for a run of an older version, which did not keep how long its texts are.
+    """
+    record = read_record(folder / DATA) if (folder / DATA).is_file() else {}
+    if "max_steps" not in record or not (folder / TOKENIZER).is_file():
+        return None
+    data, source = config.data, folder / SOURCE_TOKENIZER
+    return TextForm(
+        Tokenizer.load(folder / TOKENIZER),
+        cleaning(data.corpus, data.unit, data.options),
+        record["max_steps"],
+        Tokenizer.load(source) if source.is_file() else None,
+        record.get("max_source_steps", 0),
+    )
 
 
 def remove_unstarted(folder: Path) -> None:
@@ -146,8 +173,7 @@ def remove_unstarted(folder: Path) -> None:
     """
     if not folder.is_dir() or has_checkpoint(folder):
         return
-    made = {CONFIG, "data.json", "environment.json", PARENT, CODE, CODE_FOLDER, "checkpoints"}
-    made |= {"tokenizer.json", "source-tokenizer.json"}
+    made = {CONFIG, DATA, "environment.json", PARENT, CODE, CODE_FOLDER, "checkpoints", TOKENIZER, SOURCE_TOKENIZER}
     if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
         shutil.rmtree(folder)
 
@@ -240,7 +266,7 @@ def inherit(config: RunConfig, corpus: Corpus, model: nn.Module) -> None:
         return
     check_parent(config)
     folder = Path(config.parent)
-    if read_record(folder / "data.json").get("fingerprint") != corpus.fingerprint:
+    if read_record(folder / DATA).get("fingerprint") != corpus.fingerprint:
         raise RunFolderError(
             f"the parent run {folder} was trained on other data than corpus '{config.data.corpus}'; a run that starts "
             "from its model needs the same words and the same tokens"
