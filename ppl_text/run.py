@@ -43,7 +43,7 @@ from .measures.base import Evaluation, Subject, TextSamples
 from .plots.figures import training_figure
 from .recipes import build, folders, start, swap
 from .recipes import trust as consent
-from .recipes.code import Code, name_of, named_objective, own_references, refer
+from .recipes.code import Code, is_own, name_of, named_objective, own_references, refer, references
 from .recipes.config import RunConfig, load_config
 from .training.machine import torch_threads
 from .training.options import TrainingResult
@@ -400,7 +400,7 @@ class Run:
 
         Args:
             guide: as for :func:`fit`, like ``objective`` and ``set``.
-            steps: updates; default :data:`~ppl_text.recipes.swap.REFIT_STEPS`.
+            steps: updates; default :data:`~ppl_text.recipes.REFIT_STEPS`.
             objective: default: the parent's.
             freeze: ``"model"`` trains the guide alone, ``"none"`` both.
             set: dotted keys to values, after all else.
@@ -478,8 +478,10 @@ def load(
     for kind, thing in (("model", model), ("guide", guide), ("objective", objective)):
         given |= {} if thing is None else refer(thing, kind)[1]
     opened = open_run(folder, device, given, trust=trust)
-    needed = {name_of(text) for text in own_references(opened.config.model_dump())}
-    unused = [own.name for own in given.values() if own.name not in needed]
+    texts = dict(references(opened.config.model_dump()))
+    needed = {name_of(text) for text in texts if is_own(text)}
+    # An objective of ours or of Pyro's was passed as an object and is kept by its name.
+    unused = [own.name for text, own in given.items() if text not in texts and own.name not in needed]
     if unused:
         raise UserError(
             f"{', '.join(unused)} is no code that {folder} needs ({', '.join(needed) or 'it needs none'}); leave it out"

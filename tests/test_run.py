@@ -37,6 +37,15 @@ class Remembering(Quiet):
         self.steps.append(record.step)
 
 
+def test_the_record_of_the_machine_names_the_threads_that_the_run_was_given(short, tmp_path):
+    """Another number than this process has."""
+    threads = torch.get_num_threads() + 1
+    run = pt.fit(set={**short, "threads": threads}, out=tmp_path / "run")
+    recorded = json.loads((run.folder / "environment.json").read_text(encoding="utf-8"))
+    assert recorded["torch_threads"] == threads
+    assert torch.get_num_threads() == threads - 1
+
+
 def test_fit_returns_a_run_that_load_opens_again(trained):
     again = pt.load(trained.folder)
     assert again.config == trained.config

@@ -8,6 +8,9 @@ from __future__ import annotations
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+REFIT_STEPS = 2000
+"""Updates of a refit that names no number."""
+
 _SUFFIX = ".yaml"
 
 

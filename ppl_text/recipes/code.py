@@ -96,10 +96,11 @@ def absolute(reference: str) -> str:
 
 def own_references(tree: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts of a configuration's tree, sound or not, that stand for code of the user's, and their kinds."""
-    return {text: kind for text, kind in _texts(tree) if is_own(text)}
+    return {text: kind for text, kind in references(tree) if is_own(text)}
 
 
-def _texts(tree: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
+def references(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the texts by which a configuration's tree, sound or not, names model, guide and objectives, and kinds."""
     for dotted, kind in KEYS.items():
         section, _, key = dotted.rpartition(".")
         part = tree.get(section) if section else tree

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.batch import Batch
-from ..core.errors import PplTextError, RunFolderError, UserError
+from ..core.errors import Interrupted, PplTextError, RunFolderError, UserError
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
 from ..objectives.sites import check_sites
@@ -49,9 +49,21 @@ def train(
         code: what may run of the user's; a new run keeps it.
         resume: go on from the newest checkpoint.
         progress: is told of notes, steps and validations.
+
+    Raises:
+        Interrupted: by a signal, after the state was saved; says which command goes on.
     """
+    try:
+        with torch_threads(config.threads):
+            return _train(folder, config, corpus, code or {}, resume, progress)
+    except Interrupted as stop:
+        raise Interrupted(f"{stop}. Go on with: {folders.resume_command(folder)}", stop.exit_code) from None
+
+
+def _train(
+    folder: Path, config: RunConfig, corpus: Corpus, code: Code, resume: bool, progress: Progress
+) -> TrainingResult:
     fabric = build.build_fabric(config)
-    code = code or {}
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     if not resume:
         folders.inherit(config, corpus, programs.model)
@@ -68,8 +80,7 @@ def train(
         folders.open_folder(folder, config, corpus, str(fabric.device))
         trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
-    with torch_threads(config.threads):
-        return trainer.fit(resume=resume)
+    return trainer.fit(resume=resume)
 
 
 class DryRun(NamedTuple):

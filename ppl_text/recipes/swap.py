@@ -22,7 +22,7 @@ from ..evaluation.likelihood import Likelihood, sentence_log_weights
 from ..evaluation.report import table
 from ..schedules import IN_EPOCHS
 from ..training.weights import weights_digest
-from . import build, folders
+from . import REFIT_STEPS, build, folders
 from .code import Code, named, refer
 from .config import ReportSection, RunConfig, recipe_tree
 from .errors import Errors
@@ -30,9 +30,6 @@ from .procedures import thawed
 from .trust import as_tree
 
 __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
-
-REFIT_STEPS = 2000
-"""Updates of a refit that names no number."""
 
 VALIDATIONS = 5
 """About how often a refit is validated."""

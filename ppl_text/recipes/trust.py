@@ -11,7 +11,7 @@ A class that Python passed and that has no file of its own is passed again; its 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,26 +66,23 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
         UserError: a copy is not what the record says, a file has changed, or is gone.
     """
     record = _record(folder)
-    found, refused = {}, []
+    found: dict[str, Own] = {}
+    refused: list[str] = []
+    missing: dict[str, str] = {}
     for text, kind in needed.items():
         kept, passed = record.get(text), _passed(text, given)
         if passed is not None:
             found[text] = passed
         elif text.startswith(LIVE):
-            raise TrustError(_pass_again(folder, text, kind, kept))
+            missing[text] = kind
         elif trust:
             found[text] = Own(name_of(text), _original(folder, text, kind) if kept is None else _copy(folder, kept))
         elif (own := _consented(text, kept, given)) is not None:
             found[text] = own
         else:
             refused.append(f"{kind} {name_of(text)}: {_which(folder, text, kept)}")
-    if refused:
-        listed = "".join(f"\n- {line}" for line in refused)
-        raise TrustError(
-            f"{folder} needs code of its own, and opening it would run:{listed}\nRead it first. To run it, add --trust "
-            "(in Python trust=True); or name a file of yours with the same text, as FILE.py:NAME, where the command "
-            "takes one (fit --resume DIR --guide FILE.py:NAME; in Python ppl_text.load(DIR, guide=…), or the class)"
-        )
+    if missing or refused:
+        raise TrustError("\n".join([*_pass_again(folder, missing, record), *_consent_to(folder, refused)]))
     return found
 
 
@@ -118,13 +115,33 @@ def _consented(text: str, kept: Record | None, given: Code) -> Own | None:
     return None
 
 
-def _pass_again(folder: Path, text: str, kind: str, kept: Record | None) -> str:
-    read = f" (its text, for reading: {folder / str(kept['file'])})" if kept and kept["file"] else ""
-    return (
-        f"{kind} {name_of(text)} of {folder} was passed in Python and has no file of its own{read}; pass it again: "
-        f"ppl_text.load({str(folder)!r}, {kind}={name_of(text)}). To open runs from the command line, put it into a "
-        "file and train with FILE.py:NAME"
+def _pass_again(folder: Path, missing: Mapping[str, str], record: Mapping[str, Record]) -> list[str]:
+    """Say of all that was passed in Python that it has to be passed again; nothing where nothing is missing."""
+    if not missing:
+        return []
+    kept = {text: record[text]["file"] for text in missing if text in record and record[text]["file"]}
+    parts = ", ".join(
+        f"{kind} {name_of(text)}" + (f" (its text, for reading: {folder / str(kept[text])})" if text in kept else "")
+        for text, kind in missing.items()
     )
+    given = "".join(f", {kind}={name_of(text)}" for text, kind in missing.items())
+    return [
+        f"{folder} needs what was passed in Python and has no file of its own: {parts}; pass it again: "
+        f"ppl_text.load({str(folder)!r}{given}). To open runs from the command line, put it into a file and train with "
+        "FILE.py:NAME"
+    ]
+
+
+def _consent_to(folder: Path, refused: Sequence[str]) -> list[str]:
+    """Say which files opening the run would run, and how to consent; nothing where there are none."""
+    if not refused:
+        return []
+    listed = "".join(f"\n- {line}" for line in refused)
+    return [
+        f"{folder} needs code of its own, and opening it would run:{listed}\nRead it first. To run it, add --trust "
+        "(in Python trust=True); or name a file of yours with the same text, as FILE.py:NAME, where the command "
+        "takes one (fit --resume DIR --guide FILE.py:NAME; in Python ppl_text.load(DIR, guide=…), or the class)"
+    ]
 
 
 def _which(folder: Path, text: str, kept: Record | None) -> str:

@@ -161,11 +161,10 @@ def _locate(error: NonFinite, joint: Joint, batch: Batch, fabric: Fabric) -> str
         return sites.locate_non_finite(joint.model, joint.guide, batch)
 
 
-def interrupted(number: int, step: int, total: int, path: Path, folder: Path) -> Interrupted:
+def interrupted(number: int, step: int, total: int, path: Path) -> Interrupted:
     """Return the error for a run that signal ``number`` stopped after its state was saved in ``path``."""
     return Interrupted(
-        f"stopped by {signal.Signals(number).name} after step {step:,} of {total:,}; the state is saved in {path}. "
-        f"Go on with: python -m ppl_text fit --resume {folder}",
+        f"stopped by {signal.Signals(number).name} after step {step:,} of {total:,}; the state is saved in {path}",
         exit_code=128 + number,
     )
 

@@ -250,7 +250,7 @@ class Trainer:
             if number or self._state.ended or self._state.due(options.checkpoint_every):
                 path = self._save()
             if number:
-                raise interrupted(number, self._state.counters.step, self._state.total, path, self._files.folder)
+                raise interrupted(number, self._state.counters.step, self._state.total, path)
 
     def _advance(self, validated: bool) -> None:
         """Make one update, the first one under Pyro's validation."""

@@ -1,10 +1,21 @@
 """What becomes of each kind of fault: exit status and message."""
 
+import dataclasses
+import inspect
+import re
+
 import click
 import pytest
 
+from ppl_text.cli import cli
 from ppl_text.cli import list as list_command
+from ppl_text.comparing.candidates import Settings
 from ppl_text.core.errors import CheckpointError, Interrupted, UserError
+from ppl_text.evaluation.decoding import Beam
+from ppl_text.recipes import REFIT_STEPS
+from ppl_text.recipes.swap import child_parts
+from ppl_text.run import Run
+from ppl_text.tables.reproduce import reproduce
 
 FAULTS = {
     "a user's mistake": (UserError("mend it"), 2, "error: mend it\n"),
@@ -37,3 +48,30 @@ def test_a_bug_keeps_its_traceback(ppl, monkeypatch):
     monkeypatch.setattr(list_command, "list_corpora", lambda: [][1])
     with pytest.raises(IndexError):
         ppl("list", "corpora")
+
+
+def default_of(function, name):
+    return inspect.signature(function).parameters[name].default
+
+
+DEFAULTS = {
+    ("swap", "steps"): REFIT_STEPS,
+    ("compare", "steps"): REFIT_STEPS,
+    **{("compare", f.name): f.default for f in dataclasses.fields(Settings)},
+    **{("evaluate", name): default_of(Run.evaluate, name) for name in ("split", "particles", "seed")},
+    ("generate", "width"): Beam().width,
+    ("generate", "length_penalty"): Beam().length_penalty,
+    ("reproduce", "budget"): default_of(reproduce, "budget"),
+}
+
+
+@pytest.mark.parametrize(("command", "name"), DEFAULTS)
+def test_the_default_that_help_states_is_that_of_the_function_behind_it(command, name):
+    option = next(option for option in cli.commands[command].params if option.name == name)
+    expected = DEFAULTS[command, name]
+    stated = option.default if option.show_default else re.findall(r"\[default: (.*)\]|\((.*)\)\.$", option.help)
+    assert stated == expected or "".join(stated[0]) == f"{expected:g}"
+
+
+def test_a_swap_without_steps_makes_those_that_help_states(trained):
+    assert child_parts(trained, "prior").config.training.steps == REFIT_STEPS

@@ -4,14 +4,18 @@ import hashlib
 import importlib
 import json
 import shutil
+import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
+from pyro.infer import Trace_ELBO
 
 import ppl_text as pt
-from ppl_text.core.errors import RunFolderError, TrustError, UserError
+from ppl_text.core.errors import Interrupted, RunFolderError, TrustError, UserError
+from ppl_text.objectives import build
 from ppl_text.recipes import trust
+from ppl_text.training.progress import Quiet
 
 from .own_code import TEXT, write_code
 
@@ -124,6 +128,20 @@ def test_a_run_that_was_just_trained_needs_no_second_consent(moved, tmp_path, ma
     child = run.swap_guide("prior", steps=2)
     assert child.parent.guide is run.guide
     assert json.loads((child.folder / "code.json").read_text()).keys() == {f"{path}:Story", f"{path}:bound"}
+
+
+class StopsAtOnce(Quiet):
+    def step(self, record):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_stopped_run_says_that_its_code_needs_consent(made, tmp_path, ppl):
+    path, _ = write_code(tmp_path)
+    with pytest.raises(Interrupted) as caught:
+        pt.fit(set=made.changes, **given(path), out=tmp_path / "run", progress=StopsAtOnce())
+    advice = str(caught.value).partition("Go on with: python -m ppl_text ")[2]
+    assert advice == f"fit --resume {tmp_path / 'run'} --trust"
+    assert ppl(*advice.split()).status == 0
 
 
 def test_consent_covers_the_parents(moved, tmp_path):
@@ -289,9 +307,13 @@ def test_classes_of_a_notebook_are_passed_live_and_passed_again(made, tmp_path, 
     names = (config.model.family, config.guide.name, config.objective)
     assert names == ("live:Story", "live:Mine", "live:Bound")
     assert run.finished
-    for trusted in (False, True):
-        with pytest.raises(TrustError, match=r"live|passed in Python(.|\n)*pass it again: ppl_text\.load\("):
-            pt.load(run.folder, trust=trusted)
+    for given, asked in (
+        ({}, "model=Story, guide=Mine, objective=Bound"),
+        ({"trust": True}, "model=Story, guide=Mine, objective=Bound"),
+        ({"guide": live.Mine}, "model=Story, objective=Bound"),
+    ):
+        with pytest.raises(TrustError, match=rf"passed in Python .*; pass it again: ppl_text\.load\('.*', {asked}\)\."):
+            pt.load(run.folder, **given)
     assert ppl("evaluate", run.folder, "--trust").status == 2
     again = pt.load(run.folder, **own)
     assert type(again.guide) is live.Mine
@@ -302,6 +324,24 @@ def test_classes_of_a_notebook_are_passed_live_and_passed_again(made, tmp_path, 
     assert child.folder.name == "Other-1"
     compared = again.compare([live.Mine, live.Other], [live.bound, "elbo"], draws=4, sentences=8, repeats=2, steps=2)
     assert len(compared.rows) == 4
+
+
+def test_what_is_missing_is_named_whether_it_was_passed_or_lies_in_a_file(moved, tmp_path):
+    other = cell(TEXT.format(ran=str(tmp_path / "ran"))).Other
+    child = pt.load(moved.folder, trust=True).swap_guide(other, steps=2)
+    with pytest.raises(TrustError) as caught:
+        pt.load(child.folder)
+    for text in (f"load({str(child.folder)!r}, guide=Other)", "- model Story: ", "- objective bound: ", "add --trust"):
+        assert text in str(caught.value)
+    assert type(pt.load(child.folder, guide=other, trust=True).guide) is other
+
+
+def test_the_objective_that_a_run_was_given_as_an_object_can_be_passed_again(made, tmp_path):
+    for number, given in enumerate((Trace_ELBO(), build("iwae:2"))):
+        run = pt.fit(set={**made.changes, "model.hidden": [8]}, objective=given, out=tmp_path / str(number))
+        assert pt.load(run.folder, objective=given).config == run.config
+        with pytest.raises(UserError, match=r"iwae:3 is no code that .* needs"):
+            pt.load(run.folder, objective=build("iwae:3"))
 
 
 def test_the_text_of_a_live_class_is_kept_for_reading(made, tmp_path):
