@@ -45,7 +45,17 @@ class WordListOptions(_Options):
     min_length: Count = Field(2, description="drop types with fewer letters")
     max_length: Count = Field(12, description="drop types with more letters", validate_default=True)
     test_share: Share = Field(0.1, description="share that goes to test")
+    test_tokens: Count | None = Field(
+        None, description="about so many tokens to test, where test_share has more (split=standard); null: test_share"
+    )
     valid_share: Share = Field(0.05, description="share of what then remains that goes to valid")
+
+    @field_validator("test_tokens")
+    @classmethod
+    def _counts_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("split") == "alternative":
+            raise ValueError(f"split=alternative divides types, whatever their tokens: expected none; got {value}")
+        return value
 
     @field_validator("max_length")
     @classmethod

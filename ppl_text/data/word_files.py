@@ -102,7 +102,7 @@ def _load_folder(folder: Path, options: WordListOptions) -> Corpus:
     parts = _divide(train, options, missing)
     notes = [*train.notes, *(note for read in own.values() for note in read.notes)]
     notes += [f"no {name}.txt or {name}.tsv in {folder}: drawn from {train.path.name}" for name in missing]
-    unused = options.unused("split", "seed", "test_share", "valid_share")
+    unused = options.unused("split", "seed", "test_share", "test_tokens", "valid_share")
     if not missing and unused:
         notes.append(f"the folder holds all three splits: {', '.join(unused)} not used")
     parts |= {name: read.words for name, read in own.items()}

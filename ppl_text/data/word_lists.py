@@ -101,8 +101,10 @@ def divide(
     """
     take = {"standard": thin, "alternative": set_apart}[options.split]
     streams = np.random.SeedSequence(options.seed).spawn(2)
+    most = options.test_tokens or words.total
+    shares = min(options.test_share, most / max(1, words.total)), options.valid_share
     rest, parts = words, {}
-    for name, share, stream in zip(("test", "valid"), (options.test_share, options.valid_share), streams, strict=True):
+    for name, share, stream in zip(("test", "valid"), shares, streams, strict=True):
         if name in set(wanted):
             rest, parts[name] = take(rest, share, np.random.Generator(np.random.PCG64(stream)))
     parts["train"] = rest

@@ -58,6 +58,7 @@ WRONG = {
         "min_count": [0],
         "min_length": ["2", 13],
         "test_share": ["0.1", 0, True],
+        "test_tokens": [0, 1.5],
         "valid_share": [float("nan"), 1],
     },
     SENTENCES: {

@@ -60,6 +60,13 @@ def test_valid_is_drawn_from_what_test_leaves(words_corpus):
     assert abs(words_corpus.splits["valid"].total - 0.05 * remaining) < 5 * np.sqrt(0.0475 * remaining)
 
 
+def test_a_test_set_of_so_many_tokens(small):
+    taken = divide(small, WordListOptions(test_tokens=10_000))["test"].total
+    assert abs(taken - 10_000) < 5 * np.sqrt(10_000)
+    plenty = divide(small, WordListOptions(test_tokens=small.total))
+    assert as_dict(plenty["test"]) == as_dict(divide(small, WordListOptions())["test"]), "test_share has fewer"
+
+
 def test_rare_types_drop_out_of_a_split_as_often_as_they_should():
     ones = WordCounts(tuple(f"w{i}" for i in range(20_000)), np.full(20_000, 3))
     _, taken = thin(ones, 0.1, np.random.default_rng(0))
