@@ -28,6 +28,7 @@ from ..data.tokenizers import Tokenizer
 from ..training.checkpoints import Checkpoints
 from ..training.machine import describe_environment
 from ..training.options import TrainingResult
+from ..training.programs import count_parameters
 from ..training.weights import load_model_weights, read_metadata, weights_digest
 from .code import is_own, name_of
 from .config import RunConfig, load_config
@@ -279,7 +280,7 @@ def report_facts(
 ) -> dict[str, str]:
     """Return the table at the head of a report: what was trained, on what, and where."""
     environment = read_record(folder / "environment.json")
-    model, guide = (f"{sum(p.numel() for p in program.parameters()):,} parameters" for program in programs)
+    model, guide = (f"{number:,} parameters" for number in count_parameters(*programs))
     rows = "types" if corpus.weighted else f"{corpus.noun}s"
     frozen = ", frozen" if not any(stage.trains("model") for stage in config.training.in_stages()) else ""
     best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from lightning_fabric import Fabric
@@ -19,6 +19,21 @@ from ..core.protocols import Estimate, Objective
 
 EVERYTHING = ("model", "guide")
 """The names of both programs: what is trained where nothing else is said."""
+
+
+class Sizes(NamedTuple):
+    """Number of parameters of the two programs; what both hold is the model's and counts once."""
+
+    model: int
+    guide: int
+
+
+def count_parameters(model: nn.Module, guide: nn.Module) -> Sizes:
+    """Return how many parameters model and guide have, trained or not; buffers are none."""
+    own = list(model.parameters())
+    shared = {id(parameter) for parameter in own}
+    others = [parameter for parameter in guide.parameters() if id(parameter) not in shared]
+    return Sizes(*(sum(parameter.numel() for parameter in found) for found in (own, others)))
 
 
 class Batches(Protocol):

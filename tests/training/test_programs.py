@@ -12,7 +12,7 @@ from torch import nn
 from ppl_text.core.errors import Interrupted, UserError
 from ppl_text.training.optimizers import OPTIMIZERS, build_optimizer
 from ppl_text.training.options import TrainingOptions
-from ppl_text.training.programs import EVERYTHING, Joint, find_submodules, trained_parameters
+from ppl_text.training.programs import EVERYTHING, Joint, count_parameters, find_submodules, trained_parameters
 from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 
@@ -29,6 +29,14 @@ def tree(**parts):
 
 MODEL = tree(prior=tree(net=nn.Linear(2, 2)), reader=nn.Linear(2, 2), head=nn.Linear(2, 2))
 GUIDE = tree(reader=tree(net=nn.Linear(2, 2), drop=nn.Dropout(0.5)), norm=nn.BatchNorm1d(2))
+
+
+def test_parameters_are_counted_once_and_buffers_not():
+    shared = nn.Linear(3, 4)
+    model, guide = tree(a=shared, b=shared, c=nn.Linear(4, 1)), tree(a=shared, norm=nn.BatchNorm1d(5))
+    model.c.requires_grad_(False)
+    assert count_parameters(model, guide) == (3 * 4 + 4 + 4 + 1, 5 + 5)
+
 
 NAMES = {
     "model": MODEL,
