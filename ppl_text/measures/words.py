@@ -54,6 +54,7 @@ class WordMeasure(TextMeasure):
     """Word types with counts: cross-entropies beside those of letters, samples against the list, the entropy gap."""
 
     name = "words"
+    version = 2
     shown = 60
     between = " "
 
@@ -100,10 +101,10 @@ class WordMeasure(TextMeasure):
             report("cross-entropy by a particle filter")
             found |= _by_filter(subject, settings)
         if not emits(subject.model, "prior", "initial"):
-            return Measured(finite_or_none(found | _tightest(subject, found, settings)), {})
+            return Measured(finite_or_none(found | _tightest(subject.corpus, found, settings)), {})
         report("cross-entropy by prior Monte Carlo")
         found |= _by_prior(subject, settings)
-        found |= _tightest(subject, found, settings)
+        found |= _tightest(subject.corpus, found, settings)
         report("entropy gap")
         gaps = {"": _gap(subject, settings["gap_words"], settings["gap_draws"])}
         gaps[f"_{PAPER_DRAWS}"] = _gap(subject, settings["gap_words"], PAPER_DRAWS)
@@ -127,12 +128,22 @@ class WordMeasure(TextMeasure):
         found: Numbers = {**_entropies(corpus), **_of_texts([train.texts[i] for i in draws.tolist()], corpus)}
         of_test = cross_entropy(train, test)
         found |= {"train": entropy(train.counts), "test": of_test, "tightest": of_test}
-        found["distance"] = of_test - entropy(test.counts)
+        found |= {"offset": of_test - entropy(test.counts), "test_tokens": test.total}
         return Measured(finite_or_none(found), {})
 
     def notes(self, results: Mapping[str, Any]) -> list[str]:
-        """Entropies of the data, sample size, errors of the cross-entropies: by group, where they were measured."""
+        """Entropies of the data, sample size, errors of the cross-entropies: by group, where they were measured.
+
+        And by how much each oracle misses the entropy of its own test words, which grows as they become fewer.
+        """
         notes = []
+        for row in results["rows"]:
+            if (offset := row["measures"].get("offset")) is not None:
+                m, published = row["measures"], row["published"].get("offset")
+                notes.append(
+                    f"{row['title']}: H test lies {offset:.3f} nats above the entropy of its {m['test_tokens']:,.0f} "
+                    f"test tokens, {m['entropy_test']:.3f}" + ("." if published is None else f" (paper: {published}).")
+                )
         for group, title in results["groups"].items():
             rows = [row["measures"] for row in results["rows"] if row["group"] == group and row["seeds"]]
             sampled = [m for m in rows if m.get("test_sampling_se") is not None]
@@ -147,7 +158,7 @@ class WordMeasure(TextMeasure):
         return notes
 
     def figures(self, place: Path, results: Mapping[str, Any], baselines: Sequence[str]) -> list[tuple[str, Path]]:
-        """Distances to the entropy of the words, all rows in one; entropies over training, each row in its folder.
+        """Distances to the oracle, all rows in one; entropies over training, each row in its folder.
 
         ``baselines``: rows whose entropy per letter is a dashed line in the figures of their group.
         """
@@ -155,7 +166,7 @@ class WordMeasure(TextMeasure):
         if any(row["measures"].get("distance") is not None for row in results["rows"]):
             distances_figure(results["rows"], distance)
         dashed = {r["group"]: r["measures"].get("test_per_token") for r in results["rows"] if r["name"] in baselines}
-        found = [("test cross-entropy above the entropy of the words, ours and published", distance)]
+        found = [("test cross-entropy above the oracle's, ours and published", distance)]
         for row in results["rows"]:
             for seed in row["seeds"]:
                 folder = place / f"{row['name']}-s{seed}"
@@ -188,29 +199,33 @@ def _by_filter(subject: Subject, settings: Mapping[str, Any]) -> Numbers:
     return {"test_filter": -bound, "test_filter_se": error}
 
 
-def _tightest(subject: Subject, found: Numbers, settings: Mapping[str, Any]) -> Numbers:
-    """Return the lowest estimate of the test words' cross-entropy, and how far it is above the words' own entropy.
+def _tightest(corpus: Corpus, found: Numbers, settings: Mapping[str, Any]) -> Numbers:
+    """Return the lowest estimate of the test words' cross-entropy with its error, and how far it is above the oracle's.
 
     Importance weighting, particle filter and prior Monte Carlo each take the logarithm of an unbiased estimate of
-    P̂(w), so each is in expectation at or above the cross-entropy: the lowest is the nearest.
+    P̂(w), so each is in expectation at or above the cross-entropy: the lowest is the nearest. No value of distances
+    where a test word never occurs in training.
     """
-    estimates = [found.get(key) for key in ("test", "test_filter", "test_prior")]
-    lowest = min(value for value in estimates if value is not None and math.isfinite(value))
-    return {"tightest": lowest, "distance": lowest - _surprise_of_drawn(subject.corpus, settings)}
+    estimates = [(found.get(key), found.get(f"{key}_se")) for key in ("test", "test_filter", "test_prior")]
+    found_ones = [(value, error) for value, error in estimates if value is not None and math.isfinite(value)]
+    lowest, error = min(found_ones, key=lambda estimate: estimate[0])
+    oracle = _oracle_on_drawn(corpus, settings)
+    return {"tightest": lowest, "tightest_se": error, "oracle": oracle, "distance": lowest - oracle}
 
 
-def _surprise_of_drawn(corpus: Corpus, settings: Mapping[str, Any]) -> float:
-    """Return the mean of -ln P_test(w) over the very words that the cross-entropy was measured on, nats.
+def _oracle_on_drawn(corpus: Corpus, settings: Mapping[str, Any]) -> float:
+    """Return the mean of -ln P_train(w) over the very words that the cross-entropy was measured on, nats.
 
-    It estimates the entropy of the test words; taken off a cross-entropy of the same draw, most of its noise goes.
+    It estimates the oracle's cross-entropy (P̂ is the relative frequency among the training words); taken off a
+    cross-entropy of the same draw, most of its noise goes. Infinite where a drawn word never occurs in training.
     """
     data = evaluation_set(corpus, "test", settings["sentences"], SEED)
-    test = corpus.splits["test"]
-    log_p = dict(zip(test.texts, np.log(np.maximum(test.probabilities(), 1e-300)).tolist(), strict=True))
+    train = corpus.splits["train"]
+    log_p = dict(zip(train.texts, np.log(train.probabilities()).tolist(), strict=True))
     total = 0.0
     for batch, texts in zip(data.batches, data.texts, strict=True):
         weights = batch.weights.tolist()[: len(texts)]  # what follows is filler
-        total -= sum(weight * log_p[text] for weight, text in zip(weights, texts, strict=True))
+        total -= sum(weight * log_p.get(text, -math.inf) for weight, text in zip(weights, texts, strict=True))
     return total / data.total_weight
 
 
@@ -220,6 +235,7 @@ def _by_prior(subject: Subject, settings: Mapping[str, Any]) -> Numbers:
     prior = prior_cross_entropy(subject.model, data, trajectories=settings["trajectories"], seed=SEED)
     return {
         "test_prior": prior.value,
+        "test_prior_se": (prior.high - prior.low) / 4,  # of the 95 % interval
         "test_prior_low": prior.low,
         "test_prior_high": prior.high,
         "test_prior_bias": prior.bias,

@@ -153,7 +153,7 @@ def draw_entropies(metrics: Path, baseline: float | None = None) -> Figure:
 
 
 def draw_distances(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the cross-entropy of the test words above their entropy, nats per word: ours and the published, row by row.
+    """Draw the cross-entropy of the test words above the oracle's, nats per word: ours and the published, row by row.
 
     ``rows`` are those of a table's results; ones without either are left out.
     """
@@ -166,7 +166,7 @@ def draw_distances(rows: Sequence[Mapping[str, Any]]) -> Figure:
         if points:
             axes.plot(*zip(*points, strict=True), marker, label=label)
     axes.set_yticks(range(len(shown)), [f"{row['title']} ({row['name']})" for row in shown])
-    axes.set_xlabel("nats per word above the entropy of the test words")
+    axes.set_xlabel("nats per word above the oracle")
     axes.legend(frameon=False)
     return figure
 

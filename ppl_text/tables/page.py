@@ -47,10 +47,10 @@ def figure_links(table: Table, place: Path, results: Mapping[str, Any]) -> str:
 
 def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     columns = [c for c in results["columns"] if any(_has(row, c) for row in rows)]
-    header = ["row", *(c["title"] for c in columns), "steps", "remark"]
-    return table(
-        header, [[row["title"], *(_cell(row, c) for c in columns), _steps(row), _remark(row, results)] for row in rows]
-    )
+    header = ["row", *(c["title"] for c in columns), "parameters (model + guide)", "steps", "remark"]
+    ends = [[_parameters(row), _steps(row), _remark(row, results)] for row in rows]
+    body = [[row["title"], *(_cell(row, c) for c in columns), *end] for row, end in zip(rows, ends, strict=True)]
+    return table(header, body)
 
 
 def _has(row: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
@@ -80,6 +80,12 @@ def _steps(row: Mapping[str, Any]) -> str:
     return "" if steps is None else f"{steps:,.0f}"
 
 
+def _parameters(row: Mapping[str, Any]) -> str:
+    """``model + guide``; a guide without parameters is not named, and what was not trained has none."""
+    sizes = [row["measures"].get(f"{who}_parameters") for who in ("model", "guide")]
+    return " + ".join(f"{size:,.0f}" for size in sizes if size)
+
+
 def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if row["seeds"]:
         seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
@@ -97,8 +103,8 @@ def data_option(results: Mapping[str, Any]) -> str:
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[c["text"], _number(c["published"]), _ours(c), c["verdict"], c["remark"]] for c in claims]
-    return table(["published claim", "published difference", "ours", "verdict", "why"], rows)
+    rows = [[c["text"], _number(c["published"]), _ours(c), c["verdict"], c["unequal"], c["remark"]] for c in claims]
+    return table(["published claim", "published difference", "ours", "verdict", "not equal", "why"], rows)
 
 
 def _ours(claim: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ..core.errors import RunFolderError
 from ..recipes import folders
 from ..recipes.tree import corpus_reference
-from .rows import RECORD, is_current
+from .rows import RECORD, Task, is_current, sized, trained_values
 from .table import Claim, Row, Table
 
 RESULTS = "results.json"
@@ -25,7 +25,8 @@ class Finding:
     ``error``: its standard error, between the ``seeds`` that both rows were run with where there are two or more; for
     one, the Monte-Carlo errors of the two figures, None where those are not known. ``verdict``: ``holds``, ``does not
     hold`` (for one seed both with ``in one run``: runs differ by more than their Monte-Carlo errors), ``too close to
-    call`` (within two standard errors), or ``not run``.
+    call`` (within two standard errors), or ``not run``. ``unequal``: in what else the two rows differ than in what
+    their model and guide are, the better row's value first.
     """
 
     text: str
@@ -35,6 +36,7 @@ class Finding:
     seeds: int
     published: float | None
     remark: str
+    unequal: str
 
 
 def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> dict[str, Any]:
@@ -45,6 +47,7 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
     given, corpus = corpus, corpus or table.corpus or ""
     rows = [_row(row, _records(table, row, out, budget, corpus)) for row in table.rows]
     known = {row["name"]: row for row in rows}
+    tasks = {row.name: Task(table, row, budget, 0, out, given) for row in table.rows}
     settings = table.budget(budget).measure
     return {
         "table": table.name,
@@ -60,7 +63,7 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
         "columns": [column.model_dump() for column in table.columns],
         "groups": table.groups,
         "rows": rows,
-        "claims": [asdict(look_up(claim, table, known)) for claim in table.claims],
+        "claims": [asdict(look_up(claim, table, known, tasks)) for claim in table.claims],
         "notes": [note.format_map(settings) for note in table.notes],
     }
 
@@ -71,7 +74,7 @@ def _records(table: Table, row: Row, out: Path, budget: str, corpus: str) -> lis
     wanted, settings = (row.name, budget, corpus_reference(corpus)), table.budget(budget).measure
     named = [r for r in found if (r.get("row"), r.get("budget"), corpus_reference(str(r.get("corpus")))) == wanted]
     fitting = [r for r in named if is_current(r, settings, table.measure)]
-    return sorted(fitting, key=lambda record: record["seed"])
+    return sorted(fitting if row.recipe is None else map(sized, fitting), key=lambda record: record["seed"])
 
 
 def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def _deviation(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]]) -> Finding:
+def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Task]) -> Finding:
     """Return whether a published ordering holds in our rows, seed by seed where both were run with several."""
     sign, better, worse = (1 if claim.higher else -1), rows[claim.better], rows[claim.worse]
     column = next(c for c in table.columns if c.key == claim.column)
@@ -119,14 +122,15 @@ def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]]) -
     found = [_difference(a, b, claim.column, sign) for a, b in pairs]
     differences = [value for value in found if value is not None]
     if not differences:
-        return Finding(claim.text, "not run", None, None, 0, published, claim.remark)
+        return Finding(claim.text, "not run", None, None, 0, published, claim.remark, "")
     several = len(differences) > 1
     error = (
         _deviation(differences) / math.sqrt(len(differences)) if several else _monte_carlo_error(pairs[0], column.error)
     )
     difference = sum(differences) / len(differences)
     verdict = _verdict(difference, error, several)
-    return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark)
+    unequal = _unequal((tasks[claim.better], better), (tasks[claim.worse], worse))
+    return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark, unequal)
 
 
 def _verdict(difference: float, error: float | None, several: bool) -> str:
@@ -144,6 +148,35 @@ def _monte_carlo_error(pair: tuple[Mapping[str, Any], Mapping[str, Any]], key: s
     """Return the standard error of the difference of two figures from their own ones; None where one has none."""
     errors = [None if key is None else measures.get(key) for measures in pair]
     return None if None in errors else math.hypot(*errors)  # type: ignore[arg-type]
+
+
+_PROGRAMS = ("model", "guide", "recipe")
+"""What a claim is about: named in its row's title, and told of by the number of parameters."""
+
+
+def _unequal(better: tuple[Task, Mapping[str, Any]], worse: tuple[Task, Mapping[str, Any]]) -> str:
+    """Return in what two rows differ, model and guide by their number of parameters; "" for nothing."""
+    a, b = (_compared(*row) for row in (better, worse))
+    different = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    return ", ".join(f"{key} {_short(a.get(key))} : {_short(b.get(key))}".removesuffix(" … : …") for key in different)
+
+
+def _compared(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers of parameters, and by dotted key what a row was trained with beside its model and guide."""
+    found = {f"{who} parameters": row["measures"].get(f"{who}_parameters") for who in ("model", "guide")}
+    if task.row.recipe is None:
+        return found
+    for section, value in trained_values(task.config()).items():
+        inner = value.items() if isinstance(value, Mapping) and section not in _PROGRAMS else ()
+        found |= {f"{section}.{key}": part for key, part in inner}
+        found |= {} if inner or section in _PROGRAMS else {section: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    """Return a value of a few characters as it is, "…" for a longer one."""
+    text = "–" if value is None else f"{value:,.10g}" if isinstance(value, int | float) else str(value)
+    return text if len(text) <= 20 else "…"
 
 
 def read_results(path: Path) -> dict[str, Any]:

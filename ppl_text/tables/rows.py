@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from ..core.errors import RunFolderError, UserError
 from ..fitting import fit
 from ..measures import load_measure
-from ..measures.base import Measured
+from ..measures.base import Measured, Numbers
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree
 from ..recipes.tree import source_of
 from ..run import Run, load
 from ..training.machine import describe_environment, torch_threads
+from ..training.programs import count_parameters
 from ..training.progress import Progress
 from .table import Row, Table
 
@@ -103,6 +106,23 @@ def trained_values(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
+def sized(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a trained row's record with its numbers of parameters.
+
+    A record of an older version has none: the two programs are built anew from its configuration and counted.
+    """
+    if "model_parameters" in record["measures"]:
+        return record
+    config = check_config(record["config"], f"the record of row '{record['row']}'")
+    programs = build.build_programs(config, build.load_data(config).vocabulary)
+    return {**record, "measures": {**_parameters(*programs), **record["measures"]}}
+
+
+def _parameters(model: nn.Module, guide: nn.Module) -> Numbers:
+    sizes = count_parameters(model, guide)
+    return {"model_parameters": sizes.model, "guide_parameters": sizes.guide}
+
+
 def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: str) -> bool:
     """Return whether a row was measured as it would be today."""
     return record.get("settings") == settings and record.get("version") == load_measure(measure).version
@@ -177,7 +197,7 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
         "settings": task.settings,
         "config": trained_values(config),
         "fingerprint": corpus.fingerprint,
-        "measures": measured.numbers,
+        "measures": {**({} if run is None else _parameters(run.model, run.guide)), **measured.numbers},
         "profiles": measured.profiles,
         "training_seconds": None if run is None else _seconds(run),
         "machine": _machine(task.folder),

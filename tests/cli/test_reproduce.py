@@ -80,7 +80,7 @@ def test_figures_draw_what_was_found(filled):
     drawn = {line.get_label(): line for line in axes.get_lines()}
     for row in results["rows"]:
         place = next((i for i, label in enumerate(labels) if label.endswith(f"({row['name']})")), None)
-        for what, value in (("ours", row["measures"]["distance"]), ("published", row["published"].get("distance"))):
+        for what, value in (("ours", row["measures"].get("distance")), ("published", row["published"].get("distance"))):
             points = dict(zip(drawn[what].get_ydata(), drawn[what].get_xdata(), strict=True))
             assert points.get(place) == value
 

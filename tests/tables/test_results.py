@@ -2,17 +2,21 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from ppl_text.core.errors import RunFolderError
 from ppl_text.measures.words import WordMeasure
 from ppl_text.tables.page import table_markdown
-from ppl_text.tables.results import gather, read_results
-from ppl_text.tables.rows import RECORD
-from ppl_text.tables.table import parse_table
+from ppl_text.tables.results import _unequal, gather, read_results
+from ppl_text.tables.rows import RECORD, Task
+from ppl_text.tables.table import load_table, parse_table
 
 VERSION = WordMeasure.version
+
+RESULT_FILES = sorted((Path(__file__).resolve().parents[2] / "docs").rglob("*.json"))
+"""What the tables of the pages are made of."""
 
 TABLE = parse_table(
     "t",
@@ -62,8 +66,8 @@ def put(folder, row, seed, **measures):
 
 @pytest.fixture
 def one_seed(tmp_path):
-    put(tmp_path, "a", 0, test=2.0, test_se=0.03, gap=1.0, steps=10)
-    put(tmp_path, "b", 0, test=2.5, test_se=0.04, gap=1.5, steps=10)
+    put(tmp_path, "a", 0, test=2.0, test_se=0.03, gap=1.0, steps=10, model_parameters=9935, guide_parameters=12)
+    put(tmp_path, "b", 0, test=2.5, test_se=0.04, gap=1.5, steps=10, model_parameters=907, guide_parameters=0)
     return gather(TABLE, tmp_path, "small")
 
 
@@ -87,6 +91,32 @@ def test_two_standard_errors_are_too_close_to_call(tmp_path):
     put(tmp_path, "b", 0, test=2.9, test_se=0.4)
     results = gather(TABLE, tmp_path, "small")
     assert claim(results, "a beats b")["verdict"] == claim(results, "b beats a")["verdict"] == "too close to call"
+
+
+def test_claims_say_what_else_was_not_equal(tmp_path):
+    table = load_table("words")
+    tril, gru = table.select(["tril", "gru8"])
+    briefer = gru.model_copy(update={"set": {**gru.set, "training.steps": 9}})
+    pair = [(Task(table, row, "small", 0, tmp_path), {"measures": {}}) for row in (tril, briefer)]
+    parts = _unequal(*pair).split(", ")
+    expected = {"training.steps 3,000 : 9", "training.optimizer soap : adam", "objective elbo-analytic : elbo"}
+    assert expected <= set(parts)
+    assert "training.lr" in parts, "a schedule is too long to be shown"
+    assert not any(part.startswith(("data.", "seed", "model", "guide", "recipe")) for part in parts)
+
+
+@pytest.mark.parametrize("path", RESULT_FILES, ids=lambda path: path.name)
+def test_result_files_beside_the_pages_say_what_the_tables_say(path):
+    """Where it fails: reproduce the table again."""
+    results = read_results(path)
+    table = load_table(results["table"], results["part"])
+    assert results["columns"] == [column.model_dump(mode="json") for column in table.columns]
+    assert results["notes"] == [note.format_map(results["settings"]) for note in table.notes]
+    rows = [{key: row[key] for key in ("name", "title", "group", "remark", "published")} for row in results["rows"]]
+    assert rows == [row.model_dump(include=rows[0].keys()) for row in table.rows]
+    for row, expected in zip(results["rows"], table.rows, strict=True):
+        trained = bool(row["seeds"]) and expected.recipe is not None
+        assert (row["measures"].get("model_parameters", 0) > 0) == trained, row["name"]
 
 
 def test_seeds_give_means_and_their_spread(tmp_path):
@@ -149,27 +179,29 @@ def test_what_rounds_to_zero_has_no_sign(tmp_path):
 def test_markdown_shows_ours_beside_the_published(one_seed):
     text = table_markdown(one_seed)
     lines = text.splitlines()
-    assert "| A | 2.00 (3.50) | 1.0 | 10 | x\\|y |" in lines
-    assert "| row | H | gap | steps | remark |" in lines, "a column without any figure is left out"
-    assert "| C |  | not run: `python -m ppl_text reproduce t --rows c --budget small` |" in lines
+    assert "| A | 2.00 (3.50) | 1.0 | 9,935 + 12 | 10 | x\\|y |" in lines
+    assert "| B | 2.50 (4.00) | 1.5 | 907 | 10 |  |" in lines
+    columns = "| row | H | gap | parameters (model + guide) | steps | remark |"
+    assert columns in lines, "a column without any figure is left out"
+    assert "| C |  |  | not run: `python -m ppl_text reproduce t --rows c --budget small` |" in lines
     assert "**Group two: y**" in lines
     assert "- a note, K = 4" in lines
-    assert "| a beats b | +0.50 | +0.50 ± 0.05 | holds in one run | why |" in lines
-    assert "| a beats c | – | – | not run |  |" in lines
+    unequal = "model parameters 9,935 : 907, guide parameters 12 : 0"
+    assert f"| a beats b | +0.50 | +0.50 ± 0.05 | holds in one run | {unequal} | why |" in lines
+    assert "| a beats c | – | – | not run |  |  |" in lines
 
 
 def test_markdown_shows_an_interval_where_there_is_one(tmp_path):
     put(tmp_path, "a", 0, gap=1.0, low=0.8, high=1.3)
-    assert (
-        "| A | – (3.50) | 1.0 [0.8, 1.3] |  | x\\|y |" in table_markdown(gather(TABLE, tmp_path, "small")).splitlines()
-    )
+    lines = table_markdown(gather(TABLE, tmp_path, "small")).splitlines()
+    assert "| A | – (3.50) | 1.0 [0.8, 1.3] |  |  | x\\|y |" in lines
 
 
 def test_markdown_shows_the_spread_over_seeds(tmp_path):
     for seed, value in enumerate((2.0, 3.0)):
         put(tmp_path, "a", seed, test=value)
     text = table_markdown(gather(TABLE, tmp_path, "small"))
-    assert "| A | 2.50 ± 0.71 (3.50) |  | 2 seeds; x\\|y |" in text.splitlines()
+    assert "| A | 2.50 ± 0.71 (3.50) |  |  | 2 seeds; x\\|y |" in text.splitlines()
 
 
 def test_what_is_no_result_file_is_refused(tmp_path):

@@ -2,16 +2,23 @@
 
 import json
 import math
+from itertools import product
+from string import ascii_lowercase
 
+import numpy as np
 import pytest
 
 import ppl_text as pt
+from ppl_text.core.atomic import finite_or_none
 from ppl_text.core.errors import Interrupted, RunFolderError
+from ppl_text.data.options import WordListOptions
+from ppl_text.data.word_lists import WordCounts, character_corpus, divide
 from ppl_text.evaluation.likelihood import sentence_bounds
 from ppl_text.measures.base import SEED
-from ppl_text.measures.words import PAPER_UNIQUE
+from ppl_text.measures.words import PAPER_UNIQUE, WordMeasure, _tightest
 from ppl_text.metrics.words import entropy
 from ppl_text.recipes import build
+from ppl_text.tables.results import gather
 from ppl_text.tables.rows import RECORD, Task, _locked, run_task
 from ppl_text.training.progress import Quiet
 
@@ -41,6 +48,9 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
     assert found["tightest"] == min(found["test"], found["test_prior"])
     of_test = distance_of_drawn(run, 40)
     assert found["distance"] == pytest.approx(of_test + found["tightest"] - found["test"])
+    assert found["tightest_se"] == found["test_se" if found["tightest"] == found["test"] else "test_prior_se"]
+    for who, program in (("model", run.model), ("guide", run.guide)):
+        assert found[f"{who}_parameters"] == sum(p.numel() for _, p in program.named_parameters())
     assert (found["samples"], found["trajectories"], found["gap_draws"], found["gap_20_draws"]) == (30, 300, 20, 20)
     assert found["kn3"] > 1
     positions = record["profiles"]["gap_by_position"]
@@ -52,13 +62,13 @@ def test_a_row_is_a_normal_run_with_its_measures(finished):
 
 
 def distance_of_drawn(run, limit):
-    """Mean of ln P_test(w) - ln P̂(w) over the drawn words, word by word."""
+    """Mean of ln P_train(w) - ln P̂(w) over the drawn words, word by word."""
     data = build.evaluation_set(run.corpus, "test", limit, SEED)
     found = sentence_bounds(run.model, run.guide, data, particles=4, seed=SEED)
     texts = [text for batch in data.texts for text in batch]
-    test = run.corpus.splits["test"]
-    counts = dict(zip(test.texts, test.counts.tolist(), strict=True))
-    log_p = [math.log(counts[text] / test.total) for text in texts]
+    train = run.corpus.splits["train"]
+    counts = dict(zip(train.texts, train.counts.tolist(), strict=True))
+    log_p = [math.log(counts[text] / train.total) for text in texts]
     pairs = zip(found.weights.tolist(), log_p, found.iw.tolist(), strict=True)
     return sum(weight * (p - iw) for weight, p, iw in pairs) / limit
 
@@ -171,16 +181,23 @@ def test_a_guide_trained_by_steps_is_measured_by_a_filter(tiny_table, tmp_path):
     bound, error = pt.load(task.folder).bound("fivo:4", "test", 40, SEED)
     assert found["test_filter"] == pytest.approx(-bound)
     assert found["test_filter_se"] == pytest.approx(error)
-    assert found["tightest"] == min(found[key] for key in ("test", "test_filter", "test_prior"))
+    keys = ("test", "test_filter", "test_prior")
+    assert found["tightest"] == min(found[key] for key in keys)
+    (lowest,) = (key for key in keys if found[key] == found["tightest"])
+    assert found["tightest_se"] == found[f"{lowest}_se"]
 
 
 def test_a_baseline_has_no_entropy_gap_and_no_trajectories(tiny_table, tmp_path):
-    record = run_task(Task(tiny_table, tiny_table.rows[1], "small", 0, tmp_path), Quiet())
+    task = Task(tiny_table, tiny_table.rows[1], "small", 0, tmp_path)
+    record = run_task(task, Quiet())
     found = record["measures"]
     assert found["test"] == pytest.approx(found["test_elbo"])
     assert found["test_se"] == 0.0
     assert record["profiles"] == {}
     assert not any(key.startswith("gap") or "prior" in key for key in found)
+    ids = pt.load(task.folder).corpus.vocabulary.size
+    assert found["model_parameters"] == 8 * ids + 3 * (8 * 8 + 8 * 8 + 2 * 8) + (8 + 1) * (ids - 2)
+    assert found["guide_parameters"] == 0
 
 
 def test_the_oracle_knows_the_training_words_by_heart(tiny_table, tmp_path, word_list):
@@ -192,6 +209,43 @@ def test_the_oracle_knows_the_training_words_by_heart(tiny_table, tmp_path, word
     assert found["entropy_test"] < found["test"] < found["entropy_test"] + 0.2
     assert record["training_seconds"] is None
     assert task.done() == record
+
+
+def test_few_test_tokens_have_less_entropy_than_what_they_are_drawn_from(tmp_path):
+    """n tokens of V equally frequent types: 2n·offset is χ² with V - 1 degrees of freedom, up to terms in 1/n."""
+    types, tokens = 26 * 26, 20_000
+    words = WordCounts(tuple(a + b for a, b in product(ascii_lowercase, repeat=2)), np.full(types, 10**6))
+    corpus = character_corpus("w", divide(words, WordListOptions(test_tokens=tokens)), ascii_lowercase, ())
+    found = WordMeasure().data_row(corpus, {"samples": 50}, 0, print).numbers
+    assert found["test"] == pytest.approx(math.log(types), abs=1e-4)
+    expected, spread = (types - 1) / (2 * tokens), math.sqrt(2 * (types - 1)) / (2 * tokens)
+    assert abs(found["offset"] - expected) < 5 * spread
+    assert found["entropy_test"] == pytest.approx(found["test"] - found["offset"])
+    assert found["test_tokens"] == corpus.splits["test"].total
+    row = {"title": "O", "group": "g", "seeds": [0], "published": {"offset": 0.22}, "measures": found}
+    (note,) = WordMeasure().notes({"groups": {"g": "G"}, "rows": [row]})
+    begin = f"O: H test lies {found['offset']:.3f} nats above the entropy of its {found['test_tokens']:,} test tokens, "
+    assert note.startswith(begin)
+    assert note.endswith("(paper: 0.22).")
+
+
+def test_a_test_word_that_training_lacks_leaves_no_distance():
+    parts = {"train": ["aa", "ab"], "valid": ["aa"], "test": ["ab", "ba"]}
+    counted = {name: WordCounts(tuple(texts), np.full(len(texts), 5)) for name, texts in parts.items()}
+    corpus = character_corpus("w", counted, "ab", ())
+    found = _tightest(corpus, {"test": 2.0, "test_se": 0.1}, {"sentences": 20})
+    assert (found["tightest"], found["tightest_se"], found["oracle"]) == (2.0, 0.1, math.inf)
+    assert finite_or_none(found)["distance"] is None
+
+
+def test_records_of_older_versions_are_counted_from_their_configuration(finished):
+    task, record = finished
+    bare = {key: value for key, value in record["measures"].items() if not key.endswith("_parameters")}
+    assert len(bare) == len(record["measures"]) - 2
+    (task.folder / RECORD).write_text(json.dumps({**record, "measures": bare}), encoding="utf-8")
+    row = gather(task.table, task.out, "small")["rows"][0]
+    (task.folder / RECORD).write_text(json.dumps(record), encoding="utf-8")
+    assert row["measures"] == record["measures"]
 
 
 def test_the_oracle_says_nothing_where_a_test_word_is_new(tiny_tree, tmp_path):
