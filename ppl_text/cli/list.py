@@ -48,7 +48,7 @@ def list_corpora() -> None:
 
     print_table(["corpus", "what it is"], [[name, found.description] for name, found in CORPORA.items()])
     click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted); with")
-    click.echo("data.unit=sentences txt, tsv, csv, jsonl or parquet files, or hub:NAME.")
+    click.echo("data.unit=sentences files of text, csv, JSON or parquet, or hub:NAME.")
 
 
 def summary(thing: object) -> str:

@@ -49,6 +49,12 @@ class WordListOptions(_Options):
         None, description="about so many tokens to test, where test_share has more (split=standard); null: test_share"
     )
     valid_share: Share = Field(0.05, description="share of what then remains that goes to valid")
+    column: Name | None = Field(
+        None, description="column of the words in a table; null: word, text, sentence or the only column of strings"
+    )
+    count: Name | None = Field(
+        None, description="column of their counts; null: count or frequency, and without one the words are counted"
+    )
 
     @field_validator("test_tokens")
     @classmethod

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +14,40 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ppl_text.core.errors import DataError, UserError
 
 from .corpus import SPLITS
+from .lines import fault, listed, shortened, text_lines
+from .table_files import (
+    SAMPLE,
+    Table,
+    Values,
+    csv_table,
+    has_name,
+    is_heading,
+    json_table,
+    parquet_table,
+    strings_of,
+    tab_table,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-TABLES = {".csv": "csv", ".jsonl": "json", ".parquet": "parquet"}
-"""Endings that ``datasets`` reads, with the name of its reader."""
+JSON = (".json", ".jsonl", ".ndjson")
+"""Endings of JSON, which may all hold an object on each line or one list of objects."""
 
-ENDINGS = (".txt", ".tsv", *TABLES)
+ENDINGS = (".txt", ".tsv", ".csv", *JSON, ".parquet")
 """All endings of a split's file."""
 
 COLUMNS = ("text", "sentence")
 """Columns that are taken for the text where none is named."""
 
-STRINGS = ("string", "large_string")
-"""Types of columns that hold texts."""
+HUB_STRINGS = ("string", "large_string", "string_view")
+"""What ``datasets`` calls columns that hold texts."""
 
 MESSAGE = 300
 """Most characters of a library's own message that are passed on."""
 
 ALIASES = {"validation": "valid", "dev": "valid", "val": "valid"}
-"""What data sets call their splits, where it is not what we call them."""
+"""What data sets and folders call their splits, where it is not what we call them."""
 
 
 class Raw(NamedTuple):
@@ -49,7 +61,8 @@ class Raw(NamedTuple):
 class Origin:
     """Texts in their order: ``rows()`` reads them, as often as it is called.
 
-    ``name`` stands in notes, ``where`` in errors, ``unit`` says what is numbered, ``notes`` what was noticed.
+    ``name`` stands in notes, ``where`` in errors, ``unit`` says what is read, ``notes`` what was noticed; ``numbered``
+    is what the numbers are of, where that is not the unit: a row of csv may go over several lines.
     """
 
     name: str
@@ -57,12 +70,11 @@ class Origin:
     rows: Callable[[], Iterator[Raw]]
     unit: str = "line"
     notes: tuple[str, ...] = ()
+    numbered: str = ""
 
     def fault(self, number: int, message: str) -> DataError:
         """Return the error for a line or row."""
-        if self.unit == "line":
-            return DataError(message, self.where, number)
-        return DataError(f"{self.unit} {number}: {message}", self.where)
+        return fault(self.where, self.numbered or self.unit, number, message)
 
 
 class Columns(NamedTuple):
@@ -71,50 +83,79 @@ class Columns(NamedTuple):
     text: str | None = None
     source: str | None = None
 
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The names that are given."""
+        return tuple(name for name in self if name is not None)
+
 
 def file_origin(path: Path, columns: Columns) -> Origin:
     """Return the sentences of one file: lines of text, ``label<TAB>text`` lines, or columns of a table.
 
-    A ``.tsv``, or a text file whose first line with text has a tab, holds ``label<TAB>text`` lines; labels are not
-    used. With a source, a ``.tsv`` is a table with a heading, in which quotes are characters like others. Any ending
-    but those of tables is text.
+    Endings of tables are those of csv, JSON and parquet. A ``.tsv``, or a text file whose first line with text has a
+    tab, is a table where that line is a heading with the name of the column; else it holds ``label<TAB>text`` lines,
+    whose labels are not used. Any other ending is text.
 
     Raises:
         DataError: a table that cannot be read, or a text file where a source is asked for.
     """
-    suffix = path.suffix.lower()
-    if suffix in TABLES:
-        return _dataset_origin(path.name, path, _load_table(path, TABLES[suffix], {}), columns)
-    if columns.source is not None and suffix == ".tsv":
-        table = _load_table(path, "csv", {"sep": "\t", "quoting": csv.QUOTE_NONE})
-        assumed = f"{path.name}: a table with a heading, separated by tabs; quotes are characters like others"
-        return _dataset_origin(path.name, path, table, columns, (assumed,))
+    names = (columns.text, columns.source) if columns.text else (*COLUMNS, columns.source)
+    table = table_of(path, [name for name in names if name is not None], columns.asked)
+    if table is not None:
+        return table_origin(path.name, table, columns)
     if columns.source is not None:
         raise DataError(
             f"a text file has no column '{columns.source}'; expected pairs (data.source is set) in csv, tsv, jsonl or "
             "parquet, with the names of the columns",
             path,
         )
-    labelled = _has_labels(path)
+    labelled = is_tabbed(path)
     notes = [f"{path.name}: label<TAB>text lines; the labels are not used"] * labelled
     notes += [f"{path.name}: a text file has no columns; column not used"] * (columns.text is not None)
     lines = _labelled_texts if labelled else text_lines
     return Origin(path.name, path, lambda: (Raw(number, (text,)) for number, text in lines(path)), notes=tuple(notes))
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines of a UTF-8 file, blank ones too; raise :class:`DataError` with file and line."""
+def table_of(path: Path, names: Collection[str], asked: Collection[str] = ()) -> Table | None:
+    """Return the table that a file holds, or None where it is one of text.
+
+    Args:
+        path: of the file.
+        names: by which a heading is known: of the columns that will be looked for.
+        asked: those of them that a recipe names; a file between tabs then has a heading.
+
+    Raises:
+        DataError: a table that cannot be read, or text that is JSON.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return csv_table(path, names)
+    if suffix in JSON:
+        return json_table(path, asked)
+    if suffix == ".parquet":
+        return parquet_table(path)
+    first = _first_line(path)
+    if is_tabbed(path) and (asked or is_heading(first.split("\t"), names)):
+        return tab_table(path, names)
+    if first.startswith("{") and _is_object(first):
+        raise DataError("its first line is an object of JSON; give the file the ending .jsonl", path)
+    return None
+
+
+def is_tabbed(path: Path) -> bool:
+    """Tell whether fields stand between tabs: in a ``.tsv``, and where the first line with text has a tab."""
+    return path.suffix.lower() == ".tsv" or "\t" in _first_line(path)
+
+
+def _first_line(path: Path) -> str:
+    return next((text.strip() for _, text in text_lines(path) if text.strip()), "")
+
+
+def _is_object(line: str) -> bool:
     try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                yield number, decoded(raw, path, number)
-    except OSError as error:
-        raise DataError(f"the file cannot be read: {error.strerror}", path) from error
-
-
-def _has_labels(path: Path) -> bool:
-    first = next((text for _, text in text_lines(path) if text.strip()), "")
-    return path.suffix.lower() == ".tsv" or "\t" in first
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _labelled_texts(path: Path) -> Iterator[tuple[int, str]]:
@@ -127,133 +168,122 @@ def _labelled_texts(path: Path) -> Iterator[tuple[int, str]]:
         else:
             raise DataError(
                 f"expected two columns, 'label<TAB>text'; got {len(columns)}: {shortened(line.strip())}; plain "
-                "sentences belong into a .txt without tabs",
+                "sentences belong into a .txt without tabs; a table needs a heading, such as 'text'",
                 path,
                 number,
             )
 
 
+# -- columns ----------------------------------------------------------------------------------------
+
+
+def table_origin(name: str, table: Table, columns: Columns) -> Origin:
+    """Return the texts of a table, and their sources where they are asked for; its note says which columns are read."""
+    source = None if columns.source is None else asked_column(table, columns.source, "source")
+    text = text_column(table, columns.text, COLUMNS, apart_from=source)
+    read = f"column '{text}' given column '{source}'" if source is not None else f"column '{text}' is the text"
+    read += "" if columns.text or has_name([text], COLUMNS) else ", the only one of strings"
+    chosen = [text] if source is None else [text, source]
+
+    def rows() -> Iterator[Raw]:
+        for number, values in table.read(chosen):
+            yield Raw(number, tuple(as_text(v, table, number, name) for v, name in zip(values, chosen, strict=True)))
+
+    note = "; ".join(part for part in (f"{name}: {read}", table.assumed) if part)
+    return Origin(name, table.where, rows, unit="row", notes=(note,), numbered=table.numbered)
+
+
+def as_text(value: Any, table: Table, number: int, column: str) -> str:
+    """Return a value as a text, a missing one as an empty one; raise :class:`DataError` where it is something else."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        held = shortened(json.dumps(value, ensure_ascii=False))[1:-1]
+        raise table.fault(number, f"column '{column}' holds {held}, which is no string; write it in quotes")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise table.fault(number, f"column '{column}' holds half of a surrogate pair; mend it") from error
+    return value
+
+
+def text_column(table: Table, asked: str | None, names: Sequence[str], apart_from: str | None = None) -> str:
+    """Return the column asked for, or the first of the ``names`` that is there, or the only one of strings.
+
+    ``apart_from`` is a column that is something else. Raises :class:`DataError` where none is the one.
+    """
+    if asked is not None:
+        column = asked_column(table, asked, "column")
+        if column == apart_from:
+            raise DataError(f"column '{column}' is asked for twice; name another", table.where)
+        return column
+    named = (table.column(name) for name in names)
+    found = [column for column in named if column is not None and column in table.texts and column != apart_from]
+    likely = [name for name in table.likely if name != apart_from]
+    if not found and len(likely) != 1:
+        raise DataError(
+            f"which column is the text? Its columns are {table.described()}; set data.column to its name", table.where
+        )
+    return (found or likely)[0]
+
+
+def asked_column(table: Table, name: str, option: str, fitting: Collection[str] | None = None) -> str:
+    """Return a column that was asked for; raise :class:`DataError` where it is missing or not among the ``fitting``.
+
+    Those are the ones of strings where nothing else is said.
+    """
+    column = table.column(name)
+    if column is None:
+        advice = f"its columns are {table.described()}; set data.{option} to one of them"
+        raise DataError(f"no column '{name}'; {advice}", table.where)
+    if column not in (table.texts if fitting is None else fitting):
+        kind = table.kinds[column]
+        raise DataError(f"column '{name}' holds {kind}, not strings; its columns are {table.described()}", table.where)
+    return column
+
+
+# -- data sets of the hub ---------------------------------------------------------------------------
+
+
 def hub_origins(name: str, subset: str | None, columns: Columns) -> dict[str, Origin]:
     """Return the splits of the data set ``name`` (``OWNER/NAME``, or a folder laid out like one), by our names of them.
 
-    Downloaded once and cached where ``datasets`` keeps its files (``$HF_HOME``), read memory-mapped.
+    Downloaded once and cached where ``datasets`` keeps its files (``$HF_HOME``), by the commit on the hub; a folder is
+    read anew each time. Read memory-mapped.
 
     Raises:
         DataError: a data set that is unknown, cannot be reached or has no ``train``.
     """
     from datasets import DatasetDict, load_dataset
 
+    # The cache knows files of this machine by their modification time, which another file may have, too.
+    mode = "force_redownload" if os.path.isdir(name) else None
     with _reading(f"hub:{name}", "check the name, the connection and, for several configurations, data.subset"):
-        found: Any = load_dataset(name, subset)
+        found: Any = load_dataset(name, subset, download_mode=mode)
     if not isinstance(found, DatasetDict):
         raise DataError("expected splits of a data set", f"hub:{name}")
     by_name: dict[str, Dataset] = {ALIASES.get(str(split), str(split)): data for split, data in found.items()}
     if "train" not in by_name:
         raise DataError(f"the data set has no split 'train'; it has {listed(sorted(map(str, found)))}", f"hub:{name}")
     return {
-        split: _dataset_origin(f"hub:{name} {split}", f"hub:{name}, split {split}", by_name[split], columns)
+        split: table_origin(f"hub:{name} {split}", _table(by_name[split], f"hub:{name}, split {split}"), columns)
         for split in SPLITS
         if split in by_name
     }
 
 
-def _load_table(path: Path, reader: str, options: Mapping[str, Any]) -> Dataset:
-    from datasets import Dataset, load_dataset
+def _table(data: Dataset, where: object) -> Table:
+    kinds = {n: str(getattr(f, "dtype", f)) for n, f in data.features.items()}
+    texts = [name for name, kind in kinds.items() if kind in HUB_STRINGS]
 
-    # pandas would take the sentence "null" for a missing one.
-    options = {**options, "keep_default_na": False} if reader == "csv" else options
-    try:
-        with _reading(path, f"give a file that is {reader} as its ending says, with at least one row"):
-            data = load_dataset(reader, data_files=str(path), split="train", **options)
-    except DataError as error:
-        _find_fault(path, reader)
-        raise error from error.__cause__
-    if not isinstance(data, Dataset):
-        raise DataError("expected a table", path)
-    return data
+    def read(chosen: Sequence[str]) -> Values:
+        arrow = data.select_columns(list(chosen)).with_format("arrow")
+        for start in range(0, len(data), SAMPLE):
+            part = arrow[start : start + SAMPLE]
+            rows = strings_of([part.column(name) for name in chosen], where, start)
+            yield from enumerate(rows, start + 1)
 
-
-def _find_fault(path: Path, reader: str) -> None:
-    """Raise :class:`DataError` for the line that a reader stumbled over, where the file is one of text."""
-    if reader == "parquet":
-        return
-    number = 0
-    for number, line in text_lines(path):
-        try:
-            if reader == "json" and line.strip():
-                json.loads(line)
-        except json.JSONDecodeError as error:
-            message = f"not JSON: {error.msg} (character {error.pos + 1}); expected one object on each line"
-            raise DataError(message, path, number) from error
-    if not number:
-        raise DataError("the file is empty; expected a column of texts", path)
-
-
-def _dataset_origin(name: str, where: object, data: Dataset, columns: Columns, notes: tuple[str, ...] = ()) -> Origin:
-    types = {n: str(getattr(f, "dtype", f)) for n, f in data.features.items()}
-    if columns.source is not None:
-        _check_column(where, types, columns.source, "source")
-    text = _text_column(where, {n: t for n, t in types.items() if n != columns.source}, columns.text)
-    chosen = [text] if columns.source is None else [text, columns.source]
-    if columns.source is not None:
-        notes = (*notes, f"{name}: column '{text}' given column '{columns.source}'")
-    texts = data.select_columns(chosen)
-    return Origin(name, where, lambda: _rows(texts, chosen, where), unit="row", notes=notes)
-
-
-def _rows(texts: Dataset, columns: Sequence[str], where: object, chunk: int = 1000) -> Iterator[Raw]:
-    """Yield numbered texts, ``chunk`` of them in memory at a time; a missing one is empty."""
-    for start in range(0, len(texts), chunk):
-        try:
-            found = texts[start : start + chunk]
-        except UnicodeDecodeError as error:
-            # The readers of json and parquet take bytes as they are.
-            number = _undecodable(texts, start)
-            byte = error.object[error.start]
-            raise DataError(
-                f"row {number}: not UTF-8 text: byte 0x{byte:02X}; convert the file first", where
-            ) from error
-        sides = zip(*(found[column] for column in columns), strict=True)
-        yield from (Raw(number, tuple(text or "" for text in row)) for number, row in enumerate(sides, start + 1))
-
-
-def _undecodable(texts: Dataset, start: int) -> int:
-    """Return the number of the first row from ``start`` on that is not UTF-8."""
-    for row in range(start, len(texts)):
-        try:
-            texts[row]
-        except UnicodeDecodeError:
-            return row + 1
-    return start + 1
-
-
-def _text_column(where: object, types: Mapping[str, str], column: str | None) -> str:
-    """Return the column asked for, or ``text``, or ``sentence``, or the only one of strings."""
-    if column is not None:
-        return _check_column(where, types, column, "column")
-    strings = [name for name, kind in types.items() if kind in STRINGS]
-    named = [name for name in COLUMNS if name in strings] or (strings if len(strings) == 1 else [])
-    if not named:
-        raise DataError(
-            f"which column is the text? Its columns are {_described(types)}; set data.column to its name", where
-        )
-    return named[0]
-
-
-def _check_column(where: object, types: Mapping[str, str], column: str, option: str) -> str:
-    """Return a column that was asked for; raise :class:`DataError` where it is missing or holds no strings."""
-    if column not in types:
-        advice = f"its columns are {_described(types)}; set data.{option} to one of strings"
-        raise DataError(f"no column '{column}'; {advice}", where)
-    if types[column] not in STRINGS:
-        raise DataError(
-            f"column '{column}' holds {types[column]}, not strings; its columns are {_described(types)}", where
-        )
-    return column
-
-
-def _described(types: Mapping[str, str]) -> str:
-    return ", ".join(f"{name} ({kind})" for name, kind in types.items()) or "none"
+    return Table(where, kinds, texts, texts, read)
 
 
 @contextmanager
@@ -289,63 +319,34 @@ def _reason(error: BaseException) -> str:
     return (words if len(words) <= MESSAGE else words[: MESSAGE - 1] + "…").rstrip(".")
 
 
-def split_files(folder: Path, endings: Sequence[str], hint: str = "") -> dict[str, Path]:
+def split_files(folder: Path) -> dict[str, Path]:
     """Return the file of each split that the folder has; train must be there, and none may be there twice.
 
-    ``endings`` are those that are read. Raises :class:`DataError`, with ``hint`` where there is no training file.
+    Raises :class:`DataError` otherwise. ``val``, ``dev`` and ``validation`` are valid.
     """
-    names = [f"train{ending}" for ending in endings]
-    expected = f"expected {', '.join(names[:-1])} or {names[-1]} (and, if there are any, valid.* and test.*)"
     try:
-        present = sorted(p.name for p in folder.iterdir())
+        present = sorted(path.name for path in folder.iterdir())
     except OSError as error:
         raise DataError(f"the folder cannot be read: {error.strerror}", folder) from error
-    found = {}
-    for split in SPLITS:
-        candidates = [f"{split}{ending}" for ending in endings if f"{split}{ending}" in present]
-        if len(candidates) > 1:
-            raise DataError(f"both {' and '.join(candidates)} are there; keep the one that is meant", folder)
-        if candidates:
-            found[split] = folder / candidates[0]
-    if "train" not in found:
-        message = f"no training file in the folder: {expected}; found {listed(present) or 'nothing'}"
-        other = any(name.startswith("train.") for name in present)
-        raise DataError(message + (f"; {hint}" if hint and other else ""), folder)
-    return found
+    found: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for name in present:
+        stem, ending = os.path.splitext(name.lower())
+        if ending in ENDINGS and (split := ALIASES.get(stem, stem)) in found:
+            found[split].append(name)
+    for names in found.values():
+        if len(names) > 1:
+            raise DataError(f"both {' and '.join(names)} are there; keep the one that is meant", folder)
+    if not found["train"]:
+        raise DataError(
+            f"no training file in the folder: expected train.txt (or {', '.join(ENDINGS[1:])}) and, if there are any, "
+            "valid (or val, dev, validation) and test; "
+            f"found {listed(present) or 'nothing'}",
+            folder,
+        )
+    return {split: folder / names[0] for split, names in found.items() if names}
 
 
 def unread(folder: Path, found: Mapping[str, Path]) -> list[str]:
     """Return a note of the folder's other files, hidden ones excepted; none where there are no others."""
     others = sorted(path.name for path in folder.iterdir() if path not in found.values() and path.name[0] != ".")
     return [f"not read in {folder}: {listed(others)}"] if others else []
-
-
-def listed(names: Sequence[str], most: int = 8) -> str:
-    """Return names in a row, with "and n more" for those beyond ``most``."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def decoded(raw: bytes, path: Path, line: int) -> str:
-    """Return a line as text, without a byte-order mark; raise :class:`DataError` where it is not UTF-8 or has a NUL."""
-    if line == 1:
-        raw = raw.removeprefix(codecs.BOM_UTF8)
-    wide = line == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    encoding = "UTF-16" if wide or b"\0" in raw else "ISO-8859-1"
-    try:
-        text = raw.decode("utf-8")
-        found = "a NUL byte" if "\0" in text else ""
-    except UnicodeDecodeError as error:
-        text, found = "", f"byte 0x{raw[error.start]:02X} (byte {error.start + 1} of the line)"
-    if found:
-        raise DataError(
-            f"not UTF-8 text: {found}; convert the file first, for example with "
-            f"iconv -f {encoding} -t UTF-8 '{path.name}' > new.txt (-f names the encoding that it has)",
-            path,
-            line,
-        )
-    return text
-
-
-def shortened(text: str, width: int = 60) -> str:
-    """Return a text in quotes, cut where it is long."""
-    return repr(text if len(text) <= width else text[: width - 1] + "…")

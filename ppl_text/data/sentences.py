@@ -22,8 +22,9 @@ import numpy as np
 from ppl_text.core.errors import DataError
 
 from .corpus import SPLITS, Corpus, Long, Side, Split, TokenTable, chunks, repeats
+from .lines import shortened
 from .options import BPE_VOCABULARY, SentenceOptions
-from .origins import ENDINGS, Columns, Origin, file_origin, hub_origins, shortened, split_files, unread
+from .origins import Columns, Origin, file_origin, hub_origins, split_files, unread
 from .shares import untrained_unknown
 from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
 
@@ -38,15 +39,16 @@ def load_sentences(path: Path | str, options: SentenceOptions) -> Corpus:
     """Return the sentences of a FILE, divided as :func:`division` says, or of a DIR.
 
     A FILE is text with one sentence on each line (``label<TAB>text`` in a ``.tsv``, or where the first line has a
-    tab), or csv, jsonl or parquet with a column of texts. A DIR needs ``train.{txt,tsv,csv,jsonl,parquet}``; of
-    ``valid`` and ``test``, one that it lacks is taken from train. ``limit`` is for train alone.
+    tab), or csv, JSON or parquet with a column of texts. A DIR needs ``train.{txt,tsv,csv,jsonl,…}``; of ``valid``
+    (``val``, ``dev``, ``validation``) and ``test``, one that it lacks is taken from train. ``limit`` is for train
+    alone.
 
     Raises:
         DataError: all that is wrong with the data.
     """
     path, columns = Path(path).expanduser(), Columns(options.column, options.source)
     if os.path.isdir(path):
-        found = split_files(path, ENDINGS)
+        found = split_files(path)
         origins = {split: file_origin(file, columns) for split, file in found.items()}
         return _with_missing_splits(str(path), origins, options, unread(path, found))
     if not os.path.isfile(path):

@@ -11,7 +11,7 @@ DATA = {
     "empty file": Case(data(""), ("mine.tsv: the file is empty; expected one 'word<TAB>count' on each line",)),
     "directory without train": Case(
         lambda w: ["fit", *w.tiny, "--data", str(Path(w.file("d/notes.md", "x")).parent)],
-        ("no training file in the folder: expected train.txt or train.tsv", "found notes.md"),
+        ("no training file in the folder: expected train.txt (or .tsv, ", "found notes.md"),
     ),
     "not UTF-8": Case(data(b"ab\t3\n" + b"caf\xe9\t2\n"), ("mine.tsv, line 2: not UTF-8 text: byte 0xE9", "iconv")),
     "malformed count": Case(

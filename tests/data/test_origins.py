@@ -1,7 +1,8 @@
-"""csv, jsonl, parquet and data sets in the hub's layout, all read by ``datasets``, offline."""
+"""Data sets in the hub's layout, read by ``datasets``, offline."""
 
 import json
 import logging
+import os
 
 import datasets
 import huggingface_hub.constants
@@ -28,20 +29,12 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
 
-def write_csv(path, rows):
-    quoted = ['"' + text.replace('"', '""') + '"' for text in rows]
-    path.write_text("id,text\n" + "".join(f"{i},{text}\n" for i, text in enumerate(quoted)), encoding="utf-8")
-
-
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps({"id": i, "text": t}) + "\n" for i, t in enumerate(rows)), encoding="utf-8")
 
 
 def write_parquet(path, rows):
     pq.write_table(pa.table({"id": list(range(len(rows))), "text": rows}), path, row_group_size=2)
-
-
-WRITERS = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
 
 
 def load(path, **options):
@@ -60,89 +53,6 @@ def check(corpus):
     expected = {**TEXTS, "train": [*TEXTS["train"]]}
     expected["train"][3:5] = ["é\u0301 😀", "line one line two"]
     assert found == expected
-
-
-# -- tables -----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("ending", WRITERS)
-def test_tables_hold_the_same_as_text(tmp_path, ending):
-    (tmp_path / "data").mkdir()
-    for name, rows in TEXTS.items():
-        WRITERS[ending](tmp_path / "data" / f"{name}.{ending}", rows)
-    corpus = load(tmp_path / "data")
-    check(corpus)
-    assert f"train.{ending}: 6 rows read" in corpus.notes
-    assert corpus.fingerprint == load(tmp_path / "data").fingerprint
-    assert next((tmp_path / "cache").rglob("*.arrow")).is_file(), "cached as memory-mapped tables"
-
-
-def test_changed_file_is_read_anew(tmp_path):
-    path = tmp_path / "all.jsonl"
-    write_jsonl(path, [f"text {i}" for i in range(60)])
-    before = load(path).fingerprint
-    write_jsonl(path, [f"text {i}" for i in range(61)])
-    assert load(path).fingerprint != before
-
-
-def write_columns(path, **columns):
-    pq.write_table(pa.table(columns), path)
-    return path
-
-
-def test_which_column_is_the_text(tmp_path):
-    rows = [f"row {i}" for i in range(60)]
-    ids = list(range(60))
-    for names, chosen in (
-        ({"title": ids, "sentence": rows, "other": ["x"] * 60}, None),
-        ({"sentence": ["x"] * 60, "text": rows}, None),
-        ({"number": ids, "remark": rows}, None),
-        ({"text": ["x"] * 60, "mine": rows}, "mine"),
-    ):
-        path = write_columns(tmp_path / f"{'-'.join(names)}.parquet", **names)
-        corpus = load(path, column=chosen)
-        assert sorted(t for split in corpus.splits.values() for t in split.texts) == sorted(rows)
-
-
-def test_columns_that_will_not_do(tmp_path):
-    path = write_columns(tmp_path / "two.parquet", a=["x"], b=["y"], n=[1])
-    assert message_of(load, path) == (
-        f"{path}: which column is the text? Its columns are a (string), b (string), n (int64); "
-        "set data.column to its name"
-    )
-    assert message_of(load, path, column="text").startswith(f"{path}: no column 'text'; its columns are a (string)")
-    assert message_of(load, path, column="n").startswith(f"{path}: column 'n' holds int64, not strings")
-    numbers = write_columns(tmp_path / "n.parquet", text=[1, 2])
-    assert "which column is the text? Its columns are text (int64)" in message_of(load, numbers)
-
-
-def test_missing_texts_are_empty_rows(tmp_path):
-    path = write_columns(tmp_path / "train.parquet", text=["a", None, "", *(f"b {i}" for i in range(60))])
-    assert "train.parquet: 63 rows read, 2 without text dropped" in load(path).notes
-    assert message_of(load, path, empty="refuse").startswith(f"{path}: row 2: no text; remove the line")
-    assert message_of(load, path, max_tokens=1, long="refuse").startswith(f"{path}: row 4: 2 tokens, more than")
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("x.parquet", b"PAR1 no table", ": cannot be read: Parquet "),
-        ("x.parquet", b"", ": cannot be read: "),
-        ("x.csv", b"text\ngood\ncaf\xe9\n", ", line 3: not UTF-8 text: byte 0xE9 (byte 4 of the line)"),
-        ("x.csv", b"", ": the file is empty; expected a column of texts"),
-        ("x.csv", b"text\n", ": cannot be read: "),
-        ("x.jsonl", b'{"text": "a"}\n{"text": \n', ", line 2: not JSON: Expecting value (character 11)"),
-        ("x.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', ": row 2: not UTF-8 text: byte 0xFF; convert the file first"),
-        ("x.jsonl", b'{"text": "a\\u0000b"}\n', ": row 1: a NUL character in 'a\\x00b'; remove it"),
-    ],
-)
-def test_tables_that_cannot_be_read(tmp_path, name, content, message):
-    path = tmp_path / name
-    path.write_bytes(content)
-    assert message_of(load, path).startswith(f"{path}{message}")
-
-
-# -- the hub ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -223,3 +133,27 @@ def test_libraries_speak_as_before(repository):
     load(f"hub:{repository}", subset="plain")
     assert logging.getLogger("datasets").level == level
     assert datasets.are_progress_bars_disabled() == bars
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv"])
+def test_a_folder_that_is_replaced_is_read_anew_whatever_its_times(tmp_path, ending):
+    """The cache of ``datasets`` knows a file by its path and its modification time."""
+    root, sizes = tmp_path / "owner" / "name", []
+    root.mkdir(parents=True)
+    for word in ("wolf", "lion"):
+        path, texts = root / f"train.{ending}", [f"the {word} number {i}" for i in range(60)]
+        lines = ["text", *texts] if ending == "csv" else [json.dumps({"text": text}) for text in texts]
+        path.write_text("\n".join(lines) + "\n")
+        os.utime(path, (1_577_836_800, 1_577_836_800))
+        sizes.append(path.stat().st_size)
+        assert word in load(f"hub:{root}").tokenizer.symbols
+    assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_arrow_type_of_strings(tmp_path, kind):
+    root, texts = tmp_path / "owner" / "name", [f"row {i}" for i in range(60)]
+    root.mkdir(parents=True)
+    pq.write_table(pa.table({"text": pa.array(texts).cast(kind)}), root / "train.parquet")
+    corpus = load(f"hub:{root}")
+    assert sorted(text for split in corpus.splits.values() for text in split.texts) == sorted(texts)

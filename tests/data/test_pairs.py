@@ -91,7 +91,8 @@ def test_pairs_are_read_from_every_kind_of_table(tmp_path, ending):
     assert corpus.vocabulary.source.size == corpus.source_tokenizer.size == 8
     valid = corpus.splits["valid"].source
     assert valid.table.ids.tolist() == [3, 3], "the source vocabulary is that of train's sources alone"
-    assert f"train.{ending}: column 'de' given column 'en'" in corpus.notes
+    note = next(note for note in corpus.notes if "given" in note)
+    assert note.startswith(f"train.{ending}: column 'de' given column 'en'")
     assert "vocabulary of the sources: 8 symbols (word), made from train" in corpus.notes
     assert "valid: 1 sources, 3 scored tokens (3.000 a sentence, EOS counted), 100.00% <unk>" in corpus.notes
 
@@ -107,9 +108,10 @@ def test_columns_that_will_not_do(tmp_path):
     path = tmp_path / "pairs.parquet"
     write_parquet(path, {"en": ["a"], "de": ["x"], "n": [1]})
     described = "its columns are en (string), de (string), n (int64)"
-    assert message_of(path, source="fr") == f"{path}: no column 'fr'; {described}; set data.source to one of strings"
+    assert message_of(path, source="fr") == f"{path}: no column 'fr'; {described}; set data.source to one of them"
     assert message_of(path, source="n") == f"{path}: column 'n' holds int64, not strings; {described}"
-    assert "no column 'fr'; its columns are de (string), n (int64); set data.column" in message_of(path, column="fr")
+    assert f"no column 'fr'; {described}; set data.column to one of them" in message_of(path, column="fr")
+    assert message_of(path, column="EN").endswith("column 'en' is asked for twice; name another")
     text = tmp_path / "pairs.txt"
     text.write_text("a\n")
     assert message_of(text) == (
@@ -124,9 +126,9 @@ def test_a_row_without_text_or_source_is_dropped_or_refused(tmp_path):
     assert rows_of(corpus.splits["train"]) == [("x", "a"), ("z", "c")]
     assert "train.jsonl: 5 rows read, 3 without text or source dropped" in corpus.notes
     advice = "remove the line, or drop such lines with data.empty=drop"
-    assert message_of(path, empty="refuse") == f"{path / 'train.jsonl'}: row 2: no source in column 'en'; {advice}"
+    assert message_of(path, empty="refuse") == f"{path / 'train.jsonl'}, line 2: no source in column 'en'; {advice}"
     path = folder(tmp_path, en=["a", "b"], de=["x", None])
-    assert message_of(path, empty="refuse") == f"{path / 'train.jsonl'}: row 2: no text; {advice}"
+    assert message_of(path, empty="refuse") == f"{path / 'train.jsonl'}, line 2: no text; {advice}"
 
 
 LONG = {"en": ["a", "a b c d", "a b", "a b c"], "de": ["x y z", "x", "x y", "x y z"]}
@@ -148,7 +150,7 @@ def test_a_pair_goes_with_either_of_its_sides(tmp_path):
     assert rows_of(corpus.splits["train"]) == [("x y", "a b")]
     assert corpus.splits["train"].source.table.lengths.tolist() == [3]
     assert message_of(path, source_max_tokens=2, long="refuse") == (
-        f"{path / 'train.jsonl'}: row 2: 4 tokens, more than source_max_tokens=2: 'a b c d'; raise source_max_tokens, "
+        f"{path / 'train.jsonl'}, line 2: 4 tokens, more than source_max_tokens=2: 'a b c d'; raise source_max_tokens, "
         "or truncate or drop such sentences with data.long"
     )
     everything = "every sentence of train has more than max_tokens=1 or source_max_tokens=1 tokens"

@@ -80,7 +80,7 @@ def test_labels_are_cut_off(tmp_path):
     path = write(tmp_path / "train.tsv", "1\tgood food\n\nbad food\n")
     assert message_of(load, tmp_path) == (
         f"{path}, line 3: expected two columns, 'label<TAB>text'; got 1: 'bad food'; plain sentences belong into a "
-        ".txt without tabs"
+        ".txt without tabs; a table needs a heading, such as 'text'"
     )
 
 
@@ -254,6 +254,24 @@ def test_missing_splits_are_taken_from_train(tmp_path):
     assert f"not read in {tmp_path}: README.md" in corpus.notes
 
 
+@pytest.mark.parametrize("name", ["val.txt", "dev.jsonl", "validation.csv", "Valid.TXT", "valid.tsv"])
+def test_the_validation_split_has_many_names(tmp_path, name):
+    content = {"txt": "d e\n", "jsonl": '{"text": "d e"}\n', "csv": "text\nd e\n", "tsv": "0\td e\n"}
+    write(tmp_path / "train.txt", "a b\nc\n")
+    write(tmp_path / "TEST.txt", "f\n")
+    write(tmp_path / name, content[name.lower().partition(".")[2]])
+    corpus = load(tmp_path)
+    assert [texts(corpus, split) for split in SPLITS] == [["a b", "c"], ["d e"], ["f"]]
+    assert (
+        f"{name}: 1 {'rows' if name[0] in 'dv' and 'txt' not in name and 'tsv' not in name else 'lines'} read"
+        in corpus.notes
+    )
+    write(tmp_path / "eval.txt", "x\n")
+    assert f"not read in {tmp_path}: eval.txt" in load(tmp_path).notes
+    write(tmp_path / "valid.parquet", "x")
+    assert message_of(load, tmp_path).endswith("are there; keep the one that is meant")
+
+
 # -- texts that stand in several splits -------------------------------------------------------------
 
 
@@ -322,18 +340,13 @@ def test_repeats_of_given_splits_are_counted_as_they_are_scored(tmp_path):
 
 
 def test_paths_that_will_not_do(tmp_path):
-    assert "no training file in the folder: expected train.txt, train.tsv, train.csv, train.jsonl or train.parquet" in (
-        message_of(load, tmp_path)
-    )
+    expected = "expected train.txt (or .tsv, .csv, .json, .jsonl, .ndjson, .parquet) and, if there are any, valid"
+    assert f"no training file in the folder: {expected}" in message_of(load, tmp_path)
     write(tmp_path / "train.txt", "a")
     write(tmp_path / "train.csv", "text\na")
-    assert "both train.txt and train.csv are there" in message_of(load, tmp_path)
+    assert "both train.csv and train.txt are there" in message_of(load, tmp_path)
     os.mkfifo(tmp_path / "pipe")
     assert "neither a file nor a folder; expected sentences" in message_of(load, tmp_path / "pipe")
-    write(tmp_path / "w" / "train.csv", "text\na")
-    assert message_of(load_corpus, str(tmp_path / "w")).endswith(
-        "found train.csv; sentences in csv, jsonl or parquet are read with data.unit=sentences"
-    )
     with pytest.raises(UserError, match="'no/such' does not exist"):
         load("no/such")
 

@@ -1,8 +1,11 @@
 """A user's own list: formats, filters, folders, and every message about a fault."""
 
+import json
 import os
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from ppl_text.core.errors import ConfigError, DataError
@@ -56,7 +59,7 @@ def test_list_with_counts(tmp_path, name):
 
 def test_plain_text_is_counted(tmp_path):
     path = write(tmp_path / "book.txt", "The cat -- the CAT's_hat; don't!\r\n\r\n3 cats² x2y\n")
-    reading = read_words(path)
+    reading = read_words(path, WordListOptions())
     assert reading.counts == {"the": 2, "cat": 2, "s": 1, "hat": 1, "don": 1, "t": 1, "cats": 1, "x": 1, "y": 1}
     assert reading.blank == 1
     assert not reading.listed
@@ -117,7 +120,7 @@ def test_alphabet_is_that_of_the_whole_list(tmp_path):
 
 def test_words_are_composed_and_lower_case(tmp_path):
     text = "E\u0301te\u0301 ÉTÉ été straße Ω\u0301 İzmir J\u030ca\n"
-    counts = read_words(write(tmp_path / "text.txt", text)).counts
+    counts = read_words(write(tmp_path / "text.txt", text), WordListOptions()).counts
     assert counts == {"été": 3, "straße": 1, "ώ": 1, "i\u0307zmir": 1, "\u01f0a": 1}, (
         "j with caron has a composed form, J has none"
     )
@@ -125,7 +128,7 @@ def test_words_are_composed_and_lower_case(tmp_path):
 
 def test_combining_marks_belong_to_words(tmp_path):
     hindi = "हिन्दी"
-    counts = read_words(write(tmp_path / "text.txt", f"{hindi}, {hindi} 1\u0301\n"))
+    counts = read_words(write(tmp_path / "text.txt", f"{hindi}, {hindi} 1\u0301\n"), WordListOptions())
     assert counts.counts == {hindi: 2}
     assert counts.not_letters == {"\u0301"}
     assert is_word(hindi)
@@ -199,9 +202,17 @@ def test_malformed_count(tmp_path, count):
 
 
 def test_heading_is_recognised(tmp_path):
-    message = message_of(load, write(tmp_path / "list.tsv", "word\tcount\ngood\t3\n"))
+    headed = load(write(tmp_path / "headed.tsv", "Word\tCount\n" + LIST))
+    assert whole(headed) == whole(load(write(tmp_path / "list.tsv", LIST)))
+    assert headed.notes[1] == (
+        "headed.tsv: column 'Word' with the counts of column 'Count'; fields separated by tabs, quotes are characters "
+        "like others"
+    )
+    message = message_of(load, write(tmp_path / "other.tsv", "term\thits\ngood\t3\n"))
     assert "line 1: " in message
     assert message.endswith("remove the line if it is a heading")
+    # A number is no name of a column.
+    assert whole(load(write(tmp_path / "text.tsv", "text\t50\n" + LIST)))["text"] == 50
 
 
 @pytest.mark.parametrize(("line", "columns"), [("bad", 1), ("bad\t", 1), ("\t4", 1), ("bad\t3\tnoun", 3)])
@@ -287,7 +298,7 @@ def test_folder_lacking_a_split_draws_it_from_train(tmp_path, missing):
     for name in {"valid", "test"} - set(missing):
         assert corpus.splits[name].total == 2
     for name in missing:
-        assert f"no {name}.txt or {name}.tsv in {tmp_path}: drawn from train.tsv" in corpus.notes
+        assert f"no {name} in {tmp_path}: drawn from train.tsv" in corpus.notes
 
 
 def test_folder_without_training_file(tmp_path):
@@ -295,8 +306,8 @@ def test_folder_without_training_file(tmp_path):
     write(tmp_path / "data" / "words.tsv", "x")
     message = message_of(load, tmp_path / "data")
     assert message == (
-        f"{tmp_path}/data: no training file in the folder: expected train.txt or train.tsv (and, if there are any, "
-        "valid.* and test.*); found val.txt, words.tsv"
+        f"{tmp_path}/data: no training file in the folder: expected train.txt (or .tsv, .csv, .json, .jsonl, .ndjson, "
+        ".parquet) and, if there are any, valid (or val, dev, validation) and test; found val.txt, words.tsv"
     )
 
 
@@ -307,7 +318,7 @@ def test_empty_folder(tmp_path):
 def test_folder_with_two_training_files(tmp_path):
     write(tmp_path / "train.tsv", LIST)
     write(tmp_path / "train.txt", LIST)
-    assert "both train.txt and train.tsv are there; keep the one that is meant" in message_of(load, tmp_path)
+    assert "both train.tsv and train.txt are there; keep the one that is meant" in message_of(load, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -328,3 +339,88 @@ def test_fault_in_a_file_of_the_folder_names_that_file(tmp_path):
     write(tmp_path / "train.tsv", LIST)
     path = write(tmp_path / "valid.tsv", "baba\tx\n")
     assert message_of(load, tmp_path).startswith(f"{path}, line 1: the count must be")
+
+
+# -- tables -----------------------------------------------------------------------------------------
+
+
+def write_table(path, rows):
+    """Rows (dictionaries of the same keys) in the form that the ending says."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".csv":
+        lines = [",".join(rows[0]), *(",".join(f'"{value}"' for value in row.values()) for row in rows)]
+        write(path, "\n".join(lines))
+    elif path.suffix == ".json":
+        write(path, json.dumps(rows, ensure_ascii=False))
+    else:
+        write(path, "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+    return path
+
+
+TABLES = (".csv", ".json", ".jsonl", ".ndjson", ".parquet")
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_words_and_counts_of_a_table(tmp_path, ending):
+    pairs = [line.split("\t") for line in LIST.splitlines()]
+    rows = [{"rank": i, "Frequency": int(count), "word": word} for i, (word, count) in enumerate(pairs)]
+    corpus = load(write_table(tmp_path / f"list{ending}", rows))
+    assert whole(corpus) == {word: int(count) for word, count in pairs}
+    assert corpus.notes[1] == f"list{ending}: column 'word' with the counts of column 'Frequency'"
+    others = [{"n": row["Frequency"], "term": row["word"], "kind": "noun"} for row in rows]
+    path = write_table(tmp_path / f"others{ending}", others)
+    assert whole(load(path, column="term", count="n")) == whole(corpus)
+    assert "no column 'count'; its columns are n (" in message_of(load, path, column="term", count="count")
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_texts_of_a_table_are_counted(tmp_path, ending):
+    rows = [{"label": i % 2, "text": "The quick brown fox; jumps, over the lazy dog!"} for i in range(200)]
+    corpus = load(write_table(tmp_path / f"texts{ending}", rows))
+    assert whole(corpus) == {
+        "the": 400,
+        **dict.fromkeys(["quick", "brown", "fox", "jumps", "over", "lazy", "dog"], 200),
+    }
+    assert corpus.notes[1] == f"texts{ending}: the words of column 'text' counted"
+
+
+@pytest.mark.parametrize("ending", TABLES)
+def test_a_table_of_words_alone_and_one_with_counts_under_a_strange_name(tmp_path, ending):
+    words = ["baba", "dido", "baba", "koko"]
+    path = write_table(tmp_path / f"words{ending}", [{"word": word} for word in words])
+    assert read_words(path, WordListOptions()).counts == {"baba": 2, "dido": 1, "koko": 1}
+    path = write_table(tmp_path / f"strange{ending}", [{"word": word, "n": 3} for word in words])
+    message = message_of(load, path)
+    assert message.startswith(f"{path}: which column holds the counts of 'word'? Its columns are word (")
+    assert message.endswith("set data.count to its name, or leave only the words")
+
+
+@pytest.mark.parametrize("count", [0, -3, 2.5, "many", None, True])
+def test_malformed_count_of_a_table(tmp_path, count):
+    path = write_table(tmp_path / "list.jsonl", [{"word": "good", "count": 3}, {"word": "bad", "count": count}])
+    got = repr(json.dumps(count)) if not isinstance(count, str) else repr(count)
+    assert message_of(load, path).startswith(
+        f"{path}, line 2: the count must be a whole number from 1 to 10^15; got {got} for the word 'bad'"
+    )
+
+
+def test_a_folder_of_tables_with_other_names_of_splits(tmp_path):
+    rows = [dict(zip(("word", "count"), line.split("\t"), strict=True)) for line in LIST.splitlines()]
+    write_table(tmp_path / "Train.csv", rows)
+    write_table(tmp_path / "dev.jsonl", [{"word": "baba", "count": 2}, {"word": "", "count": 1}])
+    write_table(tmp_path / "test.parquet", [{"word": "koko", "count": 3}, {"word": "café", "count": 3}])
+    message = message_of(load, tmp_path)
+    assert message.startswith(f"{tmp_path / 'test.parquet'}: row 2: the word 'café' has the character 'é'")
+    write_table(tmp_path / "test.parquet", [{"word": "koko", "count": 3}])
+    corpus = load(tmp_path)
+    assert (corpus.splits["valid"].texts, corpus.splits["test"].texts) == (("baba",), ("koko",))
+    assert (corpus.splits["valid"].total, corpus.splits["test"].total) == (2, 3)
+    assert "dev.jsonl: 1 blank lines skipped" in corpus.notes
+
+
+def test_names_of_columns_are_not_used_in_plain_text(tmp_path):
+    plain = write(tmp_path / "book.txt", "the quick brown fox jumps over the lazy dog\n" * 200)
+    note = "book.txt: a text file has no columns; data.column and data.count not used"
+    assert load(plain, column="x").notes[1] == note
+    assert note not in load(plain).notes
