@@ -11,7 +11,7 @@ from .recipes.code import Own, refer
 from .recipes.errors import Errors
 from .recipes.tree import source_of
 from .run import Run
-from .training.progress import Progress
+from .training.progress import Progress, Quiet
 
 DEFAULT_RECIPE = "words"
 
@@ -78,6 +78,8 @@ def fit(
     if found is not None:
         errors.raise_any(source_of(found.config.recipe))
     begun = found or start.new_run(name, changes, out, errors, own, consent=trust)
+    for note in begun.notes:
+        (progress or Quiet()).message(note)
     run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
     run.train(resume=found is not None, progress=progress)
     return run

@@ -122,9 +122,6 @@ class Run:
         trained_on = folders.read_record(record).get("fingerprint") if record.is_file() else corpus.fingerprint
         if trained_on == corpus.fingerprint:
             return corpus
-        former = build.load_former_data(self.config)
-        if former is not None and trained_on == former.fingerprint:
-            return former
         raise UserError(
             f"corpus '{self.config.data.corpus}' is not what run {self.folder} was trained on (other texts, "
             "counts or vocabulary); restore the old files, or train a new run on the new ones"

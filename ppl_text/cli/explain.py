@@ -42,11 +42,14 @@ def explain(
     chosen = {"data.corpus": data, "model.family": model, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
     code = of_recipe(recipe, changes, {}, trust=trust)
-    tree = recipe_tree(recipe, changes, code)
+    notes: list[str] = []
+    tree = recipe_tree(recipe, changes, code, notes)
     config, corpus, bound, _ = build.check_parts(tree, source_of(recipe), Errors(), code=code)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     batch = first_batch(corpus, config.data.batch_size)
     shown = dry_run(*programs, bound, batch, config.training)
+    for note in notes:
+        click.echo(note, err=True)
     click.echo(f"{config.recipe}: {config.description}\n")
     click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
     click.echo("Guide   " + summary(programs.guide))

@@ -24,9 +24,20 @@ Seed = Annotated[int, Field(ge=0, lt=2**64)]
 class _Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+    @classmethod
+    def before(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return what options were before runs kept them, where that is not the default of today."""
+        return {}
+
+    @classmethod
+    def for_own_text(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the defaults of a user's own text where they are others; ``given``: the options that are known."""
+        return {}
+
     def unused(self, *names: str) -> list[str]:
-        """Return those of some options that were given although nothing asks for them."""
-        return sorted(self.model_fields_set & set(names))
+        """Return those of some options that were changed although nothing asks for them."""
+        fields = type(self).model_fields
+        return sorted(name for name in names if getattr(self, name) != fields[name].default)
 
 
 class WordListOptions(_Options):
@@ -75,6 +86,17 @@ class SentenceOptions(_Options):
     """How sentences are read, divided and tokenised, and what stands beside each where they come in pairs."""
 
     epochs: ClassVar[bool] = True
+
+    @classmethod
+    def before(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Divide by whole sentences, where that makes a difference."""
+        cut = given.get("long", "truncate") == "truncate" and {"max_tokens", "source_max_tokens"} & given.keys()
+        return {"divide": "whole"} if cut else {}
+
+    @classmethod
+    def for_own_text(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Cut off the words that occur once, so that ``<unk>`` is trained before valid and test are scored by it."""
+        return {"min_count": 2} if given.get("tokenizer", "word") == "word" else {}
 
     tokenizer: Literal["word", "bpe", "character"] = Field(
         "word", description="word: between white space; bpe: byte pairs; character: code points"

@@ -26,7 +26,7 @@ from ..data.batches import (
     TrainingBatches,
     default_buckets,
 )
-from ..data.catalogue import Located, locate
+from ..data.catalogue import CORPORA, Located, locate
 from ..data.corpus import Corpus
 from ..data.options import corpus_options
 from ..evaluation.collapse import siblings
@@ -42,7 +42,7 @@ from ..training.validation import Monitor
 from . import recipe_names
 from .code import GUIDE_GROUP, GUIDES, Code, find, is_own, model_registry, objective_of
 from .config import DataSection, RunConfig, check_config, sound_parts
-from .errors import Errors, checked_options, place_of
+from .errors import Errors, checked_options, default_options, place_of
 from .folders import check_parent
 from .procedures import FREEZE
 from .stages import build_stages, check_stages, first_rate
@@ -102,7 +102,7 @@ def check_parts(
         name: errors.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()
     }
     errors.raise_any(source)
-    return Parts(view, found["corpus"], found["objective"], found["fabric"])
+    return Parts(effective(view, code), found["corpus"], found["objective"], found["fabric"])
 
 
 def guide_registry(family: str) -> Registry:
@@ -207,21 +207,43 @@ def load_data(config: RunConfig) -> Corpus:
     """The corpus with its own options; raises :class:`ConfigError` or :class:`DataError`."""
     data, errors = config.data, Errors()
     found = errors.attempt(locate, data.corpus, data.unit)
-    check = partial(corpus_options, section="data", others=list(DataSection.model_fields))
-    options = errors.attempt(check, data.unit, data.options, found.defaults if found else {})
+    options = errors.attempt(data_options, config)
     errors.raise_any("data")
     return cast(Located, found).load(options)
 
 
-def load_former_data(config: RunConfig) -> Corpus | None:
-    """The corpus as it was divided before ``data.divide`` was an option; None where nothing has changed since."""
-    data = config.data
-    if data.options.get("long", "truncate") != "truncate" or not {"max_tokens", "source_max_tokens"} & set(
-        data.options
-    ):
-        return None
-    former = data.model_validate({**data.model_dump(), "divide": "whole"})
-    return load_data(config.model_copy(update={"data": former}))
+def data_options(config: RunConfig) -> Any:
+    """The checked options of the corpus, which need not be there; raises :class:`ConfigError`."""
+    data, others = config.data, list(DataSection.model_fields)
+    defaults = CORPORA[data.corpus].defaults if data.corpus in CORPORA else {}
+    return corpus_options(data.unit, data.options, defaults, section="data", others=others)
+
+
+def effective(config: RunConfig, code: Code | None = None) -> RunConfig:
+    """Return a configuration in which every option of data, model and guide stands with its value, defaults too.
+
+    ``code``: what may run of the user's; options of a part that is not there stay as they are.
+    """
+    written = {"data": data_options(config).model_dump(mode="json")}
+    try:
+        parts = check_programs(config, code)
+    except UserError:
+        return _with_options(config, written)
+    for section, part in zip(("model", "guide"), parts, strict=True):
+        written[section] = default_options(part.kind, section)
+    return _with_options(config, written)
+
+
+def _with_options(config: RunConfig, written: Mapping[str, Mapping[str, Any]]) -> RunConfig:
+    """Return a configuration with some options of its sections, where these do not have them already."""
+    sections = {name: getattr(config, name) for name in written}
+    filled = {
+        name: section.model_validate(
+            {**section.model_dump(), **{k: v for k, v in own.items() if k not in section.options}}
+        )
+        for (name, section), own in zip(sections.items(), written.values(), strict=True)
+    }
+    return config.model_copy(update=filled)
 
 
 def build_fabric(config: RunConfig) -> Fabric:

@@ -200,7 +200,8 @@ def _finished_child(run: Any, config: RunConfig, code: Code) -> Any:
         if folders.has_run(folder) and (folder / "model.safetensors").is_file():
             stored = load_config(str(folder / "config.yaml"), {"device": config.device})
             child = run.child(folder, stored, code)
-            if stored == config and child.finished and same_code(folder, code, config.model_dump()):
+            same = build.effective(stored, code) == config
+            if same and child.finished and same_code(folder, code, config.model_dump()):
                 return child
     return None
 

@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ..data.catalogue import CORPORA
+from . import own_text
 from .code import Code, absolute, find, is_own, model_registry
 from .errors import RecipeError, lines_of
 from .procedures import TrainingSection, replace_freeze, replace_length
@@ -103,27 +104,48 @@ def load_config(recipe: str, changes: Mapping[str, Any] | None = None) -> RunCon
     return check_config(recipe_tree(recipe, changes), source_of(recipe))
 
 
-def recipe_tree(recipe: str, changes: Mapping[str, Any] | None = None, code: Code | None = None) -> dict[str, Any]:
+def recipe_tree(
+    recipe: str,
+    changes: Mapping[str, Any] | None = None,
+    code: Code | None = None,
+    told: list[str] | None = None,
+) -> dict[str, Any]:
     """Read a recipe and apply ``changes``, with its name under ``recipe``; nothing is checked yet.
 
-    A change of ``guide.name``, ``model.family`` or ``data.corpus`` drops the options of the old one; a change of
-    ``preset`` comes before all others. Files that it names stand in it by their absolute paths. ``code``: what may run
-    to learn the presets of a model of the user's.
+    A change of ``guide.name`` or ``model.family`` drops the options of the old one; one of ``data.corpus`` keeps the
+    recipe's options of data (:mod:`.own_text`); one of ``preset`` comes before all others. Files that the recipe names
+    stand in it by their absolute paths.
+
+    Args:
+        recipe: a name or a ``.yaml`` file.
+        changes: dotted keys to values.
+        code: what may run to learn the presets of a model of the user's.
+        told: hears what was dropped or assumed.
     """
-    tree = read_recipe(recipe)
+    tree, told = read_recipe(recipe), [] if told is None else told
     changes = _with_preset(tree, dict(changes or {}), code or {})
-    for owner, key in (("guide", "name"), ("model", "family"), ("data", "corpus")):
+    for owner, key in (("guide", "name"), ("model", "family")):
         new, section = changes.get(f"{owner}.{key}"), tree.get(owner)
         if new is not None and isinstance(section, dict) and section.get(key) != new:
-            fixed = _fields(RunConfig.model_fields[owner].annotation)
-            tree[owner] = {k: v for k, v in section.items() if k in fixed}
+            tree[owner] = {}
+    stored = own_text.is_of_a_run(recipe) and "data.corpus" not in changes
+    if isinstance(tree.get("data"), dict):
+        tree["data"] = own_text.for_other_data(tree["data"], _of("data", changes), told)
     for dotted, value in changes.items():
         assign(tree, dotted, value)
+    if isinstance(tree.get("data"), dict):
+        data = tree["data"]
+        tree["data"] = own_text.as_stored(data) if stored else own_text.with_own_defaults(data, told)
     if isinstance(tree.get("training"), dict):
-        own = {key.removeprefix("training."): v for key, v in changes.items() if key.startswith("training.")}
+        own = _of("training", changes)
         replace_length(tree["training"], own)
         replace_freeze(tree["training"], own)
     return with_absolute_paths(tree)
+
+
+def _of(section: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of one section, by the names in it."""
+    return {key.removeprefix(f"{section}."): v for key, v in changes.items() if key.startswith(f"{section}.")}
 
 
 def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any], code: Code) -> dict[str, Any]:

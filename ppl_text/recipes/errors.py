@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
@@ -106,6 +107,25 @@ def checked_options(target: Callable[..., Any], options: Mapping[str, Any], sect
     if lines:
         raise RecipeError(lines)
     return values
+
+
+def default_options(target: Callable[..., Any], section: str) -> dict[str, Any]:
+    """Return the options of ``target`` with their defaults, as YAML writes them.
+
+    A default that would be another value when it is read back is left out.
+    """
+    defaults = {name: p.default for name, p in keyword_options(target)[0].items() if p.default is not p.empty}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
+    found = {}
+    for name, value in plain.items():
+        try:
+            back = yaml.safe_load(yaml.safe_dump(value))
+            same = _converted(back, _hints(target).get(name, Any)) == defaults[name]
+        except (yaml.YAMLError, ValidationError):
+            continue
+        if same:
+            found[name] = value
+    return found
 
 
 def keyword_options(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:

@@ -153,12 +153,16 @@ def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) 
 
 
 class Begun(NamedTuple):
-    """A run that is to be trained, or trained on: its folder, its configuration, and the code of the user's in it."""
+    """A run that is to be trained, or trained on: its folder, its configuration, and the code of the user's in it.
+
+    ``notes``: what of the recipe was dropped or assumed.
+    """
 
     folder: Path
     config: RunConfig
     code: Code
     corpus: Corpus | None = None
+    notes: tuple[str, ...] = ()
 
 
 def new_run(
@@ -185,10 +189,11 @@ def new_run(
     code = errors.attempt(partial(trust.of_recipe, trust=consent), recipe, changes, given or {})
     if code is None:
         errors.raise_any(source_of(recipe))
-    tree = recipe_tree(recipe, changes, code)
+    notes: list[str] = []
+    tree = recipe_tree(recipe, changes, code, notes)
     parts = build.check_parts(tree, source_of(recipe), errors, code=code)
     folder = Path(out) if out is not None else folders.next_folder(parts.config.recipe)
-    return Begun(folder, parts.config, code or {}, parts.corpus)
+    return Begun(folder, parts.config, code or {}, parts.corpus, tuple(notes))
 
 
 def to_resume(

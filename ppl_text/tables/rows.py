@@ -84,7 +84,7 @@ class Task:
         if not path.is_file():
             return None
         record = folders.read_record(path)
-        if check_config(record["config"], str(path)).data != config.data:
+        if build.effective(check_config(record["config"], str(path))).data != build.effective(config).data:
             raise self._other("other data")
         if record["fingerprint"] != build.load_data(config).fingerprint:
             raise self._other("other words or counts")
@@ -103,7 +103,7 @@ DATA_RECIPE = "words"
 
 def trained_values(config: RunConfig) -> dict[str, Any]:
     """Return what two runs of a row must agree in: what was trained, on what and how; not where, nor the report."""
-    return config.model_dump(mode="json", exclude={"device", "threads", "description", "report"})
+    return build.effective(config).model_dump(mode="json", exclude={"device", "threads", "description", "report"})
 
 
 def sized(record: dict[str, Any]) -> dict[str, Any]:
