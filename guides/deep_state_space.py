@@ -106,8 +106,13 @@ class ReadingGuide(ChainGuide):
     """q(h_t | h_{t-1}, c_t) with contexts c_t from a recurrent reader: base of the guides that read the word.
 
     Subclasses choose the reader, the flow (``diag`` or ``tril``) and whether h_{t-1} is fed back.
-    Options: ``embedding_dim`` of the tokens, ``gru_dim`` units per direction, ``hidden`` widths of the
-    network behind the flow, ``delta`` the least standard deviation (least diagonal entry of G).
+
+    Args:
+        model: p(h, w).
+        embedding_dim: width of the tokens' embeddings.
+        gru_dim: units of the reader, in each direction.
+        hidden: widths of the network behind the flow.
+        delta: least standard deviation (least diagonal entry of G).
     """
 
     reader_class: type[BackwardGRU] | type[BidirectionalGRU] = BackwardGRU
@@ -191,8 +196,15 @@ class LookAheadGuide(ChainGuide):
     through h_g too. Made for ``stepwise:K`` and ``fivo:N``; all other objectives take it as well (stock
     ``pyro.infer.SMCFilter``, which knows no auxiliary sites, does not).
 
-    Options as in :class:`ReadingGuide`, and ``reader``: ``backward``, or ``bidirectional`` (the paper's BIDI), which
-    gives q(h_t | h_{t-1}, F_g(h_{t-1}, ξ_t), w_{1:T}).
+    Args:
+        model: p(h, w).
+        flow: of the proposal, ``diag`` or ``tril``.
+        reader: ``backward``, or ``bidirectional`` (the paper's BIDI), which gives
+            q(h_t | h_{t-1}, F_g(h_{t-1}, ξ_t), w_{1:T}).
+        embedding_dim: width of the tokens' embeddings.
+        gru_dim: units of the reader, in each direction.
+        hidden: widths of the network behind the flow.
+        delta: least standard deviation (least diagonal entry of G).
     """
 
     def __init__(

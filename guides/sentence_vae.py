@@ -87,8 +87,11 @@ class ReadingGuide(SentenceGuide):
     """q(z | c(w)) with c(w) from the states of an LSTM over BOS w_1 … w_n EOS: base of the guides that read.
 
     Subclasses choose ``summary_class``, which makes one vector (B, H) of the states, and put a distribution on it.
-    Options: ``embedding_dim`` and ``hidden_dim`` of the LSTM; the decoder's where they are not given. Parameters start
-    as the model's do (its option ``init``).
+    Parameters start as the model's do (its option ``init``).
+
+    Args:
+        model: p(z, w).
+        embedding_dim, hidden_dim: of the LSTM; null: those of the decoder.
     """
 
     summary_class: type[LastState] | type[AttentionPooling] = LastState
@@ -154,7 +157,10 @@ class BatchNormGuide(GaussianGuide):
     of each entry of q's mean is γ² + b_d². γ is fixed, b is learned from 0. In evaluation mode m and s are running
     means over the training batches.
 
-    Options as in :class:`GaussianGuide`, and ``gamma``: γ.
+    Args:
+        model: p(z, w).
+        gamma: γ.
+        embedding_dim, hidden_dim: of the LSTM; null: those of the decoder.
     """
 
     def __init__(
@@ -183,7 +189,11 @@ class FlowGuide(GaussianGuide):
     entry to the last and back: the gated form of the paper's section 4, which SGD at a rate of 1 does not blow up.
     Drawing z and scoring that draw are one pass; scoring any other z takes D passes a flow. No closed-form KL.
 
-    Options as in :class:`GaussianGuide`; ``flows`` n; ``flow_hidden``: widths of their networks, each at least D.
+    Args:
+        model: p(z, w).
+        flows: n.
+        flow_hidden: widths of their networks, each at least D.
+        embedding_dim, hidden_dim: of the LSTM; null: those of the decoder.
     """
 
     def __init__(

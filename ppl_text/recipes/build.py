@@ -230,7 +230,7 @@ def effective(config: RunConfig, code: Code | None = None) -> RunConfig:
     except UserError:
         return _with_options(config, written)
     for section, part in zip(("model", "guide"), parts, strict=True):
-        written[section] = default_options(part.kind, section)
+        written[section] = default_options(part.kind)
     return _with_options(config, written)
 
 

@@ -26,27 +26,26 @@ __all__ = ["RunConfig", "TrainingSection", "as_schedule", "as_schedules", "check
 class ModelSection(NamedSection):
     """``model``: ``family`` and the keyword arguments of its class."""
 
-    family: str
+    family: str = Field(description="name, or FILE.py:CLASS; see list guides for the names")
 
 
 class GuideSection(NamedSection):
     """``guide``: ``name`` (or ``FILE.py:CLASS``) and the keyword arguments of its class."""
 
-    name: str
+    name: str = Field(description="name, or FILE.py:CLASS; see list guides")
 
 
 class DataSection(NamedSection):
-    """``data``: ``corpus`` (a name or a path), what it is a list of, how it is batched, and the corpus's own options.
+    """``data``: the corpus, what it is a list of, how it is batched, and the corpus's own options."""
 
-    ``word_dropout`` replaces each token that is fed back by ``<unk>`` with that probability, in training.
-    """
-
-    corpus: str
-    unit: Literal["word-list", "sentences"] = "word-list"
-    word_dropout: Annotated[Real, Field(ge=0, lt=1)] = 0.0
-    batch_size: Count = 128
-    buckets: Count = 1
-    validation_sentences: Count = 2000
+    corpus: str = Field(description="a built-in name, a file, a folder, or hub:NAME")
+    unit: Literal["word-list", "sentences"] = Field("word-list", description="what the corpus is a list of")
+    word_dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="share of the tokens fed back that become <unk>, in training"
+    )
+    batch_size: Count = Field(128, description="texts of a batch")
+    buckets: Count = Field(1, description="lengths that batches are made of, at most")
+    validation_sentences: Count = Field(2000, description="texts of valid that are scored at each validation, at most")
 
 
 Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expanduser(path)))]
@@ -56,34 +55,37 @@ Folder = Annotated[str, AfterValidator(lambda path: os.path.abspath(os.path.expa
 class ReportSection(Section):
     """``report``: how the finished run is evaluated."""
 
-    sentences: Count = 5000
-    particles: Count = 64
-    samples: Count = 1000
+    sentences: Count = Field(5000, description="texts of test that are scored, at most")
+    particles: Count = Field(64, description="K draws a text, of the importance-weighted bound")
+    samples: Count = Field(1000, description="texts that are drawn from the model")
 
 
 class RunConfig(Section):
-    """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable.
+    """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable."""
 
-    ``threads`` is how many torch uses while it trains on a CPU (None: its own default). ``parent`` is the folder of
-    the run whose trained model a new training starts from; ``parent_weights``, where it is given, the SHA-256 that
-    the parent's ``model.safetensors`` must have. ``preset`` says which preset's values have gone in: a record.
-    """
-
-    recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")]
-    description: str = ""
-    preset: Literal["corrected", "paper"] = "corrected"
-    parent: Folder | None = None
-    parent_weights: str | None = None
+    recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")] = Field(
+        description="name, of which folders are called"
+    )
+    description: str = Field("", description="one line on what it trains")
+    preset: Literal["corrected", "paper"] = Field(
+        "corrected", description="whose values the model has: right ones, or the paper's, errors included"
+    )
+    parent: Folder | None = Field(None, description="folder of a run whose trained model is the start")
+    parent_weights: str | None = Field(None, description="SHA-256 that the parent's model.safetensors must have")
     model: ModelSection
     guide: GuideSection
-    objective: str
+    objective: str = Field(description="bound to train on; see list objectives")
     data: DataSection
     training: TrainingSection
-    report: ReportSection = ReportSection()
-    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = 0
-    threads: Count | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = "32"
+    report: ReportSection = ReportSection.model_validate({})
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(
+        0, description="of parameters, batches and noise; that of a division is data.seed"
+    )
+    threads: Count | None = Field(None, description="of torch, while it trains on a CPU; null: its own default")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
+    precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = Field(
+        "32", description="of the networks; densities stay in float32"
+    )
 
     @property
     def cures(self) -> str:

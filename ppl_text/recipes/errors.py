@@ -90,7 +90,7 @@ def checked_options(target: Callable[..., Any], options: Mapping[str, Any], sect
         RecipeError: all that is wrong with them at once.
     """
     known, open_ended = keyword_options(target)
-    hints, values, lines = _hints(target), {}, []
+    hints, values, lines = hints_of(target), {}, []
     for name, value in options.items():
         place = f"{section}.{name}"
         if name not in known and not open_ended:
@@ -109,21 +109,20 @@ def checked_options(target: Callable[..., Any], options: Mapping[str, Any], sect
     return values
 
 
-def default_options(target: Callable[..., Any], section: str) -> dict[str, Any]:
+def default_options(target: Callable[..., Any]) -> dict[str, Any]:
     """Return the options of ``target`` with their defaults, as YAML writes them.
 
     A default that would be another value when it is read back is left out.
     """
-    defaults = {name: p.default for name, p in keyword_options(target)[0].items() if p.default is not p.empty}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()}
-    found = {}
-    for name, value in plain.items():
+    hints, found = hints_of(target), {}
+    for name, parameter in keyword_options(target)[0].items():
+        value = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
         try:
-            back = yaml.safe_load(yaml.safe_dump(value))
-            same = _converted(back, _hints(target).get(name, Any)) == defaults[name]
+            back = _converted(yaml.safe_load(yaml.safe_dump(value)), hints.get(name, Any))
         except (yaml.YAMLError, ValidationError):
             continue
-        if same:
+        # What says that it takes a sequence takes a list for its tuple.
+        if back == parameter.default or (name in hints and back == value):
             found[name] = value
     return found
 
@@ -148,7 +147,7 @@ def _converted(value: Any, kind: Any) -> Any:
     return adapter.validate_python(value, strict=isinstance(value, bool))
 
 
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
     """Return annotations of the parameters; none where a user's file has some that cannot be resolved."""
     try:
         return get_type_hints(target.__init__ if isinstance(target, type) else target)  # type: ignore[misc]

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    model_serializer,
+    model_validator,
+)
 
 from ..core.errors import ConfigError
 from ..training.options import Decay, TrainingOptions
@@ -32,16 +39,12 @@ NO_EPOCHS = "a word list is drawn from without end and has no epochs"
 
 
 class DecaySection(Section):
-    """Read ``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs.
+    """Read ``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs."""
 
-    From the end of epoch ``from_epoch`` (1, 2, …) on; ``patience`` counts validations, which are epochs where
-    ``validate_every: epoch``.
-    """
-
-    factor: Annotated[Real, Field(gt=0, lt=1)] = 0.5
-    patience: Count = 5
-    from_epoch: Annotated[int, Field(strict=True, ge=0)] = 15
-    limit: Count = 5
+    factor: Annotated[Real, Field(gt=0, lt=1)] = Field(0.5, description="what the rate is multiplied by")
+    patience: Count = Field(5, description="validations without a better bound until it is")
+    from_epoch: Annotated[int, Field(strict=True, ge=0)] = Field(15, description="not before the end of this epoch")
+    limit: Count = Field(5, description="how often at most; then training stops")
 
     def in_steps(self, epoch: int | None) -> Decay:
         """Return the rule in updates; raises :class:`ConfigError` where it counts epochs and there are none."""
@@ -58,31 +61,32 @@ def _submodules(value: Any) -> Any:
     return EVERYTHING if set(EVERYTHING) <= set(names) else tuple(dict.fromkeys(names))
 
 
-Submodules = Annotated[tuple[str, ...], BeforeValidator(_submodules)]
+Submodules = Annotated[
+    tuple[str, ...], BeforeValidator(_submodules), WithJsonSchema({"type": "list of names of submodules"})
+]
 """Dotted paths of submodules of both programs; see :func:`ppl_text.training.programs.find_submodules`."""
 
 
 class Procedure(Section):
     """Read what each stage can say for itself; see :class:`ppl_text.training.options.TrainingOptions`.
 
-    ``lr`` and ``beta`` are schedules, ``beta`` one for all latent sites or one by site; they count from the beginning
-    of the stage. Intervals are steps, or the word ``epoch``. ``update``: ``joint``, or ``aggressive`` for
-    :class:`ppl_text.training.update.Aggressive`. ``train``: the submodules that are trained (``model``, ``guide``,
-    ``model.prior``, or ``prior`` where one program has it); nothing else gets a gradient.
+    Schedules count from the beginning of the stage. Intervals are steps, or the word ``epoch``.
     """
 
-    steps: Count | None = None
-    epochs: Count | None = None
-    lr: Schedule = 1e-3
-    beta: SiteSchedules = 1.0
-    clip_norm: Annotated[Real, Field(gt=0)] | None = 5.0
-    log_every: Interval = 100
-    validate_every: Interval = 500
-    checkpoint_every: Interval = 500
-    patience: Count | None = None
-    decay: DecaySection | None = None
-    update: Literal["joint", "aggressive"] = "joint"
-    train: Submodules = EVERYTHING
+    steps: Count | None = Field(None, description="updates; one length, in steps or in epochs")
+    epochs: Count | None = Field(None, description="passes through the training texts")
+    lr: Schedule = Field(1e-3, description="rate of the optimiser")
+    beta: SiteSchedules = Field(1.0, description="weight of the KL in the loss; reported bounds have 1")
+    clip_norm: Annotated[Real, Field(gt=0)] | None = Field(5.0, description="largest norm of the gradient; null: any")
+    log_every: Interval = Field(100, description="steps between two lines on training")
+    validate_every: Interval = Field(500, description="steps between two validations")
+    checkpoint_every: Interval = Field(500, description="steps between two checkpoints")
+    patience: Count | None = Field(None, description="stop after so many validations without a better bound")
+    decay: DecaySection | None = Field(None, description="rule that lowers the rate where validation stagnates")
+    update: Literal["joint", "aggressive"] = Field(
+        "joint", description="aggressive: the guide is trained alone before each update of the model (He et al. 2019)"
+    )
+    train: Submodules = Field(EVERYTHING, description="what is trained: model, guide, model.prior, …")
 
     @model_validator(mode="after")
     def _one_length(self) -> Procedure:
@@ -151,14 +155,13 @@ def _in_words(value: Any) -> str:
 
 
 class StageSection(Procedure):
-    """Read one of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``.
+    """Read one of ``stages``: its length, and what is otherwise than in ``training`` and in the run's ``objective``."""
 
-    ``reset``: the programs that begin anew, with other parameters than they began the run with.
-    """
-
-    name: Annotated[str, Field(min_length=1)]
-    objective: str | None = None
-    reset: tuple[Literal["model", "guide"], ...] = ()
+    name: Annotated[str, Field(min_length=1)] = Field(description="for notes and messages")
+    objective: str | None = Field(None, description="bound to train on; null: that of the run")
+    reset: tuple[Literal["model", "guide"], ...] = Field(
+        (), description="programs that begin anew, with other parameters than they began the run with"
+    )
 
     @model_validator(mode="after")
     def _some_length(self) -> StageSection:
@@ -185,14 +188,13 @@ class StageSection(Procedure):
 class TrainingSection(Procedure):
     """Read ``training``: a :class:`Procedure`, or several as ``stages``, and what all of them share.
 
-    ``optimizer``: see :mod:`ppl_text.training.optimizers`; ``betas``: its decay rates (None: its own).
     A training in stages needs no length of its own. Configurations of older versions say ``freeze: model`` for
     ``train: [guide]``.
     """
 
-    optimizer: Literal["adam", "soap", "sgd"] = "adam"
-    betas: tuple[MovingDecay, MovingDecay] | None = None
-    stages: tuple[StageSection, ...] = ()
+    optimizer: Literal["adam", "soap", "sgd"] = Field("adam", description="rule of the updates")
+    betas: tuple[MovingDecay, MovingDecay] | None = Field(None, description="its decay rates; null: its own")
+    stages: tuple[StageSection, ...] = Field((), description="a training in parts, one after the other")
 
     @model_validator(mode="before")
     @classmethod

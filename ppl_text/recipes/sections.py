@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema
 
 from .. import schedules
 from ..core.errors import PplTextError
@@ -77,11 +77,17 @@ def _interval(value: Any) -> Any:
     return value
 
 
-Schedule = Annotated[Any, AfterValidator(partial(_checked, build=as_schedule))]
+Schedule = Annotated[
+    Any, AfterValidator(partial(_checked, build=as_schedule)), WithJsonSchema({"type": "number or schedule"})
+]
 """A number, or ``{name: NAME, ARGUMENT: VALUE, …}``; see :mod:`ppl_text.schedules`."""
 
-SiteSchedules = Annotated[Any, AfterValidator(partial(_checked, build=as_schedules))]
+SiteSchedules = Annotated[
+    Any,
+    AfterValidator(partial(_checked, build=as_schedules)),
+    WithJsonSchema({"type": "number or schedule, or one for each site"}),
+]
 """A schedule, or ``{SITE: schedule, …}``."""
 
-Interval = Annotated[Any, AfterValidator(_interval)]
+Interval = Annotated[Any, AfterValidator(_interval), WithJsonSchema({"type": f"integer > 0, or {EPOCH}"})]
 """A number of steps, or the word ``epoch``."""

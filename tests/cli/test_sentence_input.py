@@ -13,6 +13,8 @@ SMALL = {
     "model.latent_dim": 2,
     "model.embedding_dim": 6,
     "model.hidden_dim": 6,
+    "data.lower": False,
+    "data.min_count": 1,
     "data.batch_size": 8,
     "data.buckets": 2,
     "training.steps": 3,
@@ -144,7 +146,6 @@ def copied(trained, tmp_path):
 
 USES = {
     "evaluate": lambda run: ["evaluate", run],
-    "generate": lambda run: ["generate", run],
     "neighbours": lambda run: ["generate", run, "--neighbours", "a dog"],
     "resume": lambda run: ["fit", "--resume", run, "--steps", "5"],
     "swap": lambda run: ["swap", run, "--guide", "pooled"],
@@ -162,8 +163,18 @@ def test_another_vocabulary_than_the_checkpoints_is_refused(arguments, copied, p
     assert tree(tmp_path) == before
 
 
+def test_texts_are_written_though_the_corpus_has_changed(copied, ppl, tmp_path):
+    """Weights and tokenizer are those of the run, whatever lies where its corpus was."""
+    expected = ppl("generate", copied, "-n", "3").out
+    (tmp_path / "d" / "train.txt").write_text("quite another text\n", encoding="utf-8")
+    ended = ppl("generate", copied, "-n", "3")
+    assert (ended.status, ended.out, ended.err) == (0, expected, "")
+
+
 @pytest.mark.parametrize(
-    "arguments", [USES["evaluate"], USES["generate"], USES["swap"]], ids=["evaluate", "generate", "swap"]
+    "arguments",
+    [USES["evaluate"], lambda run: ["generate", run], USES["swap"]],
+    ids=["evaluate", "generate", "swap"],
 )
 def test_weights_of_another_vocabulary_are_refused(arguments, copied, ppl, tmp_path):
     """The weights come from a run on other sentences."""

@@ -76,6 +76,11 @@ def test_every_option_is_written_down_with_its_value():
     assert build.effective(words) == words
 
 
+def plain(options):
+    """What takes a sequence makes no difference between lists and tuples."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in options.items()}
+
+
 def test_what_is_written_down_is_read_back_the_same(tmp_path):
     for recipe in ("words", "words-nvp", "verses-iaf", "verses-lm"):
         config = build.effective(load_config(recipe))
@@ -84,7 +89,8 @@ def test_what_is_written_down_is_read_back_the_same(tmp_path):
         before, after = (build.check_programs(found) for found in (load_config(recipe), config))
         for old, new in zip(before, after, strict=True):
             defaults = {name: p.default for name, p in inspect.signature(new.kind).parameters.items()}
-            assert new.options == {**{name: defaults[name] for name in new.options}, **old.options}
+            expected = {**{name: defaults[name] for name in new.options}, **old.options}
+            assert plain(new.options) == plain(expected)
 
 
 class Odd:
@@ -93,7 +99,7 @@ class Odd:
 
 
 def test_a_default_that_yaml_would_change_is_left_out():
-    found = default_options(Odd, "model")
+    found = default_options(Odd)
     assert found == {"size": 3, "pair": [1, 2]}
     assert checked_options(Odd, {**found, "needed": 1}, "model")["pair"] == (1, 2)
 
@@ -113,7 +119,7 @@ def test_a_run_keeps_how_it_was_divided_before_that_was_an_option(tmp_path):
 
 
 def test_all_errors_are_still_told_at_once():
-    with pytest.raises(RecipeError, match=r"unknown corpus 'nowhere'.*\n.*unknown key 'data.lowr'") as caught:
+    with pytest.raises(RecipeError, match=r"unknown corpus 'nowhere'.*\n.*unknown key 'data.lowr'"):
         build.check_parts(
             recipe_tree("verses-vae", {"data.lowr": True, "data.corpus": "nowhere"}), "recipe 'verses-vae'", Errors()
         )
