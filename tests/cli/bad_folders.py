@@ -70,7 +70,9 @@ FINISHED = {
         ("run run has no weights yet; train it: python -m ppl_text fit run/config.yaml",),
     ),
     "evaluate on changed words": Case(lambda w: ["evaluate", w.run_on(LIST)], ("is not what run run was trained on",)),
-    "generate on changed words": Case(lambda w: ["generate", w.run_on(LIST)], ("is not what run run was trained on",)),
+    "neighbours in changed words": Case(
+        lambda w: ["generate", w.run_on(LIST), "--neighbours", "ma"], ("is not what run run was trained on",)
+    ),
     "evaluate on words that cannot be read": Case(
         lambda w: ["evaluate", w.run_on("")], ("changed.tsv: the file is empty",)
     ),
