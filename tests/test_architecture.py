@@ -6,6 +6,7 @@ Every rule is a function of parsed sources, so that each is also shown to fail o
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -254,6 +255,17 @@ def unsafe_loading(tree: Tree) -> list[str]:
     return found
 
 
+def signed_zeros(tree: Tree) -> list[str]:
+    """Numbers with decimals are printed by ``core/printing.py``, or with ``z``: no -0.000 anywhere."""
+    found = []
+    for name, node in tree.nodes(ast.FormattedValue):
+        parts = [] if node.format_spec is None else node.format_spec.values
+        spec = "".join(str(part.value) if isinstance(part, ast.Constant) else "0" for part in parts)
+        if re.search(r"\.\S*[fFeEgG%]$", spec) and "z" not in spec:
+            found.append(f"{name}:{node.lineno} {spec}: add z, or call ppl_text.core.printing")
+    return found
+
+
 RULES: tuple[Callable[[Tree], list[str]], ...] = (
     unknown_rooms,
     upward_imports,
@@ -266,6 +278,7 @@ RULES: tuple[Callable[[Tree], list[str]], ...] = (
     swallowed_errors,
     parameter_stores,
     unsafe_loading,
+    signed_zeros,
 )
 
 
@@ -365,6 +378,8 @@ BAD = {
         unsafe_loading,
         {"ppl_text.core.a": "import torch\ntorch.load('x', weights_only=False)"},
     ),
+    "a sign before zero": (signed_zeros, {"ppl_text.cli.a": "print(f'{x:.3f} {y:z.3f} {n:,} {name:>8}')"}),
+    "a sign before zero, any decimals": (signed_zeros, {"ppl_text.cli.a": "print(f'{x:+,.{digits}f}')"}),
     "from torch import load": (unsafe_loading, {"ppl_text.core.a": "from torch import load"}),
 }
 

@@ -82,7 +82,7 @@ def generate(
         lines = opened.interpolate(*interpolate, seed=seed, strategy=chosen, **way)
     elif neighbours is not None:
         found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"))
-        lines = [f"{distance:.4f}\t{text}" for text, distance in found]
+        lines = [f"{distance:z.4f}\t{text}" for text, distance in found]
     else:
         lines = from_prior(opened, count, seed, chosen, sources)
     for line in lines:

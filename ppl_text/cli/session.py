@@ -21,6 +21,7 @@ import torch
 
 from ..comparing.exchange import GuideFigures, label
 from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
+from ..core.printing import percent
 from ..core.registry import is_file_reference
 from ..recipes import build, folders, swap
 from ..recipes.code import absolute, find, is_own
@@ -179,7 +180,7 @@ class Session:
         """The table of the session: the guide that it began with, then all that were tried."""
         rows = [[*_columns(self.figures()), "", "", self._state(None)]]
         for row in self.tried:
-            rows.append([*_columns(row.figures), f"{row.steps:,}", f"{row.seconds:.1f} s", self._state(row)])
+            rows.append([*_columns(row.figures), f"{row.steps:,}", f"{row.seconds:z.1f} s", self._state(row)])
         return rows
 
     def _state(self, row: Tried | None) -> str:
@@ -198,7 +199,7 @@ class Session:
 
 
 def _columns(figures: GuideFigures) -> list[str]:
-    return [label(figures.guide), *figures.bounds(), *(f"{share:.0%}" for share in figures.khat)]
+    return [label(figures.guide), *figures.bounds(), *map(percent, figures.khat)]
 
 
 def density(guide: type[torch.nn.Module]) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..core.printing import percent
 from ..plots.figures import blank_figure, save_figure
 from ..plots.inference_data import GOOD, OK, khat_shares
 
@@ -37,13 +38,14 @@ KHAT_BIN = 0.05
 """So that 0.5 and 0.7 lie between bins."""
 
 
-def bounds_figure(rows: Sequence[PlainRow], target: Path) -> None:
-    """Draw each bound ± its Monte-Carlo standard error, nats per sentence; guides one below the other.
+def bounds_figure(rows: Sequence[PlainRow], target: Path, noun: str = "sentence") -> None:
+    """Draw each bound ± its Monte-Carlo standard error, nats per text; guides one below the other.
 
     Args:
         rows: of ``compare``: ``run``, ``guide``, ``objective``, ``bound``, ``bound_se``. A bound that is None or
             not finite has no point, and the guide's label counts such rows.
         target: the PNG.
+        noun: what a text is called.
     """
     groups = _by_guide(rows)
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
@@ -53,7 +55,7 @@ def bounds_figure(rows: Sequence[PlainRow], target: Path) -> None:
     handles = [_bounds_of(axes, members, index, objectives) for index in range(len(objectives))]
     axes.set_yticks(range(len(groups)), [_label(names) + _gaps(of_guide) for names, of_guide in groups])
     axes.set(ylim=(len(groups) - 0.5, -0.5), ylabel="guide")
-    axes.set_xlabel("bound ± Monte-Carlo standard error (nats per sentence)")
+    axes.set_xlabel(f"bound ± Monte-Carlo standard error (nats per {noun})")
     for between in range(1, len(groups)):
         axes.axhline(between - 0.5, color="0.8", lw=0.8)
     axes.locator_params(axis="x", nbins=7)
@@ -63,13 +65,14 @@ def bounds_figure(rows: Sequence[PlainRow], target: Path) -> None:
     save_figure(figure, target)
 
 
-def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
-    """Draw a histogram of k̂ over sentences, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
+def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path, noun: str = "sentence") -> None:
+    """Draw a histogram of k̂ over texts, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
 
     Args:
         khats: by guide, (N,) k̂. Values beyond -0.5 and 1.5, ±inf included, are counted in the outermost bins,
             and the panel says how many they are; NaN is in no bin, but counted too.
         target: the PNG.
+        noun: what a text is called.
     """
     figure = blank_figure(WIDTH, 0.7 + 1.2 * len(khats))
     panels = figure.subplots(len(khats), 1, sharex=True, squeeze=False)[:, 0]
@@ -79,7 +82,7 @@ def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path) -> None:
     ticks = {low: f"≤ −{-low}", 0.0: "0", GOOD: f"{GOOD}", OK: f"{OK}", 1.0: "1", high: f"≥ {high}"}
     panels[-1].set_xticks(list(ticks), list(ticks.values()))
     panels[-1].set_xlabel("Pareto k̂ of the importance weights (no unit)")
-    figure.supylabel("sentences", fontsize="medium")
+    figure.supylabel(f"{noun}s", fontsize="medium")
     save_figure(figure, target)
 
 
@@ -91,7 +94,8 @@ def snr_figure(rows: Sequence[PlainRow], target: Path) -> None:
 
     Args:
         rows: of ``compare``: ``run``, ``guide``, ``family``, ``particles``, ``snr_model``, ``snr_guide``. None
-            (nothing to differentiate), zero and what is not finite have no point on a logarithmic axis.
+            (nothing to differentiate), zero and what is not finite have no point on a logarithmic axis; below
+            ``snr_floor``, a dotted line where the rows have it, a ratio is not told from 0.
         target: the PNG.
     """
     groups = _by_guide(rows)
@@ -104,6 +108,8 @@ def snr_figure(rows: Sequence[PlainRow], target: Path) -> None:
             axes.set_title(f"{of} parameters", loc="right", fontsize="small")
             _ratios(axes, [(row["family"], row["particles"], row[f"snr_{of}"]) for row in members], families)
     ratios = [row[f"snr_{of}"] for row in rows for of in ("model", "guide") if _has_logarithm(row[f"snr_{of}"])]
+    for axes in panels.flat if rows and rows[0].get("snr_floor") else ():
+        axes.axhline(rows[0]["snr_floor"], color="0.4", lw=1, ls=":")
     _log_log(panels[0, 0], sorted({row["particles"] for row in rows}), ratios)
     figure.supxlabel("particles K", fontsize="medium")
     figure.supylabel("signal-to-noise ratio\nof the gradient (no unit)", fontsize="medium", multialignment="center")
@@ -169,8 +175,9 @@ def _histogram(axes: Axes, label: str, khat: NDArray[np.float64]) -> None:
         axes.axvline(limit, color="0.3", lw=1, ls=style)
     shares = khat_shares(khat)
     axes.set_title(_short(label, 30), loc="left", fontsize="medium")
-    percent = f"< {GOOD}: {shares.good:.0%}   to {OK}: {shares.ok:.0%}   > {OK}: {shares.bad:.0%}"
-    axes.set_title(percent + _beyond(khat), loc="right", fontsize="small")
+    good, fair, bad = map(percent, shares)
+    parts = f"< {GOOD}: {good}   to {OK}: {fair}   > {OK}: {bad}"
+    axes.set_title(parts + _beyond(khat), loc="right", fontsize="small")
     axes.locator_params(axis="y", integer=True, nbins=3)
     axes.margins(x=0.01)
 

@@ -203,6 +203,15 @@ def signal_to_noise(noise: GradientStatistics | None, estimates: float = 1.0) ->
     return None if snr is None or math.isinf(snr) else snr * math.sqrt(estimates)
 
 
+def noise_floor(repeats: int) -> float:
+    """1/√R: the SNR below which R gradients do not tell the signal from 0.
+
+    There ‖E g‖² is estimated to be less than the noise tr/R of the mean gradient that was taken off, which noise alone
+    reaches in one case of six where the gradient varies in one direction, and hardly ever where it varies in many.
+    """
+    return 1.0 / math.sqrt(repeats)
+
+
 class LiveBytes(TorchDispatchMode):
     """Context that counts the bytes of tensors made in it and still alive; ``peak`` is their greatest sum.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
+from ..evaluation.generation import is_conditional
 from ..evaluation.information import (
     DrawMoments,
     MutualInformation,
@@ -168,7 +169,9 @@ def measure_guide(candidate: Candidate, sentences: CommonSentences, *, draws: in
     where = stream_seed(seed, candidate.guide_name, "draws")
     terms, moments = draw_terms(model, guide, sentences, latents, draws=draws, seed=where)
     with measuring(stream_seed(seed, candidate.guide_name, "information"), model, guide):
-        information = mutual_information(guide, sentences, of_sentence(latents) or latents)
+        information = mutual_information(
+            guide, sentences, of_sentence(latents) or latents, conditional=is_conditional(model)
+        )
     scores = terms.scores
     return DrawFigures(
         terms,

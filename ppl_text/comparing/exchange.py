@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from ..core.atomic import finite_or_none
+from ..core.printing import decimal, percent, plus_minus
 from ..core.registry import is_file_reference
+from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
 
 
 @dataclass(frozen=True)
 class GuideFigures:
-    """What a guide is worth on a trained model; bounds in nats per sentence, ``*_se`` by Monte Carlo.
+    """What a guide is worth on a trained model; bounds in nats per text, ``*_se`` by Monte Carlo.
 
     ``iw``: importance-weighted bound with K particles; ``gap`` = iw - elbo: what is left of KL(q ‖ posterior) as far
-    as K particles see it. ``khat_good``, ``khat_ok``, ``khat_bad``: shares of the sentences whose Pareto k̂ lies below
-    0.5 (importance weights of finite variance), from 0.5 to 0.7, and above (their averages are not to be trusted).
+    as K particles see it. ``khat_good``, ``khat_ok``, ``khat_bad``: shares of the texts whose Pareto k̂ lies below
+    0.5 (importance weights of finite variance), from 0.5 to 0.7, and above (their averages are not to be trusted); NaN
+    where K is too small to tell.
     """
 
     guide: str
@@ -34,10 +37,16 @@ class GuideFigures:
     khat_bad: float
 
     def bounds(self) -> tuple[str, str, str, str]:
-        """Write ELBO, importance-weighted bound and gap with their standard errors, and KL."""
-        pairs = ((self.elbo, self.elbo_se), (self.iw, self.iw_se), (self.gap, self.gap_se))
-        elbo, iw, gap = (f"{value:.3f} ± {error:.3f}" for value, error in pairs)
-        return elbo, iw, gap, f"{self.kl:.3f}"
+        """Write ELBO, importance-weighted bound and gap with their standard errors, and KL.
+
+        The errors of what is importance-weighted are marked where they hang on a few draws.
+        """
+        mark = f" {DOUBT}" if is_unreliable(self.khat_bad) else ""
+        elbo, iw, gap = (
+            plus_minus(value, error)
+            for value, error in ((self.elbo, self.elbo_se), (self.iw, self.iw_se), (self.gap, self.gap_se))
+        )
+        return elbo, iw + mark, gap + mark, decimal(self.kl)
 
     @property
     def khat(self) -> tuple[float, float, float]:
@@ -47,19 +56,17 @@ class GuideFigures:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Two guides on the same sentences with the same seed; see :class:`GuideFigures`.
+    """Two guides on the same texts with the same seed; see :class:`GuideFigures`.
 
-    ``particles`` = K; ``sentences``: drawn from the test split for the bounds; ``khat_sentences`` of them and
-    ``khat_draws`` for k̂.
+    ``particles`` = K; ``sentences``: how many texts were drawn from the test split; ``noun``: what one is called.
     """
 
     before: GuideFigures
     after: GuideFigures
     particles: int
     sentences: int
-    khat_sentences: int
-    khat_draws: int
     seed: int
+    noun: str = "sentence"
 
     def rows(self) -> list[tuple[str, str, str]]:
         """Write quantity, before, after."""
@@ -68,11 +75,11 @@ class BeforeAfter:
             f"importance-weighted bound, K = {self.particles}",
             "gap: IW - ELBO",
             "KL(q ‖ p)",
-            "sentences with k̂ < 0.5",
+            f"{self.noun}s with k̂ < 0.5",
             "0.5 ≤ k̂ ≤ 0.7",
             "k̂ > 0.7",
         )
-        columns = ([*f.bounds(), *(f"{share:.1%}" for share in f.khat)] for f in (self.before, self.after))
+        columns = ([*f.bounds(), *(percent(share, 1) for share in f.khat)] for f in (self.before, self.after))
         return list(zip(names, *columns, strict=True))
 
     def header(self) -> tuple[str, str, str]:
@@ -80,17 +87,20 @@ class BeforeAfter:
         return "quantity", f"before: {label(self.before.guide)}", f"after: {label(self.after.guide)}"
 
     def how(self) -> str:
-        """Say in one sentence how it was measured."""
+        """Say how it was measured, and what a mark means where there is one."""
+        doubt = any(is_unreliable(figures.khat_bad) for figures in (self.before, self.after))
         return (
-            f"Nats per sentence ± Monte-Carlo s.e., the same {self.sentences:,} test sentences and seed {self.seed} "
-            f"for both; Pareto k̂ of {self.khat_draws} draws for each of {self.khat_sentences} sentences."
+            f"Nats per {self.noun} ± Monte-Carlo s.e., the same {self.sentences:,} test {self.noun}s and seed "
+            f"{self.seed} for both; Pareto k̂ of the same {self.particles} draws."
+            + (f" {DOUBT} {doubt_explained(self.noun)}." if doubt else "")
         )
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> BeforeAfter:
-        """Read what :meth:`as_json` has written."""
+        """Read what :meth:`as_json` has written, or an older version with more beside it."""
         pair = {key: GuideFigures(**_numbers(stored[key])) for key in ("before", "after")}
-        return cls(**{**stored, **pair})
+        known = {field.name for field in fields(cls)}
+        return cls(**{**{key: value for key, value in stored.items() if key in known}, **pair})
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values; what is no finite number is None."""

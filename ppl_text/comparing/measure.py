@@ -6,15 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from numpy.typing import NDArray
 
 from ..core.batch import Batch
 from ..core.protocols import Objective
 from ..evaluation.likelihood import BoundEstimate, estimate_bounds
 from ..evaluation.sentences import CommonSentences, stream_seed
-from ..plots.inference_data import FEWEST_DRAWS, khat_shares
+from ..plots.inference_data import FEWEST_DRAWS, KHAT, khat_columns
 from .candidates import Candidate, Pair, Settings, family_of, has_particles, with_particles
-from .costs import Cost, measure_costs, signal_to_noise
+from .costs import Cost, measure_costs, noise_floor, signal_to_noise
 from .draws import DrawFigures, measure_guide
 from .rows import Measurement
 
@@ -152,9 +151,9 @@ def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, pl
         equal_k=None if equal is None else plan.equal_k,
         bound_equal_k=None if equal is None else equal.mean(share),
         bound_equal_k_se=None if equal is None else equal.standard_error(share),
-        **_gradient_columns(cost, plan.settings.draws / objective.particles),
+        **_gradient_columns(cost, plan.settings, objective.particles),
         ess=_ess(guide, bounds, plan),
-        **_khat_columns(None if exact else guide.khat, plan.sentences),
+        **(dict.fromkeys(KHAT) if exact else khat_columns(guide.khat, plan.sentences.weights.numpy())),
         seconds_per_step=cost.seconds,
         peak_bytes=cost.peak_bytes,
         kl=used.kl,
@@ -177,24 +176,15 @@ def _ess(guide: DrawFigures, bounds: ObjectiveBounds, plan: _Plan) -> float | No
     return None if ess is None else float(plan.sentences.share @ ess)
 
 
-def _gradient_columns(cost: Cost, estimates: float) -> dict[str, float | None]:
-    columns: dict[str, float | None] = {}
+def _gradient_columns(cost: Cost, settings: Settings, particles: int) -> dict[str, Any]:
+    estimates = settings.draws / particles
+    floor = noise_floor(settings.repeats)
+    columns: dict[str, Any] = {"snr_floor": floor, "snr_floor_equal_draws": floor * estimates**0.5}
     for whose, noise in (("model", cost.model), ("guide", cost.guide)):
         columns[f"gradient_variance_{whose}"] = None if noise is None else noise.variance
         columns[f"snr_{whose}"] = signal_to_noise(noise)
         columns[f"snr_{whose}_equal_draws"] = signal_to_noise(noise, estimates)
     return columns
-
-
-def _khat_columns(khat: NDArray[Any] | None, sentences: CommonSentences) -> dict[str, float | None]:
-    """Return shares and median of k̂; None where nothing is latent and no weight varies."""
-    if khat is None:
-        return dict.fromkeys(("khat_good", "khat_ok", "khat_bad", "khat_median"))
-    good, fair, bad = khat_shares(khat, sentences.weights.numpy())
-    order = khat.argsort()
-    cumulated = sentences.share.numpy()[order].cumsum()
-    median = float(khat[order][cumulated.searchsorted(0.5 - 1e-9)])
-    return {"khat_good": good, "khat_ok": fair, "khat_bad": bad, "khat_median": median}
 
 
 def _record(plan: _Plan) -> dict[str, Any]:

@@ -14,10 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
+from ..core.printing import MISSING, decimal, percent, plus_minus, significant
 from ..evaluation.report import table
+from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
 from .draws import SiteUse
 
 Values = NDArray[np.float64]
+
+
+PLAIN = ("elbo", "elbo-analytic", "stl", "free-bits", "reconstruction", "pyro")
+"""Families whose bound is an ELBO at every K."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,7 @@ class Measurement:
     ``gradient_variance_*``        tr Cov of one gradient estimate, of the model's and the guide's parameters
     ``snr_*``                      ‖E g‖ / √(tr Cov g), the noise of the mean taken off
     ``snr_*_equal_draws``          the same for as many estimates as ``settings.draws`` pay for
+    ``snr_floor``, …_equal_draws   1/√repeats: what is below it is not told from 0; the same at equal draws
     ``ess``                        effective sample size / K, 0 to 1; of the guide's weights where K = 1
     ``khat_good``, ``_ok``, ``_bad`` share of sentences with Pareto k̂ < 0.5, 0.5 to 0.7, > 0.7
     ``seconds_per_step``           median of loss and backward on one batch
@@ -84,7 +91,17 @@ class Measurement:
     by_sentence: Values = field(repr=False, compare=False)
     weights: Values = field(repr=False, compare=False)
     exact: bool = False
+    snr_floor: float = 0.0
+    snr_floor_equal_draws: float = 0.0
     sites: dict[str, SiteUse] = field(default_factory=dict)
+
+    def unreliable(self, particles: int | None) -> bool:
+        """Tell whether the bound of so many particles hangs on a few draws, so that its error claims no coverage.
+
+        Plain means of log-weights (:data:`PLAIN`) never do.
+        """
+        weighted = particles is not None and particles > 1 and self.family.partition(":")[0] not in PLAIN
+        return weighted and is_unreliable(self.khat_bad)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the columns as plain values, ``sites`` where there are several; what is no finite number is None."""
@@ -106,9 +123,14 @@ class Comparison:
     folder: Path | None = None
 
     @property
+    def noun(self) -> str:
+        """What a text is called."""
+        return str(self.settings.get("noun", "sentence"))
+
+    @property
     def text(self) -> str:
         """The tables in columns and the verdict under them, for a terminal."""
-        parts = [_in_columns(title, [header, *cells]) for title, header, cells in tables(self.rows)]
+        parts = [_in_columns(title, [header, *cells]) for title, header, cells in tables(self.rows, self.noun)]
         return "\n\n".join([*parts, "\n".join(["Verdict", *(f"- {line}" for line in self.verdict)])])
 
     @property
@@ -131,7 +153,7 @@ class Comparison:
     def markdown(self) -> str:
         """Return ``comparison.md``: verdict, tables, charts (PNG files below ``figures/``), settings."""
         parts = ["# Comparison", "\n".join(f"- {line}" for line in self.verdict)]
-        for title, header, cells in tables(self.rows):
+        for title, header, cells in tables(self.rows, self.noun):
             parts += [f"## {title}", table(header, cells)]
         parts += [f"![{name}](figures/{name}.png)" for name in ("bounds", "khat", "snr")]
         settings = [[key, str(value)] for key, value in self.settings.items()]
@@ -151,27 +173,27 @@ Columns = dict[str, Callable[[Measurement], str]]
 """By heading, how a row's cell is written."""
 
 GRADIENTS: Columns = {
-    "SNR model": lambda r: _number(r.snr_model),
-    "SNR guide": lambda r: _number(r.snr_guide),
-    "model, equal": lambda r: _number(r.snr_model_equal_draws),
-    "guide, equal": lambda r: _number(r.snr_guide_equal_draws),
-    "variance model": lambda r: _number(r.gradient_variance_model),
-    "variance guide": lambda r: _number(r.gradient_variance_guide),
+    "SNR model": lambda r: _ratio(r.snr_model, r.snr_floor),
+    "SNR guide": lambda r: _ratio(r.snr_guide, r.snr_floor),
+    "model, equal": lambda r: _ratio(r.snr_model_equal_draws, r.snr_floor_equal_draws),
+    "guide, equal": lambda r: _ratio(r.snr_guide_equal_draws, r.snr_floor_equal_draws),
+    "variance model": lambda r: significant(r.gradient_variance_model),
+    "variance guide": lambda r: significant(r.gradient_variance_guide),
 }
 
 GUIDES: Columns = {
-    "KL": lambda r: f"{abs(r.kl) if abs(r.kl) < 5e-4 else r.kl:.3f}",
-    "active units": lambda r: "-" if r.active_units is None else f"{r.active_units}/{r.units}",
+    "KL": lambda r: decimal(r.kl),
+    "active units": lambda r: MISSING if r.active_units is None else f"{r.active_units}/{r.units}",
     "I(x; z)": lambda r: _information(r.mutual_information, r.mutual_information_cap),
-    "k̂ < 0.5": lambda r: _share(r.khat_good),
-    "0.5-0.7": lambda r: _share(r.khat_ok),
-    "> 0.7": lambda r: _share(r.khat_bad),
-    "median k̂": lambda r: "-" if r.khat_median is None else f"{r.khat_median:.2f}",
+    "k̂ < 0.5": lambda r: percent(r.khat_good),
+    "0.5-0.7": lambda r: percent(r.khat_ok),
+    "> 0.7": lambda r: percent(r.khat_bad),
+    "median k̂": lambda r: decimal(r.khat_median, 2),
 }
 
 
-def tables(rows: Sequence[Measurement]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return title, header and cells of each table: bounds and cost, gradients, guides."""
+def tables(rows: Sequence[Measurement], noun: str = "sentence") -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, header and cells of each table: bounds and cost, gradients, guides; ``noun`` of a text."""
     who: Columns = {"run": lambda r: _short(r.run)} if len({row.run for row in rows}) > 1 else {}
     who |= {"guide": lambda r: _short(r.guide)}
     objective: Columns = {**who, "objective": lambda r: r.objective}
@@ -179,15 +201,20 @@ def tables(rows: Sequence[Measurement]) -> list[tuple[str, list[str], list[list[
     guides = list({(r.run, r.guide): r for r in rows}.values())
     bounds: Columns = {
         **objective,
-        "bound ± s.e.": lambda r: _value(r.bound, r.bound_se),
-        "per token": lambda r: _value(r.bound_per_token, r.bound_per_token_se, 4),
-        f"at K = {'-' if k is None else k}": lambda r: _value(r.bound_equal_k, r.bound_equal_k_se),
-        "ESS/K": lambda r: _number(r.ess),
-        "ms/step": lambda r: f"{1e3 * r.seconds_per_step:.1f}",
-        "peak MiB": lambda r: f"{r.peak_bytes / 2**20:.1f}",
+        "bound ± s.e.": lambda r: plus_minus(r.bound, r.bound_se) + _doubt(r, r.particles),
+        "per token": lambda r: plus_minus(r.bound_per_token, r.bound_per_token_se, 4),
+        f"at K = {MISSING if k is None else k}": lambda r: (
+            plus_minus(r.bound_equal_k, r.bound_equal_k_se) + _doubt(r, r.equal_k)
+        ),
+        "k̂ > 0.7": lambda r: percent(r.khat_bad),
+        "ESS/K": lambda r: significant(r.ess, 2),
+        "ms/step": lambda r: decimal(1e3 * r.seconds_per_step, 1),
+        "peak MiB": lambda r: decimal(r.peak_bytes / 2**20, 1),
     }
+    doubt = any(row.unreliable(row.particles) or row.unreliable(row.equal_k) for row in rows)
+    title = f"Bounds, nats per {noun}" + (f" ({DOUBT} {doubt_explained(noun)})" if doubt else "")
     return [
-        ("Bounds, nats per sentence", *_filled(bounds, rows)),
+        (title, *_filled(bounds, rows)),
         ("Gradients (SNR at its own K, and at equal draws)", *_filled(objective | GRADIENTS, rows)),
         ("Guides", *_filled(who | GUIDES | _by_site(guides), guides)),
     ]
@@ -202,31 +229,25 @@ def _by_site(guides: Sequence[Measurement]) -> Columns:
 def _used(name: str, row: Measurement) -> str:
     site = row.sites.get(name)
     if site is None:
-        return "-"
-    return f"{site.kl:.3f}" + ("" if site.active_units is None else f", {site.active_units}/{site.units}")
+        return MISSING
+    return decimal(site.kl) + ("" if site.active_units is None else f", {site.active_units}/{site.units}")
 
 
 def _filled(columns: Columns, rows: Sequence[Measurement]) -> tuple[list[str], list[list[str]]]:
     return list(columns), [[cell(row) for cell in columns.values()] for row in rows]
 
 
-def _value(value: float | None, error: float | None, digits: int = 3) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+def _doubt(row: Measurement, particles: int | None) -> str:
+    return f" {DOUBT}" if row.unreliable(particles) else ""
 
 
-def _number(value: float | None) -> str:
-    """Write three significant digits."""
-    return "-" if value is None else f"{value:.3g}"
+def _ratio(value: float | None, floor: float) -> str:
+    """Write a signal-to-noise ratio; one that is not told from 0 by what it is below."""
+    return f"< {significant(floor, 2)}" if value is not None and value < floor else significant(value)
 
 
 def _information(value: float, cap: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f} of {cap:.3f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
+    return MISSING if math.isnan(value) else f"{decimal(value)} of {decimal(cap)}"
 
 
 def _short(name: str) -> str:

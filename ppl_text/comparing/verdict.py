@@ -5,44 +5,58 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..core.printing import decimal, percent, plus_minus, significant
 from ..evaluation.collapse import is_collapsed
+from ..evaluation.standard_errors import is_unreliable
 from .rows import Measurement
 
 GAIN = 0.01
 """Nats per sentence below which a gain is not worth a word."""
 
+LOOSE = 0.1
+"""Share of the texts with k̂ > 0.7 above which importance-weighted bounds are not simply to be trusted."""
 
-def verdict(rows: Sequence[Measurement]) -> list[str]:
-    """Say which guide and which estimator are best, what a richer objective gains, what k̂ says, and what collapsed."""
+
+def verdict(rows: Sequence[Measurement], noun: str = "sentence") -> list[str]:
+    """Say which guide and which estimator are best, what a richer objective gains, what k̂ says, and what collapsed.
+
+    ``noun``: what a text is called.
+    """
     if not rows:
         return []
-    found = [best_guide(rows), *best_estimators(rows), *gains(rows), *reliability(rows), *collapse(rows)]
-    return [line for line in found if line]
+    found = [best_guide(rows, noun), *best_estimators(rows), *gains(rows, noun), *reliability(rows, noun)]
+    return [line for line in [*found, *collapse(rows, noun)] if line]
 
 
-def best_guide(rows: Sequence[Measurement]) -> str:
-    """Name the guide with the highest bound, and say whether the next one is really lower."""
+def best_guide(rows: Sequence[Measurement], noun: str) -> str:
+    """Name the guide with the highest bound, and say whether the next one is really lower.
+
+    By two standard errors, and only where no bound hangs on a few draws.
+    """
     if not (bounded := [row for row in rows if math.isfinite(_height(row))]):
         return "No guide has a finite bound; a point mass has none."
     if len(bounded) < len(rows):
         without = sorted({name(row, rows) for row in rows if not math.isfinite(_height(row))})
-        return f"{best_guide(bounded)} No finite bound: {', '.join(without)}."
+        return f"{best_guide(bounded, noun)} No finite bound: {', '.join(without)}."
     ranked = sorted(_best_rows(rows), key=_height, reverse=True)
     first = ranked[0]
-    what = f"{name(first, rows)} has the highest bound: {_height(first):.3f} nats per sentence ({_at(first)})"
+    what = f"{name(first, rows)} has the highest bound: {decimal(_height(first))} nats per {noun} ({_at(first)})"
     if len(ranked) == 1:
         return f"{what}; it is the only guide here."
     second = ranked[1]
     mean, error = paired_difference(first, second)
-    if mean > 2 * error:
+    above = f"{plus_minus(mean, error)} above {name(second, rows)} ({_at(second)}) on the same {noun}s"
+    if mean <= 2 * error:
         return (
-            f"{what}, {mean:.3f} ± {error:.3f} above {name(second, rows)} ({_at(second)}) on the same sentences: "
-            "a real difference."
+            f"{what}, but {above} is within two standard errors: too close to call; more --sentences and --draws may "
+            "tell."
         )
-    return (
-        f"{what}, but {mean:.3f} ± {error:.3f} above {name(second, rows)} ({_at(second)}) on the same sentences is "
-        "within two standard errors: too close to call; more --sentences and --draws may tell."
-    )
+    if doubted := [name(row, rows) for row in (first, second) if _doubtful(row)]:
+        return (
+            f"{what}, {above}; but by k̂ the bound of {' and of '.join(doubted)} hangs on a few draws, so that this "
+            "error claims no coverage and no difference is called real."
+        )
+    return f"{what}, {above}: a real difference."
 
 
 def best_estimators(rows: Sequence[Measurement]) -> list[str]:
@@ -59,8 +73,8 @@ def best_estimators(rows: Sequence[Measurement]) -> list[str]:
                 continue
             top, row = max(seen, key=lambda pair: pair[0])
             found.append(
-                f"of the {whose}'s parameters by {row.objective} (SNR {top:.3g})"
-                if top > 0
+                f"of the {whose}'s parameters by {row.objective} (SNR {significant(top)})"
+                if top > row.snr_floor_equal_draws
                 else f"of the {whose}'s parameters: none above its noise, try more --repeats"
             )
         if found:
@@ -68,7 +82,7 @@ def best_estimators(rows: Sequence[Measurement]) -> list[str]:
     return lines
 
 
-def gains(rows: Sequence[Measurement]) -> list[str]:
+def gains(rows: Sequence[Measurement], noun: str) -> list[str]:
     """Say whether a richer objective still raises the bound above the plain ELBO of the same guide."""
     lines = []
     for group in _by_guide(rows):
@@ -83,41 +97,35 @@ def gains(rows: Sequence[Measurement]) -> list[str]:
             lines.append(f"{name(plain, rows)}: no objective is above {plain.objective}.")
             continue
         mean, error = paired_difference(best, plain)
-        if mean > max(GAIN, 2 * error):
-            lines.append(
-                f"{name(plain, rows)}: {_at(best)} is {mean:.3f} ± {error:.3f} nats above "
-                f"{plain.objective}: at least so far is this guide from the posterior; a tighter objective or a "
-                "richer guide gains."
-            )
-        else:
-            lines.append(
-                f"{name(plain, rows)}: {_at(best)} gains {mean:.3f} ± {error:.3f} nats over "
-                f"{plain.objective}: nothing to speak of; {plain.objective} will do."
-            )
+        gain = f"{name(plain, rows)}: {_at(best)} {{}} {plus_minus(mean, error)} nats a {noun} {{}} {plain.objective}"
+        if mean <= max(GAIN, 2 * error):
+            lines.append(f"{gain.format('gains', 'over')}: nothing to speak of; {plain.objective} will do.")
+            continue
+        doubt = " (an error that claims no coverage, by k̂)" if _doubtful(best) else ""
+        lines.append(
+            f"{gain.format('is', 'above')}{doubt}: at least so far is this guide from the posterior; a tighter "
+            "objective or a richer guide gains."
+        )
     return lines
 
 
-def reliability(rows: Sequence[Measurement]) -> list[str]:
+def reliability(rows: Sequence[Measurement], noun: str) -> list[str]:
     """Say whether importance-weighted figures can be trusted, by k̂."""
     lines = []
     for group in _by_guide(rows):
         row = group[0]
         if row.khat_bad is None or row.khat_median is None:
             continue
-        if row.khat_bad > 0.1:
-            lines.append(
-                f"{name(row, rows)}: k̂ > 0.7 on {row.khat_bad:.0%} of the sentences: a few draws carry the weight "
-                "there, so importance-weighted bounds are loose and their standard errors too small."
-            )
+        found = f"{name(row, rows)}: k̂ > 0.7 on {percent(row.khat_bad)} of the {noun}s"
+        if row.khat_bad > LOOSE:
+            claim = " and their errors claim no coverage" if is_unreliable(row.khat_bad) else " on these"
+            lines.append(f"{found}: a few draws carry the weight there; importance-weighted bounds are loose{claim}.")
         else:
-            lines.append(
-                f"{name(row, rows)}: k̂ > 0.7 on {row.khat_bad:.0%} of the sentences (median {row.khat_median:.2f}): "
-                "importance-weighted bounds can be trusted."
-            )
+            lines.append(f"{found} (median {decimal(row.khat_median, 2)}): importance-weighted bounds can be trusted.")
     return lines
 
 
-def collapse(rows: Sequence[Measurement]) -> list[str]:
+def collapse(rows: Sequence[Measurement], noun: str) -> list[str]:
     """Warn where the latents, or one of several, carry nothing, whatever the other columns say."""
     lines = []
     for group in _by_guide(rows):
@@ -129,7 +137,7 @@ def collapse(rows: Sequence[Measurement]) -> list[str]:
             used = _used(row.kl, row.active_units, row.units)
             lines.append(
                 f"WARNING {name(row, rows)}: {used}: the guide has collapsed on the prior and tells nothing of the "
-                f"sentence.{perfect}"
+                f"{noun}.{perfect}"
             )
             continue
         lines += [
@@ -142,7 +150,7 @@ def collapse(rows: Sequence[Measurement]) -> list[str]:
 
 def _used(kl: float, active: int | None, units: int | None) -> str:
     of = "" if units is None else f" of {units}"
-    return f"KL {max(0.0, kl):.3f} nats" + ("" if active is None else f", {active}{of} units active")
+    return f"KL {decimal(max(0.0, kl))} nats" + ("" if active is None else f", {active}{of} units active")
 
 
 def name(row: Measurement, rows: Sequence[Measurement]) -> str:
@@ -152,6 +160,11 @@ def name(row: Measurement, rows: Sequence[Measurement]) -> str:
 
 def _height(row: Measurement) -> float:
     return row.bound if row.bound_equal_k is None else row.bound_equal_k
+
+
+def _doubtful(row: Measurement) -> bool:
+    """Tell whether the error of :func:`_height` claims no coverage."""
+    return row.unreliable(row.particles if row.bound_equal_k is None else row.equal_k)
 
 
 def _at(row: Measurement) -> str:

@@ -126,4 +126,4 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _free_space(folder: Path) -> str:
-    return f"{shutil.disk_usage(folder).free / 2**20:,.1f} MiB"
+    return f"{shutil.disk_usage(folder).free / 2**20:z,.1f} MiB"

@@ -307,8 +307,8 @@ class _Fit:
         too_long = [f"{split}: {self._long:,} {self.noun} of more than {self.most} tokens {became}"] * bool(self._long)
         return [
             *too_long,
-            f"{split}: {number:,} {self.noun}, {scored:,} scored tokens ({scored / number:.3f} a sentence, EOS "
-            f"counted), {unknown:.2%} <unk>",
+            f"{split}: {number:,} {self.noun}, {scored:,} scored tokens ({scored / number:z.3f} a sentence, EOS "
+            f"counted), {unknown:z.2%} <unk>",
         ]
 
     def _shortened(self, text: str, ids: list[int], most: int) -> tuple[str, list[int]]:

@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
 from ..core.batch import device_of
 from ..core.latents import of_sentence
+from ..core.printing import percent
 from ..data.batches import EvaluationSet
 from .latents import LatentFigures, SiteFigures, latent_figures
 from .sentences import CommonSentences, chosen_rows, common_sentences, subset
@@ -40,21 +41,12 @@ USED_SHARE = 0.5
 """Share of the units that must be active."""
 
 SENTENCES = 256
-"""How many sentences a monitor looks at: the mutual information is then at most ln 256 = 5.55 nats."""
+"""How many sentences a monitor looks at: the mutual information is then at most their entropy, ln 256 = 5.55 nats."""
 
 COSTLY_SENTENCES = 64
 """How many of them it compares where q is a flow, whose density at a given z is costly."""
 
 Condition = Literal["point mass", "unknown", "collapsed", "idle", "partly collapsed", "in use"]
-
-_OPTIONS = {
-    "fbp": "--objective free-bits:8:dimension",
-    "bn": "--guide batch-norm",
-    "cyclical": "--set training.beta='{name: cyclical, period: 5000}'",
-    "aggressive": "--set training.update=aggressive",
-    "pretrain-fbp": "free bits on an encoder trained with --objective reconstruction",
-}
-"""Each cure as the option that brings it into a run of one's own."""
 
 _CURES: dict[Condition, tuple[str, ...]] = {
     "point mass": ("pretrain-fbp",),
@@ -88,60 +80,91 @@ def condition(kl: float, information: float, cap: float, active: int | None, uni
     return "in use"
 
 
-def evidence(found: Condition, kl: float, cap: float, active: int | None, units: int) -> str:
+def evidence(found: Condition, kl: float, cap: float, active: int | None, units: int, noun: str) -> str:
     """Say why that is so, by the thresholds passed and not by figures, so that it stays the same while they drift."""
     if found == "collapsed":
         low = [f"KL < {COLLAPSED_KL} nats"] * (kl < COLLAPSED_KL) + [f"none of {units} units active"] * (active == 0)
         return f"{', '.join(low)}: the decoder ignores the latents"
     reasons = {
         "point mass": "KL = ∞, so no bound is finite: an autoencoder",
-        "unknown": "KL or mutual information is no number or cannot be known, or there are not two sentences to tell "
+        "unknown": f"KL or mutual information is no number or cannot be known, or there are not two {noun}s to tell "
         "apart",
-        "idle": f"the mutual information is below {IDLE_SHARE:.0%} of the KL, which is bought and says little: most of "
-        "it is the distance of all posteriors together from the prior",
-        "partly collapsed": f"fewer than {USED_SHARE:.0%} of {units} units active",
-        "in use": f"{IDLE_SHARE:.0%} or more of {'the KL' if kl <= cap else 'what these sentences can show'} is mutual "
-        "information" + ("" if active is None else f", {USED_SHARE:.0%} or more of {units} units active"),
+        "idle": f"the mutual information is below {percent(IDLE_SHARE)} of the KL, which is bought and says little: "
+        "most of it is the distance of all posteriors together from the prior",
+        "partly collapsed": f"fewer than {percent(USED_SHARE)} of {units} units active",
+        "in use": f"{percent(IDLE_SHARE)} or more of {'the KL' if kl <= cap else f'what these {noun}s can show'} is "
+        "mutual information" + ("" if active is None else f", {percent(USED_SHARE)} or more of {units} units active"),
     }
     return reasons[found]
 
 
-def siblings(recipe: str, recipes: Collection[str]) -> dict[str, str]:
-    """Return the ``recipes`` that cure a collapse on the corpus of ``recipe``, by cure; named CORPUS-CURE.
+class Cures(NamedTuple):
+    """What can be tried where latents have collapsed: the way to each cure by its name; ``what`` stands before them."""
+
+    ways: Mapping[str, str]
+    what: str = ""
+
+
+NO_CURES = Cures({})
+"""Nothing is advised."""
+
+
+def siblings(recipe: str, recipes: Collection[str]) -> Cures:
+    """Return the ``recipes`` that cure a collapse on the corpus of ``recipe``; named CORPUS-CURE.
 
     Example::
 
         >>> siblings("mine-vae", ["mine-vae", "mine-bn", "other-bn"])
-        {'bn': 'mine-bn'}
+        Cures(ways={'bn': 'mine-bn'}, what='recipe ')
     """
     corpus, dash, _ = recipe.partition("-")
-    named = {cure: f"{corpus}{dash}{cure}" for cure in _OPTIONS}
-    return {cure: name for cure, name in named.items() if dash and name in recipes and name != recipe}
+    named = {cure: f"{corpus}{dash}{cure}" for cures in _CURES.values() for cure in cures}
+    found = {cure: name for cure, name in named.items() if dash and name in recipes and name != recipe}
+    return Cures(found, "recipe ")
 
 
-def advice(found: Condition, cures: Mapping[str, str]) -> str:
-    """Say what to try next: the recipes among ``cures`` (:func:`siblings`), or options where there are none at all."""
-    named = [cures[cure] if cures else _OPTIONS[cure] for cure in _CURES[found] if not cures or cure in cures]
+def options(guides: Collection[str], cycle: str) -> Cures:
+    """Return the options that bring the cures into a run of one's own.
+
+    Args:
+        guides: those of the model's family.
+        cycle: the length of a cycle of β as an argument of its schedule, e.g. ``period: 500``.
+    """
+    ways = {
+        "fbp": "--objective free-bits:8:dimension",
+        "bn": "--guide batch-norm",
+        "cyclical": f"--set training.beta='{{name: cyclical, {cycle}}}'",
+        "aggressive": "--set training.update=aggressive",
+        "pretrain-fbp": "free bits on an encoder trained with --objective reconstruction",
+    }
+    return Cures({cure: way for cure, way in ways.items() if cure != "bn" or "batch-norm" in guides})
+
+
+def advice(found: Condition, cures: Cures) -> str:
+    """Say what to try next, of what there is."""
+    named = [cures.ways[cure] for cure in _CURES[found] if cure in cures.ways]
     if not named:
         return ""
     several = f"{', '.join(named[:-1])} or {named[-1]}" if len(named) > 1 else named[0]
-    return f"Try next: {'recipe ' if cures else ''}{several}."
-
-
-NO_CURES: Mapping[str, str] = {}
-"""No recipe of the same corpus: options are advised."""
+    return f"Try next: {cures.what}{several}."
 
 
 def verdict(
-    kl: float, information: float, cap: float, active: int | None, units: int, cures: Mapping[str, str] = NO_CURES
+    kl: float,
+    information: float,
+    cap: float,
+    active: int | None,
+    units: int,
+    cures: Cures = NO_CURES,
+    noun: str = "sentence",
 ) -> str:
-    """Condition, evidence and advice in a sentence or two."""
+    """Condition, evidence and advice in a sentence or two; ``noun``: what a text is called."""
     found = condition(kl, information, cap, active, units)
-    line = f"latents {found} ({evidence(found, kl, cap, active, units)})."
+    line = f"latents {found} ({evidence(found, kl, cap, active, units, noun)})."
     return " ".join([line, *filter(None, [advice(found, cures)])])
 
 
-def verdict_of(figures: SiteFigures, cures: Mapping[str, str] = NO_CURES) -> str:
+def verdict_of(figures: SiteFigures, cures: Cures = NO_CURES, noun: str = "sentence") -> str:
     """Return the verdict on what was read."""
     return verdict(
         figures.kl,
@@ -150,6 +173,7 @@ def verdict_of(figures: SiteFigures, cures: Mapping[str, str] = NO_CURES) -> str
         figures.active_units,
         figures.latent_units,
         cures,
+        noun,
     )
 
 
@@ -159,8 +183,9 @@ class CollapseMonitor:
     Args:
         data: what is looked at, so many ``sentences`` of it (None: all), the same at every call.
         draws: of z for each.
-        cures: recipes to advise, see :func:`siblings`.
+        cures: what to advise, see :func:`siblings` and :func:`options`.
         sentences: how many sentences are looked at.
+        noun: what a text is called.
 
     Calling it with a model and a guide in evaluation mode returns numbers by name, ``kl_by_dimension`` a list; nothing
     where no latent belongs to a whole sentence. Of several sites the figures are of all together, and those of each
@@ -179,13 +204,14 @@ class CollapseMonitor:
         data: CommonSentences | EvaluationSet,
         *,
         draws: int = 4,
-        cures: Mapping[str, str] = NO_CURES,
+        cures: Cures = NO_CURES,
         sentences: int | None = SENTENCES,
+        noun: str = "sentence",
     ) -> None:
         common = data if isinstance(data, CommonSentences) else common_sentences(data)
         number = len(common.texts)
         self._data = common if sentences is None else subset(common, chosen_rows(number, sentences))
-        self._draws, self._cures = draws, cures
+        self._draws, self._cures, self._noun = draws, cures, noun
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> dict[str, Any]:
         """Numbers by name, for the line of a validation."""
@@ -210,6 +236,7 @@ class CollapseMonitor:
             values.get("active_units"),
             int(values["latent_units"]),
             self._cures,
+            self._noun,
         )
 
 

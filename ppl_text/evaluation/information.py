@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.latents import LatentSpec
+from ..metrics.words import entropy, merged_counts
 from ..objectives.terms import is_auxiliary, particle_plate, stochastic_sites
 from .sentences import CommonSentences
 
@@ -75,7 +76,7 @@ def active_units(variances: Tensor, threshold: float = ACTIVE) -> int:
 
 
 class MutualInformation(NamedTuple):
-    """I_q(x; z) in nats, NaN where it cannot be known; and its cap: the entropy of the sentences."""
+    """I_q(x; z) in nats, NaN where it cannot be known; and its cap: the entropy of the sentences, equal ones merged."""
 
     value: float
     cap: float
@@ -88,6 +89,7 @@ def mutual_information(
     *,
     draws: int = 4,
     pairs: int = 32768,
+    conditional: bool = False,
 ) -> MutualInformation:
     """I_q(x; z) = E_x E_q(z|x) [ln q(z | x) - ln Σ_j w_j q(z | x_j)], the common sentences being all that there are.
 
@@ -95,10 +97,10 @@ def mutual_information(
         guide: q; its other sites do not count, and those behind ``latents`` are not run where none is needed.
         sentences: N sentences with weights.
         latents: z, one site or several together. Where one has a step axis, sentences are compared only among those
-            of the same length, since the length is not information of z; the cap is then E ln N_length for equal
-            weights, Σ_l w_l H(x | length l) in general.
+            of the same length, since the length is not information of z; the cap is then Σ_l w_l H(x | length l).
         draws: of z for each sentence, from torch's global random state.
         pairs: of a z and a sentence that are scored at once.
+        conditional: whether x is a text with its source, which the model reads.
 
     Returns:
         The information, NaN where another latent is drawn before z: q(z | x) is then an integral over it. Where the
@@ -109,19 +111,35 @@ def mutual_information(
     names = [spec.name for spec in latents]
     posteriors = read_posteriors(guide, sentences, names[0]) if len(names) == 1 and not by_length else None
     if posteriors is not None:
-        share = sentences.share
-        cap = -float((share * share.log()).sum())
-        return MutualInformation(aggregate_information(posteriors, draws, pairs) if len(share) > 1 else 0.0, cap)
+        cap = entropy_of(sentences.merged(), conditional)
+        found = aggregate_information(posteriors, draws, pairs) if len(sentences.weights) > 1 else 0.0
+        return MutualInformation(found, cap)
     batch = sentences.merged()
     value = cap = 0.0
     for rows in _groups(batch.lengths, by_length):
         group = batch.take(rows)
         share = group.weights.double() / group.weights.sum()
         mass = float(group.weights.sum() / batch.weights.sum())
-        cap -= mass * float((share * share.log()).sum())
+        cap += mass * entropy_of(group, conditional)
         if group.size > 1 and latents:
             value += mass * _within(guide, group, share, names, draws, max(1, pairs // group.size))
     return MutualInformation(value, cap)
+
+
+def entropy_of(batch: Batch, conditional: bool) -> float:
+    """Return H(x) of the sentences of a batch by their weights, nats: equal rows of ids are one x.
+
+    It is ln B for B different sentences of equal weights. ``conditional``: x is a text with its source.
+    """
+    sides = [batch, batch.source] if conditional and batch.source is not None else [batch]
+    rows = zip(*(_ids(side) for side in sides), strict=True)
+    return entropy(merged_counts(rows, batch.weights.double().cpu().numpy()))
+
+
+def _ids(side: Batch) -> list[tuple[int, ...]]:
+    """Return the ids of each row, without its padding."""
+    lengths = side.lengths.tolist()
+    return [tuple(row[:length]) for row, length in zip(side.tokens.tolist(), lengths, strict=True)]
 
 
 def _groups(lengths: Tensor, by_length: bool) -> Iterator[Tensor]:

@@ -23,6 +23,7 @@ from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
 from ..objectives.bounds import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
+from .generation import is_conditional
 from .information import (
     VERY_ACTIVE,
     DrawMoments,
@@ -41,8 +42,8 @@ class SiteFigures:
 
     ``kl``: E_x KL(q(z | x) ‖ p(z)), in closed form where one is known; ``mutual_information`` I_q(x; z) against the
     aggregate posterior q(z) of ``compared`` of them (all N, or fewer where that is costly), which cannot pass
-    ``mutual_information_cap``, the entropy of these, ln ``compared`` for equal weights, and is NaN where it cannot be
-    known (:func:`~ppl_text.evaluation.information.mutual_information`);
+    ``mutual_information_cap``, the entropy of these (equal ones merged), and is NaN where it cannot be known
+    (:func:`~ppl_text.evaluation.information.mutual_information`);
     ``active_units`` and ``active_units_02`` of ``latent_units`` entries: those whose posterior mean varies over the
     sentences by 0.01 or 0.2 and more (unbiased variance; None where latents are not real or there is one sentence);
     ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum;
@@ -155,7 +156,7 @@ def latent_figures(
         read = {spec.name: _joined([part[spec.name] for part in parts]) for spec in latents}
 
         def told(whole: Sequence[LatentSpec]) -> SiteFigures:
-            return _told(guide, sentences, whole, [read[spec.name] for spec in whole], draws, costly)
+            return _told(model, guide, sentences, whole, [read[spec.name] for spec in whole], draws, costly)
 
         whole = of_sentence(latents)
         sites = {
@@ -264,6 +265,7 @@ def _under_each_other(moments: Sequence[DrawMoments]) -> DrawMoments:
 
 
 def _told(
+    model: nn.Module,
     guide: nn.Module,
     sentences: CommonSentences,
     latents: Sequence[LatentSpec],
@@ -276,7 +278,9 @@ def _told(
     cheap = len(read) == 1 and read[0].closed
     chosen = chosen_rows(number, number if cheap else costly)
     compared = subset(sentences, chosen)
-    information = mutual_information(guide, compared, latents, draws=draws if cheap else 1)
+    information = mutual_information(
+        guide, compared, latents, draws=draws if cheap else 1, conditional=is_conditional(model)
+    )
     kl = torch.stack([part.kl for part in read]).sum(0)
     units = [_variances(part.moments, sentences) for part in read if part.moments is not None]
     known = [variances for variances in units if variances is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
-from ..objectives.bounds import log_mean_exp
-from .scores import SentenceScores, join_scores, room_for, score_batch
+from ..objectives.bounds import effective_share, log_mean_exp
+from .scores import SentenceScores, room_for, score_batch
 from .sentences import CommonSentences, tile
+from .standard_errors import is_unreliable, jackknife_variance, log_means_without_each, means_without_each
 
 _LARGEST = math.log(sys.float_info.max)
 """Beyond it, ``math.exp`` has no float."""
@@ -52,10 +53,13 @@ class Likelihood:
 
     Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences, ``n_eos``
     scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard errors (draws of the
-    latents; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the standard error that drawing
-    ``n_sent`` sentences from the split adds to the importance-weighted bound; 0 where every text of the split was
-    scored with its count. ``gap_se`` is that of :attr:`gap`. ``exact``: nothing is latent, so that ELBO and
-    importance-weighted bound are ln p(x) itself, from one scoring (``particles`` = 1), with standard errors 0.
+    latents, around the expectation at that K; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
+    standard error that drawing ``n_sent`` sentences from the split adds to the importance-weighted bound,
+    ``token_sampling_se`` to its nats per scored token; 0 where every text of the split was scored with its count.
+    ``gap_se`` is that of :attr:`gap`. ``khat_good``, ``_ok``, ``_bad`` are shares of the sentences with Pareto k̂ below
+    0.5, up to 0.7 and above, ``khat_median`` its median; NaN where K is too small to tell. ``exact``: nothing is
+    latent, so that ELBO and importance-weighted bound are ln p(x) itself, from one scoring (``particles`` = 1), with
+    standard errors 0.
     """
 
     particles: int
@@ -74,6 +78,11 @@ class Likelihood:
     n_words: float
     gap_se: float = math.nan
     exact: bool = False
+    token_sampling_se: float = 0.0
+    khat_good: float = math.nan
+    khat_ok: float = math.nan
+    khat_bad: float = math.nan
+    khat_median: float = math.nan
 
     @property
     def gap(self) -> float:
@@ -96,6 +105,16 @@ class Likelihood:
         return _exp((self.rec_sum + self.kl_sum) / self.n_eos)
 
     @property
+    def elbo_perplexity_se(self) -> float:
+        """Return its Monte-Carlo standard error by the delta method: PPL · that of the nats per token."""
+        return self.elbo_perplexity * self.elbo_se * self.n_sent / self.n_eos
+
+    @property
+    def unreliable(self) -> bool:
+        """Whether the importance-weighted figures hang on a few draws: their errors then claim no coverage."""
+        return is_unreliable(self.khat_bad)
+
+    @property
     def iw_per_token(self) -> float:
         """Importance-weighted bound in nats per scored token (EOS counted)."""
         return self.iw * self.n_sent / self.n_eos
@@ -104,6 +123,16 @@ class Likelihood:
     def perplexity(self) -> float:
         """PPL_IW = exp(-iw_sum / n_eos), from the importance-weighted bound: EOS counted, BOS not."""
         return _exp(-self.iw_per_token)
+
+    @property
+    def perplexity_se(self) -> float:
+        """Return its Monte-Carlo standard error by the delta method: PPL · that of the nats per token."""
+        return self.perplexity * self.iw_se * self.n_sent / self.n_eos
+
+    @property
+    def perplexity_sampling_se(self) -> float:
+        """Return the standard error that drawing the sentences adds to it."""
+        return self.perplexity * self.token_sampling_se
 
 
 def _exp(exponent: float) -> float:
@@ -139,27 +168,6 @@ def sentence_bounds(
     return SentenceBounds(*(torch.cat(column) for column in zip(*rows, strict=True)))
 
 
-def sentence_log_weights(
-    model: nn.Module,
-    guide: nn.Module,
-    data: EvaluationSet,
-    *,
-    draws: int,
-    device: torch.device | str = "cpu",
-    seed: int = 0,
-    chunk: int = 16,
-) -> SentenceScores:
-    """Score every sentence by ``draws`` = S draws; ``log_weights`` are (N, S), also where nothing is latent.
-
-    They are what Pareto k̂ is estimated from. The draws come from ``seed`` and leave the global random state alone.
-    """
-    kept: list[SentenceScores] = []
-    sentence_bounds(model, guide, data, particles=draws, device=device, seed=seed, chunk=chunk, keep=kept.append)
-    scores = join_scores(kept)
-    # Where nothing is latent, every draw has the one weight that there is.
-    return scores._replace(log_weights=scores.log_weights.expand(-1, draws))
-
-
 @contextmanager
 def measuring(seed: int, *programs: nn.Module) -> Iterator[None]:
     """Context for measurements: draws from ``seed``, no gradients, no Pyro validation, programs in evaluation mode.
@@ -182,11 +190,7 @@ def bounds_of(scores: SentenceScores) -> SentenceBounds:
     if scores.exact:
         return _exact(scores)
     weights = scores.log_weights.T
-    particles = len(weights)
-    normalised = weights.softmax(0)
-    ess = 1.0 / normalised.square().sum(0)
-    unknown = torch.full_like(ess, math.nan)
-    spread = weights.var(0) if particles > 1 else unknown
+    means, log_means = means_without_each(weights), log_means_without_each(weights)
     return SentenceBounds(
         weights=scores.weights,
         tokens=scores.tokens,
@@ -194,12 +198,11 @@ def bounds_of(scores: SentenceScores) -> SentenceBounds:
         kl=scores.kl,
         elbo=weights.mean(0),
         iw=log_mean_exp(weights),
-        elbo_var=spread / particles,
-        # Delta method: Var[ln w̄] ≈ Var[w] / (K E[w]²) = 1/ESS - 1/K with K-1 degrees of freedom.
-        iw_var=(1.0 / ess - 1.0 / particles) * (particles / (particles - 1) if particles > 1 else math.nan),
-        # Delta method too: a draw moves ln w̄ by w/w̄ and the mean of ln w by ln w, at the same time.
-        gap_var=(particles * normalised - weights).var(0) / particles if particles > 1 else unknown,
-        ess=ess,
+        elbo_var=jackknife_variance(means),
+        iw_var=jackknife_variance(log_means),
+        # A draw moves both at the same time.
+        gap_var=jackknife_variance(log_means - means),
+        ess=effective_share(weights) * len(weights),
     )
 
 
@@ -226,12 +229,18 @@ def _kept(columns: SentenceBounds, rows: Tensor) -> SentenceBounds:
 
 
 def summarize(
-    bounds: SentenceBounds, particles: int, *, drawn_from: float | None = None, exact: bool = False
+    bounds: SentenceBounds,
+    particles: int,
+    *,
+    drawn_from: float | None = None,
+    exact: bool = False,
+    khat: Mapping[str, float] | None = None,
 ) -> Likelihood:
     """Take weighted means over the sentences; ``exact``: nothing is latent.
 
     ``drawn_from``: of how many sentences these n were drawn without replacement, ∞ with replacement; None: they are
-    all. The draw's standard error is s/√n · √(1 - n/N).
+    all. The draw's standard error is s/√n · √(1 - n/N); of the nats per token, a ratio of two sums, s is that of what
+    a sentence has above the mean nats of its tokens. ``khat``: its shares and median by name.
     """
     total = bounds.weights.sum()
     share, whole = bounds.weights / total, float(total)
@@ -242,7 +251,13 @@ def summarize(
     def standard_error(variances: Tensor) -> float:
         return float((share.square() * variances).sum().sqrt())
 
-    spread = float((share * (bounds.iw - mean(bounds.iw)).square()).sum() / total)  # NaN where bounds are -∞
+    left = 1.0 - whole / drawn_from if drawn_from and whole < drawn_from else 0.0
+
+    def sampling_error(values: Tensor) -> float:  # NaN where bounds are -∞
+        return float((share * values.square()).sum() / total * left) ** 0.5 if left else 0.0
+
+    length = mean(bounds.tokens)
+    beyond = bounds.iw / length - bounds.tokens * (mean(bounds.iw) / length**2)
     return Likelihood(
         particles=1 if exact else particles,
         elbo=mean(bounds.elbo),
@@ -251,7 +266,7 @@ def summarize(
         iw_se=standard_error(bounds.iw_var),
         kl=mean(bounds.kl),
         rec=mean(bounds.rec),
-        sampling_se=math.sqrt(spread * (1.0 - whole / drawn_from)) if drawn_from and whole < drawn_from else 0.0,
+        sampling_se=sampling_error(bounds.iw - mean(bounds.iw)),
         ess=mean(bounds.ess),
         rec_sum=float((bounds.weights * bounds.rec).sum()),
         kl_sum=float((bounds.weights * bounds.kl).sum()),
@@ -260,6 +275,8 @@ def summarize(
         n_words=float((bounds.weights * (bounds.tokens - 1)).sum()),
         gap_se=standard_error(bounds.gap_var),
         exact=exact,
+        token_sampling_se=sampling_error(beyond),
+        **(khat or {}),
     )
 
 
@@ -325,7 +342,10 @@ def estimate_bounds(
     bounds = torch.cat([bound for bound, _ in columns], dim=1)
     ess = [e for _, e in columns if e is not None]
     return BoundEstimate(
-        bounds.mean(0), bounds.var(0) / repeats, torch.cat(ess) if ess else None, repeats * objective.particles
+        bounds.mean(0),
+        jackknife_variance(means_without_each(bounds)),
+        torch.cat(ess) if ess else None,
+        repeats * objective.particles,
     )
 
 

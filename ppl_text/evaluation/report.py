@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .collapse import NO_CURES, verdict_of
+from ..core.printing import MISSING, decimal
+from .collapse import NO_CURES, Cures, verdict_of
 from .latents import LatentFigures, SiteFigures, StepFigures
 
 Row = tuple[str, ...]
@@ -56,41 +57,43 @@ def values_of(sections: Sequence[Section]) -> dict[str, Any]:
     return {name: value for section in sections for name, value in section.values.items()}
 
 
-def latent_sections(figures: LatentFigures | None, cures: Mapping[str, str] = NO_CURES) -> list[Section]:
-    """Return the section on what the latents carry; none where there is nothing to say.
+def latent_sections(figures: LatentFigures | None, cures: Cures = NO_CURES, noun: str = "sentence") -> list[Section]:
+    """Return the section on what the latents carry; none where there is nothing to say. ``noun`` of a text.
 
     One site has a table of its quantities. Several have a row each, and one for those of whole sentences together
     where these are several; the verdict is on each of whole sentences.
     """
     if figures is None:
         return []
-    values = figures.as_dict() | ({} if figures.together is None else {"latents": verdict_of(figures.together, cures)})
+    values = figures.as_dict()
+    if figures.together is not None:
+        values["latents"] = verdict_of(figures.together, cures, noun)
     whole = {name: site for name, site in figures.sites.items() if isinstance(site, SiteFigures)}
     if len(figures.sites) == 1:
         (name, site), *_ = whole.items()
-        said = (verdict_of(site, cures),)
-        return [Section("What the latents carry", ("quantity", "value"), _quantities(name, site), said, (), values)]
+        said, quantities = (verdict_of(site, cures, noun),), _quantities(name, site, noun)
+        return [Section("What the latents carry", ("quantity", "value"), quantities, said, (), values)]
     rows = [_row(name, site) for name, site in figures.sites.items()]
     if len(whole) > 1 and figures.together is not None:
         rows.append(_row(f"{', '.join(whole)} together", figures.together))
-    lines = tuple(f"{name}: {verdict_of(site, cures)}" for name, site in whole.items())
+    lines = tuple(f"{name}: {verdict_of(site, cures, noun)}" for name, site in whole.items())
     return [Section("What the latents carry", _HEADER, tuple(rows), lines, (), values)]
 
 
-def _quantities(name: str, figures: SiteFigures) -> tuple[Row, ...]:
-    """Return what a lone latent of whole sentences carries, as text."""
+def _quantities(name: str, figures: SiteFigures, noun: str) -> tuple[Row, ...]:
+    """Return what a lone latent of whole texts carries, as text."""
     dimensions = sorted(figures.kl_by_dimension, reverse=True)
     active = [("0.01", figures.active_units), ("0.2", figures.active_units_02)]
     return (
-        (f"KL(q({name} given x) ‖ p({name}))", f"{figures.kl:z.3f} nats"),
+        (f"KL(q({name} given x) ‖ p({name}))", f"{decimal(figures.kl)} nats"),
         (
             f"mutual information I(x; {name})",
-            f"{figures.mutual_information:z.3f} nats; cap {figures.mutual_information_cap:z.3f}, the entropy of the "
-            f"{figures.compared:,} sentences compared",
+            f"{decimal(figures.mutual_information)} nats; cap {decimal(figures.mutual_information_cap)}, the entropy "
+            f"of the {figures.compared:,} {noun}s compared",
         ),
-        (f"KL(q({name}) ‖ p({name})) of their aggregate", f"{figures.marginal_kl:z.3f} nats"),
+        (f"KL(q({name}) ‖ p({name})) of their aggregate", f"{decimal(figures.marginal_kl)} nats"),
         *((f"units active at {at}", f"{n} of {figures.latent_units}") for at, n in active if n is not None),
-        *([("KL by dimension, largest first", " ".join(f"{kl:.2f}" for kl in dimensions))] if dimensions else []),
+        *([("KL by dimension, largest first", " ".join(decimal(kl, 2) for kl in dimensions))] if dimensions else []),
     )
 
 
@@ -100,13 +103,13 @@ _HEADER = ("site", "KL, nats", "a step", "I(x; site), nats", "its cap", "KL of t
 def _row(name: str, figures: SiteFigures | StepFigures) -> Row:
     """Return one of several sites as text; a dash stands for what does not apply."""
     if isinstance(figures, StepFigures):
-        return (name, f"{figures.kl:z.3f}", f"{figures.kl_per_step:z.3f}", *["–"] * 5)
+        return (name, decimal(figures.kl), decimal(figures.kl_per_step), *[MISSING] * 5)
     known = figures.mutual_information == figures.mutual_information
     information = (
-        f"{figures.mutual_information:z.3f}" if known else "unknown",
-        f"{figures.mutual_information_cap:z.3f}",
-        f"{figures.marginal_kl:z.3f}" if known else "unknown",
+        decimal(figures.mutual_information) if known else "unknown",
+        decimal(figures.mutual_information_cap),
+        decimal(figures.marginal_kl) if known else "unknown",
     )
     active = (figures.active_units, figures.active_units_02)
-    units = ("–" if n is None else f"{n} of {figures.latent_units}" for n in active)
-    return (name, f"{figures.kl:z.3f}", "–", *information, *units)
+    units = (MISSING if n is None else f"{n} of {figures.latent_units}" for n in active)
+    return (name, decimal(figures.kl), MISSING, *information, *units)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .. import objectives
 from ..core.batch import device_of
@@ -15,6 +18,7 @@ from ..core.errors import UserError
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus
+from ..evaluation.collapse import NO_CURES, Cures
 from ..evaluation.generation import is_conditional, sample_texts
 from ..evaluation.latents import LatentFigures, latent_figures, says_more
 from ..evaluation.likelihood import Likelihood, estimate_bounds, measuring, sentence_bounds, summarize
@@ -22,6 +26,7 @@ from ..evaluation.report import Section
 from ..evaluation.scores import SentenceScores, join_scores, store_scores
 from ..evaluation.sentences import common_sentences, evaluation_set
 from ..metrics.words import share_in_list, share_unique
+from ..plots.inference_data import FEWEST_DRAWS, khat_columns, pareto_k
 
 if TYPE_CHECKING:
     from ..training.validation import Monitor
@@ -66,7 +71,7 @@ class Subject:
         corpus: what both were trained on.
         objective: the name of what they were trained by.
         steps: how many updates were made.
-        cures: recipes to advise where latents have collapsed (:func:`~ppl_text.evaluation.collapse.siblings`).
+        cures: what to advise where latents have collapsed (:class:`~ppl_text.evaluation.collapse.Cures`).
         folder: where figures and scores are put; None: they are not kept.
     """
 
@@ -75,7 +80,7 @@ class Subject:
     corpus: Corpus
     objective: str = ""
     steps: int = 0
-    cures: Mapping[str, str] = field(default_factory=dict)
+    cures: Cures = NO_CURES
     folder: Path | None = None
 
     def evaluate(
@@ -94,6 +99,14 @@ class Subject:
         rows = evaluation_set(self.corpus, split, limit, seed)
         weighted = self.corpus.weighted
         kept: list[SentenceScores] = []
+        khats: list[NDArray[Any]] = []
+
+        def keep(scores: SentenceScores) -> None:
+            if not scores.exact and particles >= FEWEST_DRAWS:
+                khats.append(khat_of(scores))
+            if store is not None:
+                kept.append(scores)
+
         bounds = sentence_bounds(
             self.model,
             self.guide,
@@ -103,7 +116,7 @@ class Subject:
             device=device_of(self.model),
             seed=seed,
             report=report,
-            keep=(lambda scores: None) if store is None else kept.append,
+            keep=keep,
         )
         if store is not None:
             run = {} if self.folder is None else {"run": str(self.folder)}
@@ -112,7 +125,8 @@ class Subject:
         # Weighted rows are drawn from with replacement, ∝ counts.
         whole = math.inf if weighted else float(len(self.corpus.splits[split]))
         drawn_from = None if limit is None else whole
-        return summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents)
+        khat = khat_columns(np.concatenate(khats), bounds.weights.numpy()) if khats else None
+        return summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents, khat=khat)
 
     def bound(
         self,
@@ -170,6 +184,15 @@ class Subject:
             unfinished=drawn.unfinished,
             texts=tuple(drawn.texts),
         )
+
+
+def khat_of(scores: SentenceScores) -> NDArray[Any]:
+    """Pareto k̂ (N,) of the K log-weights of each sentence; NaN where one of them is no number."""
+    log_weights = scores.log_weights.numpy()
+    broken = (np.isnan(log_weights) | (log_weights == np.inf)).any(axis=1)
+    khat = np.full(len(log_weights), np.nan)
+    khat[~broken] = pareto_k(log_weights[~broken])
+    return khat
 
 
 class ObjectiveBound(NamedTuple):

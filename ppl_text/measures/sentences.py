@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +9,14 @@ import numpy as np
 
 from ..core.atomic import finite_or_none
 from ..core.latents import of_sentence
+from ..core.printing import decimal, percent, plus_minus
 from ..data.batches import EvaluationSet
-from ..data.corpus import Corpus, TokenTable
+from ..data.corpus import Corpus, Split, TokenTable
 from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.likelihood import Likelihood
-from ..metrics.words import entropy
+from ..evaluation.standard_errors import is_unreliable
 from .base import SEED, Measured, Numbers, Subject
-from .texts import References, TextMeasure
+from .texts import TextMeasure, tail_of
 
 if TYPE_CHECKING:
     from ..training.validation import Monitor
@@ -29,7 +29,7 @@ class SentenceMeasure(TextMeasure):
     """Texts that count once: perplexities with what normalises them, and what their latents carry."""
 
     name = "sentences"
-    version = 2
+    version = 3
     shown = 10
     between = "\n>\n> "
 
@@ -37,26 +37,29 @@ class SentenceMeasure(TextMeasure):
         """Return whether texts count once."""
         return not corpus.weighted
 
-    def references(self, corpus: Corpus, split: str) -> References:
-        """Return the i.i.d. token model of the training sentences, and the entropy of the split's."""
-        train, data = (corpus.splits[name].target.table for name in ("train", split))
-        return References(token_cross_entropy(train, data), entropy(corpus.splits[split].counts))
+    def symbol_cross_entropy(self, train: Split, data: Split) -> float:
+        """Return that of the i.i.d. token model of the training sentences."""
+        return token_cross_entropy(train.target.table, data.target.table)
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
         """Say whether sentences were drawn from the split, or all of them."""
-        n = f"{likelihood.n_sent:,.0f} {corpus.noun}s"
+        n = f"{likelihood.n_sent:z,.0f} {corpus.noun}s"
         if likelihood.sampling_se:
-            return f"{n} drawn from the split (± {likelihood.sampling_se:.3f} from the draw)"
+            return f"{n} drawn from the split (± {decimal(likelihood.sampling_se)} from the draw)"
         return f"all {n}"
 
-    def perplexities(self, likelihood: Likelihood) -> tuple[str, ...]:
-        """Return the perplexities with what they are normalised by, and why they are infinite where they are."""
-        n = f"{likelihood.n_eos:,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:,.0f} sentences"
+    def perplexities(self, likelihood: Likelihood, corpus: Corpus) -> tuple[str, ...]:
+        """Return the perplexities with their errors and what they are normalised by, and why they may be infinite."""
+        n = f"{likelihood.n_eos:z,.0f} scored tokens (EOS counted, BOS not) in {likelihood.n_sent:z,.0f} {corpus.noun}s"
+        if likelihood.sampling_se:
+            n += f" (± {decimal(likelihood.perplexity_sampling_se)} from the draw of these)"
         if likelihood.exact:
-            return (f"PPL {likelihood.perplexity:z.3f}, exact; over {n}.",)
+            return (f"PPL {decimal(likelihood.perplexity)}, exact; over {n}.",)
+        tail = f" (k̂ > 0.7: {tail_of(likelihood)})" if likelihood.finite else ""
         line = (
-            f"PPL {likelihood.elbo_perplexity:z.3f} from the ELBO, {likelihood.perplexity:z.3f} from K = "
-            f"{likelihood.particles} importance samples; over {n}."
+            f"PPL {plus_minus(likelihood.elbo_perplexity, likelihood.elbo_perplexity_se)} from the ELBO, "
+            f"{plus_minus(likelihood.perplexity, likelihood.perplexity_se)} from K = {likelihood.particles} importance "
+            f"samples{tail}; over {n}."
         )
         if likelihood.finite:
             return (line,)
@@ -70,7 +73,8 @@ class SentenceMeasure(TextMeasure):
         """Return what the latents of whole sentences carry, and whether they have collapsed."""
         if not of_sentence(subject.model.latents):
             return None
-        return CollapseMonitor(validation, cures=subject.cures, sentences=None if everything else SENTENCES)
+        number = None if everything else SENTENCES
+        return CollapseMonitor(validation, cures=subject.cures, sentences=number, noun=subject.corpus.noun)
 
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
         """Rec, KL and -ELBO (nats per sentence), perplexities, mutual information (nats) and active units.
@@ -92,7 +96,12 @@ class SentenceMeasure(TextMeasure):
             "iw_negative": -likelihood.iw,
             "iw_se": likelihood.iw_se,
             "ppl_elbo": likelihood.elbo_perplexity,
+            "ppl_elbo_se": likelihood.elbo_perplexity_se,
             "ppl": likelihood.perplexity,
+            "ppl_se": likelihood.perplexity_se,
+            "ppl_sampling_se": likelihood.perplexity_sampling_se,
+            "khat_bad": likelihood.khat_bad,
+            "khat_median": likelihood.khat_median,
             "particles": likelihood.particles,
             "rec_sum": likelihood.rec_sum,
             "kl_sum": likelihood.kl_sum,
@@ -103,7 +112,8 @@ class SentenceMeasure(TextMeasure):
             "sampling_se": likelihood.sampling_se,
         }
         if likelihood.exact:
-            found = {key: value for key, value in found.items() if key not in ("kl", "elbo_negative", "ppl_elbo")}
+            without = ("kl", "elbo_negative", "ppl_elbo", "ppl_elbo_se", "khat_bad", "khat_median")
+            found = {key: value for key, value in found.items() if key not in without}
         report("mutual information and active units")
         latents = subject.latents("test", settings["representation"], SEED)
         if latents is not None:
@@ -120,20 +130,27 @@ class SentenceMeasure(TextMeasure):
             tuple(r["measures"][key] for key in ("n_sent", "n_eos", "particles")) for r in rows
         )
         notes = [
-            f"{sentences:,.0f} test sentences, {tokens:,.0f} scored tokens (EOS counted, BOS not), by which the nats "
-            f"of perplexities are divided; the importance-weighted ones are from K = {particles:,.0f} draws (the "
+            f"{sentences:z,.0f} test sentences, {tokens:z,.0f} scored tokens (EOS counted, BOS not), by which the nats "
+            f"of perplexities are divided; the importance-weighted ones are from K = {particles:z,.0f} draws (the "
             "published ones from 500)."
         ]
-        caps: dict[int, list[str]] = {}
+        for row in rows:
+            if is_unreliable(row["measures"].get("khat_bad")):
+                notes.append(
+                    f"{row['title']}: k̂ > 0.7 on {percent(row['measures']['khat_bad'])} of the sentences, so the "
+                    "importance-weighted perplexity hangs on a few draws and its error claims no coverage."
+                )
+        caps: dict[tuple[int, float], list[str]] = {}
         for row in rows:
             if (compared := row["measures"].get("compared")) is not None:
-                caps.setdefault(int(compared), []).append(row["title"])
+                cap = round(row["measures"]["mutual_information_cap"], 6)
+                caps.setdefault((int(compared), cap), []).append(row["title"])
         most = max(caps, default=0)
-        for compared, titles in sorted(caps.items(), reverse=True):
-            whose = "" if compared == most else f" of {', '.join(titles)}"
+        for (compared, cap), titles in sorted(caps.items(), reverse=True):
+            whose = "" if (compared, cap) == most else f" of {', '.join(titles)}"
             notes.append(
                 f"MI{whose} is against the aggregate posterior of {compared:,} of the sentences, and can be "
-                f"{math.log(compared):.2f} nats at most."
+                f"{decimal(cap, 2)} nats at most, the entropy of these."
             )
         return notes
 

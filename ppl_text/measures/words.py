@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.atomic import finite_or_none
+from ..core.printing import decimal, plus_minus
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus, Split
 from ..evaluation.generation import sample_texts
@@ -28,7 +29,7 @@ from ..metrics.words import (
 )
 from ..plots.figures import distances_figure, entropies_figure, entropy_records, gap_figure
 from .base import SEED, Measured, Numbers, Subject
-from .texts import References, TextMeasure
+from .texts import TextMeasure
 
 if TYPE_CHECKING:
     from ..training.validation import Monitor
@@ -62,21 +63,23 @@ class WordMeasure(TextMeasure):
         """Return whether rows are types with counts."""
         return corpus.weighted
 
-    def references(self, corpus: Corpus, split: str) -> References:
-        """Return the i.i.d. letter model of the training words, and the entropy of the split's."""
-        data = corpus.splits[split]
-        return References(letter_cross_entropy(corpus.splits["train"], data), entropy(data.counts))
+    def symbol_cross_entropy(self, train: Split, data: Split) -> float:
+        """Return that of the i.i.d. letter model of the training words."""
+        return letter_cross_entropy(train, data)
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
         """Say whether words were drawn ∝ counts, or every type with its count."""
-        n = f"{likelihood.n_sent:,.0f}"
+        n = f"{likelihood.n_sent:z,.0f}"
         if likelihood.sampling_se:
-            return f"{n} {corpus.noun}s drawn from the split ∝ counts (± {likelihood.sampling_se:.3f} from the draw)"
+            return (
+                f"{n} {corpus.noun}s drawn from the split ∝ counts (± {decimal(likelihood.sampling_se)} from the draw)"
+            )
         return f"every type of the split, weighted by its count ({n} tokens)"
 
     def asides(self, likelihood: Likelihood) -> tuple[str, ...]:
         """Return nats and perplexity per token."""
-        token = f"{likelihood.iw_per_token:z.4f} nats, perplexity {likelihood.perplexity:z.3f}"
+        error = math.nan if likelihood.exact else likelihood.perplexity_se
+        token = f"{decimal(likelihood.iw_per_token, 4)} nats, perplexity {plus_minus(likelihood.perplexity, error)}"
         return (f"Per scored token: {token} (EOS counted)",)
 
     def monitor(self, subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:
@@ -141,8 +144,8 @@ class WordMeasure(TextMeasure):
             if (offset := row["measures"].get("offset")) is not None:
                 m, published = row["measures"], row["published"].get("offset")
                 notes.append(
-                    f"{row['title']}: H test lies {offset:.3f} nats above the entropy of its {m['test_tokens']:,.0f} "
-                    f"test tokens, {m['entropy_test']:.3f}" + ("." if published is None else f" (paper: {published}).")
+                    f"{row['title']}: H test lies {offset:z.3f} nats above the entropy of its {m['test_tokens']:z,.0f} "
+                    f"test tokens, {m['entropy_test']:z.3f}" + ("." if published is None else f" (paper: {published}).")
                 )
         for group, title in results["groups"].items():
             rows = [row["measures"] for row in results["rows"] if row["group"] == group and row["seeds"]]
@@ -150,10 +153,10 @@ class WordMeasure(TextMeasure):
             if sampled and sampled[0].get("entropy_test") is not None:
                 m, error = sampled[0], max(m["test_se"] for m in sampled)
                 notes.append(
-                    f"{title.split(':')[0]}: entropy of the test words {m['entropy_test']:.3f} nats, of the training "
-                    f"words {m['entropy_train']:.3f}; {m['samples']:,.0f} samples a row; Monte-Carlo standard error of "
-                    f"H test at most {error:.3f}; the draw of the words adds {m['test_sampling_se']:.2f}, the same for "
-                    "all rows."
+                    f"{title.split(':')[0]}: entropy of the test words {m['entropy_test']:z.3f} nats, of the training "
+                    f"words {m['entropy_train']:z.3f}; {m['samples']:z,.0f} samples a row; Monte-Carlo standard error "
+                    f"of H test at most {error:z.3f}; the draw of the words adds {m['test_sampling_se']:z.2f}, the "
+                    "same for all rows."
                 )
         return notes
 
@@ -186,6 +189,7 @@ def _by_importance(subject: Subject, split: str, settings: Mapping[str, Any]) ->
     return {
         split: -likelihood.iw,
         f"{split}_se": likelihood.iw_se,
+        f"{split}_khat_bad": likelihood.khat_bad,
         f"{split}_elbo": -likelihood.elbo,
         f"{split}_per_token": -likelihood.iw_per_token,
         f"{split}_words": limit,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -48,6 +48,21 @@ def entropy(counts: ArrayLike) -> float:
     """
     p = _probabilities(counts, "entropy")
     return float(max(0.0, -(p * np.log(p)).sum()))
+
+
+def merged_counts(rows: Iterable[Hashable], counts: ArrayLike) -> NDArray[np.float64]:
+    """Sum the counts of equal rows: one number for each different row, in the order of their first occurrence.
+
+    Example::
+
+        >>> merged_counts(["a", "b", "a"], [1, 1, 2]).tolist()
+        [3.0, 1.0]
+    """
+    places: dict[Hashable, int] = {}
+    numbers = [places.setdefault(row, len(places)) for row in rows]
+    sums = np.zeros(len(places))
+    np.add.at(sums, numbers, np.asarray(counts, dtype=np.float64))
+    return sums
 
 
 def cross_entropy(model: CountedTexts, data: CountedTexts) -> float:

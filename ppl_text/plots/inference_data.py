@@ -107,6 +107,30 @@ def khat_shares(k: NDArray[Any], weights: NDArray[Any] | None = None) -> KhatSha
     return KhatShares(good, ok, float(weights[~(k <= OK)].sum() / weights.sum()))
 
 
+KHAT = ("khat_good", "khat_ok", "khat_bad", "khat_median")
+"""What :func:`khat_columns` names."""
+
+
+def khat_columns(k: NDArray[Any], weights: NDArray[Any]) -> dict[str, float]:
+    """Return the shares of :func:`khat_shares` and the median of k̂, weighted; NaN where there is no k̂.
+
+    Args:
+        k: (N,) k̂, or none at all.
+        weights: (N,) weights of the sentences.
+
+    Example::
+
+        >>> khat_columns(np.array([0.1, 0.6, 0.2]), np.ones(3))["khat_median"]
+        0.2
+    """
+    if not len(k):
+        return dict.fromkeys(KHAT, math.nan)
+    order = k.argsort()
+    cumulated = weights[order].cumsum() / weights.sum()
+    median = float(k[order][cumulated.searchsorted(0.5 - 1e-9)])
+    return dict(zip(KHAT, (*khat_shares(k, weights), median), strict=True))
+
+
 def save_comparison(
     path: Path,
     draws: Mapping[str, Draws],

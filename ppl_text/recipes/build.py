@@ -29,7 +29,7 @@ from ..data.batches import (
 from ..data.catalogue import CORPORA, Located, locate
 from ..data.corpus import Corpus
 from ..data.options import corpus_options
-from ..evaluation.collapse import siblings
+from ..evaluation.collapse import Cures, options, siblings
 from ..evaluation.sentences import evaluation_set
 from ..measures import monitor_of
 from ..measures.base import Subject
@@ -46,7 +46,7 @@ from .errors import Errors, checked_options, default_options, place_of
 from .folders import check_parent
 from .procedures import FREEZE
 from .stages import build_stages, check_stages, first_rate
-from .tree import source_of
+from .tree import read_recipe, source_of
 
 ESTIMATED_ON = 100
 """Training batches, at most, on which running statistics are estimated for weights that are judged."""
@@ -324,8 +324,22 @@ def statistics_batches(config: RunConfig, corpus: Corpus) -> list[Batch]:
 
 def subject_of(config: RunConfig, programs: Programs, corpus: Corpus, folder: Path, steps: int = 0) -> Subject:
     """What measures look at of a run, after ``steps`` updates."""
-    cures = siblings(config.cures, recipe_names())
+    cures = cures_of(config, getattr(programs.model, "family", config.model.family))
     return Subject(programs.model, programs.guide, corpus, config.objective, steps, cures, folder)
+
+
+def cures_of(config: RunConfig, family: str) -> Cures:
+    """Return what is advised where latents of a run have collapsed, of what there is for its model's ``family``.
+
+    Recipes of the same corpus and family; else options, β in cycles of a quarter of the training, in its own unit.
+    """
+    named = siblings(config.cures, recipe_names())
+    fitting = {cure: name for cure, name in named.ways.items() if read_recipe(name)["model"]["family"] == family}
+    if fitting:
+        return named._replace(ways=fitting)
+    last = config.training.in_stages()[-1]
+    (unit, whole), argument = *last.length.items(), {"steps": "period", "epochs": "period_epochs"}
+    return options(families_guides(family), f"{argument[unit]}: {max(1, whole // 4)}")
 
 
 def build_monitor(config: RunConfig, subject: Subject, validation: EvaluationSet) -> Monitor | None:

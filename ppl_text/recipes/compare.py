@@ -107,7 +107,8 @@ def compare_runs(
         (progress or Quiet()).message(text)
     with torch_threads(runs[0].config.threads):
         measured = measure(pairs, sentences, settings, watch)
-    found = Comparison(measured.rows, measured.settings, notes, verdict(measured.rows), place)
+    noun = runs[0].corpus.noun
+    found = Comparison(measured.rows, {**measured.settings, "noun": noun}, notes, verdict(measured.rows, noun), place)
     _save(found, measured, sentences, place)
     return found
 
@@ -219,8 +220,8 @@ def _save(found: Comparison, measured: Measurements, sentences: CommonSentences,
         khats = {guide: figures.khat for guide, figures in measured.guides.items()}
         common = sentences.texts, sentences.weights.numpy()
         save_comparison(partial / "inference.nc", draws, khats, *common, rows, attributes)
-        bounds_figure(rows, partial / "figures" / "bounds.png")
-        khat_figure(khats, partial / "figures" / "khat.png")
+        bounds_figure(rows, partial / "figures" / "bounds.png", found.noun)
+        khat_figure(khats, partial / "figures" / "khat.png", found.noun)
         snr_figure(rows, partial / "figures" / "snr.png")
         folders.move_folder(partial, place)
     except BaseException:

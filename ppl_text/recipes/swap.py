@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..comparing.exchange import BeforeAfter, GuideFigures, label
-from ..core.batch import device_of
 from ..core.errors import RunFolderError, UserError
 from ..data.corpus import Corpus
-from ..evaluation.likelihood import Likelihood, sentence_log_weights
+from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import table
 from ..schedules import IN_EPOCHS
 from ..training.weights import weights_digest
@@ -33,9 +32,6 @@ __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label"
 
 VALIDATIONS = 5
 """About how often a refit is validated."""
-
-KHAT_SENTENCES, KHAT_DRAWS = 256, 100
-"""What the distribution of Pareto k̂ is measured on: test sentences, and draws for each."""
 
 _STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}
 _KEPT = ("model", "data", "parent", "parent_weights", "recipe")
@@ -224,9 +220,8 @@ def measure_pair(child: Measurable, likelihood: Likelihood) -> BeforeAfter:
         after=measure(child, options, seed, likelihood),
         particles=options.particles,
         sentences=options.sentences,
-        khat_sentences=KHAT_SENTENCES,
-        khat_draws=KHAT_DRAWS,
         seed=seed,
+        noun=child.corpus.noun,
     )
 
 
@@ -240,21 +235,10 @@ def measure(run: Measurable, options: ReportSection, seed: int, likelihood: Like
     key = (weights, run.config.guide.name, data, run.config.device, options.particles, options.sentences, seed)
     if key not in _MEASURED:
         found = likelihood or run.evaluate("test", options.particles, options.sentences, seed)
-        _MEASURED[key] = _figures(run.config.guide.name, found, khat_distribution(run, seed))
+        _MEASURED[key] = _figures(run.config.guide.name, found)
     return _MEASURED[key]
 
 
-def _figures(guide: str, found: Likelihood, khat: tuple[float, float, float]) -> GuideFigures:
+def _figures(guide: str, found: Likelihood) -> GuideFigures:
     bounds = (found.elbo, found.elbo_se, found.iw, found.iw_se, found.gap, found.gap_se, found.kl)
-    return GuideFigures(guide, *bounds, *khat)
-
-
-def khat_distribution(run: Measurable, seed: int) -> tuple[float, float, float]:
-    """Shares of :data:`KHAT_SENTENCES` test sentences with k̂ below 0.5, up to 0.7, and above."""
-    from ..plots.inference_data import khat_shares, pareto_k
-
-    model, guide = run.programs
-    data = build.evaluation_set(run.corpus, "test", KHAT_SENTENCES, seed)
-    found = sentence_log_weights(model, guide, data, draws=KHAT_DRAWS, device=device_of(model), seed=seed)
-    good, fair, bad = khat_shares(pareto_k(found.log_weights.numpy()), found.weights.numpy())
-    return float(good), float(fair), float(bad)
+    return GuideFigures(guide, *bounds, found.khat_good, found.khat_ok, found.khat_bad)

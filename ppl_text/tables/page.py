@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..core.printing import decimal
 from ..evaluation.report import table
 from ..measures import load_measure
 from ..measures.base import Measure
@@ -63,27 +64,22 @@ def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
     ours = "–"
     if value is not None:
         ends = [row["measures"].get(key) for key in column.get("interval") or ()]
-        within = "" if None in ends or not ends else " [" + ", ".join(_fixed(end, digits) for end in ends) + "]"
+        within = "" if None in ends or not ends else " [" + ", ".join(decimal(end, digits) for end in ends) + "]"
         spread = row["spread"].get(column["key"])
-        ours = _fixed(value, digits) + within + ("" if spread is None else f" ± {_fixed(spread, digits)}")
+        ours = decimal(value, digits) + within + ("" if spread is None else f" ± {decimal(spread, digits)}")
     published = row["published"].get(column["published"])
-    return ours if published is None else f"{ours} ({_fixed(published, digits)})"
-
-
-def _fixed(value: float, digits: int) -> str:
-    """So many decimals; what rounds to zero has no sign."""
-    return f"{round(value, digits) + 0.0:.{digits}f}"
+    return ours if published is None else f"{ours} ({decimal(published, digits)})"
 
 
 def _steps(row: Mapping[str, Any]) -> str:
     steps = row["measures"].get("steps")
-    return "" if steps is None else f"{steps:,.0f}"
+    return "" if steps is None else f"{steps:z,.0f}"
 
 
 def _parameters(row: Mapping[str, Any]) -> str:
     """``model + guide``; a guide without parameters is not named, and what was not trained has none."""
     sizes = [row["measures"].get(f"{who}_parameters") for who in ("model", "guide")]
-    return " + ".join(f"{size:,.0f}" for size in sizes if size)
+    return " + ".join(f"{size:z,.0f}" for size in sizes if size)
 
 
 def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
@@ -108,9 +104,9 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _ours(claim: Mapping[str, Any]) -> str:
-    error = "" if claim["error"] is None else f" ± {claim['error']:.2f}"
+    error = "" if claim["error"] is None else f" ± {claim['error']:z.2f}"
     return _number(claim["difference"]) + error
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:+.2f}"
+    return "–" if value is None else f"{value:+z.2f}"

@@ -175,7 +175,7 @@ def _compared(task: Task, row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     """Return a value of a few characters as it is, "…" for a longer one."""
-    text = "–" if value is None else f"{value:,.10g}" if isinstance(value, int | float) else str(value)
+    text = "–" if value is None else f"{value:z,.10g}" if isinstance(value, int | float) else str(value)
     return text if len(text) <= 20 else "…"
 
 

@@ -133,22 +133,22 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 def describe_step(record: StepRecord) -> str:
     """Return bound, KL, rate and time left in one line."""
     return (
-        f"{_bound(record)} nats/sentence  KL {record.kl:z.3f}  {record.steps_per_second:.1f} steps/s  "
-        f"{record.sentences_per_second:,.0f} sentences/s  left {duration(record.seconds_left)}"
+        f"{_bound(record)} nats/sentence  KL {record.kl:z.3f}  {record.steps_per_second:z.1f} steps/s  "
+        f"{record.sentences_per_second:z,.0f} sentences/s  left {duration(record.seconds_left)}"
     )
 
 
 def _brief(record: StepRecord) -> str:
     """Return the same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
-    return f"{_bound(record)} nats  KL {record.kl:z.2f}  {record.steps_per_second:.0f} steps/s  left {left}"
+    return f"{_bound(record)} nats  KL {record.kl:z.2f}  {record.steps_per_second:z.0f} steps/s  left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
     """Return the bound on the validation data in one line, and of what was monitored as much as the line holds."""
     line = (
         f"validation at step {record.step:,}: {_bound(record)} nats/sentence "
-        f"({record.bound_per_token:.3f} nats/token)  KL {record.kl:z.3f}"
+        f"({record.bound_per_token:z.3f} nats/token)  KL {record.kl:z.3f}"
     )
     best = "  (best)" if record.best else ""
     for name, value in record.monitor.items():
@@ -162,8 +162,8 @@ def describe_validation(record: ValidationRecord) -> str:
 def _bound(record: StepRecord | ValidationRecord) -> str:
     """Return the bound; beside one that is infinite, since a posterior has no density, what the training goes by."""
     if math.isinf(record.bound):
-        return f"bound {record.bound:.0f}, log-likelihood {record.log_likelihood:.3f}"
-    return f"bound {record.bound:.3f}"
+        return f"bound {record.bound:z.0f}, log-likelihood {record.log_likelihood:z.3f}"
+    return f"bound {record.bound:z.3f}"
 
 
 def duration(seconds: float) -> str:

@@ -264,7 +264,9 @@ class Aggressive(Update):
         if before is None or not now < before:
             return ""
         self._on = False
-        return f"aggressive training of the encoder ends: mutual information {before:.4g} -> {now:.4g}; joint from here"
+        return (
+            f"aggressive training of the encoder ends: mutual information {before:z.4g} -> {now:z.4g}; joint from here"
+        )
 
     def counted(self) -> dict[str, int]:
         """Return the ``encoder_updates`` since the last record."""

@@ -95,8 +95,10 @@ def test_evaluate_prints_a_table_and_strict_json(ppl, trained):
     values = strict(ppl("evaluate", trained.folder, "--particles", "8", "--seed", "3", "--json").out)
     assert plain.status == 0
     assert re.search(rf"ELBO +{values['elbo']:.3f} +{values['elbo_se']:.3f}\n", plain.out)
-    assert re.search(rf"importance-weighted bound, K = 8 +{values['iw']:.3f} +{values['iw_se']:.3f}\n", plain.out)
-    assert f"perplexity {values['perplexity']:.3f} (EOS counted)" in plain.out
+    assert re.search(
+        rf"importance-weighted bound, K = 8 +{values['iw']:.3f} +{values['iw_se']:.3f} +unknown\n", plain.out
+    )
+    assert f"perplexity {values['perplexity']:.3f} ± {values['perplexity_se']:.3f} (EOS counted)" in plain.out
     assert "every type of the split" in plain.out
     assert values["seed"] == 3
     assert values["n_sent"] == trained.corpus.splits["test"].total

@@ -23,7 +23,7 @@ def strict(text):
 def test_tables_verdict_and_what_to_run_next(ppl, copied):
     ended = ppl("compare", copied, *QUICK, *TWO)
     assert ended.status == 0, ended.err
-    for title in ("Bounds, nats per sentence", "Gradients", "Guides", "Verdict"):
+    for title in ("Bounds, nats per word", "Gradients", "Guides", "Verdict"):
         assert f"{title}" in ended.out
     assert f"The comparison is in {copied / 'compare-1'} (comparison.md" in ended.out
     assert "bounds: iwae:4, guide 'diagonal' (1/2)" in ended.err

@@ -47,17 +47,21 @@ def run(tmp_path_factory, folder, one_thread):
 
 
 def test_perplexities_are_printed_with_what_normalises_them(ppl, run):
-    values = strict(ppl("evaluate", run.folder, "--particles", "20", "--json").out)
-    out = ppl("evaluate", run.folder, "--particles", "20").out
+    values = strict(ppl("evaluate", run.folder, "--particles", "30", "--json").out)
+    out = ppl("evaluate", run.folder, "--particles", "30").out
     tokens = run.corpus.splits["test"].target.table.scored_tokens
     assert values["n_eos"] == tokens
     assert values["perplexity"] == pytest.approx(math.exp(-values["iw_sum"] / tokens))
     assert values["elbo_perplexity"] == pytest.approx(math.exp((values["rec_sum"] + values["kl_sum"]) / tokens))
     assert (
-        f"PPL {values['elbo_perplexity']:.3f} from the ELBO, {values['perplexity']:.3f} from K = 20 importance "
-        f"samples; over {tokens:,} scored tokens (EOS counted, BOS not) in {values['n_sent']:.0f} sentences." in out
+        f"PPL {values['elbo_perplexity']:.3f} ± {values['elbo_perplexity_se']:.3f} from the ELBO, "
+        f"{values['perplexity']:.3f} ± {values['perplexity_se']:.3f} from K = 30 importance samples (k̂ > 0.7: "
+        f"{values['khat_bad']:.0%}); over {tokens:,} scored tokens (EOS counted, BOS not) in {values['n_sent']:.0f} "
+        "sentences." in out
     )
-    assert "Standard errors are of the draws of z." in out
+    assert values["perplexity_se"] == pytest.approx(values["perplexity"] * values["iw_se"] * values["n_sent"] / tokens)
+    assert values["unreliable"] is False
+    assert "Standard errors are of the draws of z, around the expectation of each figure." in out
 
 
 def test_what_the_latents_carry_is_printed_and_reported(ppl, run):

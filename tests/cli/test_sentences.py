@@ -55,7 +55,9 @@ def test_fit_reports_in_sentences_and_its_advice_works(ppl, sentences, tmp_path)
     assert ended.status == 0, ended.err
     assert ended.out.strip().startswith("# Run run: verses-fbp")
     assert re.search(r"\| corpus \| \S+, 96 training sentences \|", ended.out)
-    assert re.search(r"PPL \d+\.\d+ from the ELBO, \d+\.\d+ from K = 3 importance samples", ended.out)
+    assert re.search(
+        r"PPL \d+\.\d+ ± \d+\.\d+ from the ELBO, \d+\.\d+ ± \d+\.\d+ from K = 3 importance samples", ended.out
+    )
     assert "Latents collapsed" in ended.out
     assert "latents collapsed" in ended.err, "the monitor's remark"
     assert len(advised(ended.out)) >= 2

@@ -13,7 +13,7 @@ POINT = replace(
 
 
 def pair(after=POINT):
-    return BeforeAfter(BEFORE, after, particles=8, sentences=1000, khat_sentences=256, khat_draws=100, seed=3)
+    return BeforeAfter(BEFORE, after, particles=8, sentences=1000, seed=3, noun="word")
 
 
 def test_the_figures_stand_side_by_side():
@@ -22,9 +22,28 @@ def test_the_figures_stand_side_by_side():
     assert rows["ELBO"] == ["-20.000 ± 0.010"] * 2
     assert rows["importance-weighted bound, K = 8"] == ["-19.500 ± 0.020"] * 2
     assert rows["gap: IW - ELBO"] == ["0.500 ± 0.015"] * 2
+    assert rows["words with k̂ < 0.5"] == ["90.0%"] * 2
     assert rows["k̂ > 0.7"] == ["4.0%"] * 2
-    assert "the same 1,000 test sentences and seed 3 for both" in pair().how()
-    assert pair().how().endswith("Pareto k̂ of 100 draws for each of 256 sentences.")
+    assert pair().how() == (
+        "Nats per word ± Monte-Carlo s.e., the same 1,000 test words and seed 3 for both; Pareto k̂ of the same 8 draws."
+    )
+
+
+def test_errors_that_claim_no_coverage_are_marked_and_the_mark_is_explained():
+    found = pair(replace(BEFORE, khat_bad=0.6))
+    rows = {name: cells for name, *cells in found.rows()}
+    assert rows["importance-weighted bound, K = 8"] == ["-19.500 ± 0.020", "-19.500 ± 0.020 †"]
+    assert rows["gap: IW - ELBO"] == ["0.500 ± 0.015", "0.500 ± 0.015 †"]
+    assert rows["ELBO"] == ["-20.000 ± 0.010"] * 2
+    assert found.how().endswith(
+        "† unreliable: k̂ > 0.7 on more than a third of the words, so the error claims no coverage."
+    )
+    assert "†" not in pair(replace(BEFORE, khat_bad=math.nan)).how()
+
+
+def test_figures_of_an_older_version_are_read():
+    stored = {**pair().as_json(), "khat_sentences": 256, "khat_draws": 100}
+    assert BeforeAfter.from_json(stored).before == BEFORE
 
 
 def test_what_is_stored_is_strict_json_and_comes_back_but_for_infinities():

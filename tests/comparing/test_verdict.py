@@ -131,7 +131,7 @@ def test_gradients_that_drown_in_noise_are_not_ranked():
 
 
 def test_a_gain_of_a_richer_objective_is_told_from_none():
-    assert "iwae:16 is 0.200 ± 0.000 nats above elbo" in said(row(objective="elbo", level=-0.2), row())
+    assert "iwae:16 is 0.200 ± 0.000 nats a sentence above elbo" in said(row(objective="elbo", level=-0.2), row())
     assert "nothing to speak of; elbo will do" in said(row(objective="elbo", level=-0.005), row())
     assert "nothing to speak of" in said(row(objective="elbo", level=-0.05), row(spread=0.5))
     assert "no objective is above elbo" in said(row(objective="elbo", level=0.1), row())
@@ -139,9 +139,83 @@ def test_a_gain_of_a_richer_objective_is_told_from_none():
 
 def test_khat_says_whether_importance_weights_can_be_trusted():
     assert "k̂ > 0.7 on 2% of the sentences (median 0.20): importance-weighted bounds can be trusted" in said(row())
-    bad = said(row(khat_bad=0.4, khat_good=0.5, khat_ok=0.1))
-    assert "k̂ > 0.7 on 40% of the sentences: a few draws carry the weight" in bad
+    bad = said(row(khat_bad=0.2, khat_good=0.5, khat_ok=0.3))
+    assert "k̂ > 0.7 on 20% of the sentences: a few draws carry the weight there; " in bad
+    assert "bounds are loose on these." in bad
     assert "can be trusted" not in bad
+    worse = said(row(khat_bad=0.6, khat_good=0.3, khat_ok=0.1))
+    assert "bounds are loose and their errors claim no coverage." in worse
+
+
+@pytest.mark.parametrize("poor", ["first", "second"])
+def test_no_difference_is_real_where_an_error_claims_no_coverage(poor):
+    bad = {"khat_bad": 0.6}
+    first = row("rich", spread=0.1, **(bad if poor == "first" else {}))
+    second = row("poor", level=-1.0, **(bad if poor == "second" else {}))
+    text = said(first, second)
+    assert "1.000 ± 0.014 above 'poor'" in text
+    assert "a real difference" not in text
+    assert f"the bound of '{(first if poor == 'first' else second).guide}' hangs on a few draws" in text
+
+
+def test_plain_means_are_believed_whatever_khat_is():
+    """An ELBO at any K weighs its draws alike, and so does every bound at K = 1."""
+    bad = {"khat_bad": 0.6}
+    elbo = row("rich", "elbo", spread=0.1, **bad), row("poor", "elbo", level=-1.0, **bad)
+    assert "a real difference" in said(*elbo)
+    one = {"equal_k": 1, "khat_bad": 0.6}
+    assert "a real difference" in said(
+        row("rich", "iwae:1", spread=0.1, **one), row("poor", "iwae:1", level=-1.0, **one)
+    )
+
+
+def test_a_gain_by_unreliable_weights_says_so():
+    text = said(row(objective="elbo", level=-0.2, khat_bad=0.6), row(khat_bad=0.6))
+    assert "iwae:16 is 0.200 ± 0.000 nats a sentence above elbo (an error that claims no coverage, by k̂)" in text
+
+
+def test_errors_that_claim_no_coverage_are_marked_in_the_table():
+    bad = {"khat_bad": 0.6}
+    (title, header, cells), *_ = tables([row(**bad), row(objective="elbo", **bad), row("fine")], "word")
+    bounds = [dict(zip(header, line, strict=True)) for line in cells]
+    assert [line["bound ± s.e."].endswith("†") for line in bounds] == [True, False, False]
+    assert [line["at K = 16"].endswith("†") for line in bounds] == [True, False, False]
+    assert [line["k̂ > 0.7"] for line in bounds] == ["60%", "60%", "2%"]
+    assert title.startswith("Bounds, nats per word († unreliable: k̂ > 0.7 on more than a third of the words")
+    assert tables([row()], "word")[0][0] == "Bounds, nats per word"
+
+
+def test_texts_are_called_what_the_corpus_calls_them():
+    text = "\n".join(verdict([row(), row("poor", level=-1.0), row("flat", level=-2.0, kl=0.0)], "word"))
+    assert "nats per word" in text
+    assert "on the same words" in text
+    assert "k̂ > 0.7 on 2% of the words" in text
+    assert "tells nothing of the word" in text
+    assert "sentence" not in text
+
+
+def test_a_ratio_that_is_not_told_from_zero_is_quoted_as_less_than_the_floor():
+    seen = {"snr_model": 0.1, "snr_guide": 0.3, "snr_floor": 0.2}
+    equal = {"snr_model_equal_draws": 1.1, "snr_guide_equal_draws": 3.4, "snr_floor_equal_draws": 2.26}
+    one = row(**seen, **equal)
+    _, (_, header, (cells,)), _ = tables([one])
+    found = dict(zip(header, cells, strict=True))
+    assert [found[name] for name in ("SNR model", "SNR guide", "model, equal", "guide, equal")] == [
+        *("< 0.2", "0.3", "< 2.3", "3.4")
+    ]
+    other = {**equal, "snr_guide_equal_draws": 1.0}
+    text = said(one, row(objective="elbo", **seen, **other))
+    assert "of the model's parameters: none above its noise, try more --repeats" in text
+    assert "of the guide's parameters by iwae:16 (SNR 3.4)" in text
+
+
+def test_no_number_is_printed_as_minus_zero():
+    tiny = dict.fromkeys(("bound", "bound_se", "bound_per_token", "bound_equal_k", "kl", "mutual_information"), -1e-9)
+    one = row(
+        **tiny, by_sentence=np.full(N, -1e-9), khat_median=-1e-9, snr_model=-1e-30, sites={"z": SiteUse(-1e-9, 0, 1)}
+    )
+    shown = Comparison([one, row("other", level=-1e-9)], {}, [], verdict([one]))
+    assert "-0.0" not in shown.text + shown.markdown()
 
 
 @pytest.mark.parametrize(
@@ -198,10 +272,10 @@ def test_cells_say_what_was_measured():
     bounds, gradients, guides = tables([one])
     cells = dict(zip(bounds[1], bounds[2][0], strict=True))
     assert cells["bound ± s.e."] == "-10.000 ± 0.010"
-    assert cells["at K = -"] == "-"
+    assert cells["at K = –"] == "–"
     assert cells["ms/step"] == "12.3"
     assert cells["peak MiB"] == "3.0"
-    assert dict(zip(gradients[1], gradients[2][0], strict=True))["SNR guide"] == "-"
+    assert dict(zip(gradients[1], gradients[2][0], strict=True))["SNR guide"] == "–"
     assert "2.000 of 3.000" in guides[2][0]
     assert "-inf" in guides[2][0]
 
@@ -233,7 +307,7 @@ def test_several_latents_have_columns_of_their_own_and_one_has_none():
     (*_, (_, header, (cells, others))) = tables([several(), row("other", sites={"z": SiteUse(1.0, 2, 4)})])
     assert dict(zip(header, cells, strict=True))["KL, units of z"] == "0.001, 0/4"
     assert dict(zip(header, cells, strict=True))["KL, units of a"] == "5.000"
-    assert dict(zip(header, others, strict=True))["KL, units of a"] == "-"
+    assert dict(zip(header, others, strict=True))["KL, units of a"] == "–"
     assert several().as_dict()["sites"]["a"] == {"kl": 5.0, "active_units": None, "units": None}
     assert "sites" not in row(sites={"z": SiteUse(1.0, 2, 4)}).as_dict()
 
@@ -241,7 +315,7 @@ def test_several_latents_have_columns_of_their_own_and_one_has_none():
 def test_information_that_cannot_be_known_is_no_number():
     found = row(mutual_information=math.nan)
     (*_, (_, header, (cells,))) = tables([found])
-    assert dict(zip(header, cells, strict=True))["I(x; z)"] == "-"
+    assert dict(zip(header, cells, strict=True))["I(x; z)"] == "–"
     assert found.as_dict()["mutual_information"] is None
 
 

@@ -15,7 +15,16 @@ from torch import nn
 from ppl_text import recipes
 from ppl_text.comparing.verdict import is_collapsed as of_comparisons
 from ppl_text.data.batches import EvaluationSet
-from ppl_text.evaluation.collapse import SENTENCES, CollapseMonitor, condition, is_collapsed, siblings, verdict
+from ppl_text.evaluation.collapse import (
+    SENTENCES,
+    CollapseMonitor,
+    Cures,
+    condition,
+    is_collapsed,
+    options,
+    siblings,
+    verdict,
+)
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, common_sentences, subset
 from ppl_text.measures.base import Subject
@@ -69,13 +78,6 @@ def test_comparisons_share_the_threshold():
 ADVICE = {
     "of a family": ("collapsed", "verses-vae", "recipe verses-fbp, verses-bn or verses-cyclical."),
     "not itself": ("collapsed", "ptb-bn", "recipe ptb-fbp or ptb-cyclical."),
-    "of one's own": (
-        "collapsed",
-        "mine",
-        "--objective free-bits:8:dimension, --guide batch-norm or "
-        "--set training.beta='{name: cyclical, period: 5000}'.",
-    ),
-    "a name that only begins alike": ("collapsed", "versesque", "--objective free-bits:8:dimension, "),
     "idle": ("idle", "snli-fbp", "recipe snli-aggressive or snli-pretrain-fbp."),
     "point": ("point mass", "yahoo-ae", "recipe yahoo-pretrain-fbp."),
 }
@@ -88,22 +90,50 @@ def test_advice_names_what_can_be_run(state, recipe, expected):
 
 
 def test_latents_in_use_need_no_advice():
-    assert "Try next" not in verdict(4.0, 3.9, 5.0, 30, 32, {"bn": "verses-bn"})
-    assert "Try next" not in verdict(math.inf, 3.9, 5.0, 30, 32, {"bn": "verses-bn"}), "no cure among the recipes"
+    cures = Cures({"bn": "verses-bn"}, "recipe ")
+    assert "Try next" not in verdict(4.0, 3.9, 5.0, 30, 32, cures)
+    assert "Try next" not in verdict(math.inf, 3.9, 5.0, 30, 32, cures), "no cure among the recipes"
 
 
-def test_options_that_are_advised_are_understood():
+@pytest.mark.parametrize("recipe", ["mine", "versesque"])
+def test_options_are_advised_where_no_recipe_is_of_the_same_corpus(recipe):
+    """They are understood by what they are options of; a quarter of the training is a cycle, in the training's unit."""
     import yaml
 
     from guides import GUIDES
     from ppl_text import objectives
     from ppl_text.recipes.config import as_schedule
 
-    said = verdict(0.0, 0.0, 5.0, 0, 32)
+    def advised(changes):
+        config = load_config("verses-vae", {"data.corpus": "mine.txt", **changes}).model_copy(update={"recipe": recipe})
+        return verdict(0.0, 0.0, 5.0, 0, 32, build.cures_of(config, "sentence_vae"))
+
+    said = advised({"training.steps": 2000})
     objectives.build(re.search(r"--objective (\S+?),", said)[1])
     assert re.search(r"--guide (\S+) or", said)[1] in GUIDES["sentence_vae"]
-    schedule = as_schedule(yaml.safe_load(re.search(r"training\.beta='(.*)'", said)[1]), 20_000)
-    assert (schedule(0), schedule(2500), schedule(5000)) == (0.0, 1.0, 0.0)
+    assert said.endswith("--set training.beta='{name: cyclical, period: 500}'.")
+    schedule = as_schedule(yaml.safe_load(re.search(r"training\.beta='(.*)'", said)[1]), 2000)
+    assert (schedule(0), schedule(250), schedule(500)) == (0.0, 1.0, 0.0)
+    in_epochs = advised({"training.epochs": 12})
+    assert "{name: cyclical, period_epochs: 3}" in in_epochs
+    spec = yaml.safe_load(re.search(r"training\.beta='(.*)'", in_epochs)[1])
+    assert as_schedule(spec, 1200, epoch=100)(300) == 0.0
+    assert "period_epochs: 1}" in advised({"training.epochs": 2}), "a cycle has one epoch at least"
+
+
+@pytest.mark.parametrize("corpus", ["mine.txt", "verses"])
+def test_no_guide_and_no_recipe_of_another_family_is_advised(corpus):
+    """Neither by name nor through the recipes of the corpus, which train sentence VAEs."""
+    said = verdict(0.0, 0.0, 5.0, 0, 8, build.cures_of(load_config("verses-vae", {"data.corpus": corpus}), "own"))
+    assert "--objective free-bits:8:dimension or --set training.beta=" in said
+    assert "batch-norm" not in said
+    assert "verses-" not in said
+    assert "batch-norm" in options(["batch-norm"], "period: 9").ways["bn"]
+
+
+def test_texts_are_called_what_the_corpus_calls_them():
+    assert "or there are not two words to tell apart" in verdict(0.4, 0.0, 0.0, None, 8, noun="word")
+    assert "50% or more of what these words can show" in verdict(40.0, 2.8, 5.0, 32, 32, noun="word")
 
 
 CURES = siblings("verses-vae", recipes.recipe_names())
@@ -202,5 +232,7 @@ def test_aggressive_training_ends_by_the_information_of_all_validation_sentences
     """Its mode is over when that falls: not left to the cap of a few of them. Elsewhere it only informs."""
     data = sentences(number=300)
     validation = EvaluationSet(list(data.batches), [list(data.texts)], 300.0)
-    monitor = build.build_monitor(load_config(recipe), Subject(Model(), None, SimpleNamespace(max_steps=2)), validation)
+    monitor = build.build_monitor(
+        load_config(recipe), Subject(Model(), None, SimpleNamespace(max_steps=2, noun="verse")), validation
+    )
     assert watched(Channel(0.8), monitor)[0]["mutual_information_cap"] == pytest.approx(math.log(most))

@@ -291,6 +291,26 @@ def test_points_tell_apart_all_sentences_that_have_points_of_their_own():
     assert found.cap == pytest.approx(math.log(4))
 
 
+@pytest.mark.parametrize("path_like", [False, True], ids=["z", "path"])
+def test_equal_texts_are_one_text(path_like):
+    """Copies of 20 texts: who tells all texts apart knows ln 20, and no more is said to be possible."""
+    data = sentences(torch.full((N,), 2) if path_like else None)
+    for batch in data.batches:
+        batch.tokens[:, 0] = 3 + (batch.tokens[:, 0] - 3) % 20 * 10
+    found = information(path(1e5), PATH, data, draws=2) if path_like else information(gaussian(1.0, 1e-6), data=data)
+    assert found.cap == pytest.approx(math.log(20))
+    assert found.value == pytest.approx(found.cap, rel=1e-6)
+
+
+@pytest.mark.parametrize(("conditional", "texts"), [(False, 2), (True, 4)])
+def test_a_text_and_its_source_are_one_where_the_model_reads_it(conditional, texts):
+    """Beside one text stand two sources, beside another one as well: four pairs of two texts."""
+    ids, ones = torch.tensor([[3], [3], [4], [4]]), torch.ones(4, dtype=torch.long)
+    source = Batch(torch.tensor([[5], [6], [5], [6]]), ones, torch.ones(4), ids)
+    data = CommonSentences((Batch(ids, ones, torch.ones(4), ids, source),), tuple("abcd"))
+    assert information(gaussian(1.0, 1.0), data=data, conditional=conditional).cap == pytest.approx(math.log(texts))
+
+
 def test_the_threshold_is_an_argument():
     variances = torch.tensor([0.009, 0.01, 0.19, 0.2, 1.0])
     assert (active_units(variances), active_units(variances, VERY_ACTIVE)) == (4, 2)

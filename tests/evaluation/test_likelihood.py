@@ -11,7 +11,8 @@ from ppl_text.core.batch import Batch
 from ppl_text.data.batches import evaluation_batches
 from ppl_text.data.corpus import Side, Split
 from ppl_text.data.tokenizers import character_tokenizer
-from ppl_text.evaluation.likelihood import sentence_bounds, sentence_log_weights, summarize
+from ppl_text.evaluation.likelihood import sentence_bounds, summarize
+from ppl_text.evaluation.scores import join_scores
 from ppl_text.metrics.words import entropy, letter_cross_entropy, letter_model
 
 from .programs import (
@@ -250,12 +251,17 @@ def test_the_gaps_standard_error_knows_that_both_bounds_share_their_draws(repeat
 def test_log_weights_are_kept_whole(chunk):
     """Under the exact posterior each is ln p(x); their mean and log-mean are the bounds; filler rows are left out."""
     data = evaluation_set(batch_of([1, 4, 6], [3.0, 0.0, 1.0]))
-    exact = sentence_log_weights(Gaussian(), GaussianGuide(), data, draws=8, chunk=chunk)
+
+    def kept(guide, **options):
+        parts = []
+        bounds = sentence_bounds(Gaussian(), guide, data, particles=8, chunk=chunk, keep=parts.append, **options)
+        return join_scores(parts), bounds
+
+    exact, _ = kept(GaussianGuide())
     assert exact.weights.tolist() == [3.0, 1.0]
     assert exact.log_weights.shape == (2, 8)
     assert exact.log_weights.numpy() == pytest.approx(np.array([log_evidence([1, 6])] * 8).T, abs=1e-5)
-    drawn = sentence_log_weights(Gaussian(), GaussianGuide(**WRONG), data, draws=8, chunk=chunk, seed=4)
-    bounds = sentence_bounds(Gaussian(), GaussianGuide(**WRONG), data, particles=8, chunk=chunk, seed=4)
+    drawn, bounds = kept(GaussianGuide(**WRONG), seed=4)
     assert torch.allclose(drawn.log_weights.mean(1), bounds.elbo)
     assert torch.allclose(drawn.log_weights.logsumexp(1) - math.log(8), bounds.iw)
     assert drawn.log_weights.std() > 0.01

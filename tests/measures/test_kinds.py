@@ -16,7 +16,7 @@ from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
 from ppl_text.models.sentence_vae import SentenceVAE
 
-WORDS, SENTENCES = (SimpleNamespace(weighted=weighted, max_steps=6) for weighted in (True, False))
+WORDS, SENTENCES = (SimpleNamespace(weighted=weighted, max_steps=6, noun="text") for weighted in (True, False))
 MODELS = {
     "deep_state_space": DeepStateSpace(Vocabulary(9), state_dim=2, hidden=[3]),
     "sentence_vae": SentenceVAE(Vocabulary(9), latent_dim=2, embedding_dim=3, hidden_dim=3),

@@ -33,6 +33,10 @@ LIKELIHOOD = Likelihood(
     n_sent=1234.0,
     n_eos=7404.0,
     n_words=6170.0,
+    khat_good=0.9,
+    khat_ok=0.08,
+    khat_bad=0.02,
+    khat_median=0.3,
 )
 SAMPLES = TextSamples(drawn=200, in_list=0.125, unique=0.5, unfinished=3, texts=("ab", "", "a|b"))
 MODEL = SimpleNamespace(latents=(LatentSpec("h", axes=("T", "D"), sizes={"D": 2}),))
@@ -49,13 +53,13 @@ SENTENCES = corpus_of(HALF_KNOWN, noun="sentence", symbol="token", weighted=Fals
 
 
 class Words(WordMeasure):
-    def references(self, corpus, split):
+    def references(self, corpus, split, *, conditional):
         return References(letters=14.5, entropy=6.8)
 
 
 class Sentences(SentenceMeasure):
-    def references(self, corpus, split):
-        return References(letters=14.5, entropy=6.8)
+    def references(self, corpus, split, *, conditional):
+        return References(letters=14.5, entropy=6.8, telling=False)
 
 
 @pytest.fixture(autouse=True)
@@ -71,20 +75,20 @@ def shown(measure=None, likelihood=LIKELIHOOD, corpus=WORDS, samples=200, model=
 def test_words_have_bounds_beside_references_and_samples():
     bounds, samples = shown()
     assert bounds.title == "Bounds on the test words"
-    assert bounds.header == ("quantity", "nats per word", "Monte-Carlo s.e.")
+    assert bounds.header == ("quantity", "nats per word", "Monte-Carlo s.e.", "k̂ > 0.7")
     assert bounds.rows == (
-        ("ELBO", "-12.346", "0.012"),
-        ("importance-weighted bound, K = 8", "-11.988", "0.046"),
-        ("KL(q ‖ p)", "3.333", ""),
-        ("reconstruction E_q[ln p(w | h)]", "-9.012", ""),
-        ("i.i.d. letter model (letters and EOS)", "-14.500", "exact"),
-        ("entropy of the split: no model can pass", "-6.800", "exact"),
+        ("ELBO", "-12.346", "0.012", ""),
+        ("importance-weighted bound, K = 8", "-11.988", "0.046", "2%"),
+        ("KL(q ‖ p)", "3.333", "", ""),
+        ("reconstruction E_q[ln p(w | h)]", "-9.012", "", ""),
+        ("i.i.d. letter model (letters and EOS)", "-14.500", "exact", ""),
+        ("most on the whole split: minus its entropy", "-6.800", "exact", ""),
     )
     assert bounds.lines == (
         "Nats per word, EOS scored, over every type of the split, weighted by its count (1,234 tokens); 6.00 scored "
-        "tokens a word. Standard errors are of the draws of h.",
+        "tokens a word. Standard errors are of the draws of h, around the expectation of each figure.",
     )
-    assert bounds.terminal == ("Per scored token: -1.9979 nats, perplexity 7.374 (EOS counted)",)
+    assert bounds.terminal == ("Per scored token: -1.9979 nats, perplexity 7.374 ± 0.056 (EOS counted)",)
     assert samples.title == "Samples from the prior (200 drawn)"
     assert samples.lines == (
         "words of the training list: 12.5% · distinct: 50.0% · cut off without EOS: 3",
@@ -97,28 +101,44 @@ def test_sentences_have_perplexities_and_stand_a_line_each(monkeypatch):
     monkeypatch.setattr(Subject, "latents", lambda *_: None)
     bounds, samples = shown(Sentences(), corpus=SENTENCES, model=SimpleNamespace(latents=two))
     assert bounds.title == "Bounds on the test sentences"
-    assert ("reconstruction E_q[ln p(w | z, a)]", "-9.012", "") in bounds.rows
+    assert ("reconstruction E_q[ln p(w | z, a)]", "-9.012", "", "") in bounds.rows
     assert bounds.lines[0] == (
         "Nats per sentence, EOS scored, over all 1,234 sentences; 6.00 scored tokens a sentence. Standard errors are "
-        "of the draws of z, a."
+        "of the draws of z, a, around the expectation of each figure."
     )
     assert bounds.lines[1] == (
-        "PPL 1.181 from the ELBO, 7.374 from K = 8 importance samples; over 7,404 scored tokens (EOS counted, BOS not) "
-        "in 1,234 sentences."
+        "PPL 1.181 ± 0.002 from the ELBO, 7.374 ± 0.056 from K = 8 importance samples (k̂ > 0.7: 2%); over 7,404 "
+        "scored tokens (EOS counted, BOS not) in 1,234 sentences."
     )
     assert bounds.lines[2] == (
         "Of the split 50.00% of the tokens are <unk>; too long were 25.00% of the sentences, which were truncated, and "
         "75.00%, which were dropped."
     )
     assert [bounds.values[f"{name}_share"] for name in ("unknown", "truncated", "dropped")] == [0.5, 0.25, 0.75]
+    assert len(bounds.rows) == 5, "all sentences differ, and nothing is said of their entropy"
     assert samples.lines[1] == "> ab\n>\n> ∅\n>\n> a|b"
 
 
 def test_how_the_texts_came_is_said():
-    some = replace(LIKELIHOOD, sampling_se=0.25)
+    some = replace(LIKELIHOOD, sampling_se=0.25, token_sampling_se=0.02)
     words, sentences = shown(likelihood=some)[0], shown(Sentences(), some, SENTENCES)[0]
     assert "over 1,234 words drawn from the split ∝ counts (± 0.250 from the draw);" in words.lines[0]
     assert "over 1,234 sentences drawn from the split (± 0.250 from the draw);" in sentences.lines[0]
+    assert sentences.lines[1].endswith("in 1,234 sentences (± 0.147 from the draw of these).")
+
+
+def test_an_error_that_hangs_on_a_few_draws_claims_nothing():
+    poor = replace(LIKELIHOOD, khat_bad=0.83, khat_median=1.01)
+    words, sentences = shown(likelihood=poor)[0], shown(Sentences(), poor, SENTENCES)[0]
+    assert words.rows[0] == ("ELBO", "-12.346", "0.012", ""), "an ELBO is a plain mean"
+    assert words.rows[1][2:] == sentences.rows[1][2:] == ("0.046", "83%, unreliable")
+    assert "7.374 ± 0.056 from K = 8 importance samples (k̂ > 0.7: 83%, unreliable)" in sentences.lines[1]
+    assert "k̂ > 0.7 on 83% of the words (median 1.01): a few draws carry the weight there" in words.lines[1]
+    assert "its error claims no coverage" in words.lines[1]
+    assert words.values["unreliable"] is True
+    few = shown(likelihood=replace(LIKELIHOOD, khat_bad=math.nan))[0]
+    assert few.rows[1][2:] == ("0.046", "unknown")
+    assert not any("claims no coverage" in line for line in few.lines)
 
 
 def test_where_nothing_is_latent_there_is_one_exact_row():
@@ -126,14 +146,16 @@ def test_where_nothing_is_latent_there_is_one_exact_row():
     bounds, samples = shown(Sentences(), exact, SENTENCES, model=SimpleNamespace(latents=()))
     assert bounds.title == "Log-likelihood of the test sentences"
     assert bounds.rows[0] == ("log-likelihood ln p(w): nothing is latent", "-11.988", "exact")
-    assert len(bounds.rows) == 3
+    assert len(bounds.rows) == 2
     assert "Standard errors" not in bounds.lines[0]
     assert bounds.lines[1].startswith("PPL 7.374, exact; over 7,404 scored tokens")
     assert samples.title == "Samples from the model (200 drawn)"
 
 
 def test_a_point_mass_says_why_its_bounds_are_infinite():
-    point = replace(LIKELIHOOD, elbo=-math.inf, iw=-math.inf, kl=math.inf, kl_sum=math.inf)
+    infinite = {"elbo": -math.inf, "iw": -math.inf, "kl": math.inf, "kl_sum": math.inf}
+    unknown = {"elbo_se": math.nan, "iw_se": math.nan, "khat_bad": math.nan}
+    point = replace(LIKELIHOOD, **infinite, **unknown)
     lines = shown(Sentences(), point, SENTENCES)[0].lines
     assert lines[1].startswith("PPL inf from the ELBO, inf from K = 8")
     assert lines[2].startswith("KL = ∞: the guide puts all its mass on one point")
@@ -147,12 +169,12 @@ def test_another_objective_stands_beside_the_bounds():
         "bound of fivo:8",
         "KL(q ‖ p)",
     ]
-    assert bounds.rows[2][1:] == ("-11.500", "0.020")
+    assert bounds.rows[2][1:3] == ("-11.500", "0.020")
     assert (bounds.values["objective"], bounds.values["objective_bound"]) == ("fivo:8", -11.5)
 
 
 def test_a_reference_that_gives_no_probability_is_left_out_and_said_so(monkeypatch):
-    monkeypatch.setattr(Sentences, "references", lambda *_: References(letters=math.inf, entropy=6.8))
+    monkeypatch.setattr(Sentences, "references", lambda *_, **__: References(letters=math.inf, entropy=6.8))
     (bounds,) = shown(Sentences(), corpus=SENTENCES, samples=0)
     assert not [row for row in bounds.rows if "i.i.d." in row[0] or "inf" in row[1]]
     assert bounds.lines[-1] == (
@@ -162,7 +184,7 @@ def test_a_reference_that_gives_no_probability_is_left_out_and_said_so(monkeypat
 
 
 def test_values_are_strict_json_whatever_the_numbers(monkeypatch):
-    monkeypatch.setattr(Words, "references", lambda *_: References(letters=math.inf, entropy=6.8))
+    monkeypatch.setattr(Words, "references", lambda *_, **__: References(letters=math.inf, entropy=6.8))
     odd = replace(LIKELIHOOD, particles=1, elbo_se=math.nan, iw_se=math.nan)
     back = json.loads(json.dumps(finite_or_none(values_of(shown(likelihood=odd))), allow_nan=False))
     assert back["elbo_se"] is None
