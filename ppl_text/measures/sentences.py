@@ -150,7 +150,7 @@ class SentenceMeasure(TextMeasure):
             whose = "" if (compared, cap) == most else f" of {', '.join(titles)}"
             notes.append(
                 f"MI{whose} is against the aggregate posterior of {compared:,} of the sentences, and can be "
-                f"{decimal(cap, 2)} nats at most, the entropy of these."
+                f"{decimal(cap, 2)} nats at most."
             )
         return notes
 
