@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserErro
 from .core.latents import Latents
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
+from .data.others import other_texts
 from .evaluation.decoding import Strategy, as_strategy
 from .evaluation.generation import (
     PATHS,
@@ -198,6 +200,25 @@ class Run:
         """Whether training came to the end that the configuration sets, and was reported."""
         return start.is_finished(self.folder, self.config)
 
+    def on(self, data: str | Path, split: str = "test") -> Run:
+        """Return this run with other texts in the place of its corpus's valid and test, to be measured on them.
+
+        The corpus of the run that is returned is called by the name of the texts, and so is their split:
+        ``other.evaluate(other.corpus.name)``. Its training texts, which reference models are made of, are this run's
+        own; where they are gone, there is no reference.
+
+        Args:
+            data: a file, all of which is read by the run's tokenizer and options; or a folder, or ``hub:NAME``.
+            split: which of a folder or a data set of the hub.
+        """
+        options = build.data_options(self.config)
+        found = other_texts(str(data), self.config.data.unit, options, self.form, split)
+        try:
+            train = {"train": self.corpus.splits["train"]}
+        except UserError:
+            train = {}
+        return self._in(self.folder, replace(found, splits={**found.splits, **train}))
+
     def evaluate(
         self,
         split: str = "test",
@@ -206,17 +227,22 @@ class Run:
         seed: int = 0,
         progress: Any = None,
         store: str | Path | None = None,
+        data: str | Path | None = None,
     ) -> Likelihood:
         """ELBO and importance-weighted bound of a split, nats per sentence, with standard errors.
 
         Every text of the split counts with its weight, or ``limit`` texts are drawn from it. ``store``: a file
         for what every sentence scored, log-weights too (:func:`~ppl_text.evaluation.scores.load_scores` reads it).
+        ``data``: other texts than the run's own (:meth:`on`).
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
         if store is not None:
             check_storable(store)
         self.require_weights()
+        if data is not None:
+            other = self.on(data, split)
+            return other.evaluate(other.corpus.name, particles, limit, seed, progress, store)
         return self.subject.evaluate(split, particles, limit, seed, progress or _untold, store)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:

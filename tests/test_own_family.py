@@ -151,6 +151,15 @@ def test_sources_are_read_though_the_pairs_are_gone(run, pairs):
         elsewhere.rename(pairs)
 
 
+def test_other_texts_of_a_conditional_model_come_in_pairs(ppl, run, pairs, tmp_path):
+    own = run.evaluate("valid", particles=4)
+    assert run.evaluate(particles=4, data=pairs / "valid.jsonl") == own
+    (tmp_path / "alone.txt").write_text("the king sees\n", encoding="utf-8")
+    ended = ppl("evaluate", run.folder, "--data", tmp_path / "alone.txt", "--trust")
+    assert ended.status == 2
+    assert "a text file has no column 'source'; expected pairs" in ended.err
+
+
 def test_a_run_without_sources_takes_none(ppl, trained):
     ended = ppl("generate", trained.folder, "--source", "ba")
     assert ended.status == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from .output import SEED, TRUST, counter, print_json, print_table
@@ -9,7 +11,8 @@ from .output import SEED, TRUST, counter, print_json, print_table
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option("--split", default="test", show_default=True, help="train, valid or test.")
+@click.option("--data", metavar="PATH", help="Other texts, by the run's tokenizer: a file, a folder, or hub:NAME.")
+@click.option("--split", default="test", show_default=True, help="train, valid or test; not of a file.")
 @click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
 @click.option(
     "--objective",
@@ -24,6 +27,7 @@ from .output import SEED, TRUST, counter, print_json, print_table
 @TRUST
 def evaluate(
     run: str,
+    data: str | None,
     split: str,
     particles: int,
     objective: str | None,
@@ -36,7 +40,8 @@ def evaluate(
 ) -> None:
     """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error.
 
-    For sentences also the perplexities that follow, and what the latents carry: mutual information, active units.
+    For sentences also the perplexities that follow, the shares of <unk> and of texts that were truncated or dropped,
+    and what the latents carry: mutual information, active units.
     """
     from dataclasses import replace
 
@@ -46,17 +51,24 @@ def evaluate(
     from ..run import load
 
     opened, other = load(run, device, trust=trust), None
+    about: dict[str, Any] = {"run": str(opened.folder), "split": split, "seed": seed}
+    if data is not None:
+        opened = opened.on(data, split)
+        about |= {"data": opened.corpus.name, "split": None}
+        split = opened.corpus.name
+        for note in opened.corpus.notes:
+            click.echo(note, err=True)
     if objective is not None:
         found = opened.bound(objective, split, limit, seed, progress=counter(objective))
         other = ObjectiveBound(objective, *found)
     likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"), store=store)
     sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other))
     if as_json:
-        about = {"run": str(opened.folder), "split": split, "seed": seed}
         print_json({**about, **finite_or_none(values_of(sections))})
         return
     first, *others = sections
-    for section in [replace(first, title=f"{opened.folder}, {split} split"), *others]:
+    of = f"{split} split" if data is None else split
+    for section in [replace(first, title=f"{opened.folder}, {of}"), *others]:
         if section.header:
             print_table(section.header, section.rows, section.title)
         for line in (*section.lines, *section.terminal):

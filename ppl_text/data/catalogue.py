@@ -51,6 +51,9 @@ CORPORA = {
 }
 """Built-in corpora by name."""
 
+HUB = "hub:"
+"""What the name of a data set of the Hugging Face hub begins with."""
+
 ELSEWHERE = {"ptb": "Penn Treebank", "yahoo": "Yahoo Answers", "snli": "SNLI sentences"}
 """Corpora that recipes are named after and that a user has to bring."""
 
@@ -87,7 +90,7 @@ def locate(name: str, unit: str | None = None) -> Located:
     """Find the corpus that :func:`load_corpus` would load; raises like it for names and kinds."""
     if unit not in (None, WORD_LIST, SENTENCES):
         raise ConfigError(f"data.unit must be '{WORD_LIST}' or '{SENTENCES}'; got {unit!r}")
-    if name.startswith("hub:"):
+    if name.startswith(HUB):
         return _hub(name, unit)
     path = Path(name).expanduser()
     # os.path.exists, unlike Path.exists, takes a name too long or a forbidden folder for an absence.
@@ -162,6 +165,6 @@ def _hub(name: str, unit: str | None) -> Located:
     def load(options: Any) -> Corpus:
         from .sentences import load_hub
 
-        return load_hub(name.removeprefix("hub:"), options)
+        return load_hub(name.removeprefix(HUB), options)
 
     return Located(SENTENCES, {}, load)

@@ -152,7 +152,7 @@ def assemble(
     told = list(notes)
     found: dict[str, Sides] = {}
     for split, origin in origins.items():
-        found |= _collected(origin, split, options, home, told)
+        found |= collected(origin, split, options, home, told)
     of_split = {split: origins.get(split, origins["train"]) for split in SPLITS}
     for split in SPLITS:
         if split not in found or not found[split][0]:
@@ -160,7 +160,7 @@ def assemble(
     tokenizers = [_tokenizer(texts, options, origins["train"]) for texts in found["train"]]
     for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=False):
         told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
-    splits = {split: _encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
+    splits = {split: encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
     told.extend(untrained_unknown(splits))
     found_twice, noun = repeats(splits), "sentences" if options.source is None else "pairs"
     told.extend(
@@ -187,7 +187,7 @@ def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -
     )
 
 
-def _collected(origin: Origin, split: str, options: SentenceOptions, home: Home, told: list[str]) -> dict[str, Sides]:
+def collected(origin: Origin, split: str, options: SentenceOptions, home: Home, told: list[str]) -> dict[str, Sides]:
     """Return the cleaned texts of one origin by split; ``told`` hears what was dropped."""
     pairs = options.source is not None
     parts: dict[str, Sides] = {}
@@ -236,7 +236,7 @@ def _tokenizer(texts: Iterable[str], options: SentenceOptions, origin: Origin) -
         raise DataError(str(error), origin.where) from error
 
 
-def _encoded(
+def encoded(
     split: str,
     texts: Sides,
     tokenizers: Sequence[Tokenizer],

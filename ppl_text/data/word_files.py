@@ -111,7 +111,7 @@ def _load_folder(folder: Path, options: WordListOptions) -> Corpus:
     own = {name: load_file(path, lengths_only) for name, path in found.items() if name != "train"}
     alphabet = _alphabet(train.words)
     for read in own.values():
-        _check_alphabet(read, alphabet, options)
+        check_alphabet(read, alphabet, options)
     missing = [name for name in ("test", "valid") if name not in own]
     parts = _divide(train, options, missing)
     notes = [*train.notes, *(note for read in own.values() for note in read.notes)]
@@ -123,7 +123,7 @@ def _load_folder(folder: Path, options: WordListOptions) -> Corpus:
     return character_corpus(str(folder), parts, alphabet, [*notes, *unread(folder, found)])
 
 
-def _check_alphabet(read: WordFile, alphabet: str, options: WordListOptions) -> None:
+def check_alphabet(read: WordFile, alphabet: str, options: WordListOptions) -> None:
     """Raise for a character that training never saw, which has no probability; say where the first one stands."""
     known = set(alphabet)
     foreign = {word for word in read.words.texts if not known.issuperset(word)}

@@ -22,8 +22,9 @@ class References:
     """What bounds are compared with; nats per text, EOS scored.
 
     ``letters``: cross-entropy of an i.i.d. model of letters (tokens, for sentences) and EOS, maximum likelihood on
-    train; ``entropy``: of the split itself (:func:`split_entropy`), below which no model's cross-entropy of the whole
-    split can fall; ``telling``: whether any text repeats, so that the entropy is more than the number of texts.
+    train, NaN where train is not there; ``entropy``: of the split itself (:func:`split_entropy`), below which no
+    model's cross-entropy of the whole split can fall; ``telling``: whether any text repeats, so that the entropy is
+    more than the number of texts.
     """
 
     letters: float
@@ -47,8 +48,9 @@ class TextMeasure(Measure):
 
     def references(self, corpus: Corpus, split: str, *, conditional: bool = False) -> References:
         """Return what bounds on a split are compared with; ``conditional``: the model reads the sources."""
-        data = corpus.splits[split]
-        return References(self.symbol_cross_entropy(corpus.splits["train"], data), *split_entropy(data, conditional))
+        train, data = corpus.splits.get("train"), corpus.splits[split]
+        symbols = math.nan if train is None else self.symbol_cross_entropy(train, data)
+        return References(symbols, *split_entropy(data, conditional))
 
     def taken(self, likelihood: Likelihood, corpus: Corpus) -> str:
         """Return which texts of the split were scored."""
@@ -177,10 +179,10 @@ def unknown_reference(references: References, corpus: Corpus) -> tuple[str, ...]
     """Say why the reference model is not shown, where it gives some text no probability."""
     if math.isfinite(references.letters):
         return ()
-    return (
-        f"The i.i.d. {corpus.symbol} model is left out: these texts have a {corpus.symbol} that train never has, so "
-        "that it gives them no probability.",
-    )
+    why = f"these texts have a {corpus.symbol} that train never has, so that it gives them no probability"
+    if math.isnan(references.letters):
+        why = "the training texts, which it is made of, are not there"
+    return (f"The i.i.d. {corpus.symbol} model is left out: {why}.",)
 
 
 def share_lines(shares: Shares | None, corpus: Corpus) -> tuple[str, ...]:
