@@ -74,8 +74,8 @@ def list_corpora() -> None:
     from ..data.catalogue import CORPORA
 
     print_table(["corpus", "what it is"], [[name, found.description] for name, found in CORPORA.items()])
-    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, or plain text whose words are counted); with")
-    click.echo("data.unit=sentences files of text, csv, JSON or parquet, or hub:NAME.")
+    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, text or tables whose words are counted); with")
+    click.echo("data.unit=sentences text, csv, JSON or parquet with sentences, or hub:NAME.")
 
 
 def summary(thing: object) -> str:

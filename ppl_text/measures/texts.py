@@ -72,6 +72,7 @@ class TextMeasure(Measure):
         rows += reference_rows(references, corpus.symbol)
         shares = shares_of(corpus.splits[evaluation.split])
         lines = (*self.perplexities(found, corpus), *doubt_lines(found, corpus.noun))
+        of_split = (*share_lines(shares, corpus), *repeat_lines(corpus, evaluation.split))
         latents = ", ".join(spec.name for spec in subject.model.latents)
         length = f"{decimal(found.n_eos / found.n_sent, 2)} scored tokens a {corpus.noun}."
         line = f"Nats per {corpus.noun}, EOS scored, over {self.taken(found, corpus)}; {length}"
@@ -81,7 +82,7 @@ class TextMeasure(Measure):
             f"{'Log-likelihood of' if found.exact else 'Bounds on'} the {evaluation.split} {corpus.noun}s",
             ("quantity", f"nats per {corpus.noun}", "Monte-Carlo s.e.", *([] if found.exact else ["k̂ > 0.7"])),
             tuple(rows) if found.exact else tuple((*row, "")[:4] for row in rows),
-            (line, *lines, *share_lines(shares, corpus), *unknown_reference(references, corpus)),
+            (line, *lines, *of_split, *unknown_reference(references, corpus)),
             self.asides(found),
             bound_values(found, references, evaluation.other) | share_values(shares),
         )
@@ -194,6 +195,13 @@ def share_lines(shares: Shares | None, corpus: Corpus) -> tuple[str, ...]:
         f"Of the split {unknown} of the {corpus.symbol}s are <unk>; too long were {truncated} of the {corpus.noun}s, "
         f"which were truncated, and {dropped}, which were dropped.",
     )
+
+
+def repeat_lines(corpus: Corpus, split: str) -> tuple[str, ...]:
+    """Say how many texts of the split stand in others too; nothing where none does."""
+    found = [f"{repeat.texts:,} stand in {repeat.other} too" for repeat in corpus.repeats if repeat.split == split]
+    size = len(corpus.splits[split])
+    return (f"Of its {size:,} {corpus.noun}s {' and '.join(found)}, as they are scored.",) if found else ()
 
 
 def share_values(shares: Shares | None) -> dict[str, float]:

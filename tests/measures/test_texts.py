@@ -9,7 +9,7 @@ import pytest
 
 from ppl_text.core.atomic import finite_or_none
 from ppl_text.core.latents import LatentSpec
-from ppl_text.data.corpus import Long, Side, Split
+from ppl_text.data.corpus import Long, Repeat, Side, Split
 from ppl_text.data.tokenizers import character_tokenizer, word_tokenizer
 from ppl_text.evaluation.likelihood import Likelihood
 from ppl_text.evaluation.report import values_of
@@ -43,7 +43,7 @@ MODEL = SimpleNamespace(latents=(LatentSpec("h", axes=("T", "D"), sizes={"D": 2}
 
 
 def corpus_of(split, **names):
-    return SimpleNamespace(splits={"test": split}, **names)
+    return SimpleNamespace(splits={"test": split}, repeats=(), **names)
 
 
 WORDS = corpus_of(Split(Side(["ab"], character_tokenizer("ab"))), noun="word", symbol="letter", weighted=True)
@@ -117,6 +117,14 @@ def test_sentences_have_perplexities_and_stand_a_line_each(monkeypatch):
     assert [bounds.values[f"{name}_share"] for name in ("unknown", "truncated", "dropped")] == [0.5, 0.25, 0.75]
     assert len(bounds.rows) == 5, "all sentences differ, and nothing is said of their entropy"
     assert samples.lines[1] == "> ab\n>\n> ∅\n>\n> a|b"
+
+
+def test_texts_that_stand_in_other_splits_are_named():
+    repeats = (Repeat("valid", "train", 7), Repeat("test", "train", 2), Repeat("test", "valid", 1))
+    corpus = SimpleNamespace(**{**vars(SENTENCES), "repeats": repeats})
+    told = "Of its 1 sentences 2 stand in train too and 1 stand in valid too, as they are scored."
+    assert told in shown(Sentences(), corpus=corpus, samples=0)[0].lines
+    assert not any("stand in" in line for line in shown(Sentences(), corpus=SENTENCES, samples=0)[0].lines)
 
 
 def test_how_the_texts_came_is_said():
