@@ -105,6 +105,22 @@ def test_a_figure_is_a_png_of_a_readme_s_width_whose_labels_keep_clear_of_each_o
         assert figure.bbox.y1 >= box.y1, text
 
 
+def test_the_floor_below_which_a_ratio_is_noise_is_drawn(tmp_path, drawn):
+    rows = [row(particles=k, snr_floor=0.25) for k in (1, 4)]
+    for axes in drawn(snr_figure, rows, tmp_path / "snr.png").axes:
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == ":"] == [0.25]
+    assert not any(
+        line.get_linestyle() == ":"
+        for axes in drawn(snr_figure, [row()], tmp_path / "old.png").axes
+        for line in axes.lines
+    )
+
+
+def test_texts_are_called_what_the_corpus_calls_them(tmp_path, drawn):
+    figure = drawn(lambda rows, target: bounds_figure(rows, target, "word"), [row()], tmp_path / "bounds.png")
+    assert "(nats per word)" in figure.axes[0].get_xlabel()
+
+
 @pytest.mark.parametrize("name", ["bounds, a crowd", "khat, beyond", "snr, two runs"])
 def test_the_same_content_gives_the_same_picture(tmp_path, name):
     function, content = FIGURES[name]

@@ -10,7 +10,7 @@ from evaluation.programs import Gaussian, GaussianGuide, Nothing, batch_of
 from torch import nn
 
 from ppl_text import objectives
-from ppl_text.comparing.costs import GradientMoments, loss_gradients, training_copies
+from ppl_text.comparing.costs import GradientMoments, loss_gradients, noise_floor, training_copies
 from ppl_text.core.protocols import Estimate
 
 BATCH = batch_of([2, 3])
@@ -43,6 +43,19 @@ def collected(repeats, model, guide):
         for one, gradient in zip(moments, loss_gradients(Known(), model, guide, BATCH), strict=True):
             one.add(gradient)
     return [one.statistics() for one in moments]
+
+
+@pytest.mark.parametrize(("directions", "most"), [(1, 0.25), (10, 0.1), (200, 0.001)])
+def test_noise_alone_rarely_passes_the_floor(directions, most):
+    """R gradients without signal: |ḡ|² > 2 tr/R is F(1, R-1) > 2 in one direction, p = 0.17, and ever rarer in more."""
+    generator, passed, trials = torch.Generator().manual_seed(0), 0, 1000
+    for noise in torch.randn(trials, 24, directions, dtype=torch.float64, generator=generator):
+        moments = GradientMoments()
+        for gradient in noise:
+            moments.add(gradient)
+        passed += moments.statistics().snr > noise_floor(24)
+    assert passed / trials <= most
+    assert passed > 0 or directions > 10
 
 
 def test_mean_and_covariance_are_those_of_the_program():
