@@ -22,13 +22,6 @@ TARGETS = word_tokenizer(["t0 t1 t2 t3 t4 t5 t6 t7 t8 t9"])
 SOURCES = word_tokenizer(["s0 s1 s2 s3 s4 s5 s6 s7 s8 s9"])
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def write_csv(path, columns, delimiter=","):
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=delimiter)
