@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+import warnings
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from benchmarks import objectives, race, sentence_vae
 from guides import GUIDES
 from ppl_text.cli import cli
 from ppl_text.objectives import OBJECTIVES
+from ppl_text.plots.inference_data import _arviz
 from ppl_text.recipes import recipe_names
 from ppl_text.recipes.config import load_config
 from ppl_text.recipes.tree import parse_assignments
@@ -203,6 +205,25 @@ def test_python_session_of_the_readme_runs(tiny, tmp_path, monkeypatch):
     names: dict[str, object] = {}
     exec(text, names)  # noqa: S102 - our own README
     assert Path("runs/words-1/report.md").is_file()
+
+
+@pytest.mark.skipif(not hasattr(_arviz(), "plot_posterior"), reason="the page shows the names of ArviZ 0.x")
+def test_the_session_in_arviz_runs(trained, tmp_path, monkeypatch):
+    """On a small comparison; warnings of ArviZ about so few draws and of matplotlib about ArviZ are not ours."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    (text,) = marked(read("docs/compare-and-swap.md"), "arviz session", "python")
+    trained.compare(objectives=["elbo"], draws=30, sentences=20, repeats=2, out="runs/arviz")
+    word = _arviz().from_netcdf("runs/arviz/inference.nc")["posterior"]["text"].values[0]
+    assert text.count('"pony"') == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        names: dict[str, object] = {}
+        exec(text.replace('"pony"', repr(str(word))), names)  # noqa: S102 - our own page
+        names["plt"].close("all")
+    shown = re.findall(r"\]\((arviz-\w+\.png)\)", read("docs/compare-and-swap.md"))
+    assert sorted(path.name for path in Path().glob("*.png")) == sorted(shown)
+    assert len(shown) == 4
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/models-and-guides.md"])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..core.batch import Batch
+from ..core.latents import of_sentence
 from ..core.protocols import Objective
 from ..evaluation.likelihood import BoundEstimate, estimate_bounds
 from ..evaluation.sentences import CommonSentences, stream_seed
@@ -30,11 +31,13 @@ class Measurements(NamedTuple):
     Attributes:
         rows: one for each pair.
         guides: by label: the guide's name, with its run where there are several.
+        candidates: model and guide by the same label.
         settings: how all was measured, whatever is needed to repeat it.
     """
 
     rows: list[Measurement]
     guides: dict[str, DrawFigures]
+    candidates: dict[str, Candidate]
     settings: dict[str, Any]
 
 
@@ -76,7 +79,9 @@ def measure(pairs: Sequence[Pair], sentences: CommonSentences, settings: Setting
     rows = [
         _row(pair, of_guide[id(pair[0])], own, cost, plan) for pair, own, cost in zip(pairs, bounds, costs, strict=True)
     ]
-    return Measurements(rows, dict(zip(_labels(candidates), figures, strict=True)), _record(plan))
+    labels = _labels(candidates)
+    of_label = dict(zip(labels, figures, strict=True)), dict(zip(labels, candidates, strict=True))
+    return Measurements(rows, *of_label, _record(plan))
 
 
 def _guides(candidates: Sequence[Candidate], plan: _Plan, watch: Watch) -> list[DrawFigures]:
@@ -164,6 +169,7 @@ def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, pl
         by_sentence=(own if equal is None else equal).by_sentence.numpy(),
         weights=plan.sentences.weights.numpy(),
         sites=guide.sites,
+        informed=tuple(spec.name for spec in of_sentence(candidate.latents) or candidate.latents),
         exact=exact,
     )
 

@@ -49,7 +49,8 @@ class Measurement:
     ``kl``                         KL(q ‖ p), nats per sentence
     ``active_units``, ``units``    latent dimensions in use, of how many
     ``sites``                      ``kl``, ``active_units`` and ``units`` of each latent site by name
-    ``mutual_information``, …_cap  I_q(x; z) and the most it can be, nats; NaN where it cannot be known
+    ``mutual_information``, …_cap  of texts and latents, and the most it can be, nats; NaN where it cannot be known
+    ``informed``                   the latent sites that this is the information of
     ``exact``                      nothing is latent: every bound is ln p(x) itself, and there is no k̂
     ``by_sentence``, ``weights``   (N,) ``bound_equal_k`` (or ``bound``) of each common sentence, and its weight
     ============================== ====================================================================
@@ -94,6 +95,7 @@ class Measurement:
     snr_floor: float = 0.0
     snr_floor_equal_draws: float = 0.0
     sites: dict[str, SiteUse] = field(default_factory=dict)
+    informed: tuple[str, ...] = ()
 
     def unreliable(self, particles: int | None) -> bool:
         """Tell whether the bound of so many particles hangs on a few draws, so that its error claims no coverage.
@@ -181,10 +183,12 @@ GRADIENTS: Columns = {
     "variance guide": lambda r: significant(r.gradient_variance_guide),
 }
 
-GUIDES: Columns = {
+USED: Columns = {
     "KL": lambda r: decimal(r.kl),
     "active units": lambda r: MISSING if r.active_units is None else f"{r.active_units}/{r.units}",
-    "I(x; z)": lambda r: _information(r.mutual_information, r.mutual_information_cap),
+}
+
+WEIGHTS: Columns = {
     "k̂ < 0.5": lambda r: percent(r.khat_good),
     "0.5-0.7": lambda r: percent(r.khat_ok),
     "> 0.7": lambda r: percent(r.khat_bad),
@@ -216,8 +220,14 @@ def tables(rows: Sequence[Measurement], noun: str = "sentence") -> list[tuple[st
     return [
         (title, *_filled(bounds, rows)),
         ("Gradients (SNR at its own K, and at equal draws)", *_filled(objective | GRADIENTS, rows)),
-        ("Guides", *_filled(who | GUIDES | _by_site(guides), guides)),
+        ("Guides", *_filled(who | USED | _informed(guides) | WEIGHTS | _by_site(guides), guides)),
     ]
+
+
+def _informed(guides: Sequence[Measurement]) -> Columns:
+    """Make the column of the mutual information, headed by the latents as their models name them."""
+    latents = "/".join(dict.fromkeys(", ".join(row.informed) for row in guides if row.informed))
+    return {f"I(x; {latents or 'latents'})": lambda r: _information(r.mutual_information, r.mutual_information_cap)}
 
 
 def _by_site(guides: Sequence[Measurement]) -> Columns:

@@ -64,8 +64,8 @@ def save_figure(figure: Figure, target: Path) -> None:
 
 
 CURVES = {
-    "marginal_entropy": "marginal $H[E_ξ P(w_t | h_t)]$",
-    "expected_entropy": "expected $E_ξ H[P(w_t | h_t)]$",
+    "marginal_entropy": "marginal $H[E\\,P(w_t | \\mathrm{latents})]$",
+    "expected_entropy": "expected $E\\,H[P(w_t | \\mathrm{latents})]$",
     "entropy_gap": "gap",
 }
 """What a run's validations record under ``monitor``, by name, and how the figure calls it."""

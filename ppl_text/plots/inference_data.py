@@ -1,4 +1,4 @@
-"""The one seam to ArviZ: Pareto k̂ of importance weights, and ``inference.nc``.
+"""The one seam to ArviZ: Pareto k̂ of importance weights, and ``inference.nc``, what ArviZ reads of a guide.
 
 ArviZ 0.23 (``InferenceData``, Python 3.11) and 1.x (``DataTree``, Python 3.12 and later) name and sign things
 differently; nothing outside this file knows of it. It needs no torch: tensors on the CPU are read as arrays.
@@ -12,6 +12,7 @@ import numbers
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..core.atomic import write_atomically
 from ..core.errors import UserError
+from ..core.latents import STEP_AXES
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -131,77 +133,131 @@ def khat_columns(k: NDArray[Any], weights: NDArray[Any]) -> dict[str, float]:
     return dict(zip(KHAT, (*khat_shares(k, weights), median), strict=True))
 
 
-def save_comparison(
-    path: Path,
-    draws: Mapping[str, Draws],
-    khats: Mapping[str, NDArray[Any]],
-    texts: Sequence[str],
-    weights: NDArray[Any],
-    rows: Sequence[Mapping[str, Any]],
-    attributes: Mapping[str, Any],
-) -> None:
-    """Write ``inference.nc``: netCDF-4 that ``arviz.from_netcdf`` opens in every version; whole or not at all.
+class Posterior(NamedTuple):
+    """R draws from p(latents | text) of P sentences.
 
-    ================== =============================================================================
-    group              variables (dimensions)
-    ================== =============================================================================
-    ``log_likelihood`` ``tokens`` (chain, draw, guide, sentence), where ArviZ looks for it
-    ``sample_stats``   ``log_weight`` (chain, draw, guide, sentence); ``log_p``, ``log_q`` (…, site)
-    ``observed_data``  ``text``, ``weight`` (sentence)
-    ``constant_data``  ``khat`` (guide, sentence)
-    ``comparison``     a variable for each column of ``rows`` (row); ``guide``, ``objective`` as coordinates
-    ================== =============================================================================
+    Attributes:
+        rows: (P,) which of the N sentences.
+        axes: by site, the letters of its event axes; those that run along a text count from 1, the others from 0.
+        values: by site, (R, P, *event).
+        of: how many draws of the guide each of the R was picked from.
+    """
 
-    There is one chain: the draws are independent. A site that a guide does not have is NaN. None among numbers is
-    NaN, among texts empty. Same content, same bytes: no time of creation is written.
+    rows: NDArray[Any]
+    axes: Mapping[str, Sequence[str]]
+    values: Mapping[str, NDArray[Any]]
+    of: int
+
+
+class Predicted(NamedTuple):
+    """Lengths (R, P) of texts written from draws of the posterior, beside ``observed`` (P,) of sentences ``rows``."""
+
+    rows: NDArray[Any]
+    observed: NDArray[Any]
+    lengths: NDArray[Any]
+
+
+class Inference(NamedTuple):
+    """What one guide says of N sentences.
+
+    Attributes:
+        terms: log-terms (S, N) of its draws.
+        khat: (N,) from :func:`pareto_k`.
+        texts: the sentences.
+        weights: (N,) what each counts for.
+        log_evidence: (R, N) draws of ln p(text), latents integrated out (:func:`evidence_draws`).
+        posterior: draws of the latents.
+        predicted: lengths of texts written from them.
+        left_out: by group that is missing, why.
+    """
+
+    terms: Draws
+    khat: NDArray[Any]
+    texts: Sequence[str]
+    weights: NDArray[Any]
+    log_evidence: NDArray[np.float64] | None = None
+    posterior: Posterior | None = None
+    predicted: Predicted | None = None
+    left_out: Mapping[str, str] = MappingProxyType({})
+
+
+def evidence_draws(log_weights: NDArray[Any], seed: int) -> NDArray[np.float64]:
+    """Draw ln p(x) of each sentence, (S, N), by the Bayesian bootstrap (Rubin 1981) of its S importance weights.
+
+    Draw m is ln Σ_s g_ms w_s with g_m uniform on the simplex. The mean of p(x) over the draws is that of the weights,
+    (1/S) Σ_s w_s; the spread is the Monte-Carlo error of it, as far as S draws know it.
+
+    Args:
+        log_weights: (S, N) ln p(x, z_s) - ln q(z_s | x) in nats.
+        seed: of the bootstrap, the same for all sentences.
+    """
+    shares = np.random.default_rng(seed).dirichlet(np.ones(len(log_weights)), len(log_weights))
+    largest = np.max(log_weights, axis=0)
+    return np.log(shares @ np.exp(log_weights - largest)) + largest
+
+
+def save_inference(path: Path, found: Inference, attributes: Mapping[str, Any]) -> None:
+    """Write netCDF-4 that ``arviz.from_netcdf`` opens in every version; whole or not at all.
+
+    ======================== ==========================================================================
+    group                    variables (dimensions)
+    ======================== ==========================================================================
+    ``posterior``            each latent site (chain, draw, sentence, SITE_AXIS …)
+    ``log_likelihood``       ``tokens`` (chain, draw, sentence): ln p(text), latents integrated out
+    ``posterior_predictive`` ``length`` (chain, draw, sentence): scored tokens, EOS counted
+    ``observed_data``        ``length`` (sentence), of the same sentences
+    ``constant_data``        ``khat``, ``weight`` (sentence), of all
+    ``guide_draws``          the guide's own draws: ``log_weight``, ``log_likelihood`` (draw, sentence), and
+                             ``log_p``, ``log_q`` (draw, sentence, site)
+    ======================== ==========================================================================
+
+    ``sentence`` numbers the N sentences in every group, some of which hold a part of them; ``text`` is a coordinate
+    beside it. There is one chain: the draws are independent. Each group has a ``description``. The attribute
+    ``left_out`` of the file says which group is missing and why, ``khat_above_0.7`` on what share of the sentences the
+    weights cannot be believed. Same content, same bytes: no time of creation is written.
 
     Args:
         path: where to; its folder exists.
-        draws: by guide, log-terms (S, N) on the CPU; all with the same number of draws.
-        khats: by guide, (N,) from :func:`pareto_k`.
-        texts: the N sentences.
-        weights: (N,) weights of the sentences.
-        rows: the table of ``compare``, plain names to plain values.
+        found: the content; tensors on the CPU.
         attributes: of the whole file (seeds, versions); what is neither text nor number is written as JSON.
 
     Raises:
-        ValueError: no guide, or terms that are not of these sentences or of different numbers of draws.
+        ValueError: terms that are not of these sentences.
         CheckpointError: the disk refuses; an older file is left untouched.
     """
     import xarray as xr
 
-    _check_shapes(draws, khats, len(texts), len(weights))
-    root = xr.Dataset(attrs={name: _attribute(value) for name, value in attributes.items()})
-    observed = {"text": ("sentence", _texts(texts)), "weight": ("sentence", np.asarray(weights))}
+    _check_shapes(found)
+    bad = khat_shares(found.khat, found.weights).bad
+    named = {**attributes, "khat_above_0.7": bad, "left_out": dict(found.left_out)}
     parts = {
-        "/": root,
-        **_draws(draws, khats),
-        "observed_data": xr.Dataset(observed, {"sentence": np.arange(len(texts))}),
-        "comparison": _columns(rows),
+        "/": xr.Dataset(attrs={name: _attribute(value) for name, value in named.items()}),
+        **_posterior(found),
+        **_predicted(found),
+        **_sentences(found),
     }
+    for name, part in parts.items():
+        part.attrs |= {"description": DESCRIPTIONS[name]} if name in DESCRIPTIONS else {}
     content = xr.DataTree.from_dict(parts).to_netcdf(engine="h5netcdf")
     write_atomically(path, lambda file: file.write(content))
 
 
-def load_comparison(path: Path) -> Any:
-    """Load what :func:`save_comparison` wrote: ``InferenceData`` (ArviZ 0.x) or ``DataTree`` (1.x).
-
-    Both give ``data["sample_stats"]["log_weight"]`` and ``data.attrs``.
-
-    Raises:
-        UserError: there is no such file, or it is not netCDF.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; `python -m ppl_text compare` writes it")
-    try:
-        data = _arviz().from_netcdf(str(path), engine="h5netcdf")
-        # load and close of InferenceData work on copies; its datasets are what holds the file.
-        for part in [data] if hasattr(data, "children") else data.values():
-            part.load()
-            part.close()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is no netCDF file that ArviZ can open: {error}") from error
-    return data
+DESCRIPTIONS = {
+    "posterior": "p(latents | text) by importance resampling: independent picks among draws of the guide, in "
+    "proportion to p(text, latents) / q(latents | text). Texts of middle length with k <= 0.7; latents with steps go "
+    "as far as the shortest of them.",
+    "log_likelihood": "ln p(text), the latents integrated out by importance sampling: each text has latents of its "
+    "own, and given them, loo would be the harmonic mean of the likelihood. With fixed parameters nothing is learned "
+    "from other texts, so that loo's elpd is the importance-weighted bound, summed over the texts, each once. The "
+    "draws are the Bayesian bootstrap of the importance weights: p_loo and loo's k are of their Monte-Carlo error "
+    "alone. The k of the weights themselves is khat in constant_data.",
+    "posterior_predictive": "Scored tokens, EOS counted, of texts written from draws of p(latents | text).",
+    "observed_data": "Scored tokens, EOS counted, of the texts that these predictions belong to.",
+    "constant_data": "Of each text: Pareto k of the importance weights, and what it counts for in a mean.",
+    "guide_draws": "The guide's own draws, not from the posterior, nats: log_weight = log_likelihood + log_p - log_q, "
+    "where log_likelihood is ln p(tokens | latents).",
+}
+"""By group, what it holds and how to read it."""
 
 
 def _arviz() -> Any:
@@ -246,68 +302,77 @@ def _check_log_weights(log_weights: NDArray[np.float64]) -> None:
         raise UserError(f"log-weights of {broken.size} sentences are NaN or +inf, first of sentence {broken[0]}: no k̂")
 
 
-def _check_shapes(draws: Mapping[str, Draws], khats: Mapping[str, NDArray[Any]], sentences: int, weights: int) -> None:
-    if not draws or draws.keys() != khats.keys():
-        raise ValueError(f"expected draws and k̂ of the same guides, one or more; got {[*draws]} and {[*khats]}")
-    shape = (len(next(iter(draws.values())).log_likelihood), sentences)
-    wrong = [f"weights ({weights},)"] if weights != sentences else []
-    for guide, terms in draws.items():
-        named = {"log_likelihood": terms.log_likelihood}
-        named |= {f"log_p[{site}]": term for site, term in terms.log_p.items()}
-        named |= {f"log_q[{site}]": term for site, term in terms.log_q.items()}
-        wrong += [f"{name} {np.shape(term)} of '{guide}'" for name, term in named.items() if np.shape(term) != shape]
-        wrong += [f"k̂ {np.shape(khats[guide])} of '{guide}'"] if np.shape(khats[guide]) != (sentences,) else []
+def _check_shapes(found: Inference) -> None:
+    terms = found.terms
+    shape = (len(terms.log_likelihood), len(found.texts))
+    named: dict[str, Any] = {"log_likelihood": terms.log_likelihood}
+    named |= {f"log_p[{site}]": term for site, term in terms.log_p.items()}
+    named |= {f"log_q[{site}]": term for site, term in terms.log_q.items()}
+    named |= {} if found.log_evidence is None else {"log_evidence": found.log_evidence}
+    wrong = [f"{name} {np.shape(term)}" for name, term in named.items() if np.shape(term) != shape]
+    of_sentence = {"k̂": found.khat, "weights": found.weights}
+    wrong += [f"{name} {np.shape(term)}" for name, term in of_sentence.items() if np.shape(term) != shape[1:]]
     if wrong:
-        raise ValueError(f"expected (S, N) = {shape} of every guide, but got {', '.join(wrong)}")
+        raise ValueError(f"expected (S, N) = {shape}, but got {', '.join(wrong)}")
 
 
-def _draws(draws: Mapping[str, Draws], khats: Mapping[str, NDArray[Any]]) -> dict[str, xr.Dataset]:
-    """Make all groups that come from draws."""
+def _posterior(found: Inference) -> dict[str, xr.Dataset]:
     import xarray as xr
 
-    dims, terms = ("chain", "draw", "guide", "sentence"), [*draws.values()]
-    number, sentences = np.shape(terms[0].log_likelihood)
-    labels = {"guide": [_storable(guide) for guide in draws], "sentence": np.arange(sentences)}
-    coords = {"chain": [0], "draw": np.arange(number), **labels}
-    stats = xr.Dataset({"log_weight": (dims, _chain([t.scores.log_weights for t in terms]))}, coords)
-    sites = list(dict.fromkeys(site for t in terms for site in (*t.log_p, *t.log_q)))
-    if sites:
-        stats = stats.assign_coords(site=[_storable(site) for site in sites])
-        stats["log_p"] = ((*dims, "site"), _by_site([t.log_p for t in terms], sites))
-        stats["log_q"] = ((*dims, "site"), _by_site([t.log_q for t in terms], sites))
+    if found.posterior is None:
+        return {}
+    rows, axes, values, of = found.posterior
+    data, coords = {}, _coordinates(found, rows, draws=len(next(iter(values.values()))))
+    for site, of_site in values.items():
+        dims = [f"{site}_{axis}" for axis in axes[site]]
+        data[site] = (("chain", "draw", "sentence", *dims), np.asarray(of_site)[None])
+        for dim, axis, size in zip(dims, axes[site], np.shape(of_site)[2:], strict=True):
+            coords[dim] = np.arange(size) + int(axis in STEP_AXES)
+    return {"posterior": xr.Dataset(data, coords, {"picked_from": of})}
+
+
+def _predicted(found: Inference) -> dict[str, xr.Dataset]:
+    import xarray as xr
+
+    if found.predicted is None:
+        return {}
+    rows, observed, lengths = found.predicted
     return {
-        "log_likelihood": xr.Dataset({"tokens": (dims, _chain([t.log_likelihood for t in terms]))}, coords),
-        "sample_stats": stats,
-        "constant_data": xr.Dataset({"khat": (("guide", "sentence"), np.stack([khats[g] for g in draws]))}, labels),
+        "posterior_predictive": xr.Dataset(
+            {"length": (("chain", "draw", "sentence"), np.asarray(lengths)[None])},
+            _coordinates(found, rows, draws=len(lengths)),
+        ),
+        "observed_data": xr.Dataset({"length": ("sentence", np.asarray(observed))}, _coordinates(found, rows)),
     }
 
 
-def _chain(terms: Sequence[Any]) -> NDArray[Any]:
-    """(S, N) of each guide → (chain = 1, draw, guide, sentence)."""
-    return np.stack([np.asarray(term) for term in terms], axis=1)[None]
-
-
-def _by_site(terms: Sequence[Mapping[str, Any]], sites: Sequence[str]) -> NDArray[Any]:
-    """Terms by site of each guide → (chain = 1, draw, guide, sentence, site), NaN where a guide lacks the site."""
-    known = next(term for of_guide in terms for term in of_guide.values())
-    missing = np.full_like(np.asarray(known), np.nan)
-    return np.stack([_chain([of_guide.get(site, missing) for of_guide in terms]) for site in sites], axis=-1)
-
-
-def _columns(rows: Sequence[Mapping[str, Any]]) -> xr.Dataset:
-    """Turn the rows of ``compare`` into columns: numbers as float64, all else as text."""
+def _sentences(found: Inference) -> dict[str, xr.Dataset]:
+    """Make the groups that tell something of all sentences."""
     import xarray as xr
 
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: ("row", _column([row.get(name) for row in rows])) for name in names}
-    table = xr.Dataset(columns, {"row": np.arange(len(rows))})
-    return table.set_coords([name for name in ("guide", "objective") if name in names])
+    terms, rows = found.terms, np.arange(len(found.texts))
+    of_sentence, of_draw = _coordinates(found, rows), {"draw": np.arange(len(terms.log_likelihood))}
+    constant = {"khat": ("sentence", found.khat), "weight": ("sentence", np.asarray(found.weights))}
+    dims = ("draw", "sentence")
+    raw = {"log_weight": terms.scores.log_weights, "log_likelihood": terms.log_likelihood}
+    guide = xr.Dataset({name: (dims, np.asarray(term)) for name, term in raw.items()}, of_draw | of_sentence)
+    if terms.log_q:
+        guide = guide.assign_coords(site=[_storable(site) for site in terms.log_q])
+        for name, by_site in (("log_p", terms.log_p), ("log_q", terms.log_q)):
+            stacked = np.stack([np.asarray(by_site[site]) for site in terms.log_q], axis=-1)
+            guide[name] = ((*dims, "site"), stacked)
+    made = {"constant_data": xr.Dataset(constant, of_sentence), "guide_draws": guide}
+    if found.log_evidence is not None:
+        data = {"tokens": (("chain", "draw", "sentence"), found.log_evidence[None])}
+        made["log_likelihood"] = xr.Dataset(data, _coordinates(found, rows, draws=len(found.log_evidence)))
+    return made
 
 
-def _column(values: Sequence[Any]) -> NDArray[Any]:
-    if all(value is None or isinstance(value, numbers.Real) for value in values):
-        return np.array([np.nan if value is None else float(value) for value in values])
-    return _texts(["" if value is None else str(_attribute(value)) for value in values])
+def _coordinates(found: Inference, rows: NDArray[Any], draws: int | None = None) -> dict[str, Any]:
+    """Return number and text of some sentences; with ``draws``, one chain of so many, too."""
+    texts = np.array([_storable(found.texts[row]) for row in rows], dtype=object)
+    chain = {} if draws is None else {"chain": [0], "draw": np.arange(draws)}
+    return {**chain, "sentence": np.asarray(rows), "text": ("sentence", texts)}
 
 
 def _attribute(value: Any) -> str | numbers.Real:
@@ -317,10 +382,6 @@ def _attribute(value: Any) -> str | numbers.Real:
     if isinstance(value, numbers.Real) and not isinstance(value, bool):
         return value
     return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _texts(texts: Sequence[str]) -> NDArray[Any]:
-    return np.array([_storable(text) for text in texts], dtype=object)
 
 
 def _storable(text: str) -> str:

@@ -7,8 +7,9 @@ in words, is in :mod:`ppl_text.comparing`.
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ from ..comparing.candidates import OBJECTIVES, Candidate, Pair, Settings, runnab
 from ..comparing.charts import bounds_figure, khat_figure, snr_figure
 from ..comparing.exchange import label
 from ..comparing.measure import Measurements, Watch, measure
+from ..comparing.posterior import inference_of
 from ..comparing.rows import Comparison
 from ..comparing.verdict import verdict
 from ..core.batch import device_of
 from ..core.errors import UserError
 from ..data.corpus import Corpus
 from ..evaluation.sentences import CommonSentences, common_sentences
-from ..plots.inference_data import save_comparison
+from ..plots.inference_data import save_inference
 from ..training.machine import torch_threads
 from ..training.progress import Quiet
 from . import build, folders
@@ -30,6 +32,9 @@ from .code import Code, named_objective, refer
 from .config import RunConfig, load_config
 from .swap import ChildParts, Trained, child_parts
 from .trust import same_code
+
+LONGEST = 60
+"""Characters of a guide's label that go into the name of a file."""
 
 
 class Comparable(Trained, Protocol):
@@ -207,6 +212,23 @@ def _finished_child(run: Any, config: RunConfig, code: Code) -> Any:
     return None
 
 
+def inference_files(guides: Iterable[str]) -> dict[str, str]:
+    """Name the file for ArviZ of each guide: ``inference.nc`` of the first, ``inference-GUIDE.nc`` of each other.
+
+    Example::
+
+        >>> inference_files(["tril", "mine.py:Mine", "mine.py Mine"]).values()
+        dict_values(['inference.nc', 'inference-mine.py-Mine.nc', 'inference-mine.py-Mine-2.nc'])
+    """
+    names: dict[str, str] = {}
+    for guide in guides:
+        words = re.sub(r"[^\w.]+", "-", guide[:LONGEST]).strip("-")
+        stem = f"inference-{words}" if names else "inference"
+        taken = sum(re.fullmatch(rf"{re.escape(stem)}(-\d+)?\.nc", name) is not None for name in names.values())
+        names[guide] = f"{stem}-{taken + 1}.nc" if taken else f"{stem}.nc"
+    return names
+
+
 def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path) -> None:
     """Write the result's folder under another name and put it into its place when it is whole."""
     partial = place.with_name(f".{place.name}-{os.getpid()}.partial")
@@ -216,10 +238,12 @@ def _save(found: Comparison, measured: Measurements, sentences: CommonSentences,
         folders.write_record(partial / "comparison.json", found.as_json())
         folders.write_text(partial / "comparison.md", found.markdown())
         attributes = {f"setting_{key}": value for key, value in found.settings.items()}
-        draws = {guide: figures.terms for guide, figures in measured.guides.items()}
         khats = {guide: figures.khat for guide, figures in measured.guides.items()}
-        common = sentences.texts, sentences.weights.numpy()
-        save_comparison(partial / "inference.nc", draws, khats, *common, rows, attributes)
+        for guide, name in inference_files(measured.guides).items():
+            candidate = measured.candidates[guide]
+            content = inference_of(candidate, measured.guides[guide], sentences, found.settings["seed"])
+            of_guide = {"guide": candidate.guide_name, "run": candidate.folder, **attributes}
+            save_inference(partial / name, content, of_guide)
         bounds_figure(rows, partial / "figures" / "bounds.png", found.noun)
         khat_figure(khats, partial / "figures" / "khat.png", found.noun)
         snr_figure(rows, partial / "figures" / "snr.png")

@@ -16,5 +16,5 @@ def place(trained, tmp_path_factory):
 @pytest.fixture
 def unseen(monkeypatch):
     """Leave out the figures and ``inference.nc``, which take most of the time of a small comparison."""
-    for name in ("bounds_figure", "khat_figure", "snr_figure", "save_comparison"):
+    for name in ("bounds_figure", "khat_figure", "snr_figure", "inference_of", "save_inference"):
         monkeypatch.setattr(f"ppl_text.recipes.compare.{name}", lambda *arguments: None)

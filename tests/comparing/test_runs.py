@@ -8,7 +8,7 @@ import torch
 import ppl_text as pt
 from ppl_text.comparing.candidates import OBJECTIVES, Settings
 from ppl_text.core.errors import UserError
-from ppl_text.plots.inference_data import load_comparison
+from ppl_text.plots.inference_data import _arviz
 from ppl_text.recipes.compare import compare_runs
 from ppl_text.training.progress import Quiet
 
@@ -79,13 +79,22 @@ def test_the_folder_holds_all_of_it(default, place):
 
 
 def test_the_draws_are_kept_for_arviz(default):
-    tree = load_comparison(default.folder / "inference.nc")
-    weights = tree["sample_stats"]["log_weight"]
+    tree = _arviz().from_netcdf(default.folder / "inference.nc")
+    weights = tree["guide_draws"]["log_weight"]
     assert dict(weights.sizes)["draw"] == default.settings["khat_draws"]
     assert dict(weights.sizes)["sentence"] == default.settings["distinct_sentences"]
-    kl = (tree["sample_stats"]["log_q"] - tree["sample_stats"]["log_p"]).mean("draw").squeeze()
-    share = tree["observed_data"]["weight"] / tree["observed_data"]["weight"].sum()
+    kl = (tree["guide_draws"]["log_q"] - tree["guide_draws"]["log_p"]).mean("draw").squeeze()
+    share = tree["constant_data"]["weight"] / tree["constant_data"]["weight"].sum()
     assert float((kl * share).sum()) == pytest.approx(default.rows[0].kl)
+    sizes = dict(tree["posterior"]["h"].sizes)
+    assert (sizes["draw"], sizes["sentence"], sizes["h_D"]) == (32, 8, tree["posterior"]["h_D"].size)
+    lengths = [len(text) + 1 for text in tree["posterior"]["text"].values]
+    assert sizes["h_T"] == min(lengths)
+    observed, predicted = tree["observed_data"]["length"], tree["posterior_predictive"]["length"]
+    assert list(observed.values) == [len(text) + 1 for text in observed["text"].values]
+    assert bool((predicted >= 1).all())
+    assert bool((predicted <= observed).all())  # a step of h for each letter
+    assert (tree.attrs["guide"], tree.attrs["run"]) == ("diagonal", default.rows[0].run)
 
 
 def test_progress_is_told_row_by_row(default, watched):
@@ -163,8 +172,12 @@ def test_a_child_compares_with_its_parent_as_a_run(guides, place, tmp_path):
     assert [row.run for row in found.rows] == [str(place.folder)] * 2 + [str(child.folder)] * 2
     assert [row.guide for row in found.rows] == ["diagonal"] * 2 + ["mean-field"] * 2
     assert str(place.folder)[-20:] in found.text
-    labels = load_comparison(tmp_path / "c" / "inference.nc")["constant_data"]["guide"].values
-    assert list(labels) == [f"diagonal ({place.folder})", f"mean-field ({child.folder})"]
+    files = ["inference.nc", *(path.name for path in (tmp_path / "c").glob("inference-mean-field-*.nc"))]
+    opened = [_arviz().from_netcdf(tmp_path / "c" / name).attrs for name in files]
+    assert [(of["guide"], of["run"]) for of in opened] == [
+        ("diagonal", str(place.folder)),
+        ("mean-field", str(child.folder)),
+    ]
 
 
 def test_the_run_is_left_as_it_was(place, tmp_path, unseen):

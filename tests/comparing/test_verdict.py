@@ -313,10 +313,18 @@ def test_several_latents_have_columns_of_their_own_and_one_has_none():
 
 
 def test_information_that_cannot_be_known_is_no_number():
-    found = row(mutual_information=math.nan)
+    found = row(mutual_information=math.nan, informed=("h",))
     (*_, (_, header, (cells,))) = tables([found])
-    assert dict(zip(header, cells, strict=True))["I(x; z)"] == "–"
+    assert dict(zip(header, cells, strict=True))["I(x; h)"] == "–"
     assert found.as_dict()["mutual_information"] is None
+
+
+def test_latents_are_called_what_their_models_call_them():
+    """Of two models in one table, one with several latents of the whole text; and of one without any."""
+    both = [row(informed=("h",)), row("other", informed=("z", "a")), row("more", informed=("h",))]
+    for rows, heading in ((both, "I(x; h/z, a)"), ([row()], "I(x; latents)")):
+        (*_, (_, header, _)) = tables(rows)
+        assert heading in header
 
 
 def test_where_nothing_is_latent_every_bound_is_exact():
