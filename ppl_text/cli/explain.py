@@ -33,18 +33,16 @@ def explain(
     """Explain RECIPE: the generative story, the guide's density, sites, shapes, parameters. Trains nothing."""
     from ..objectives import OBJECTIVES
     from ..recipes import build
-    from ..recipes.config import recipe_tree
     from ..recipes.errors import Errors
-    from ..recipes.start import dry_run, first_batch
-    from ..recipes.tree import described, parse_assignments, source_of
+    from ..recipes.start import checked_parts, dry_run, first_batch
+    from ..recipes.tree import described, parse_assignments
     from ..recipes.trust import of_recipe
 
     chosen = {"data.corpus": data, "model.family": model, "guide.name": guide, "objective": objective}
     changes = {**parse_assignments(assignments), **{k: v for k, v in chosen.items() if v is not None}}
     code = of_recipe(recipe, changes, {}, trust=trust)
     notes: list[str] = []
-    tree = recipe_tree(recipe, changes, code, notes)
-    config, corpus, bound, _ = build.check_parts(tree, source_of(recipe), Errors(), code=code)
+    config, corpus, bound, _ = checked_parts(recipe, changes, code, Errors(), notes)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     batch = first_batch(corpus, config.data.batch_size)
     shown = dry_run(*programs, bound, batch, config.training)

@@ -58,6 +58,10 @@ ELSEWHERE = {"ptb": "Penn Treebank", "yahoo": "Yahoo Answers", "snli": "SNLI sen
 """Corpora that recipes are named after and that a user has to bring."""
 
 
+OWN_TEXT = "own-text"
+"""What recipes for a user's own text have for a corpus."""
+
+
 class Located(NamedTuple):
     """A corpus that was found and not yet read: its kind, its own defaults, and what makes it of checked options."""
 
@@ -101,6 +105,11 @@ def locate(name: str, unit: str | None = None) -> Located:
         raise ConfigError(
             f"corpus '{name}' is of kind {own}, but the recipe takes {unit}: set data.unit={own}, or choose data of "
             f"that kind ({others}, or a path)"
+        )
+    if name == OWN_TEXT:
+        raise UserError(
+            "this recipe is for text of your own; give it with --data PATH: a file with a text on each line (txt, tsv, "
+            "csv, jsonl, parquet, …), a folder with train, valid and test files, or hub:NAME"
         )
     if name in ELSEWHERE:
         raise UserError(
@@ -158,8 +167,8 @@ def _hub(name: str, unit: str | None) -> Located:
     if unit != SENTENCES:
         raise UserError(
             f"corpus '{name}': hub:NAME is not supported for word lists yet; download the data set, "
-            "write it as 'word<TAB>count' lines or plain text, and give the path of that file; or, if its texts are "
-            f"sentences, set data.unit={SENTENCES}"
+            "write it as 'word<TAB>count' lines or plain text, and give the path of that file; or model its texts: "
+            f"python -m ppl_text fit text-vae --data {name}"
         )
 
     def load(options: Any) -> Corpus:

@@ -43,6 +43,9 @@ class _Options(BaseModel):
 class WordListOptions(_Options):
     """How a word list is filtered and divided."""
 
+    bound: ClassVar[str] = "max_length"
+    """The option that bounds how long texts are."""
+
     epochs: ClassVar[bool] = False
     """Whether training goes through the texts epoch by epoch; words are drawn ∝ counts, without end."""
 
@@ -85,6 +88,7 @@ class WordListOptions(_Options):
 class SentenceOptions(_Options):
     """How sentences are read, divided and tokenised, and what stands beside each where they come in pairs."""
 
+    bound: ClassVar[str] = "max_tokens"
     epochs: ClassVar[bool] = True
 
     @classmethod

@@ -48,6 +48,8 @@ class DeepStateSpace(nn.Module):
     """
 
     family = "deep_state_space"
+    longest_text = 41
+    """Scored tokens of the longest text that the model is made for: a word of 40 letters, and EOS."""
     story = (
         "h_t = F(h_{t-1}, ξ_t), ξ_t ~ N(0, I);  w_t ~ softmax(E h_t + b);  the word ends at its first EOS",
         "p(h, w) = Π_t p(h_t | h_{t-1}) P(w_t | h_t)",

@@ -79,12 +79,16 @@ class Parts(NamedTuple):
 
 
 def check_parts(
-    tree: Mapping[str, Any], source: str, errors: Errors, corpus: Corpus | None = None, code: Code | None = None
+    tree: Mapping[str, Any],
+    source: str,
+    errors: Errors,
+    load: Callable[[RunConfig], Corpus] | None = None,
+    code: Code | None = None,
 ) -> Parts:
     """Check a recipe's tree and load what it names; raises with every fault at once, those in ``errors`` too.
 
-    A part is looked at where its own section is sound, whatever is wrong with the others. ``corpus`` is what the
-    tree's ``data`` names, where it has been loaded before; ``code`` what may run of the user's.
+    A part is looked at where its own section is sound, whatever is wrong with the others. ``load`` gives the corpus
+    that ``data`` names (None: :func:`load_data`); ``code``: what may run of the user's.
     """
     code = code or {}
     config = errors.attempt(check_config, tree, source)
@@ -96,7 +100,7 @@ def check_parts(
         "fabric": (build_fabric, {"device", "precision"}),
         "parent": (check_parent, {"parent", "parent_weights"}),
         "stages": (partial(check_stages, code=code), {"data", "training"}),
-        "corpus": (load_data if corpus is None else lambda _: corpus, {"data"}),
+        "corpus": (load or load_data, {"data"}),
     }
     found: dict[str, Any] = {
         name: errors.attempt(check, view) for name, (check, needs) in checks.items() if needs <= sound.keys()

@@ -18,7 +18,7 @@ from .code import Code, absolute, find, is_own, model_registry
 from .errors import RecipeError, lines_of
 from .procedures import TrainingSection, replace_freeze, replace_length
 from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
-from .tree import assign, preset_values, read_recipe, source_of, with_absolute_paths
+from .tree import assign, preset_values, read_recipe, sized, source_of, with_absolute_paths
 
 __all__ = ["RunConfig", "TrainingSection", "as_schedule", "as_schedules", "check_config", "load_config", "recipe_tree"]
 
@@ -60,6 +60,13 @@ class ReportSection(Section):
     samples: Count = Field(1000, description="texts that are drawn from the model")
 
 
+class SizeRow(Section):
+    """One of ``sizes``: what is otherwise for training texts of that many tokens or more."""
+
+    tokens: Count = Field(description="scored tokens of train, EOS counted, from which on the row holds")
+    set: dict[str, Any] = Field(description="dotted keys to values")
+
+
 class RunConfig(Section):
     """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable."""
 
@@ -78,6 +85,9 @@ class RunConfig(Section):
     data: DataSection
     training: TrainingSection
     report: ReportSection = ReportSection.model_validate({})
+    sizes: tuple[SizeRow, ...] = Field(
+        (), description="values by the number of training tokens: the last row that they reach is put in, once"
+    )
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(
         0, description="of parameters, batches and noise; that of a division is data.seed"
     )
@@ -111,6 +121,7 @@ def recipe_tree(
     changes: Mapping[str, Any] | None = None,
     code: Code | None = None,
     told: list[str] | None = None,
+    tokens: int | None = None,
 ) -> dict[str, Any]:
     """Read a recipe and apply ``changes``, with its name under ``recipe``; nothing is checked yet.
 
@@ -123,8 +134,11 @@ def recipe_tree(
         changes: dotted keys to values.
         code: what may run to learn the presets of a model of the user's.
         told: hears what was dropped or assumed.
+        tokens: of the training texts; None: not known, ``sizes`` stay as they are.
     """
     tree, told = read_recipe(recipe), [] if told is None else told
+    if tokens is not None:
+        tree = sized(tree, tokens)
     changes = _with_preset(tree, dict(changes or {}), code or {})
     for owner, key in (("guide", "name"), ("model", "family")):
         new, section = changes.get(f"{owner}.{key}"), tree.get(owner)

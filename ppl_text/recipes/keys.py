@@ -15,7 +15,7 @@ from ..core.errors import UserError
 from ..data.options import OPTIONS
 from . import build
 from .code import Code, model_registry
-from .config import RunConfig
+from .config import RunConfig, SizeRow
 from .errors import hints_of, keyword_options
 from .procedures import DecaySection, StageSection
 
@@ -47,6 +47,7 @@ def all_keys_of(config: RunConfig | None = None, code: Code | None = None) -> li
     """
     sections = {name: field.annotation for name, field in RunConfig.model_fields.items() if _is_section(field)}
     groups = [Group("of the run", _of_model(RunConfig, "", config, leave=sections))]
+    groups.append(Group("sizes, a list whose entries have these", _of_model(SizeRow, "sizes.")))
     for name, section in sections.items():
         values = None if config is None else getattr(config, name)
         leave = {"decay", "stages"} if name == "training" else ()

@@ -55,7 +55,8 @@ def with_own_defaults(section: Mapping[str, Any], told: list[str]) -> dict[str, 
 def as_stored(section: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``data`` of a run's configuration with options that were not known yet when it was made."""
     known = options_of(section)
-    return {**(known.before(section) if known else {}), **section}
+    before = known.before(section) if known else {}
+    return {**section, **{name: value for name, value in before.items() if name not in section}}
 
 
 def is_of_a_run(recipe: str) -> bool:

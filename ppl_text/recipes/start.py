@@ -22,11 +22,12 @@ from ..training.options import TrainingResult
 from ..training.progress import Progress
 from . import build, folders, trust
 from .code import Code, absolute, is_own, named, own_references
-from .config import RunConfig, load_config, recipe_tree
+from .config import RunConfig, check_config, load_config, recipe_tree
 from .errors import Errors, place_of
+from .pairing import check_kind, check_length
 from .procedures import Procedure
 from .stages import stage_objective
-from .tree import source_of
+from .tree import source_of, value_at
 
 
 def train(
@@ -190,10 +191,34 @@ def new_run(
     if code is None:
         errors.raise_any(source_of(recipe))
     notes: list[str] = []
-    tree = recipe_tree(recipe, changes, code, notes)
-    parts = build.check_parts(tree, source_of(recipe), errors, code=code)
+    parts = checked_parts(recipe, changes, code or {}, errors, notes)
     folder = Path(out) if out is not None else folders.next_folder(parts.config.recipe)
     return Begun(folder, parts.config, code or {}, parts.corpus, tuple(notes))
+
+
+def checked_parts(recipe: str, changes: Mapping[str, Any], code: Code, errors: Errors, told: list[str]) -> build.Parts:
+    """Check a recipe with its changes, load what it names, and give it the sizes that its corpus asks for.
+
+    Raises with all errors at once. ``told`` hears what was dropped, assumed and sized.
+    """
+
+    def load(config: RunConfig) -> Corpus:
+        check_kind(recipe, config, changes)
+        return build.load_data(config)
+
+    source = source_of(recipe)
+    parts = build.check_parts(recipe_tree(recipe, changes, code, told), source, errors, load, code)
+    if rows := parts.config.sizes:
+        tokens = parts.corpus.splits["train"].target.table.scored_tokens
+        tree = recipe_tree(recipe, changes, code, tokens=tokens)
+        same = build.data_options(check_config(tree, source)) == build.data_options(parts.config)
+        before = parts.corpus
+        parts = build.check_parts(tree, source, errors, (lambda _: before) if same else None, code)
+        values = {key: value_at(tree, key) for row in rows for key in row.set}
+        shown = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+        told.append(f"sizes for {tokens:,} training tokens: {shown}")
+    check_length(parts.config, parts.corpus, code)
+    return parts
 
 
 def to_resume(

@@ -121,7 +121,7 @@ def child_parts(
         },
     )
     code = {**parent.code, **named(as_tree(changes)), **own_objective, **own_guide}
-    parts = build.check_parts(tree, f"swap on {parent.folder}", errors, parent.corpus, code)
+    parts = build.check_parts(tree, f"swap on {parent.folder}", errors, lambda _: parent.corpus, code)
     folder = folders.next_swap(parent.folder, parts.config.guide.name) if out is None else Path(out)
     return ChildParts(parts.config, code, folder)
 

@@ -166,6 +166,22 @@ def assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
     tree[last] = value
 
 
+def sized(tree: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Return a tree with the sizes for so many training tokens: the values of the last row that they reach.
+
+    Example::
+
+        >>> rows = [{"tokens": 10, "set": {"model.width": 2}}, {"tokens": 100, "set": {"model.width": 4}}]
+        >>> [sized({"model": {"width": 1}, "sizes": rows}, n)["model"]["width"] for n in (9, 10, 100)]
+        [1, 2, 4]
+    """
+    found = {key: dict(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+    reached = [row for row in found.pop("sizes", ()) if row["tokens"] <= tokens]
+    for dotted, value in (max(reached, key=lambda row: row["tokens"])["set"] if reached else {}).items():
+        assign(found, dotted, value)
+    return found
+
+
 def preset_values(presets: Sequence[Choice], name: Any, tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return dotted key to value of what a change of a configuration's preset to ``name`` sets.
 
@@ -180,10 +196,11 @@ def preset_values(presets: Sequence[Choice], name: Any, tree: Mapping[str, Any])
         return {}
     if name == "paper":
         return {choice.key: choice.paper for choice in choices}
-    return {choice.key: choice.corrected for choice in choices if _value(tree, choice.key) == choice.paper}
+    return {choice.key: choice.corrected for choice in choices if value_at(tree, choice.key) == choice.paper}
 
 
-def _value(tree: Any, dotted: str) -> Any:
+def value_at(tree: Any, dotted: str) -> Any:
+    """Return the value of a dotted key; None where there is none."""
     for part in dotted.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
