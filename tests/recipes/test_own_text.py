@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 
+import ppl_text as pt
 from guides.sentence_vae import GaussianGuide
 from ppl_text.data.options import SentenceOptions, WordListOptions
 from ppl_text.models.sentence_vae import SentenceVAE
@@ -116,6 +117,22 @@ def test_a_run_keeps_how_it_was_divided_before_that_was_an_option(tmp_path):
     stored = load_config(str(path)).data
     assert stored.options == {"max_tokens": 5, "divide": "whole"}
     assert recipe_tree(str(path), {"data.corpus": "other.txt"})["data"].get("divide") is None
+
+
+def test_a_run_of_before_finds_its_corpus_again(tmp_path, one_thread):
+    """Its configuration says neither how sentences were divided nor that no word was cut off."""
+    lines = [f"{who} {what} today and {i}" for i, (who, what) in enumerate([("he", "sings"), ("she", "reads")] * 30)]
+    (tmp_path / "mine.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    before = {"data.max_tokens": 3, "data.long": "truncate", "data.min_count": 1, "data.divide": "whole"}
+    small = {"model.latent_dim": 2, "model.hidden_dim": 4, "report.sentences": 4, "report.particles": 2}
+    run = pt.fit("verses-vae", data=tmp_path / "mine.txt", set={**before, **small}, steps=1, out=tmp_path / "run")
+    path = run.folder / "config.yaml"
+    text = path.read_text(encoding="utf-8")
+    for line in ("  min_count: 1\n", "  divide: whole\n"):
+        assert text.count(line) == 1
+        text = text.replace(line, "")
+    path.write_text(text, encoding="utf-8")
+    assert pt.load(run.folder).corpus.fingerprint == run.corpus.fingerprint
 
 
 def test_all_errors_are_still_told_at_once():
