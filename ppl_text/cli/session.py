@@ -172,7 +172,7 @@ class Session:
         """Heads of :meth:`rows`."""
         particles = self.start.config.report.particles
         return [
-            *("guide", "ELBO", f"IW bound, K = {particles}", "gap", "KL", "k̂ < 0.5", "to 0.7", "above"),
+            *("guide", "ELBO", f"IW bound, K = {particles}", "gap", "KL", "k̂ < 0.5", "to 0.7", "above", "parameters"),
             *("steps", "time", "state"),
         ]
 
@@ -199,7 +199,7 @@ class Session:
 
 
 def _columns(figures: GuideFigures) -> list[str]:
-    return [label(figures.guide), *figures.bounds(), *map(percent, figures.khat)]
+    return [label(figures.guide), *figures.bounds(), *map(percent, figures.khat), figures.size]
 
 
 def density(guide: type[torch.nn.Module]) -> str:

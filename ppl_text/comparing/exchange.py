@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic import finite_or_none
-from ..core.printing import decimal, percent, plus_minus
+from ..core.printing import MISSING, decimal, percent, plus_minus
 from ..core.registry import is_file_reference
 from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
 
@@ -21,7 +21,8 @@ class GuideFigures:
     ``iw``: importance-weighted bound with K particles; ``gap`` = iw - elbo: what is left of KL(q ‖ posterior) as far
     as K particles see it. ``khat_good``, ``khat_ok``, ``khat_bad``: shares of the texts whose Pareto k̂ lies below
     0.5 (importance weights of finite variance), from 0.5 to 0.7, and above (their averages are not to be trusted); NaN
-    where K is too small to tell.
+    where K is too small to tell. ``parameters``: how many the guide has; NaN where an older version did not
+    count.
     """
 
     guide: str
@@ -35,6 +36,7 @@ class GuideFigures:
     khat_good: float
     khat_ok: float
     khat_bad: float
+    parameters: float = math.nan
 
     def bounds(self) -> tuple[str, str, str, str]:
         """Write ELBO, importance-weighted bound and gap with their standard errors, and KL.
@@ -47,6 +49,11 @@ class GuideFigures:
             for value, error in ((self.elbo, self.elbo_se), (self.iw, self.iw_se), (self.gap, self.gap_se))
         )
         return elbo, iw + mark, gap + mark, decimal(self.kl)
+
+    @property
+    def size(self) -> str:
+        """Write the number of parameters."""
+        return MISSING if math.isnan(self.parameters) else f"{self.parameters:z,.0f}"
 
     @property
     def khat(self) -> tuple[float, float, float]:
@@ -78,8 +85,9 @@ class BeforeAfter:
             f"{self.noun}s with k̂ < 0.5",
             "0.5 ≤ k̂ ≤ 0.7",
             "k̂ > 0.7",
+            "parameters of the guide",
         )
-        columns = ([*f.bounds(), *(percent(share, 1) for share in f.khat)] for f in (self.before, self.after))
+        columns = ([*f.bounds(), *(percent(share, 1) for share in f.khat), f.size] for f in (self.before, self.after))
         return list(zip(names, *columns, strict=True))
 
     def header(self) -> tuple[str, str, str]:

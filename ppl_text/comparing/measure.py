@@ -13,6 +13,7 @@ from ..core.protocols import Objective
 from ..evaluation.likelihood import BoundEstimate, estimate_bounds
 from ..evaluation.sentences import CommonSentences, stream_seed
 from ..plots.inference_data import FEWEST_DRAWS, KHAT, khat_columns
+from ..training.programs import count_parameters
 from .candidates import Candidate, Pair, Settings, family_of, has_particles, with_particles
 from .costs import Cost, measure_costs, noise_floor, signal_to_noise
 from .draws import DrawFigures, measure_guide
@@ -168,6 +169,7 @@ def _row(pair: Pair, guide: DrawFigures, bounds: ObjectiveBounds, cost: Cost, pl
         mutual_information_cap=guide.information.cap,
         by_sentence=(own if equal is None else equal).by_sentence.numpy(),
         weights=plan.sentences.weights.numpy(),
+        sizes=count_parameters(candidate.model, candidate.guide),
         sites=guide.sites,
         informed=tuple(spec.name for spec in of_sentence(candidate.latents) or candidate.latents),
         exact=exact,

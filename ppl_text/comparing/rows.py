@@ -17,6 +17,7 @@ from ..core.atomic import finite_or_none
 from ..core.printing import MISSING, decimal, percent, plus_minus, significant
 from ..evaluation.report import table
 from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
+from ..training.programs import Sizes
 from .draws import SiteUse
 
 Values = NDArray[np.float64]
@@ -51,6 +52,7 @@ class Measurement:
     ``sites``                      ``kl``, ``active_units`` and ``units`` of each latent site by name
     ``mutual_information``, …_cap  of texts and latents, and the most it can be, nats; NaN where it cannot be known
     ``informed``                   the latent sites that this is the information of
+    ``sizes``                      numbers of parameters of model and guide
     ``exact``                      nothing is latent: every bound is ln p(x) itself, and there is no k̂
     ``by_sentence``, ``weights``   (N,) ``bound_equal_k`` (or ``bound``) of each common sentence, and its weight
     ============================== ====================================================================
@@ -91,6 +93,7 @@ class Measurement:
     mutual_information_cap: float
     by_sentence: Values = field(repr=False, compare=False)
     weights: Values = field(repr=False, compare=False)
+    sizes: Sizes
     exact: bool = False
     snr_floor: float = 0.0
     snr_floor_equal_draws: float = 0.0
@@ -107,8 +110,9 @@ class Measurement:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the columns as plain values, ``sites`` where there are several; what is no finite number is None."""
-        columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights", "sites"))
+        columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights", "sites", "sizes"))
         values: dict[str, Any] = {name: getattr(self, name) for name in columns}
+        values |= {f"{who}_parameters": number for who, number in self.sizes._asdict().items()}
         if len(self.sites) > 1:
             values["sites"] = {name: site._asdict() for name, site in self.sites.items()}
         return finite_or_none(values)
@@ -184,6 +188,7 @@ GRADIENTS: Columns = {
 }
 
 USED: Columns = {
+    "parameters (model + guide)": lambda r: str(r.sizes),
     "KL": lambda r: decimal(r.kl),
     "active units": lambda r: MISSING if r.active_units is None else f"{r.active_units}/{r.units}",
 }

@@ -20,6 +20,7 @@ from ..data.corpus import Corpus
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import table
 from ..schedules import IN_EPOCHS
+from ..training.programs import count_parameters
 from ..training.weights import weights_digest
 from . import REFIT_STEPS, build, folders
 from .code import Code, named, refer
@@ -235,10 +236,10 @@ def measure(run: Measurable, options: ReportSection, seed: int, likelihood: Like
     key = (weights, run.config.guide.name, data, run.config.device, options.particles, options.sentences, seed)
     if key not in _MEASURED:
         found = likelihood or run.evaluate("test", options.particles, options.sentences, seed)
-        _MEASURED[key] = _figures(run.config.guide.name, found)
+        _MEASURED[key] = _figures(run.config.guide.name, found, count_parameters(*run.programs).guide)
     return _MEASURED[key]
 
 
-def _figures(guide: str, found: Likelihood) -> GuideFigures:
+def _figures(guide: str, found: Likelihood, parameters: int) -> GuideFigures:
     bounds = (found.elbo, found.elbo_se, found.iw, found.iw_se, found.gap, found.gap_se, found.kl)
-    return GuideFigures(guide, *bounds, found.khat_good, found.khat_ok, found.khat_bad)
+    return GuideFigures(guide, *bounds, found.khat_good, found.khat_ok, found.khat_bad, parameters)

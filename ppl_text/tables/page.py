@@ -11,6 +11,7 @@ from ..core.printing import decimal
 from ..evaluation.report import table
 from ..measures import load_measure
 from ..measures.base import Measure
+from ..training.programs import Sizes
 from .table import Table, load_table
 
 NOT_RUN = "not run"
@@ -77,9 +78,8 @@ def _steps(row: Mapping[str, Any]) -> str:
 
 
 def _parameters(row: Mapping[str, Any]) -> str:
-    """``model + guide``; a guide without parameters is not named, and what was not trained has none."""
-    sizes = [row["measures"].get(f"{who}_parameters") for who in ("model", "guide")]
-    return " + ".join(f"{size:z,.0f}" for size in sizes if size)
+    """Write those of model and guide; what was not trained has none."""
+    return str(Sizes(*(int(row["measures"].get(f"{who}_parameters", 0)) for who in Sizes._fields)))
 
 
 def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:

@@ -119,8 +119,7 @@ def sized(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameters(model: nn.Module, guide: nn.Module) -> Numbers:
-    sizes = count_parameters(model, guide)
-    return {"model_parameters": sizes.model, "guide_parameters": sizes.guide}
+    return {f"{who}_parameters": number for who, number in count_parameters(model, guide)._asdict().items()}
 
 
 def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: str) -> bool:

@@ -27,6 +27,10 @@ class Sizes(NamedTuple):
     model: int
     guide: int
 
+    def __str__(self) -> str:
+        """Write ``model + guide``; what has no parameters is not named."""
+        return " + ".join(f"{size:,}" for size in self if size)
+
 
 def count_parameters(model: nn.Module, guide: nn.Module) -> Sizes:
     """Return how many parameters model and guide have, trained or not; buffers are none."""

@@ -128,6 +128,9 @@ def test_figures_are_of_the_same_sentences_in_every_row(session):
     assert start[:3] == ["diagonal", f"{found.elbo:.3f} ± {found.elbo_se:.3f}", f"{found.iw:.3f} ± {found.iw_se:.3f}"]
     assert tried[1] == f"{row.figures.elbo:.3f} ± {row.figures.elbo_se:.3f}"
     assert len(session.header()) == len(start) == len(tried)
+    place = session.header().index("parameters")
+    for run, cells in ((session.start, start), (row.run, tried)):
+        assert cells[place] == f"{sum(p.numel() for p in run.guide.parameters()):,}"
 
 
 def test_texts_are_of_the_current_guide(session):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ppl_text.comparing.exchange import BeforeAfter, GuideFigures, label
 
-BEFORE = GuideFigures("diagonal", -20.0, 0.01, -19.5, 0.02, 0.5, 0.015, 4.0, 0.9, 0.06, 0.04)
+BEFORE = GuideFigures("diagonal", -20.0, 0.01, -19.5, 0.02, 0.5, 0.015, 4.0, 0.9, 0.06, 0.04, 29616)
 POINT = replace(
     BEFORE, guide="my/file.py:Point", elbo=-math.inf, elbo_se=math.nan, iw=-math.inf, gap=math.nan, kl=math.inf
 )
@@ -24,6 +24,7 @@ def test_the_figures_stand_side_by_side():
     assert rows["gap: IW - ELBO"] == ["0.500 ± 0.015"] * 2
     assert rows["words with k̂ < 0.5"] == ["90.0%"] * 2
     assert rows["k̂ > 0.7"] == ["4.0%"] * 2
+    assert rows["parameters of the guide"] == ["29,616"] * 2
     assert pair().how() == (
         "Nats per word ± Monte-Carlo s.e., the same 1,000 test words and seed 3 for both; Pareto k̂ of the same 8 draws."
     )
@@ -44,6 +45,8 @@ def test_errors_that_claim_no_coverage_are_marked_and_the_mark_is_explained():
 def test_figures_of_an_older_version_are_read():
     stored = {**pair().as_json(), "khat_sentences": 256, "khat_draws": 100}
     assert BeforeAfter.from_json(stored).before == BEFORE
+    del stored["before"]["parameters"]
+    assert BeforeAfter.from_json(stored).rows()[-1] == ("parameters of the guide", "–", "29,616")
 
 
 def test_what_is_stored_is_strict_json_and_comes_back_but_for_infinities():

@@ -59,6 +59,7 @@ def test_a_model_without_latents_is_exact_and_has_no_khat(common):
         assert (row.khat_good, row.khat_median, row.active_units, row.units, row.kl) == (None, None, None, None, 0.0)
         assert row.bound_se == pytest.approx(0.0, abs=1e-6)
         assert row.sites == {}
+        assert row.sizes == (1, 0)
     assert found.settings["equal_k"] == 4
     assert found.settings["khat_draws"] == 30, "the fewest that k̂ can be fitted to"
 

@@ -8,6 +8,7 @@ import pytest
 from ppl_text.comparing.draws import SiteUse
 from ppl_text.comparing.rows import Comparison, Measurement, tables
 from ppl_text.comparing.verdict import paired_difference, verdict
+from ppl_text.training.programs import Sizes
 
 N = 50
 BASE = np.linspace(-12.0, -8.0, N)
@@ -53,6 +54,7 @@ def row(guide="rich", objective="iwae:16", level=0.0, spread=0.0, run="runs/a", 
         "mutual_information_cap": 3.0,
         "by_sentence": values,
         "weights": np.ones(N),
+        "sizes": Sizes(7847, 29616),
     }
     return Measurement(**{**columns, **changes})
 
@@ -277,6 +279,7 @@ def test_cells_say_what_was_measured():
     assert cells["peak MiB"] == "3.0"
     assert dict(zip(gradients[1], gradients[2][0], strict=True))["SNR guide"] == "–"
     assert "2.000 of 3.000" in guides[2][0]
+    assert dict(zip(guides[1], guides[2][0], strict=True))["parameters (model + guide)"] == "7,847 + 29,616"
     assert "-inf" in guides[2][0]
 
 
@@ -285,6 +288,7 @@ def test_plain_values_are_finite_and_complete():
     assert values["khat_median"] is None
     assert values["bound"] == pytest.approx(-10.0)
     assert not {"by_sentence", "weights"} & set(values)
+    assert (values["model_parameters"], values["guide_parameters"]) == (7847, 29616)
     assert {"run", "guide", "objective", "snr_model", "peak_bytes", "mutual_information"} <= set(values)
 
 
