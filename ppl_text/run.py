@@ -19,22 +19,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from .core.atomic import finite_or_none
-from .core.batch import Batch
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
-from .core.latents import Latents
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
 from .data.others import other_texts
-from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import (
-    PATHS,
-    check_texts,
-    encode_batch,
-    encode_texts,
-    interpolate_texts,
-    reconstruct_texts,
-    sample_texts,
-)
 from .evaluation.latents import LatentFigures
 from .evaluation.likelihood import Likelihood
 from .evaluation.neighbours import Neighbour, nearest_texts
@@ -51,6 +39,7 @@ from .training.machine import torch_threads
 from .training.options import TrainingResult
 from .training.progress import Progress, Quiet
 from .training.weights import load_weights
+from .writing import Writer
 
 if TYPE_CHECKING:
     from .recipes.compare import Comparison
@@ -60,7 +49,7 @@ def _untold(done: int, total: int) -> None:
     """Nobody is told of progress."""
 
 
-class Run:
+class Run(Writer):
     """A run folder, live.
 
     The corpus is read only where its texts are needed: texts are generated, and typed ones encoded, without it.
@@ -273,86 +262,6 @@ class Run:
         self.require_weights()
         measures = measures_of(self.model, self.corpus)
         return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
-
-    def generate(
-        self,
-        n: int = 10,
-        seed: int = 0,
-        strategy: Strategy | str = "sample",
-        source: str | Sequence[str] | None = None,
-    ) -> list[str]:
-        """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
-
-        Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once. ``source``: what a
-        conditional model reads, one text or several; n texts are written for each.
-        """
-        if n < 1:
-            raise UserError(f"the number of texts must be 1 or more; got {n}")
-        self.require_weights()
-        options: dict[str, Any] = {"steps": 2 * self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
-        options["source"] = self._read([source] if isinstance(source, str) else source)
-        return sample_texts(self.model, self.form.tokenizer, n, guide=self.guide, **options).texts
-
-    def _read(self, sources: Sequence[str] | None) -> Batch | None:
-        """Encode what stands beside texts; raises :class:`UserError` where the run's data have no such side."""
-        if sources is None:
-            return None
-        tokenizer = self.form.source_tokenizer
-        if tokenizer is None:
-            raise UserError(f"the data of this run ({self.config.data.corpus}) have no sources; leave the source out")
-        sources = [self.form.clean(text) for text in sources]
-        check_texts(tokenizer, sources, self.form.max_source_steps)
-        return encode_batch(tokenizer, sources)
-
-    def reconstruct(
-        self,
-        texts: Sequence[str],
-        seed: int = 0,
-        strategy: Strategy | str = "greedy",
-        sources: Sequence[str] | None = None,
-    ) -> list[str]:
-        """Latents drawn from the guide for each text, then tokens by ``strategy``; ``sources``: one beside each."""
-        self.require_weights()
-        options: dict[str, Any] = {"max_steps": self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
-        options["source"] = self._beside(texts, sources)
-        texts = [self.form.clean(text) for text in texts]
-        return reconstruct_texts(self.model, self.guide, self.form.tokenizer, texts, **options)
-
-    def encode(self, texts: Sequence[str], seed: int = 0, sources: Sequence[str] | None = None) -> Latents:
-        """Latents (N, …) drawn from the guide for N texts, by site; ``sources``: one beside each."""
-        self.require_weights()
-        source, texts = self._beside(texts, sources), [self.form.clean(text) for text in texts]
-        return encode_texts(
-            self.model, self.guide, self.form.tokenizer, texts, max_steps=self.form.max_steps, seed=seed, source=source
-        )
-
-    def _beside(self, texts: Sequence[str], sources: Sequence[str] | None) -> Batch | None:
-        """Encode one source beside each text; raises :class:`UserError` where they are not as many."""
-        if sources is not None and len(sources) != len(texts):
-            raise UserError(f"{len(texts)} texts need as many sources; got {len(sources)}")
-        return self._read(sources)
-
-    def interpolate(
-        self,
-        first: str,
-        second: str,
-        points: int = 7,
-        seed: int = 0,
-        path: str = PATHS[0],
-        strategy: Strategy | str = "greedy",
-        source: str | None = None,
-    ) -> list[str]:
-        """Texts between two texts, from latents to latents, both drawn from the guide; ``path`` spherical or linear.
-
-        Where latents are paths through the tokens, through the noise that drives the prior. ``source``: what a
-        conditional model reads, for all of them.
-        """
-        self.require_weights()
-        options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
-        options |= {"points": points, "max_steps": self.form.max_steps}
-        options["source"] = self._read(None if source is None else [source])
-        ends = self.form.clean(first), self.form.clean(second)
-        return interpolate_texts(self.model, self.guide, self.form.tokenizer, *ends, **options)
 
     def neighbours(self, text: str, n: int = 5, seed: int = 0, progress: Any = None) -> list[Neighbour]:
         """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance."""

@@ -21,7 +21,7 @@ LAYERS = {
     **dict.fromkeys(("schedules", "nn", "distributions", "data", "metrics"), 1),
     **dict.fromkeys(("models", "guides", "objectives"), 2),
     **dict.fromkeys(("training", "evaluation", "measures", "comparing", "plots"), 3),
-    **dict.fromkeys(("recipes", "tables", "run", "fitting"), 4),
+    **dict.fromkeys(("recipes", "tables", "writing", "run", "fitting"), 4),
     **dict.fromkeys(("cli", "__main__"), 5),
 }
 """Rooms by layer (docs/architecture.md); imports go downwards only."""

@@ -240,7 +240,7 @@ def test_another_vocabulary_than_the_runs_is_refused(ppl, run, tmp_path):
     for name in ("data.json", "tokenizer.json", "model.safetensors"):
         (copy / name).write_bytes((run.folder / name).read_bytes())
     text = (run.folder / "config.yaml").read_text(encoding="utf-8")
-    (copy / "config.yaml").write_text(text.replace("\ndata:\n", "\ndata:\n  min_count: 12\n"), encoding="utf-8")
+    (copy / "config.yaml").write_text(text.replace("  min_count: 2\n", "  min_count: 12\n"), encoding="utf-8")
     ended = ppl("generate", copy, "--neighbours", TEXT)
     assert (ended.status, ended.out) == (2, "")
     assert "is not what run" in ended.err
