@@ -248,7 +248,7 @@ def test_objective_seed_and_report_are_the_parents_unless_given(parent):
     )
     other = swap.child_parts(parent, "tril", objective="iwae:3", seed=7, set={"guide.gru_dim": 5}).config
     assert (other.objective, other.seed, other.guide.options["gru_dim"]) == ("iwae:3", 7, 5)
-    assert other.guide.options.keys() == {"gru_dim", "embedding_dim", "delta"}, "tril has no other"
+    assert other.guide.options.keys() == {"gru_dim", "embedding_dim", "hidden", "delta"}
 
 
 BAD = {
