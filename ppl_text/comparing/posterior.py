@@ -58,7 +58,7 @@ def inference_of(candidate: Candidate, figures: DrawFigures, sentences: CommonSe
         if "posterior" not in left_out:
             found = found._replace(posterior=_posterior(candidate, sentences, trusted, len(terms.log_likelihood)))
         if "posterior_predictive" not in left_out:
-            found = found._replace(predicted=_predicted(candidate, sentences, trusted, len(terms.log_likelihood)))
+            found = found._replace(predicted=_predicted(candidate, sentences, trusted))
     return found._replace(left_out=left_out)
 
 
@@ -124,7 +124,7 @@ def _trimmed(parts: list[Tensor], spec: LatentSpec, shortest: int) -> list[Tenso
     return [value.narrow(axis, 0, steps) for value in parts]
 
 
-def _predicted(candidate: Candidate, sentences: CommonSentences, trusted: Tensor, draws: int) -> Predicted:
+def _predicted(candidate: Candidate, sentences: CommonSentences, trusted: Tensor) -> Predicted:
     """Write texts from draws of p(latents | text), and count their tokens; of some of the texts with k̂ ≤ 0.7.
 
     Where a latent has a step for each token, a text is at most as long as the one that its latents belong to; where
@@ -134,7 +134,7 @@ def _predicted(candidate: Candidate, sentences: CommonSentences, trusted: Tensor
     chosen = torch.zeros_like(trusted)
     chosen[trusted] = chosen_rows(int(trusted.sum()), WRITTEN)
     lengths, limit = [], 2 * int(sentences.tokens.max())
-    for batch, values in _resampled(candidate, subset(sentences, chosen), draws, TEXTS):
+    for batch, values in _resampled(candidate, subset(sentences, chosen), TEXTS * OVERSAMPLING, TEXTS):
         latents = {name: value.flatten(0, 1).to(device_of(model)) for name, value in values.items()}
         source = None if batch.source is None else tile(batch.source, TEXTS)
         most = batch.steps if has_steps(model) else limit

@@ -112,9 +112,9 @@ def compare_runs(
         (progress or Quiet()).message(text)
     with torch_threads(runs[0].config.threads):
         measured = measure(pairs, sentences, settings, watch)
-    noun = runs[0].corpus.noun
-    found = Comparison(measured.rows, {**measured.settings, "noun": noun}, notes, verdict(measured.rows, noun), place)
-    _save(found, measured, sentences, place)
+        noun, rows = runs[0].corpus.noun, measured.rows
+        found = Comparison(rows, {**measured.settings, "noun": noun}, notes, verdict(rows, noun), place)
+        _save(found, measured, sentences, place, watch)
     return found
 
 
@@ -229,7 +229,7 @@ def inference_files(guides: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path) -> None:
+def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path, watch: Watch) -> None:
     """Write the result's folder under another name and put it into its place when it is whole."""
     partial = place.with_name(f".{place.name}-{os.getpid()}.partial")
     folders.make_folder(partial)
@@ -239,11 +239,12 @@ def _save(found: Comparison, measured: Measurements, sentences: CommonSentences,
         folders.write_text(partial / "comparison.md", found.markdown())
         attributes = {f"setting_{key}": value for key, value in found.settings.items()}
         khats = {guide: figures.khat for guide, figures in measured.guides.items()}
-        for guide, name in inference_files(measured.guides).items():
+        for number, (guide, name) in enumerate(inference_files(measured.guides).items(), start=1):
             candidate = measured.candidates[guide]
             content = inference_of(candidate, measured.guides[guide], sentences, found.settings["seed"])
             of_guide = {"guide": candidate.guide_name, "run": candidate.folder, **attributes}
             save_inference(partial / name, content, of_guide)
+            watch("draws of the posterior, for ArviZ", number, len(measured.guides))
         bounds_figure(rows, partial / "figures" / "bounds.png", found.noun)
         khat_figure(khats, partial / "figures" / "khat.png", found.noun)
         snr_figure(rows, partial / "figures" / "snr.png")

@@ -100,7 +100,7 @@ def test_the_draws_are_kept_for_arviz(default):
 def test_progress_is_told_row_by_row(default, watched):
     assert ("draws of guide 'diagonal'", 0, 1) in watched
     assert ("bounds: iwae:16, guide 'diagonal'", 3, 7) in watched
-    assert watched[-1] == ("gradients, all rows in turns", 28, 28)
+    assert watched[-2:] == [("gradients, all rows in turns", 28, 28), ("draws of the posterior, for ArviZ", 1, 1)]
 
 
 def test_equal_seeds_give_equal_rows_whatever_stands_beside_them(default, place, tmp_path, unseen):
