@@ -189,7 +189,7 @@ class Run(Writer):
         """Whether training came to the end that the configuration sets, and was reported."""
         return start.is_finished(self.folder, self.config)
 
-    def on(self, data: str | Path, split: str = "test") -> Run:
+    def on(self, data: str | Path, split: str = "test", column: str | None = None) -> Run:
         """Return this run with other texts in the place of its corpus's valid and test, to be measured on them.
 
         The corpus of the run that is returned is called by the name of the texts, and so is their split:
@@ -199,8 +199,10 @@ class Run(Writer):
         Args:
             data: a file, all of which is read by the run's tokenizer and options; or a folder, or ``hub:NAME``.
             split: which of a folder or a data set of the hub.
+            column: of the texts, where it is another than in the run's data.
         """
         options = build.data_options(self.config)
+        options = options if column is None else options.model_copy(update={"column": column})
         found = other_texts(str(data), self.config.data.unit, options, self.form, split)
         try:
             train = {"train": self.corpus.splits["train"]}
@@ -217,12 +219,13 @@ class Run(Writer):
         progress: Any = None,
         store: str | Path | None = None,
         data: str | Path | None = None,
+        column: str | None = None,
     ) -> Likelihood:
         """ELBO and importance-weighted bound of a split, nats per sentence, with standard errors.
 
         Every text of the split counts with its weight, or ``limit`` texts are drawn from it. ``store``: a file
         for what every sentence scored, log-weights too (:func:`~ppl_text.evaluation.scores.load_scores` reads it).
-        ``data``: other texts than the run's own (:meth:`on`).
+        ``data``, ``column``: other texts than the run's own (:meth:`on`).
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
@@ -230,7 +233,7 @@ class Run(Writer):
             check_storable(store)
         self.require_weights()
         if data is not None:
-            other = self.on(data, split)
+            other = self.on(data, split, column)
             return other.evaluate(other.corpus.name, particles, limit, seed, progress, store)
         return self.subject.evaluate(split, particles, limit, seed, progress or _untold, store)
 

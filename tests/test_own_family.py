@@ -91,6 +91,15 @@ def test_explain_tells_the_story_and_the_presets(ppl, recipe):
         assert text in ended.out, text
 
 
+def test_its_options_are_listed(ppl, recipe, run):
+    for arguments in ((recipe,), (run.folder / "config.yaml", "--trust")):
+        ended = ppl("list", "options", *arguments)
+        assert ended.status == 0, ended.err
+        rows = {line.split()[0]: " ".join(line.split()[1:]) for line in ended.out.splitlines() if line.startswith("  ")}
+        assert rows["model.width"] == "integer 6 6 of embeddings and of the hidden layer."
+        assert " null source " in rows["data.source"], "default, and value"
+
+
 def test_a_preset_of_the_family_is_applied(ppl, recipe):
     ended = ppl("explain", recipe, "--set", "preset=paper")
     assert ended.status == 0, ended.err

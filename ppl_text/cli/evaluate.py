@@ -12,6 +12,7 @@ from .output import SEED, TRUST, counter, print_json, print_table
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("--data", metavar="PATH", help="Other texts, by the run's tokenizer: a file, a folder, or hub:NAME.")
+@click.option("--column", metavar="NAME", help="Of --data: the column of the texts, if not that of the run's data.")
 @click.option("--split", default="test", show_default=True, help="train, valid or test; not of a file.")
 @click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
 @click.option(
@@ -28,6 +29,7 @@ from .output import SEED, TRUST, counter, print_json, print_table
 def evaluate(
     run: str,
     data: str | None,
+    column: str | None,
     split: str,
     particles: int,
     objective: str | None,
@@ -46,14 +48,17 @@ def evaluate(
     from dataclasses import replace
 
     from ..core.atomic import finite_or_none
+    from ..core.errors import UserError
     from ..evaluation.report import values_of
     from ..measures.base import Evaluation, ObjectiveBound
     from ..run import load
 
     opened, other = load(run, device, trust=trust), None
     about: dict[str, Any] = {"run": str(opened.folder), "split": split, "seed": seed}
+    if column is not None and data is None:
+        raise UserError("--column belongs to --data; leave it out, or name the data")
     if data is not None:
-        opened = opened.on(data, split)
+        opened = opened.on(data, split, column)
         about |= {"data": opened.corpus.name, "split": None}
         split = opened.corpus.name
         for note in opened.corpus.notes:

@@ -4,39 +4,44 @@ from __future__ import annotations
 
 import click
 
-from .output import print_table
+from .output import TRUST, print_table
 
 
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(["recipes", "guides", "objectives", "corpora", "options"]))
 @click.argument("recipe", required=False)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of RECIPE, as for fit.")
-def list_(kind: str, recipe: str | None, assignments: tuple[str, ...]) -> None:
+@TRUST
+def list_(kind: str, recipe: str | None, assignments: tuple[str, ...], trust: bool) -> None:
     """List recipes, guides, objectives, corpora, or the options that --set changes, with a line each.
 
     Options come with type, default and meaning; with RECIPE those that it has, and their values in it.
     """
     if kind == "options":
-        list_options(recipe, assignments)
+        list_options(recipe, assignments, trust=trust)
         return
     if recipe is not None or assignments:
         raise click.UsageError(f"only 'list options' takes a recipe; leave out {recipe or '--set'}")
     {"recipes": list_recipes, "guides": list_guides, "objectives": list_objectives, "corpora": list_corpora}[kind]()
 
 
-def list_options(recipe: str | None, assignments: tuple[str, ...]) -> None:
+def list_options(recipe: str | None, assignments: tuple[str, ...], *, trust: bool = False) -> None:
     """Every key of a configuration; of a recipe, those that apply to it and their values."""
     from ..core.errors import UserError
     from ..recipes import build
     from ..recipes.config import load_config
     from ..recipes.keys import all_keys_of
     from ..recipes.tree import parse_assignments
+    from ..recipes.trust import of_recipe
 
     if recipe is None and assignments:
         raise UserError("--set changes a recipe; name it: list options RECIPE --set KEY=VALUE")
-    config = None if recipe is None else build.effective(load_config(recipe, parse_assignments(assignments)))
+    changes, config, code = parse_assignments(assignments), None, {}
+    if recipe is not None:
+        code = of_recipe(recipe, changes, {}, trust=trust)
+        config = build.effective(load_config(recipe, changes), code)
     header = ["key", "type", "default", *([] if config is None else ["here"]), "meaning"]
-    for title, keys in all_keys_of(config):
+    for title, keys in all_keys_of(config, code):
         rows = [(k.name, k.kind, k.default, *([] if config is None else [k.value]), k.meaning) for k in keys]
         print_table(header, rows, f"{title}:")
 

@@ -73,6 +73,20 @@ def test_python_says_the_same(ppl, run, tmp_path):
     assert other.evaluate(other.corpus.name, 4).iw == likelihood.iw
 
 
+def test_the_column_may_be_another(ppl, run, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text("".join(f"{a},{b}\n" for a, b in [("title", "review"), *zip("abcd", LINES, strict=True)]))
+    refused = ppl("evaluate", run.folder, "--data", file)
+    assert refused.status == 2
+    assert "review" in refused.err
+    found = values(ppl, run, "--data", file, "--column", "review")
+    assert found["iw"] == run.evaluate(particles=4, data=file, column="review").iw
+    assert (found["n_sent"], found["n_words"]) == (4, 16)
+    alone = ppl("evaluate", run.folder, "--column", "review")
+    assert alone.status == 2
+    assert "--column belongs to --data" in alone.err
+
+
 def test_the_runs_own_texts_score_as_the_split_does(ppl, run):
     """From a file, and as the split of a folder: the same sentences, so the same figures."""
     own = values(ppl, run, "--split", "test")
