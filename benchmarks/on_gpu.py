@@ -98,15 +98,8 @@ def no_ptb(options: Options) -> str:
 
 def arviz_tests(options: Options, folder: Path) -> list[str]:
     """Tests of the seam to ArviZ against a real version 1: what it reads, computes and draws."""
-    few = ["-k", "loo"] if options.cpu else []
-    return [
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "tests/plots/test_inference_data.py",
-        "tests/plots/test_pareto_k.py",
-        *few,
-    ]
+    files = ["tests/plots/test_inference_data.py", "tests/plots/test_pareto_k.py"]
+    return ["pytest", "-p", "no:cacheprovider", *files, *(["-k", "loo"] if options.cpu else [])]
 
 
 def no_arviz_1(options: Options) -> str:
