@@ -46,7 +46,7 @@ def inference_of(candidate: Candidate, figures: DrawFigures, sentences: CommonSe
         sentences: on which.
         seed: of the comparison; the random numbers are derived from it.
     """
-    kept = chosen_rows(len(sentences.texts), PAIRS // len(figures.terms.log_likelihood))
+    kept = chosen_rows(len(sentences.texts), max(1, PAIRS // len(figures.terms.log_likelihood)))
     sentences, terms = subset(sentences, kept), _of_rows(figures.terms, kept)
     found = Inference(terms, figures.khat[kept.numpy()], sentences.texts, sentences.weights.numpy())
     left_out = _left_out(candidate, found)

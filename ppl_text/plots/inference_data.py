@@ -36,6 +36,9 @@ FEWEST_DRAWS = 30
 FLAT = 1e-4
 """Log-weights that differ by less (nats) count as equal: float32 sums of hundreds of nats are no finer."""
 
+REPLICATES = 1000
+"""Draws of ln p(x) at most."""
+
 ZERO = 700.0
 """A weight that is smaller than the largest by a factor exp(700) is zero: float64 hardly has room for it."""
 
@@ -182,18 +185,20 @@ class Inference(NamedTuple):
 
 
 def evidence_draws(log_weights: NDArray[Any], seed: int) -> NDArray[np.float64]:
-    """Draw ln p(x) of each sentence, (S, N), by the Bayesian bootstrap (Rubin 1981) of its S importance weights.
+    """Draw ln p(x) of each sentence, (R, N), by the Bayesian bootstrap (Rubin 1981) of its S importance weights.
 
     Draw m is ln Σ_s g_ms w_s with g_m uniform on the simplex. The mean of p(x) over the draws is that of the weights,
-    (1/S) Σ_s w_s; the spread is the Monte-Carlo error of it, as far as S draws know it.
+    (1/S) Σ_s w_s; the spread is the Monte-Carlo error of it, as far as S draws know it. R = S, 1,000 at most.
 
     Args:
         log_weights: (S, N) ln p(x, z_s) - ln q(z_s | x) in nats.
         seed: of the bootstrap, the same for all sentences.
     """
-    shares = np.random.default_rng(seed).dirichlet(np.ones(len(log_weights)), len(log_weights))
+    generator, number = np.random.default_rng(seed), len(log_weights)
     largest = np.max(log_weights, axis=0)
-    return np.log(shares @ np.exp(log_weights - largest)) + largest
+    weights = np.exp(log_weights - largest)
+    means = [generator.dirichlet(np.ones(number)) @ weights for _ in range(min(number, REPLICATES))]
+    return np.asarray(np.log(means) + largest)
 
 
 def save_inference(path: Path, found: Inference, attributes: Mapping[str, Any]) -> None:
@@ -308,9 +313,9 @@ def _check_shapes(found: Inference) -> None:
     named: dict[str, Any] = {"log_likelihood": terms.log_likelihood}
     named |= {f"log_p[{site}]": term for site, term in terms.log_p.items()}
     named |= {f"log_q[{site}]": term for site, term in terms.log_q.items()}
-    named |= {} if found.log_evidence is None else {"log_evidence": found.log_evidence}
     wrong = [f"{name} {np.shape(term)}" for name, term in named.items() if np.shape(term) != shape]
     of_sentence = {"k̂": found.khat, "weights": found.weights}
+    of_sentence |= {} if found.log_evidence is None else {"log_evidence": found.log_evidence[0]}
     wrong += [f"{name} {np.shape(term)}" for name, term in of_sentence.items() if np.shape(term) != shape[1:]]
     if wrong:
         raise ValueError(f"expected (S, N) = {shape}, but got {', '.join(wrong)}")

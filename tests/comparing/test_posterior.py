@@ -171,6 +171,10 @@ def test_the_sentences_of_a_file_are_bounded(monkeypatch):
     assert len(found.texts) == len(found.khat) == len(found.weights) == 2
     assert found.terms.log_likelihood.shape == found.log_evidence.shape == (50, 2)
     assert found.posterior.rows.tolist() == [0, 1]
+    monkeypatch.setattr("ppl_text.plots.inference_data.REPLICATES", 20)
+    found = inference(Gaussian(), GaussianGuide(), sentences([2, 3]), draws=200)
+    assert found.terms.log_likelihood.shape == (200, 1)
+    assert found.log_evidence.shape == (20, 1)
 
 
 def test_a_language_model_has_no_posterior_and_says_why():

@@ -176,9 +176,9 @@ def test_a_disk_that_refuses_leaves_the_old_file(saved, tmp_path, monkeypatch):
 
 
 MISFITS = {
-    "other sentences": ({"texts": ["a"]}, r"\(S, N\) = \(30, 1\), .* log_likelihood \(30, 4\), .*weights \(4,\)$"),
+    "other sentences": ({"texts": ["a"]}, r"\(S, N\) = \(30, 1\), .* log_likelihood \(30, 4\), .*, log_evidence \(4,\)$"),
     "other weights": ({"weights": np.ones(1)}, r"but got weights \(1,\)$"),
-    "other draws": ({"log_evidence": np.zeros((31, 4))}, r"but got log_evidence \(31, 4\)$"),
+    "other evidence": ({"log_evidence": np.zeros((30, 5))}, r"but got log_evidence \(5,\)$"),
     "several": (
         {"terms": Terms(np.zeros((30, 4)), {"h": np.zeros((30, 4))}, {"h": np.zeros((1, 4))}), "khat": np.zeros(1)},
         r"but got log_q\[h\] \(1, 4\), k̂ \(1,\)$",
