@@ -176,7 +176,10 @@ def test_a_disk_that_refuses_leaves_the_old_file(saved, tmp_path, monkeypatch):
 
 
 MISFITS = {
-    "other sentences": ({"texts": ["a"]}, r"\(S, N\) = \(30, 1\), .* log_likelihood \(30, 4\), .*, log_evidence \(4,\)$"),
+    "other sentences": (
+        {"texts": ["a"]},
+        r"\(S, N\) = \(30, 1\), .* log_likelihood \(30, 4\), .*, log_evidence \(4,\)$",
+    ),
     "other weights": ({"weights": np.ones(1)}, r"but got weights \(1,\)$"),
     "other evidence": ({"log_evidence": np.zeros((30, 5))}, r"but got log_evidence \(5,\)$"),
     "several": (
