@@ -28,6 +28,7 @@ def fit(
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
+    capture: bool | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     trust: bool = False,
@@ -47,6 +48,7 @@ def fit(
         seed: of parameters, batches and noise.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``32`` or ``bf16``, of the networks.
+        capture: replay training steps as graphs of the device; default: where it has any.
         out: the run's folder; default: the next ``runs/RECIPE-N``.
         resume: the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
         trust: run the code that a run keeps which is resumed, or whose ``config.yaml`` is the recipe.
@@ -71,6 +73,7 @@ def fit(
         **_given("seed", seed),
         **_given("device", device),
         **_given("precision", precision),
+        **_given("capture", capture),
     }
     name, found = recipe or DEFAULT_RECIPE, None
     if resume is not None:

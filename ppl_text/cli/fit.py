@@ -22,6 +22,11 @@ from .output import SEED, TRUST, print_report
 @click.option("--seed", type=SEED, help="Seed of parameters, batches and noise.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--precision", type=click.Choice(["32", "bf16"]), help="Of the networks; densities stay in float32.")
+@click.option(
+    "--capture/--no-capture",
+    default=None,
+    help="Replay training steps as graphs of a GPU; default: where there is one.",
+)
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")
 @click.option("--resume", metavar="auto|DIR", help="Go on with a run; auto: the newest unfinished one, or a new one.")
 @TRUST

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,17 @@ class Batch:
 
     def to(self, device: Any) -> Batch:
         """Return the same batch on another device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: None if v is None else v.to(device) for k, v in values.items()}
-        return Batch(**moved)
+        return self.map(lambda tensor: tensor.to(device))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch whose tensors, those of the source too, are changed one by one."""
+        values = {f.name: change(getattr(self, f.name)) for f in fields(self) if f.name != "source"}
+        return Batch(**values, source=None if self.source is None else self.source.map(change))
+
+    def tensors(self) -> list[Tensor]:
+        """Return the tensors, those of the source last."""
+        own = [getattr(self, f.name) for f in fields(self) if f.name != "source"]
+        return own + ([] if self.source is None else self.source.tensors())
 
 
 def device_of(module: nn.Module) -> device:

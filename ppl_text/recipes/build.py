@@ -34,6 +34,7 @@ from ..evaluation.sentences import evaluation_set
 from ..measures import monitor_of
 from ..measures.base import Subject
 from ..nn.statistics import statistics_of
+from ..training.capture import RECORDERS, graphs_on
 from ..training.optimizers import build_optimizer
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
@@ -97,7 +98,7 @@ def check_parts(
     checks: dict[str, tuple[Callable[[RunConfig], Any], set[str]]] = {
         "programs": (partial(check_programs, code=code), {"model", "guide"}),
         "objective": (partial(build_objective, code=code), {"objective"}),
-        "fabric": (build_fabric, {"device", "precision"}),
+        "fabric": (build_fabric, {"device", "precision", "capture"}),
         "parent": (check_parent, {"parent", "parent_weights"}),
         "stages": (partial(check_stages, code=code), {"data", "training"}),
         "corpus": (load or load_data, {"data"}),
@@ -257,7 +258,13 @@ def build_fabric(config: RunConfig) -> Fabric:
         raise UserError("--device cuda: no CUDA GPU is visible to torch; use --device cpu or auto")
     accelerator = "cuda" if has_gpu and config.device != "cpu" else "cpu"
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
+    if config.capture and fabric.device.type not in RECORDERS:
+        raise UserError(
+            f"--capture: the {fabric.device.type} records no graphs, only a CUDA GPU does; leave it out, and what can be "
+            "recorded will be where there is one"
+        )
+    return fabric
 
 
 def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:

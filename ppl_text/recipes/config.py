@@ -96,6 +96,7 @@ class RunConfig(Section):
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = Field(
         "32", description="of the networks; densities stay in float32"
     )
+    capture: bool | None = Field(None, description="replay training steps as graphs of the device; null: if it has any")
 
     @property
     def cures(self) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
 
 from ..core.errors import UnknownNameError
@@ -26,9 +28,9 @@ def _adam(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -
 
 
 def _soap(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
-    from pytorch_optimizer import SOAP  # two seconds, for those who use it
+    from .soap import SOAP  # two seconds, for those who use it
 
-    return SOAP(groups, lr=lr, betas=betas, weight_decay=0.0, max_precondition_dim=LARGEST_PRECONDITIONER)
+    return SOAP(groups, lr, betas, LARGEST_PRECONDITIONER)
 
 
 def _sgd(groups: list[dict[str, Any]], lr: float) -> Optimizer:
@@ -61,6 +63,49 @@ def build_optimizer(
             raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
         return kind.make(groups, lr)
     return kind.make(groups, lr, betas or kind.betas)
+
+
+def make_capturable(optimizer: Optimizer, device: torch.device) -> None:
+    """Let a recorded step hold the optimizer's: learning rates become tensors, which are changed in place."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.as_tensor(group["lr"], dtype=torch.float32, device=device)
+        if "capturable" in group:
+            group["capturable"] = True
+
+
+@contextmanager
+def split_update(optimizer: Any) -> Iterator[None]:
+    """Context of one update, which may be recorded: what the optimizer does on the host comes before and after it.
+
+    An optimizer that has such work says ``begin_update()`` and ``end_update()``.
+    """
+    own = getattr(optimizer, "optimizer", optimizer)
+    begin, end = (getattr(own, name, None) for name in ("begin_update", "end_update"))
+    if begin is not None:
+        begin()
+    yield
+    if end is not None:
+        end()
+
+
+def set_rate(optimizer: Optimizer, rate: float) -> None:
+    """Write the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def load_state(optimizer: Optimizer, stored: dict[str, Any]) -> None:
+    """Load a stored state; rates that are tensors stay where they are, since a recorded step reads them there."""
+    kept: list[dict[str, Any]] = [
+        {name: group[name] for name in ("lr", "capturable") if name in group} for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(stored)
+    for group, own in zip(optimizer.param_groups, kept, strict=True):
+        if isinstance(own["lr"], Tensor):
+            group.update(own, lr=own["lr"].copy_(torch.as_tensor(group["lr"])))
 
 
 def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -166,10 +165,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move a batch without waiting for the device (``Batch.to`` waits for each of its copies)."""
     if batch.tokens.device == device:
         return batch
-    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
-    source = values.pop("source")
-    moved = {name: value.to(device, non_blocking=True) for name, value in values.items()}
-    return Batch(**moved, source=None if source is None else to_device(source, device))
+    return batch.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from ..core.errors import RunFolderError
 from ..core.protocols import Objective
 from .machine import Ranks
-from .optimizers import forget
+from .optimizers import forget, load_state
 from .options import Plateau, Stop, TrainingOptions
 from .programs import EVERYTHING, Batches
 from .update import Update
@@ -183,7 +183,7 @@ class TrainingState:
         try:
             parameters = {**stored["parameters"], **stored.get("running", {})}
             self.joint.load_state_dict(under_present_names(self.joint, parameters))
-            _load_optimizer(self.optimizer, stored["optimizer"])
+            load_state(self.optimizer, stored["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise RunFolderError(
                 f"{path} does not fit this model, guide and optimizer ({' '.join(str(error).split())}); resume it with "
@@ -209,6 +209,7 @@ class TrainingState:
         if self.best is not None:
             self.joint.load_state_dict(self.best)
             forget(self.optimizer, self.joint.parameters())
+            self.update.forget_recordings()
 
     def renew(self, programs: Mapping[str, nn.Module]) -> None:
         """Give ``programs``' parameters and buffers to the run's own of the same name, as if never trained."""
@@ -236,15 +237,6 @@ def set_random_states(states: dict[str, Any]) -> None:
     random.setstate(states["python"])
     for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
         torch.cuda.set_rng_state(state, index)
-
-
-def _load_optimizer(optimizer: Optimizer, stored: dict[str, Any]) -> None:
-    """Load the state, and keep rates that are tensors where they are: a captured step reads them there."""
-    rates = [group["lr"] for group in optimizer.param_groups]
-    optimizer.load_state_dict(stored)
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        if isinstance(rate, Tensor):
-            group["lr"] = rate.copy_(torch.as_tensor(group["lr"]))
 
 
 def _check_plain(value: Any, where: str) -> None:

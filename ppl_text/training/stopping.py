@@ -37,13 +37,13 @@ class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows h
 class Guard:
     """Look at every update; raise :class:`NonFinite` at once or when it is asked to ``verify``."""
 
-    def begin(self) -> None:
-        """Prepare for an update, before the objective draws anything."""
+    def begin(self, step: int) -> None:
+        """Prepare for update ``step``, before the objective draws anything; the rest of it may be a replayed graph."""
 
-    def loss(self, loss: Tensor, step: int) -> None:
+    def loss(self, loss: Tensor) -> None:
         """Look at the loss, before the gradient is computed."""
 
-    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+    def gradient(self, loss: Tensor, norm: Tensor) -> None:
         """Look at the gradient, before the parameters change."""
 
     def verify(self) -> None:
@@ -59,22 +59,23 @@ class EveryStepGuard(Guard):
     def __init__(self, check_gradients: bool = True) -> None:
         self._check_gradients = check_gradients
         self._random_state: Tensor | None = None
+        self._step = 0
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """Keep the random state, so that the same draws can be made again."""
-        self._random_state = torch.get_rng_state()
+        self._step, self._random_state = step, torch.get_rng_state()
 
-    def loss(self, loss: Tensor, step: int) -> None:
+    def loss(self, loss: Tensor) -> None:
         """Stop before a gradient is computed of a loss that is not finite."""
         value = loss.item()
         if not math.isfinite(value):
-            raise NonFinite(step, f"the loss is {value}", self._random_state)
+            raise NonFinite(self._step, f"the loss is {value}", self._random_state)
 
-    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+    def gradient(self, loss: Tensor, norm: Tensor) -> None:
         """Stop before the parameters change by a gradient that is not finite."""
         value = norm.item() if self._check_gradients else 0.0
         if not math.isfinite(value):
-            raise NonFinite(step, f"the norm of the gradient is {value}", self._random_state)
+            raise NonFinite(self._step, f"the norm of the gradient is {value}", self._random_state)
 
 
 class DeferredGuard(Guard):
@@ -90,21 +91,23 @@ class DeferredGuard(Guard):
         self._optimizer = optimizer
         self._raised = torch.zeros((), device=device)
         self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._present = torch.zeros_like(self._step)
         self.protects = check_gradients and bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
-    def begin(self) -> None:
+    def begin(self, step: int) -> None:
         """Show the flag to the optimizer; draws are not kept, as others are made by the time of reading."""
+        self._present.fill_(step)
         if self.protects:
             self._optimizer.found_inf = self._raised
 
-    def loss(self, loss: Tensor, step: int) -> None:
+    def loss(self, loss: Tensor) -> None:
         """Wait for the gradient, which is not finite either then."""
 
-    def gradient(self, loss: Tensor, norm: Tensor, step: int) -> None:
+    def gradient(self, loss: Tensor, norm: Tensor) -> None:
         """Raise the flag on the device, with the number of the first update concerned."""
         with torch.no_grad():
             wrong = ~torch.isfinite(loss.detach() + norm if self._check_gradients else loss.detach())
-            self._step.add_(wrong * (self._raised == 0) * step)
+            self._step.add_(wrong * (self._raised == 0) * self._present)
             self._raised.copy_(torch.maximum(self._raised, wrong.to(self._raised.dtype)))
 
     def verify(self) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch.optim import Optimizer
 from ..core.batch import Batch
 from ..core.errors import NonFiniteLossError, RunFolderError, UserError
 from ..objectives import sites
+from .capture import Captured, Graphs
 from .checkpoints import RunFiles
 from .machine import Ranks
+from .optimizers import make_capturable
 from .options import TrainingResult
 from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
 from .progress import Progress, Quiet
@@ -27,7 +30,7 @@ from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState
 from .stopping import NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
 from .update import Setting, Update
-from .validation import Monitor, judged, observe, validate
+from .validation import Monitor, estimate_at_one, judged, observe, validate
 
 
 class Trainer:
@@ -55,6 +58,7 @@ class Trainer:
             lag behind. Where there is no batch the latter are taken.
         seed: of the training's random numbers (process r of a parallel run: ``seed + r``).
         keep_checkpoints: how many of the newest checkpoints stay, beside the best one.
+        graphs: records updates and validations as graphs of the device; None: they run as they stand.
 
     Stages follow each other in one folder and one count of steps, with one optimizer and one stream of batches. A
     stage goes on from the best parameters of the one before (from the last where nothing was validated), with fresh
@@ -82,6 +86,7 @@ class Trainer:
         statistics: Iterable[Batch] = (),
         seed: int = 0,
         keep_checkpoints: int = 2,
+        graphs: Graphs | None = None,
     ) -> None:
         self._fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
         self._ranks = Ranks(self._fabric)
@@ -95,6 +100,9 @@ class Trainer:
         self._joint.choose(stages[0].train)
         self._module, self._optimizer = set_up(self._fabric, self._joint, optimizer)
         self._guard = make_guard(self._fabric, optimizer)
+        self._graphs = self._usable(graphs)
+        if self._graphs is not None:
+            make_capturable(optimizer, self._fabric.device)
         counters = Counters(stage=stages[0].name)
         # All of them, so that what a later stage cannot do is said before the first begins.
         rules = [self._rule_of(stage, counters) for stage in stages]
@@ -162,6 +170,8 @@ class Trainer:
         """Be in the stage of these counters, its update rule new."""
         stage = self._state.stages[counters.number]
         self._joint.objective = stage.objective
+        estimate = partial(estimate_at_one, self._joint, self._fabric)
+        self._estimate = Captured(estimate, self._graphs, self._progress.message)
         self._joint.choose(stage.train)
         self._joint.train()
         self._state.counters, self._state.best = counters, None
@@ -170,7 +180,15 @@ class Trainer:
     def _rule_of(self, stage: Stage, counters: Counters) -> Update:
         held = self._trained_in(stage)
         parts = (self._fabric, self._module, self._optimizer, self._guard)
-        return stage.update(Setting(*parts, stage.options, held, counters.began))
+        recorded = (self._graphs, self._progress.message)
+        return stage.update(Setting(*parts, stage.options, held, counters.began, *recorded))
+
+    def _usable(self, graphs: Graphs | None) -> Graphs | None:
+        """Return what records, where the processes of this training can be recorded."""
+        if graphs is not None and self._ranks.size > 1:
+            self._progress.message("not captured as a graph, step by step instead: several processes train together")
+            return None
+        return graphs
 
     def _trained_in(self, stage: Stage) -> list[nn.Parameter]:
         """Return the parameters that a stage trains, of those that the optimizer holds."""
@@ -301,7 +319,7 @@ class Trainer:
     def _measure(self, data: Iterable[Batch]) -> tuple[ValidationRecord, float]:
         """Measure the present weights and keep them where they are the best; return the score that decided."""
         counters = self._state.counters
-        record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed)
+        record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed, estimate=self._estimate)
         score = float(getattr(record, self._state.stage.criterion))
         best = math.isfinite(score) and (counters.best_score is None or score > counters.best_score)
         record = replace(record, best=best, seconds=self._clock.seconds, stage=self._state.label)

@@ -6,7 +6,7 @@ Nothing in a joint update asks the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from ..core.errors import UserError
 from ..core.protocols import Estimate
 from ..nn.statistics import commit, discard, statistics_of
 from ..schedules import Schedule
+from .capture import Captured, Graphs
 from .machine import Ranks
+from .optimizers import set_rate, split_update
 from .options import StepSchedule, TrainingOptions
 from .programs import Batches, Inputs, to_device
 from .stopping import Guard
@@ -109,7 +111,9 @@ class Setting:
 
     ``module`` and ``optimizer`` are those that :func:`~ppl_text.training.programs.set_up` returned; ``guard`` stops an
     update whose loss or gradient is not finite; ``parameters`` are those that the stage trains. The schedules of
-    ``options`` count from ``began``, the step at which the stage began.
+    ``options`` count from ``began``, the step at which the stage began. ``graphs`` records updates where it is given,
+    with an optimizer that :func:`~ppl_text.training.optimizers.make_capturable` was shown; ``report`` is told where
+    they cannot be recorded.
     """
 
     fabric: Fabric
@@ -119,6 +123,8 @@ class Setting:
     options: TrainingOptions
     parameters: Sequence[nn.Parameter]
     began: int = 0
+    graphs: Graphs | None = None
+    report: Callable[[str], Any] = print
 
 
 class Update:
@@ -132,6 +138,8 @@ class Update:
         self._guard, self._parameters, self._began = setting.guard, setting.parameters, setting.began
         self._clip, self._schedule = setting.options.clip_norm, setting.options.learning_rate
         self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
+        self._step = Captured(self._compute, setting.graphs, setting.report)
+        self._among: dict[str, Sequence[nn.Parameter]] = {}
         self.batch: Batch
         self.beta = Beta(setting.options.beta, setting.fabric.device)
         self.meters = Meters(setting.fabric.device)
@@ -168,26 +176,44 @@ class Update:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
 
-    def _descend(self, batch: Batch, step: int, **backward: Any) -> Estimate:
-        """Take one step down the gradient; ``inputs=[…]``: of these parameters alone.
+    @property
+    def recorded(self) -> Collection[Hashable]:
+        """Return the kinds of updates that are replayed: shapes of the batch, and what is updated."""
+        return self._step.recorded
+
+    def forget_recordings(self) -> None:
+        """Record updates anew: what they read or write has been put elsewhere."""
+        self._step.forget()
+
+    def _descend(self, batch: Batch, step: int, among: str = "") -> Estimate:
+        """Take one step down the gradient, of the parameters of that name in ``_among`` alone where one is given.
+
+        What the host has to do is done here, around what the device does, which may be a recording.
+        """
+        self.batch = batch
+        self._guard.begin(step + 1)
+        with split_update(self._optimizer):
+            estimate, self.norm = self._step(batch, among)
+        return estimate
+
+    def _compute(self, batch: Batch, among: str) -> tuple[Estimate, Tensor]:
+        """Make an update without asking the device; return the estimate and the norm of the gradient.
 
         Running statistics move once, by this batch, however often the objective has run the programs on it.
         """
-        self.batch = batch
         discard(self._statistics)
-        self._guard.begin()
         estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
-        self._guard.loss(estimate.loss, step + 1)
+        self._guard.loss(estimate.loss)
         self._optimizer.zero_grad()
-        self._fabric.backward(estimate.loss, **backward)
-        self.norm = get_total_norm(self._gradients())
+        self._fabric.backward(estimate.loss, **({"inputs": self._among[among]} if among else {}))
+        norm = get_total_norm(self._gradients())
         # Before clipping, which would spread one bad entry over all gradients and hide where it arose.
-        self._guard.gradient(estimate.loss, self.norm, step + 1)
+        self._guard.gradient(estimate.loss, norm)
         if self._clip is not None:
-            clip_grads_with_norm_(self._parameters, self._clip, self.norm)
+            clip_grads_with_norm_(self._parameters, self._clip, norm)
         self._optimizer.step()
         commit(self._statistics, self._total)
-        return estimate
+        return estimate._replace(loss=estimate.loss.detach()), norm
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients in their own scale (16-mixed computes them in a larger one)."""
@@ -199,12 +225,7 @@ class Update:
         self.beta.set(done)
         if self._schedule is None:
             return
-        value = float(self._schedule(done)) * rate
-        for group in self._optimizer.param_groups:
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(value)
-            else:
-                group["lr"] = value
+        set_rate(self._optimizer, float(self._schedule(done)) * rate)
 
 
 class Aggressive(Update):
@@ -226,9 +247,9 @@ class Aggressive(Update):
         if setting.fabric.world_size > 1:
             raise UserError("update: aggressive trains in one process only; use one device, or update: joint")
         self._batches = batches
-        self._decoder = self._trained("model")
-        inside = set(self._decoder)
-        self._encoder = [p for p in self._trained("guide") if p not in inside]
+        decoder = self._trained("model")
+        inside = set(decoder)
+        self._among = {"model": decoder, "guide": [p for p in self._trained("guide") if p not in inside]}
         self._on = True
         self._information: float | None = None
         self._updates = 0
@@ -240,7 +261,7 @@ class Aggressive(Update):
             return
         self._follow_schedules(step, rate)
         self._fit_encoder(batch, step)
-        self.meters.add(self._descend(batch, step, inputs=self._decoder), batch.weights)
+        self.meters.add(self._descend(batch, step, "model"), batch.weights)
 
     def begin(self, monitored: bool) -> None:
         """Raise :class:`UserError` where nobody would tell when the mode has to end."""
@@ -290,10 +311,10 @@ class Aggressive(Update):
     def _fit_encoder(self, batch: Batch, step: int) -> None:
         before, window = math.inf, []
         for number, chosen in enumerate(self._chosen(batch), 1):
-            estimate = self._descend(chosen, step, inputs=self._encoder)
+            estimate = self._descend(chosen, step, "guide")
             self._updates += 1
             weights = chosen.weights
-            window.append(torch.stack((estimate.loss.detach() * weights.sum(), (weights * chosen.lengths).sum())))
+            window.append(torch.stack((estimate.loss * weights.sum(), (weights * chosen.lengths).sum())))
             if number % WINDOW == 0:
                 loss, words = map(sum, zip(*torch.stack(window).tolist(), strict=True))
                 if not loss / words < before:

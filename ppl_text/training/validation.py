@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,22 +30,36 @@ It may have an attribute ``remark(values) -> str``: what there is to say of thos
 """
 
 
-def validate(joint: Joint, data: Iterable[Batch], fabric: Fabric, *, step: int, seed: int) -> ValidationRecord:
+def estimate_at_one(joint: Joint, fabric: Fabric, batch: Batch) -> Estimate:
+    """Return what the objective says of a batch at β = 1, in the precision of the training."""
+    with fabric.autocast():
+        estimate: Estimate = joint(Inputs(batch, 1.0))
+    return estimate
+
+
+def validate(
+    joint: Joint,
+    data: Iterable[Batch],
+    fabric: Fabric,
+    *,
+    step: int,
+    seed: int,
+    estimate: Callable[[Batch], Estimate] | None = None,
+) -> ValidationRecord:
     """Return the weighted mean of the bound over all sentences of ``data``, per sentence and per token, in nats.
 
     Σ_b w_b·bound_b / Σ_b w_b and Σ_b w_b·bound_b / Σ_b w_b·length_b, with dropout off and the same random
-    numbers at every validation. Raises :class:`UserError` when the data hold no sentence.
+    numbers at every validation. ``estimate``: :func:`estimate_at_one` of these programs, where it is recorded. Raises
+    :class:`UserError` when the data hold no sentence.
     """
-    ranks = Ranks(fabric)
+    ranks, estimate = Ranks(fabric), estimate or partial(estimate_at_one, joint, fabric)
     sums = torch.zeros(5, dtype=torch.float32 if fabric.device.type == "mps" else torch.float64, device=fabric.device)
     with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
         joint.eval()
         torch.manual_seed(seed + ranks.index)
         for batch in data:
             batch = to_device(batch, fabric.device)
-            with fabric.autocast():
-                estimate = joint(Inputs(batch, 1.0))
-            sums += _weighted_sums(estimate, batch, sums.dtype)
+            sums += _weighted_sums(estimate(batch), batch, sums.dtype)
     bound, kl, log_likelihood, sentences, tokens = ranks.total(sums).tolist()
     if not sentences > 0:
         raise UserError("the validation data hold no sentence (the weights sum to 0); give a split that has some")

@@ -5,15 +5,14 @@ A new family needs a line in ``MODELS``; its guides and all objectives are taken
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
 import torch
 from lightning_fabric import Fabric
-from torch import nn
+from torch import Tensor, nn
 
 from guides import GUIDES
 from ppl_text import objectives, schedules
@@ -22,7 +21,8 @@ from ppl_text.core.registry import Registry
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
 from ppl_text.models import MODELS as FAMILIES
-from ppl_text.training.optimizers import OPTIMIZERS, build_optimizer
+from ppl_text.training.capture import Graphs
+from ppl_text.training.optimizers import OPTIMIZERS, build_optimizer, make_capturable
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.programs import Joint, set_up, to_device
 from ppl_text.training.stopping import make_guard
@@ -97,27 +97,53 @@ class Case:
         return build_optimizer(self.optimizer_name, [{"params": list(dict.fromkeys(parameters))}], lr=0.01)
 
 
-def take_steps(case: Case, fabric: Fabric, watched: AbstractContextManager[Any], steps: int = 3) -> Update:
-    """Take updates as the trainer takes them, all but the first one ``watched``; return the rule that made them."""
-    model, guide = case.programs()
-    optimizer = case.optimizer([*model.parameters(), *guide.parameters()])
-    joint = Joint(model, guide, case.objective())
-    module, wrapped = set_up(fabric, joint, optimizer)
-    options = TrainingOptions(steps=steps, beta=annealed(), clip_norm=5.0)
-    trained, guard = joint.choose(["model", "guide"]), make_guard(fabric, optimizer)
-    update = Update(Setting(fabric, module, wrapped, guard, options, trained))
-    joint.train()
-    with pyro.validation_enabled(False):
-        update(to_device(batch(), fabric.device), 0)
-        with watched:
-            for number in range(1, steps):
-                update(to_device(batch(), fabric.device), number)
-    return update
+FEW, SOME = (7, 7, 9, 7), (7, 7, 7, 9, 7, 9, 9, 7)
+"""Steps of the batches of a few updates: two shapes in turn, as from two buckets. Of the few one is recorded."""
 
 
-def batch() -> Batch:
-    """Four sentences, one of them empty, and a filler row."""
-    return collate(IDS, torch.ones(len(IDS)), 7, len(IDS) + 1)
+@dataclass
+class Steps:
+    """Updates of a case as the trainer makes them, on the device of ``fabric``; ``graphs`` records them."""
+
+    case: Case
+    fabric: Fabric
+    graphs: Graphs | None = None
+    said: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        model, guide = self.case.programs()
+        optimizer = self.case.optimizer([*model.parameters(), *guide.parameters()])
+        self.joint = Joint(model, guide, self.case.objective())
+        module, wrapped = set_up(self.fabric, self.joint, optimizer)
+        make_capturable(optimizer, self.fabric.device)
+        options = TrainingOptions(steps=10, beta=annealed(), clip_norm=5.0)
+        trained, guard = self.joint.choose(["model", "guide"]), make_guard(self.fabric, optimizer)
+        setting = Setting(
+            self.fabric, module, wrapped, guard, options, trained, graphs=self.graphs, report=self.said.append
+        )
+        self.update = Update(setting)
+        self.joint.train()
+
+    @property
+    def shapes(self) -> int:
+        """Kinds of updates that were recorded."""
+        return len(self.update.recorded)
+
+    def take(self, widths: Sequence[int], start: int = 0) -> None:
+        """Make updates on batches of these widths, each of other sentences; ``start`` were made before."""
+        with pyro.validation_enabled(False):
+            for number, width in enumerate(widths, start):
+                self.update(to_device(batch(width, number), self.fabric.device), number)
+
+    def numbers(self) -> dict[str, Tensor]:
+        """Everything that the updates have left."""
+        return {**self.joint.state_dict(), "meters": self.update.meters.sums, "norm": self.update.norm}
+
+
+def batch(steps: int = 7, turn: int = 0) -> Batch:
+    """Four sentences, one of them empty, and a filler row; in another order with each ``turn``."""
+    texts = IDS[turn % len(IDS) :] + IDS[: turn % len(IDS)]
+    return collate(texts, torch.ones(len(texts)), steps, len(texts) + 1)
 
 
 def annealed() -> Callable[[int], float]:

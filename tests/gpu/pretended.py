@@ -8,8 +8,9 @@ torch's slot for devices of one's own, for the whole process: use it in a proces
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +34,80 @@ refusals: list[str] = []
 """What a GPU would have refused on the way back, where an error would end the process and not reach anybody."""
 
 
+@dataclass
+class Recording:
+    """The operations of a run with the tensors that they read and write: what a CUDA graph is made of."""
+
+    operations: list[tuple[Any, Any, Any, Any]] = field(default_factory=list)
+    changed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def keep(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Remember what an operation is about to change, since a recording computes nothing."""
+        if func._schema.is_mutable:
+            for tensor in tree_leaves((args, kwargs)):
+                if isinstance(tensor, Tensor):
+                    whole = tensor.detach().new_empty(0).set_(tensor.untyped_storage())
+                    self.changed.setdefault(tensor.untyped_storage().data_ptr(), (whole, whole.clone()))
+
+    def undo(self) -> None:
+        """Put back what was there before the recording."""
+        for whole, before in self.changed.values():
+            whole.copy_(before)
+
+    def replay(self) -> None:
+        """Run the operations on the same tensors again; what comes out goes where it came out before."""
+        with torch._C._DisableTorchDispatch(), torch.no_grad():
+            for func, args, kwargs, found in self.operations:
+                again = func(*args, **kwargs)
+                for old, new in zip(tree_leaves(found), tree_leaves(again), strict=True):
+                    if isinstance(old, Tensor) and new is not old and new.data_ptr() != old.data_ptr():
+                        old.copy_(new)
+
+
+recording: Recording | None = None
+"""What is being recorded."""
+
+
+class PretendedGraphs:
+    """Records and replays operations, and refuses what a CUDA graph would."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Nothing to prepare."""
+
+    def eagerly(self, run: Callable[[], Any]) -> Any:
+        return run()
+
+    @contextmanager
+    def watched(self) -> Iterator[list[str]]:
+        found: list[str] = []
+        before = len(waits)
+        yield found
+        found += waits[before:]
+
+    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+        global recording
+        made = recording = Recording()
+        state = torch.get_rng_state()
+        try:
+            found = run()
+        finally:
+            recording = None
+            torch.set_rng_state(state)
+            made.undo()
+        return made.replay, found
+
+
 class Backend(backend_registration._DummyBackendModule):
     """What torch asks of a device: there is one, and its random numbers are those of the CPU."""
 
+    _initialized = True
+
+    def device(self, index: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def get_rng_state(self, device: Any = 0) -> Tensor:
+        if recording is not None:
+            raise RuntimeError("the random state cannot be read while a graph is recorded")
         return torch.get_rng_state()
 
     def set_rng_state(self, state: Tensor, device: Any = 0) -> None:
@@ -92,7 +163,9 @@ class Pretended(Tensor):
 
 
 def wait(what: str) -> None:
-    """Note that the host waits, and the innermost lines of the project that made it."""
+    """Note that the host waits, and the innermost lines of the project that made it; no graph may hold that."""
+    if recording is not None:
+        raise RuntimeError(f"operation not permitted while a graph is recorded: {what}")
     frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
     ours = [f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}" for f in frames if f.filename != __file__]
     waits.append(f"{what} at {' < '.join(reversed(ours[-3:]))}")
@@ -112,7 +185,11 @@ def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kept = {id(tensor.held): tensor for tensor in ours}
     plain = kwargs if target is None else {**kwargs, "device": torch.device("cpu")}
     args, plain = tree_map(lambda leaf: leaf.held if isinstance(leaf, Pretended) else leaf, (args, plain))
+    if recording is not None and there:
+        recording.keep(func, args, plain)
     found = func(*args, **plain)
+    if recording is not None and there:
+        recording.operations.append((func, args, plain, found))
     if not there or func is aten._local_scalar_dense.default:
         return found
     return tree_map(lambda leaf: _wrapped(leaf, kept) if isinstance(leaf, Tensor) else leaf, found)
@@ -129,7 +206,7 @@ def _note(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], ours: list[P
     if func in (aten._to_copy.default, aten.copy_.default):
         across = isinstance(args[0], Pretended) != (isinstance(args[1], Pretended) if "copy_" in name[5:] else there)
         late = kwargs.get("non_blocking") or (len(args) > 2 and args[2])
-        if across and not late:
+        if across and (recording is not None or not late):
             wait("a copy")
     elif func in (aten.index.Tensor, aten._index_put_impl_.default) and isinstance(args[0], Pretended):
         index = [part for part in args[1] if isinstance(part, Tensor)]

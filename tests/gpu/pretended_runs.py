@@ -13,8 +13,7 @@ import json
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,16 +45,24 @@ def controls() -> dict[str, Callable[[], Any]]:
     }
 
 
-@contextmanager
-def from_here() -> Iterator[None]:
-    """Context at whose beginning all waits before are forgotten."""
+def take_steps(case: cases.Case) -> dict[str, Any]:
+    """Make the same updates as they stand and recorded.
+
+    Returns what the host waited for from the second update on, and of those that were recorded: how many shapes, what
+    was said, and which numbers came out otherwise.
+    """
+    plain, graphs = cases.Steps(case, pretended.fabric()), pretended.PretendedGraphs(pretended.DEVICE)
+    torch.manual_seed(1)
+    plain.take(cases.FEW[:1])
     pretended.waits.clear()
-    yield
-
-
-def take_steps(case: cases.Case) -> None:
-    """Take a few updates, of which the first may set something up."""
-    cases.take_steps(case, pretended.fabric(), from_here())
+    plain.take(cases.FEW[1:], start=1)
+    waits = list(pretended.waits)
+    recorded = cases.Steps(case, pretended.fabric(), graphs)
+    torch.manual_seed(1)
+    recorded.take(cases.FEW)
+    expected, found = plain.numbers(), recorded.numbers()
+    unlike = [name for name, value in found.items() if not torch.equal(value.cpu(), expected[name].cpu())]
+    return {"waits": waits, "shapes": recorded.shapes, "said": recorded.said, "unlike": unlike}
 
 
 def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[], Any]]:
@@ -80,14 +87,15 @@ def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[],
 
 
 def attempt(work: Callable[[], Any]) -> dict[str, Any]:
-    """Do something; return its error and what the host waited for."""
+    """Do something; return its error, what the host waited for, and what else was found."""
     pretended.waits.clear()
     pretended.refusals.clear()
     try:
-        work()
+        found = work()
     except Exception as error:  # noqa: BLE001 - the test says which case it was
         return {"error": f"{error}\n{''.join(traceback.format_tb(error.__traceback__)[-6:])}", "waits": []}
-    return {"error": "; ".join(pretended.refusals) or None, "waits": list(pretended.waits)}
+    more = found if isinstance(found, dict) else {}
+    return {"error": "; ".join(pretended.refusals) or None, "waits": list(pretended.waits), **more}
 
 
 def main() -> None:

@@ -91,9 +91,9 @@ def parameters_and_guard(fused=True, **kwargs):
 
 def update(parameter, optimizer, guard, step, gradient, loss=1.0):
     parameter.grad = torch.full((3,), gradient)
-    guard.begin()
-    guard.loss(torch.tensor(loss), step)
-    guard.gradient(torch.tensor(loss), parameter.grad.norm(), step)
+    guard.begin(step)
+    guard.loss(torch.tensor(loss))
+    guard.gradient(torch.tensor(loss), parameter.grad.norm())
     optimizer.step()
 
 
