@@ -12,6 +12,8 @@ OURS = "ours"
 CONTESTANTS = {
     OURS: "benchmarks.ours:build",
     "ours, in the trainer": "benchmarks.ours:build_in_trainer",
+    "ours, captured": "benchmarks.ours:build_captured",
+    "ours, captured, bf16": "benchmarks.ours:build_captured_bf16",
     "ours, Pyro taken out": "benchmarks.ours:build_without_pyro",
     "stock Pyro, a site per step": "benchmarks.peers.stock_pyro:build",
     "PyTorch loop": "benchmarks.peers.torch_loop:build",
@@ -22,6 +24,9 @@ CONTESTANTS = {
 
 SENTENCE_CONTESTANTS = {
     OURS: "benchmarks.sentence_vae:Ours",
+    "ours, in the trainer": "benchmarks.sentence_vae:build_in_trainer",
+    "ours, captured": "benchmarks.sentence_vae:build_captured",
+    "ours, captured, bf16": "benchmarks.sentence_vae:build_captured_bf16",
     "stock Pyro": "benchmarks.peers.sentence_pyro:StockPyro",
     "PyTorch loop": "benchmarks.peers.lstm_vae:LSTMVAE",
     "NumPyro/JAX, jitted": "benchmarks.peers.sentence_jax:NumPyroJax",
@@ -32,9 +37,13 @@ REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
 
+ON_GPU = {"ours, captured", "ours, captured, bf16"}
+"""Contestants that a CPU does not know."""
+
+
 def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> list[str]:
     """Names whose packages are installed, for this device."""
-    return [name for name in table if _runs(REQUIRES.get(name), device)]
+    return [name for name in table if (device == "cuda" or name not in ON_GPU) and _runs(REQUIRES.get(name), device)]
 
 
 def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS) -> Any:

@@ -110,13 +110,16 @@ def no_arviz_1(options: Options) -> str:
     return "" if found[0] in "123456789" else f"ArviZ here: {found}; --arviz DIR, a folder with 1.x (Python 3.12)"
 
 
+CAPTURED = ("ours, in the trainer", "ours, captured", "ours, captured, bf16")
+"""Our own step as training takes it: as it stands, replayed as a graph, and that with its networks in bf16."""
+
 PARTS: dict[str, Part] = {
     "tests": Part(gpu_tests, 150),
     "race: state space": Part(
-        race("benchmarks.race", ("stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 90
+        race("benchmarks.race", (*CAPTURED, "stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 90
     ),
     "race: sentence VAE": Part(
-        race("benchmarks.sentence_vae", ("stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
+        race("benchmarks.sentence_vae", (*CAPTURED, "stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
     ),
     "reproduction: language model on PTB": Part(reproduction, 240, no_ptb, "row/results.json"),
     "ArviZ 1": Part(arviz_tests, 120, no_arviz_1),

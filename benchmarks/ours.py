@@ -1,13 +1,14 @@
-"""Our own training step as a contestant, once with more and once with less around it.
+"""Our own training step as a contestant, with more and with less around it.
 
-All three run ``ppl_text``'s model, guide and distributions. One goes through the trainer's ``Update``, with
-its guard against non-finite numbers and its meters. One calls the distributions by hand, with no plate,
+All run ``ppl_text``'s model, guide and distributions. Some go through the trainer's ``Update``, with its guard against
+non-finite numbers and its meters, and may be replayed as a graph. One calls the distributions by hand, with no plate,
 trace or replay: what lies between it and ours is the price of Pyro.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.vocabulary import BOS_ID, Vocabulary
 from ppl_text.distributions.chains import FlowChain
 from ppl_text.models.deep_state_space import DeepStateSpace
+from ppl_text.training.capture import graphs_on
+from ppl_text.training.optimizers import make_capturable
 from ppl_text.training.options import TrainingOptions
 from ppl_text.training.programs import Joint, set_up
 from ppl_text.training.stopping import make_guard
@@ -141,19 +144,29 @@ class OursWithoutPyro(Ours):
         return log_p - posterior.log_prob(path)
 
 
-class OursInTrainer(Ours):
-    """The step as ``ppl_text fit`` takes it."""
+class InTrainer:
+    """A contestant whose step is the one that ``ppl_text fit`` takes; ``captured``: replayed as a graph of the GPU."""
 
-    def __init__(self, seed: int, device: str = "cpu") -> None:
-        super().__init__(seed, device)
-        fabric = Fabric(accelerator=device, devices=1)
-        module, optimizer = set_up(fabric, Joint(self.model, self.guide, self.objective), self.optimizer)
-        options = TrainingOptions(steps=1, clip_norm=CLIP_NORM)
-        guard = make_guard(fabric, self.optimizer)
-        self.update = Update(Setting(fabric, module, optimizer, guard, options, self.parameters))
+    def __init__(self, contestant: Any, device: str, *, captured: bool = False, precision: Any = "32-true") -> None:
+        self._contestant = contestant
+        fabric = Fabric(accelerator=device, devices=1, precision=precision)
+        joint = Joint(contestant.model, contestant.guide, contestant.objective)
+        module, optimizer = set_up(fabric, joint, contestant.optimizer)
+        graphs = graphs_on(fabric.device) if captured else None
+        if graphs is not None:
+            make_capturable(contestant.optimizer, fabric.device)
+        options, guard = TrainingOptions(steps=1, clip_norm=CLIP_NORM), make_guard(fabric, contestant.optimizer)
+        parameters = contestant.parameters
+        self.update = Update(
+            Setting(fabric, module, optimizer, guard, options, parameters, graphs=graphs, report=self._refuse)
+        )
         self.steps = 0
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._contestant, name)
+
     def step(self, batch: Batch) -> float:
+        """Take one training step; return the loss, nats per sentence."""
         with pyro.validation_enabled(False):
             self.update(batch, self.steps)
         self.steps += 1
@@ -161,17 +174,29 @@ class OursInTrainer(Ours):
         self.update.meters.reset()
         return loss
 
+    def _refuse(self, reason: str) -> None:
+        raise RuntimeError(f"a race of captured steps, and this one is {reason}")
+
 
 def build(seed: int, device: str = "cpu") -> Ours:
     """Our step, with nothing around it that the peers have not."""
     return Ours(seed, device)
 
 
-def build_in_trainer(seed: int, device: str = "cpu") -> OursInTrainer:
+def build_in_trainer(seed: int, device: str = "cpu") -> InTrainer:
     """Our step inside the trainer."""
-    return OursInTrainer(seed, device)
+    return InTrainer(Ours(seed, device), device)
+
+
+def build_captured(seed: int, device: str = "cpu", precision: str = "32-true") -> InTrainer:
+    """Our step inside the trainer, replayed as a graph."""
+    return InTrainer(Ours(seed, device), device, captured=True, precision=precision)
 
 
 def build_without_pyro(seed: int, device: str = "cpu") -> OursWithoutPyro:
     """Our step with Pyro taken out."""
     return OursWithoutPyro(seed, device)
+
+
+build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
+"""The same with the networks in bf16."""

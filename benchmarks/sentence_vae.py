@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import SENTENCE_CONTESTANTS
-from benchmarks.ours import as_batch
+from benchmarks.ours import InTrainer, as_batch
 from benchmarks.peers import Parameters, Words, lstm_vae
 from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
 from guides.sentence_vae import GaussianGuide
@@ -100,6 +101,20 @@ class Ours:
         z = gaussian.loc + gaussian.scale * noise
         trace.add_node("z", name="z", type="sample", value=z, is_observed=False, infer={})
         return poutine.replay(self.guide, trace=trace)
+
+
+def build_in_trainer(seed: int, device: str = "cpu") -> InTrainer:
+    """Our step inside the trainer."""
+    return InTrainer(Ours(seed, device), device)
+
+
+def build_captured(seed: int, device: str = "cpu", precision: str = "32-true") -> InTrainer:
+    """Our step inside the trainer, replayed as a graph."""
+    return InTrainer(Ours(seed, device), device, captured=True, precision=precision)
+
+
+build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
+"""The same with the networks in bf16."""
 
 
 def run(names: Sequence[str], *, rounds: int, steps: int, warmup: int = 3, device: str = "cpu") -> race.Raced:

@@ -261,8 +261,8 @@ def build_fabric(config: RunConfig) -> Fabric:
     fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
     if config.capture and fabric.device.type not in RECORDERS:
         raise UserError(
-            f"--capture: the {fabric.device.type} records no graphs, only a CUDA GPU does; leave it out, and what can be "
-            "recorded will be where there is one"
+            f"--capture: the {fabric.device.type} records no graphs, only a CUDA GPU does; leave it out, and steps are "
+            "recorded wherever there is one"
         )
     return fabric
 
@@ -320,6 +320,7 @@ def build_trainer(
         build_monitor(config, subject_of(config, programs, corpus, folder), validation),
         statistics=statistics_batches(config, corpus) if statistics_of(*programs) else (),
         seed=config.seed,
+        graphs=None if config.capture is False else graphs_on(fabric.device),
     )
 
 

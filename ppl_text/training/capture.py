@@ -66,7 +66,7 @@ class CudaGraphs:
 
         def note(message: Warning | str, *rest: Any) -> None:
             if "synchronizing" in str(message):
-                found.append(f"the host waits for the device at {innermost_line(traceback.extract_stack())}")
+                found.append(describe_wait(traceback.extract_stack()))
             else:
                 shown(message, *rest)
 
@@ -96,6 +96,11 @@ RECORDERS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}
 def graphs_on(device: torch.device) -> Graphs | None:
     """Return what records on this device; None where nothing does."""
     return RECORDERS[device.type](device) if device.type in RECORDERS else None
+
+
+def describe_wait(frames: traceback.StackSummary) -> str:
+    """Say that the host waits for the device, and where."""
+    return f"the host waits for the device at {innermost_line(frames)}"
 
 
 def innermost_line(frames: traceback.StackSummary) -> str:

@@ -32,11 +32,12 @@ class SOAP(pytorch_optimizer.SOAP):
             group["step"] = group.get("step", 0) + 1
             before = group["step"] - 1
             if index not in self._sizes:
-                self._sizes[index] = torch.zeros((), device=group["params"][0].device)
+                self._sizes[index] = group["params"][0].new_zeros(())
             if before > 0:
                 beta1, beta2 = group["betas"]
                 corrected = (1 - beta2**before) ** 0.5 / (1 - beta1**before)
-                self._sizes[index].copy_(torch.as_tensor(group["lr"]) * corrected, non_blocking=True)
+                rate = group["lr"] * corrected
+                self._sizes[index].copy_(rate) if isinstance(rate, Tensor) else self._sizes[index].fill_(rate)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:

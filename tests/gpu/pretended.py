@@ -23,6 +23,8 @@ from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from ppl_text.training.capture import describe_wait
+
 ROOT = Path(__file__).parents[2]
 NAME = "pretended"
 aten = torch.ops.aten
@@ -64,6 +66,9 @@ class Recording:
                         old.copy_(new)
 
 
+watched: list[str] = []
+"""What made the host wait, as the trainer says it."""
+
 recording: Recording | None = None
 """What is being recorded."""
 
@@ -79,10 +84,8 @@ class PretendedGraphs:
 
     @contextmanager
     def watched(self) -> Iterator[list[str]]:
-        found: list[str] = []
-        before = len(waits)
-        yield found
-        found += waits[before:]
+        watched.clear()
+        yield watched
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
         global recording
@@ -166,8 +169,10 @@ def wait(what: str) -> None:
     """Note that the host waits, and the innermost lines of the project that made it; no graph may hold that."""
     if recording is not None:
         raise RuntimeError(f"operation not permitted while a graph is recorded: {what}")
-    frames = [frame for frame in traceback.extract_stack() if Path(frame.filename).is_relative_to(ROOT)]
-    ours = [f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}" for f in frames if f.filename != __file__]
+    stack = traceback.StackSummary.from_list([f for f in traceback.extract_stack() if f.filename != __file__])
+    watched.append(describe_wait(stack))
+    frames = [frame for frame in stack if Path(frame.filename).is_relative_to(ROOT)]
+    ours = [f"{Path(f.filename).relative_to(ROOT)}:{f.lineno}" for f in frames]
     waits.append(f"{what} at {' < '.join(reversed(ours[-3:]))}")
 
 

@@ -1,6 +1,7 @@
 """Training steps and whole commands on the pretended device; prints what became of each as JSON.
 
     python tests/gpu/pretended_runs.py steps
+    python tests/gpu/pretended_runs.py refused
     python tests/gpu/pretended_runs.py commands FOLDER WORD_LIST SENTENCES
 
 ``{case: {"error": the error's text or None, "waits": what the host waited for}}``. With the steps come a few cases in
@@ -23,6 +24,7 @@ import pretended
 import torch
 from torch import nn
 
+from ppl_text.core.batch import Batch
 from ppl_text.recipes import build
 
 
@@ -43,6 +45,42 @@ def controls() -> dict[str, Callable[[], Any]]:
         "a numpy array": there.numpy,
         "cuDNN's gradient in evaluation mode": lambda: layer(there.expand(1, 1, 3))[0].sum().backward(),
     }
+
+
+class Asking(cases.Case):
+    """A user's guide that asks the device for a number."""
+
+    def programs(self) -> tuple[nn.Module, nn.Module]:
+        model, guide = super().programs()
+
+        class OwnGuide(type(guide)):  # type: ignore[misc]
+            def forward(self, batch: Batch) -> Any:
+                if batch.lengths.sum().item() > 0:
+                    return super().forward(batch)
+                return None
+
+        guide.__class__ = OwnGuide
+        return model, guide
+
+
+class Branching(cases.Case):
+    """A user's objective that goes one way or the other by what it finds."""
+
+    def objective(self) -> Any:
+        inner = super().objective()
+
+        def own(*arguments: Any) -> Any:
+            found = inner(*arguments)
+            return found if found.loss > 0 else found._replace(loss=-found.loss)
+
+        return own
+
+
+REFUSED = {
+    "a number that is asked for in forward": Asking("sentence_vae", "gaussian"),
+    "a branch of own": Branching("sentence_vae", "gaussian"),
+}
+"""What no graph can hold; the last word is the function in which it happens."""
 
 
 def take_steps(case: cases.Case) -> dict[str, Any]:
@@ -103,9 +141,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with pretended.pretending():
-        if sys.argv[1] == "steps":
+        if sys.argv[1] == "refused":
+            found: Any = {name: attempt(partial(take_steps, case)) for name, case in REFUSED.items()}
+        elif sys.argv[1] == "steps":
             steps = {name: attempt(partial(take_steps, case)) for name, case in cases.STEPS.items()}
-            found: Any = {"controls": {name: attempt(work) for name, work in controls().items()}, "steps": steps}
+            found = {"controls": {name: attempt(work) for name, work in controls().items()}, "steps": steps}
         else:
             named = commands(Path(sys.argv[2]), *sys.argv[3:])
             found = {name: attempt(work) for name, work in named.items()}

@@ -7,16 +7,18 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from device_cases import SMALL, STEPS, TINY, take_steps
+from device_cases import FEW, SMALL, SOME, STEPS, TINY, Steps
 from lightning_fabric import Fabric
 
 import ppl_text as pt
 from ppl_text.core.errors import UserError
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config
+from ppl_text.training.capture import CudaGraphs
 
 HAS_GPU = torch.cuda.is_available()
 FAMILIES = {"words": TINY, "ptb-bn": SMALL, "ptb-lm": {k: v for k, v in SMALL.items() if k != "model.latent_dim"}}
@@ -48,9 +50,32 @@ def no_waiting() -> Iterator[None]:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", STEPS)
 def test_no_training_step_waits_for_the_gpu(name: str) -> None:
-    update = take_steps(STEPS[name], Fabric(accelerator="cuda", devices=1), no_waiting())
-    assert update.meters.updates == 3
-    assert math.isfinite(update.norm.item())
+    steps = Steps(STEPS[name], Fabric(accelerator="cuda", devices=1))
+    steps.take(FEW[:1])
+    with no_waiting():
+        steps.take(FEW[1:3], start=1)
+    assert steps.update.meters.updates == 3
+    assert math.isfinite(steps.update.norm.item())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("name", STEPS)
+def test_recorded_steps_are_those_of_the_same_random_numbers(name: str, precision: Any) -> None:
+    """Every replay draws anew, and draws what a step as it stands draws from the same generator."""
+    ends = []
+    for recorded in (False, True):
+        fabric = Fabric(accelerator="cuda", devices=1, precision=precision)
+        steps = Steps(STEPS[name], fabric, CudaGraphs(fabric.device) if recorded else None)
+        torch.manual_seed(1)
+        steps.take(SOME)
+        ends.append(steps.numbers())
+    assert (steps.shapes, len(steps.said)) == ((0, 1) if "/" in name else (2, 0)), steps.said
+    rounding = torch.finfo(torch.float32 if precision == "32-true" else torch.bfloat16).eps
+    for key, expected in ends[0].items():
+        # What sums of another order make of a few steps of rate 0.01, whatever the entry.
+        scale = expected.double().abs().max() + 1.0
+        torch.testing.assert_close(ends[1][key], expected, rtol=0.0, atol=float(32 * len(SOME) * rounding * scale))
 
 
 @pytest.mark.parametrize("asked", ["auto", "cpu"])

@@ -1,13 +1,23 @@
 """Optimizers by name: what each step is, and that a run goes on with any of them bit for bit."""
 
 import signal
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
+import pytorch_optimizer
 import torch
 
 from ppl_text.core.errors import Interrupted, UnknownNameError
-from ppl_text.training.optimizers import LARGEST_PRECONDITIONER, OPTIMIZERS, build_optimizer
+from ppl_text.training.optimizers import (
+    LARGEST_PRECONDITIONER,
+    OPTIMIZERS,
+    build_optimizer,
+    load_state,
+    make_capturable,
+    set_rate,
+    split_update,
+)
 
 from .test_trainer import Watched, assert_same_run, send
 
@@ -64,6 +74,46 @@ def test_soap_goes_the_same_way_in_every_basis_and_adam_does_not():
     bound = lr * steps * len(basis) * torch.finfo(torch.float64).eps * condition / 1e-8
     assert apart["soap"] < bound < 1e-3
     assert apart["adam"] > 1e-2
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_soap_is_that_of_the_library_step_by_step(split):
+    """Its state too, over two renewals of the bases; the step size is a number of the parameters' own precision."""
+    torch.manual_seed(0)
+    starts = [torch.randn(5, 3, dtype=torch.float64), torch.randn(4, dtype=torch.float64)]
+    ours, theirs = ([torch.nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    optimizer = build_optimizer("soap", [{"params": ours}], lr=0.01)
+    library = pytorch_optimizer.SOAP(theirs, lr=0.01, weight_decay=0.0)
+    for step in range(25):
+        for own, other in zip(ours, theirs, strict=True):
+            own.grad = torch.randn_like(own)
+            other.grad = own.grad.clone()
+        rate = 0.01 / (1 + step)
+        set_rate(optimizer, rate)
+        set_rate(library, rate)
+        library.step()
+        with split_update(optimizer) if split else nullcontext():
+            optimizer.step()
+    for own, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-10, atol=1e-12)
+        for name in ("exp_avg", "exp_avg_sq"):
+            torch.testing.assert_close(optimizer.state[own][name], library.state[other][name], rtol=1e-8, atol=1e-12)
+
+
+def test_a_captured_run_resumes_with_a_state_of_one_that_was_not():
+    """Rates and flags are the optimizer's own: the state may come from a machine that records nothing."""
+    weights = torch.nn.Parameter(torch.zeros(2))
+    plain, recorded = (build_optimizer("adam", [{"params": [weights]}], lr=0.1) for _ in range(2))
+    weights.grad = torch.ones(2)
+    plain.step()
+    make_capturable(recorded, torch.device("cpu"))
+    rate = recorded.param_groups[0]["lr"]
+    load_state(recorded, plain.state_dict())
+    (group,) = recorded.param_groups
+    assert group["lr"] is rate
+    assert float(rate) == pytest.approx(0.1)
+    assert group["capturable"]
+    assert float(recorded.state[weights]["step"]) == 1.0
 
 
 def test_soap_leaves_long_axes_without_a_preconditioner():
