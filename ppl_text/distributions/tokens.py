@@ -23,21 +23,41 @@ HELD_AT_ONCE = 2**22
 KEPT_FOR_GRADIENT = 2**28
 """Logits that are kept for the way back, 1 GB; where there are more, they are computed twice, chunk by chunk."""
 
+CHUNKS = getattr(torch.nn, "LinearCrossEntropyOptions", None)
+"""How ``torch.nn.functional.linear_cross_entropy`` is told to go row by row, in a torch that has it (2.13)."""
+
 
 def score_outcomes(states: Tensor, weight: Tensor, bias: Tensor | None, outcomes: Tensor) -> Tensor:
     """ln softmax(W s + b)[outcome] of each row, (N,), given states (N, H), W (V, H), b (V,) or None, outcomes (N,).
 
-    Where no gradient is wanted, ``HELD_AT_ONCE`` logits are in memory at most, however many rows there are.
+    Where no gradient is wanted, ``HELD_AT_ONCE`` logits are in memory at most, however many rows there are; where one
+    is wanted, ``KEPT_FOR_GRADIENT`` of them, and beyond that ``HELD_AT_ONCE`` again, which are computed once more on
+    the way back.
     """
     differentiated = torch.is_grad_enabled()
     if differentiated and len(states) * len(weight) <= KEPT_FOR_GRADIENT:
         return _score(states, weight, bias, outcomes)
     rows = max(1, HELD_AT_ONCE // len(weight))
+    if differentiated and CHUNKS is not None and _is_full_precision(states, weight):
+        options = CHUNKS(batch_chunk_size=rows)
+        return -F.linear_cross_entropy(states, weight, outcomes, linear_bias=bias, reduction="none", options=options)
     parts = []
     for some, wanted in zip(states.split(rows), outcomes.split(rows), strict=True):
         arguments = (some, weight, bias, wanted)
-        parts.append(checkpoint(_score, *arguments, use_reentrant=False) if differentiated else _score(*arguments))
+        parts.append(_recomputed(*arguments) if differentiated else _score(*arguments))
     return torch.cat(parts)
+
+
+def _is_full_precision(states: Tensor, weight: Tensor) -> bool:
+    """Return whether torch's own pass would keep the scores in float32: in low precision it rounds them, too."""
+    lowered = torch.is_autocast_enabled(states.device.type)
+    return states.dtype == weight.dtype and torch.finfo(states.dtype).bits >= 32 and not lowered
+
+
+def _recomputed(*arguments: Any) -> Tensor:
+    """The same, with logits that are made again on the way back; nothing in it is random."""
+    scores: Tensor = checkpoint(_score, *arguments, use_reentrant=False, preserve_rng_state=False)
+    return scores
 
 
 def _score(states: Tensor, weight: Tensor, bias: Tensor | None, outcomes: Tensor) -> Tensor:
