@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -17,7 +19,8 @@ from ..core.batch import Batch
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
 from ..objectives.bounds import effective_share, log_mean_exp
-from .scores import SentenceScores, room_for, score_batch
+from ..training.capture import Captured, graphs_on
+from .scores import SentenceScores, draw_whole, room_for, score_batch
 from .sentences import CommonSentences, tile
 from .standard_errors import is_unreliable, jackknife_variance, log_means_without_each, means_without_each
 
@@ -159,9 +162,10 @@ def sentence_bounds(
     global random state alone. ``report(done, total)`` is called after each batch, ``keep`` with its scores before.
     """
     rows: list[SentenceBounds] = []
+    whole = Captured(partial(draw_whole, model, guide), graphs_on(torch.device(device)), warnings.warn)
     with measuring(seed, model, guide):
         for index, batch in enumerate(data):
-            scores = score_batch(model, guide, batch.to(device), particles, chunk=chunk, room=room)
+            scores = score_batch(model, guide, batch.to(device), particles, chunk=chunk, room=room, whole=whole)
             keep(scores.counted())
             rows.append(_kept(bounds_of(scores), scores.weights > 0))
             report(index + 1, len(data.batches))

@@ -7,7 +7,7 @@ Every bound, perplexity and standard error of an evaluation follows from these n
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.atomic import write_atomically
-from ..core.batch import Batch
+from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.vocabulary import Vocabulary
@@ -42,6 +42,9 @@ at 256 units and 140 kB at 1,024, one of a state-space model 40 kB at 10,000 sym
 
 MANY = 1_000
 """Symbols, from which on a model is wide."""
+
+ON_DEVICE = 8
+"""Times as much room on a device, which small pieces would leave idle."""
 
 _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""
@@ -89,17 +92,28 @@ class Draws(NamedTuple):
         return Scores(self.log_likelihood, {name: q - self.log_p[name] for name, q in self.log_q.items()}, {})
 
 
+Whole = Callable[[Batch, int], Draws]
+"""Draw K particles for a whole batch and score them at once."""
+
+
 def room_for(model: Any) -> int:
-    """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units."""
+    """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units, 2.4 GB on a GPU."""
     # Without a latent there is one particle, however many are asked for.
     decodes = callable(getattr(model, "decoder", None)) and bool(getattr(model, "latents", ()))
     vocabulary: Vocabulary | None = getattr(model, "vocabulary", None)
     wide = decodes or (vocabulary is not None and vocabulary.size > MANY)
-    return WIDE_ROOM if wide else ROOM
+    return (WIDE_ROOM if wide else ROOM) * (1 if device_of(model).type == "cpu" else ON_DEVICE)
 
 
 def score_batch(
-    model: nn.Module, guide: nn.Module, batch: Batch, particles: int, *, chunk: int = 16, room: int | None = None
+    model: nn.Module,
+    guide: nn.Module,
+    batch: Batch,
+    particles: int,
+    *,
+    chunk: int = 16,
+    room: int | None = None,
+    whole: Whole | None = None,
 ) -> SentenceScores:
     """Return the scores of all rows of a batch, filler too (where the batch had to be divided, zeros stand for filler).
 
@@ -108,11 +122,13 @@ def score_batch(
     """
     log_weights, likelihood, divergence = [], [], []
     for start in range(0, particles, chunk):
-        logs = draw(model, guide, batch, min(chunk, particles - start), room).scores
+        logs = draw(model, guide, batch, min(chunk, particles - start), room, whole).scores
+        # A copy, since the next draws may come where these are.
+        log_likelihood = logs.log_likelihood.to(torch.float64, copy=True)
         if not logs.kl:
-            return _exact(logs.log_likelihood[0].double(), batch)
+            return _exact(log_likelihood[0], batch)
         log_weights.append(logs.log_weights.double())
-        likelihood.append(logs.log_likelihood.double())
+        likelihood.append(log_likelihood)
         nothing = torch.zeros_like(likelihood[-1])
         divergence.append(sum((kl.double() for kl in logs.kl.values()), start=nothing))
     return SentenceScores(
@@ -131,19 +147,32 @@ def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
     return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
 
 
-def draw(model: nn.Module, guide: nn.Module, batch: Batch, particles: int, room: int | None = None) -> Draws:
+def draw_whole(model: nn.Module, guide: nn.Module, batch: Batch, particles: int) -> Draws:
+    """Draw K particles from the guide for a whole batch, and score them at once."""
+    terms = trace_terms(model, guide, batch, particles)
+    sites = terms.latents.items()
+    values = {n: s.value for n, s in sites}
+    return Draws(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites}, values)
+
+
+def draw(
+    model: nn.Module,
+    guide: nn.Module,
+    batch: Batch,
+    particles: int,
+    room: int | None = None,
+    whole: Whole | None = None,
+) -> Draws:
     """Draw K particles from the guide for a whole batch, and score them for parts of it.
 
     Where K·B·T is above ``room`` (None: :func:`room_for` the model), the model sees some of the sentences at a time,
     those of like lengths together, without filler rows and no wider than need be; the draws are the same, however it
-    is divided. At least one sentence is scored at once, so that K·T may still pass ``room``.
+    is divided. At least one sentence is scored at once, so that K·T may still pass ``room``. ``whole``:
+    :func:`draw_whole` of these programs, where it is recorded.
     """
     room = room_for(model) if room is None else room
     if particles * batch.size * batch.steps <= room:
-        terms = trace_terms(model, guide, batch, particles)
-        sites = terms.latents.items()
-        values = {n: s.value for n, s in sites}
-        return Draws(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites}, values)
+        return draw_whole(model, guide, batch, particles) if whole is None else whole(batch, particles)
     with particle_plate(particles):
         trace = poutine.trace(guide).get_trace(batch)
     shape = (particles, batch.size)

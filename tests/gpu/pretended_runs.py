@@ -103,6 +103,17 @@ def take_steps(case: cases.Case) -> dict[str, Any]:
     return {"waits": waits, "shapes": recorded.shapes, "said": recorded.said, "unlike": unlike}
 
 
+def evaluate(run: Path) -> dict[str, Any]:
+    """Score sentences as they stand and recorded, all batches of one shape: say where the numbers differ."""
+    import ppl_text as pt
+
+    recorded = pt.load(run).evaluate(particles=6, limit=24)
+    recorder = pretended.RECORDERS.pop(pretended.NAME)
+    plain = pt.load(run).evaluate(particles=6, limit=24)
+    pretended.RECORDERS[pretended.NAME] = recorder
+    return {"error": None if recorded == plain else f"{recorded} is not {plain}"}
+
+
 def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[], Any]]:
     """Whole commands by name, each on what those before it have left."""
     import ppl_text as pt
@@ -118,7 +129,7 @@ def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[],
         "compare": lambda: pt.load(word_run).compare(objectives=["iwae:4", "dreg:4", "fivo:4"], **settings),
         "generate words": lambda: pt.load(word_run).generate(3),
         "fit sentences": lambda: pt.fit("ptb-bn", set=small, out=sentence_run),
-        "evaluate": lambda: pt.load(sentence_run).evaluate(particles=4),
+        "evaluate": lambda: evaluate(sentence_run),
         "generate sentences": lambda: [pt.load(sentence_run).generate(2, strategy=s) for s in ("sample", "beam")],
         "swap": lambda: pt.load(sentence_run).swap_guide("gaussian", steps=4, out=folder / "swapped"),
     }
