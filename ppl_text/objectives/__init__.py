@@ -11,6 +11,7 @@ OBJECTIVES = {
     "iwae": "iwae:K, ln of the mean of K importance weights (equals pyro.infer.RenyiELBO(alpha=0))",
     "renyi": "renyi:ALPHA:K, Rényi bound of order ALPHA ≠ 1 (equals pyro.infer.RenyiELBO); -inf: VR-max",
     "dreg": "dreg:K, the IWAE bound with the doubly reparametrised gradient for the guide",
+    "vimco": "vimco:K, the IWAE bound with a score-function gradient, for guides that draw what is discrete; K ≥ 2",
     "stepwise": "stepwise:K, Algorithm 1 of the state-space paper: K particles a step, one carried on by its weight",
     "fivo": "fivo:N, filtering bound: N particles, resampled where their effective sample size falls below N/2",
     "free-bits": "free-bits:LAMBDA[:UNIT], ELBO whose first LAMBDA nats of KL are free, a sentence, dimension or batch",

@@ -14,6 +14,7 @@ from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
 from .regularizers import UNITS, FreeBits, Reconstruction
+from .score_function import Vimco
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
 
@@ -32,6 +33,7 @@ USAGE = {
     "iwae": "iwae:K or iwae:K/CHUNK, e.g. iwae:16",
     "renyi": "renyi:ALPHA:K or renyi:ALPHA:K/CHUNK, e.g. renyi:0.5:16, ALPHA ≠ 1 (-inf: VR-max),",
     "dreg": "dreg:K or dreg:K/CHUNK, e.g. dreg:16",
+    "vimco": "vimco:K, K ≥ 2, e.g. vimco:8,",
     "stepwise": "stepwise:K or stepwise:K:score, e.g. stepwise:5",
     "fivo": "fivo:N[:systematic|multinomial][:THRESHOLD][:score], 0 < THRESHOLD ≤ 1, score with multinomial,",
     "free-bits": "free-bits:LAMBDA[:sentence|dimension|batch][:K], e.g. free-bits:4, LAMBDA ≥ 0 in nats,",
@@ -87,6 +89,13 @@ def _dreg(spec: str, arguments: list[str]) -> Objective:
     return DoublyReparametrized(spec, *_particles(text))
 
 
+def _vimco(spec: str, arguments: list[str]) -> Objective:
+    (text,) = arguments
+    if _whole(text) < 2:
+        raise ValueError
+    return Vimco(spec, _whole(text))
+
+
 def _stepwise(spec: str, arguments: list[str]) -> Objective:
     text, *options = arguments
     if options not in ([], ["score"]):
@@ -127,6 +136,7 @@ _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
     "iwae": _plain(iwae, score_by_monte_carlo, default=None),
     "renyi": _renyi,
     "dreg": _dreg,
+    "vimco": _vimco,
     "stepwise": _stepwise,
     "fivo": _fivo,
     "free-bits": _free_bits,

@@ -81,19 +81,34 @@ class Terms(NamedTuple):
         return total
 
 
-def trace_terms(model: Program, guide: Program, batch: Batch, particles: int = 1) -> Terms:
+def trace_terms(
+    model: Program, guide: Program, batch: Batch, particles: int = 1, *, differentiable: bool = True
+) -> Terms:
     """Trace ``guide(batch)``, replay ``model(batch)`` against it, and collect the terms.
 
-    For K > 1 both programs run inside ``pyro.plate("particles", K, dim=-2)``.
+    For K > 1 both programs run inside ``pyro.plate("particles", K, dim=-2)``. ``differentiable``: gradients will go
+    through what is drawn, see :func:`collect_terms`.
     """
     with particle_plate(particles):
         guide_trace = poutine.trace(guide).get_trace(batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
-    return collect_terms(guide_trace, model_trace, particles, batch)
+    return collect_terms(guide_trace, model_trace, particles, batch, differentiable=differentiable)
 
 
-def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, particles: int, batch: Batch) -> Terms:
-    """Return the terms of two traces; raises :class:`GuideMismatchError` where their latent sites differ."""
+def collect_terms(
+    guide_trace: poutine.Trace,
+    model_trace: poutine.Trace,
+    particles: int,
+    batch: Batch,
+    *,
+    differentiable: bool = True,
+) -> Terms:
+    """Return the terms of two traces.
+
+    Raises:
+        GuideMismatchError: their latent sites differ.
+        UserError: gradients are to go through what is drawn (``differentiable``), and through a site's they cannot.
+    """
     shape = (particles, batch.size)
     latents, log_likelihood = {}, torch.zeros((), device=batch.tokens.device)
     for name, site in stochastic_sites(guide_trace):
@@ -101,10 +116,10 @@ def collect_terms(guide_trace: poutine.Trace, model_trace: poutine.Trace, partic
             continue
         if name not in model_trace.nodes:
             raise GuideMismatchError(f"the guide samples site '{name}', which the model does not have")
-        if torch.is_grad_enabled() and not site["fn"].has_rsample:
+        if differentiable and torch.is_grad_enabled() and not site["fn"].has_rsample:
             raise UserError(
                 f"guide site '{name}': {type(site['fn']).__name__} has no reparametrised sampler, which this "
-                "objective differentiates through; use --objective pyro:Trace_ELBO (score function) for it"
+                "objective differentiates through; use --objective vimco:K or pyro:Trace_ELBO (score function) for it"
             )
         latents[name] = LatentTerms(shape, model_trace.nodes[name], site)
     for name, site in stochastic_sites(model_trace):

@@ -54,6 +54,7 @@ OBJECTIVES = {
     "iwae": "iwae:4/2",
     "renyi": "renyi:0.5:3",
     "dreg": "dreg:4/2",
+    "vimco": "vimco:3",
     "stepwise": "stepwise:3:score",
     "fivo": "fivo:3:multinomial",
     "free-bits": "free-bits:0.5:batch",
