@@ -272,4 +272,4 @@ def test_layers_are_read_each_by_itself_and_all_together():
     assert together.kl == pytest.approx(first.kl + second.kl)
     assert together.latent_units == first.latent_units + second.latent_units == 6
     assert together.active_units == first.active_units + second.active_units
-    assert together.kl_by_dimension == first.kl_by_dimension + second.kl_by_dimension
+    assert together.kl_by_dimension == pytest.approx(first.kl_by_dimension + second.kl_by_dimension)
