@@ -103,14 +103,19 @@ class Ours:
         return poutine.replay(self.guide, trace=trace)
 
 
-def build_in_trainer(seed: int, device: str = "cpu") -> InTrainer:
+def build_in_trainer(seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> InTrainer:  # noqa: B008 - numbers
     """Our step inside the trainer."""
-    return InTrainer(Ours(seed, device), device)
+    return InTrainer(Ours(seed, device, sizes), device)
 
 
-def build_captured(seed: int, device: str = "cpu", precision: str = "32-true") -> InTrainer:
+def build_captured(
+    seed: int,
+    device: str = "cpu",
+    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
+    precision: str = "32-true",
+) -> InTrainer:
     """Our step inside the trainer, replayed as a graph."""
-    return InTrainer(Ours(seed, device), device, captured=True, precision=precision)
+    return InTrainer(Ours(seed, device, sizes), device, captured=True, precision=precision)
 
 
 build_captured_bf16 = partial(build_captured, precision="bf16-mixed")

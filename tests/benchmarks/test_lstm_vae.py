@@ -160,7 +160,7 @@ def weights(name: str, contestant: Any) -> Parameters:
     """Parameters as they stand, under the names of the hand-written loop."""
     if "JAX" in name:
         return {name: np.asarray(value) for name, value in contestant.weights.items()}
-    ours = name == contestants.OURS
+    ours = name.startswith(contestants.OURS)
     named = (contestant.modules if ours else contestant.networks).named_parameters()
     return {sentence_vae._peer_name(name) if ours else name: value.detach().numpy() for name, value in named}
 

@@ -98,7 +98,7 @@ GUIDES = {
             "        zeros = torch.zeros(batch.steps, 2)\n"
             "        pyro.sample('h', NonreparameterizedNormal(zeros, zeros + 1).to_event(2))"
         ),
-        ("guide site 'h'", "has no reparametrised sampler", "use --objective pyro:Trace_ELBO"),
+        ("guide site 'h'", "has no reparametrised sampler", "use --objective vimco:K or pyro:Trace_ELBO"),
     ),
     "its options": Case(
         guide(

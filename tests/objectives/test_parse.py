@@ -181,6 +181,11 @@ def test_instances_are_named_after_their_class_and_kept_as_they_are() -> None:
 
 
 def test_every_listed_name_can_be_built() -> None:
-    examples = {"renyi": "renyi:0.5:2", "pyro": "pyro:Trace_ELBO", **{n: f"{n}:2" for n in NEED_A_NUMBER}}
+    examples = {
+        "renyi": "renyi:0.5:2",
+        "vimco": "vimco:2",
+        "pyro": "pyro:Trace_ELBO",
+        **{n: f"{n}:2" for n in NEED_A_NUMBER},
+    }
     for name in OBJECTIVES:
         assert build(examples.get(name, name)).particles >= 1
