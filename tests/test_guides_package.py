@@ -35,7 +35,6 @@ def run(line, folder, environment):
 
 
 def test_the_command_line_has_our_guides_and_runs_the_users(folder, command, environment, tiny_arguments):
-    assert "tril" in run(command("list", "guides"), folder, environment)
     mine = next(path for path in folder.rglob("mine.py"))
     fit = command("fit", *tiny_arguments, "--guide", f"{mine.relative_to(folder)}:Mine", "--steps", "2", "--out", "run")
     assert f"{mine}:Mine" in run(fit, folder, environment)

@@ -257,14 +257,10 @@ def build_fabric(config: RunConfig) -> Fabric:
     if config.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: no CUDA GPU is visible to torch; use --device cpu or auto")
     accelerator = "cuda" if has_gpu and config.device != "cpu" else "cpu"
+    if config.capture and accelerator not in RECORDERS:
+        raise UserError(f"--capture: only a CUDA GPU records graphs, and this is the {accelerator}; leave it out")
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
-    fabric = Fabric(accelerator=accelerator, devices=1, precision=precision)
-    if config.capture and fabric.device.type not in RECORDERS:
-        raise UserError(
-            f"--capture: the {fabric.device.type} records no graphs, only a CUDA GPU does; leave it out, and steps are "
-            "recorded wherever there is one"
-        )
-    return fabric
+    return Fabric(accelerator=accelerator, devices=1, precision=precision)
 
 
 def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:

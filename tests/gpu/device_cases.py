@@ -98,8 +98,8 @@ class Case:
         return build_optimizer(self.optimizer_name, [{"params": list(dict.fromkeys(parameters))}], lr=0.01)
 
 
-FEW, SOME = (7, 7, 9, 7), (7, 7, 7, 9, 7, 9, 9, 7)
-"""Steps of the batches of a few updates: two shapes in turn, as from two buckets. Of the few one is recorded."""
+FEW, SOME = (7, 7, 7), (7, 7, 7, 9, 7, 9, 9, 7)
+"""Steps of the batches of a few updates: of one shape, which is recorded; two shapes in turn, as from two buckets."""
 
 
 @dataclass

@@ -53,7 +53,7 @@ def test_no_training_step_waits_for_the_gpu(name: str) -> None:
     steps = Steps(STEPS[name], Fabric(accelerator="cuda", devices=1))
     steps.take(FEW[:1])
     with no_waiting():
-        steps.take(FEW[1:3], start=1)
+        steps.take(FEW[1:], start=1)
     assert steps.update.meters.updates == 3
     assert math.isfinite(steps.update.norm.item())
 

@@ -157,7 +157,7 @@ def test_devices_are_found_or_refused(monkeypatch):
     monkeypatch.setattr(build, "Fabric", lambda **options: made.append(options))
     for has_gpu, device, precision in [(True, "auto", "bf16"), (True, "cpu", "32"), (False, "auto", "32")]:
         monkeypatch.setattr("torch.cuda.is_available", lambda has_gpu=has_gpu: has_gpu)
-        build.build_fabric(SimpleNamespace(device=device, precision=precision))
+        build.build_fabric(SimpleNamespace(device=device, precision=precision, capture=None))
     assert [(m["accelerator"], m["precision"]) for m in made] == [
         ("cuda", "bf16-mixed"), ("cpu", "32-true"), ("cpu", "32-true")
     ]  # fmt: skip
