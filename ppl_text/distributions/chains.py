@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from pyro.distributions import TorchDistribution
@@ -154,6 +154,10 @@ class FlowChain(TorchDistribution):
             noise, ladj = self.pull_back(value)
         steps = standard_normal_log_density(noise) - ladj
         return torch.where(self.mask, steps, 0.0).sum(-1)
+
+    def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
+        """Return :func:`chain_kl` of a chain q along a path drawn from it; None for a q of another kind."""
+        return chain_kl(q, self, value) if isinstance(q, FlowChain) else None
 
 
 class FlowStep(TorchDistribution):

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..core.errors import UserError
-from ..distributions.chains import FlowChain, chain_kl
 from .terms import LatentTerms, Terms
 
 
@@ -79,13 +78,15 @@ def closed_form_scores(terms: Terms) -> Scores:
 def site_kl(site: LatentTerms) -> Tensor | None:
     """KL(q ‖ p) in closed form given the sampled path, or None where none is registered.
 
-    Chains of affine flows: :func:`~ppl_text.distributions.chains.chain_kl`; other distributions: what
-    ``torch.distributions.kl`` (and Pyro) have registered.
+    A distribution of steps that depend on each other says it along the path, by its ``kl_from(q, value)``; for other
+    distributions it is what ``torch.distributions.kl`` (and Pyro) have registered.
     """
     if is_masked(site):
         return None
-    if isinstance(site.q, FlowChain) and isinstance(site.p, FlowChain):
-        return chain_kl(site.q, site.p, site.value)
+    along = getattr(site.p, "kl_from", None)
+    found: Tensor | None = None if along is None else along(site.q, site.value)
+    if found is not None:
+        return found
     try:
         divergence: Tensor = kl_divergence(site.q, site.p)
     except NotImplementedError:
