@@ -12,13 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..nn.codebook import nearest
 from .precision import at_least_float32
 from .steps import Autoregressive, StepDistribution
-
-
-def nearest(values: Tensor, codes: Tensor) -> Tensor:
-    """argmin_k ‖v - e_k‖² of each vector, (…,), given v (…, D) and the code book e (M, D)."""
-    return (codes.square().sum(-1) - 2.0 * values @ codes.t()).argmin(-1)
 
 
 class NearestCodes(StepDistribution):

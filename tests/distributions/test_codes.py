@@ -10,9 +10,10 @@ from torch import nn
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import collate
-from ppl_text.distributions.codes import CodeSequences, NearestCodes, nearest
+from ppl_text.distributions.codes import CodeSequences, NearestCodes
 from ppl_text.distributions.tokens import TokenSequence
 from ppl_text.nn.causal import CausalConvolutions
+from ppl_text.nn.codebook import nearest
 
 BOOK, WIDTH, STEPS = 3, 2, 3
 LENGTHS = torch.tensor([3, 2, 1])
@@ -32,13 +33,6 @@ def prior(codes, lengths=LENGTHS):
             parameter.copy_(torch.randn_like(parameter))
     embedding = nn.Embedding(BOOK, 4).double()
     return CodeSequences(network, embedding, codes, lengths, STEPS)
-
-
-def test_nearest_is_the_smallest_distance(codes):
-    values = torch.randn(4, 5, WIDTH, dtype=torch.float64)
-    expected = torch.cdist(values, codes.expand(4, BOOK, WIDTH)).argmin(-1)
-    assert torch.equal(nearest(values, codes), expected)
-    assert torch.equal(nearest(codes, codes), torch.arange(BOOK))
 
 
 def test_a_point_mass_is_the_code_in_value_and_the_state_in_gradient(codes):

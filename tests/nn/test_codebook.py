@@ -1,0 +1,106 @@
+"""A code book follows what is assigned to it: against the formulas, a public library, and clusters that are known."""
+
+import pytest
+import torch
+
+from ppl_text.core.errors import UserError
+from ppl_text.nn.codebook import CodeBook, nearest
+from ppl_text.nn.statistics import alone, commit
+
+SIZE, WIDTH = 4, 3
+
+
+def book(**options):
+    torch.manual_seed(0)
+    return CodeBook(SIZE, WIDTH, **{"start": "uniform", "revive": 0.0, **options}).double().train()
+
+
+def vectors(*shape):
+    torch.manual_seed(1)
+    return torch.randn(*shape, WIDTH, dtype=torch.float64)
+
+
+def test_nearest_is_the_smallest_distance():
+    values, codes = vectors(2, 5), vectors(SIZE)
+    assert torch.equal(nearest(values, codes), torch.cdist(values, codes.expand(2, SIZE, WIDTH)).argmin(-1))
+    assert torch.equal(nearest(codes, codes), torch.arange(SIZE))
+
+
+def test_a_batch_moves_the_codes_by_the_formulas_once():
+    made, values = book(decay=0.8), vectors(2, 6)
+    counted = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], dtype=torch.bool)
+    counts, sums, codes = made.counts.clone(), made.sums.clone(), made.codes.clone()
+    found = made(values, counted)
+    found = made(values, counted)  # an objective may run a program twice
+    assert torch.equal(made.codes, codes)
+    commit([made], alone)
+    for k in range(SIZE):
+        mine = values[counted & (found == k)]
+        counts[k] = 0.8 * counts[k] + 0.2 * len(mine)
+        sums[k] = 0.8 * sums[k] + 0.2 * mine.sum(0)
+    torch.testing.assert_close(made.counts, counts)
+    torch.testing.assert_close(made.sums, sums)
+    smoothed = (counts + 1e-5) * counts.sum() / (counts.sum() + SIZE * 1e-5)
+    torch.testing.assert_close(made.codes, sums / smoothed.unsqueeze(-1))
+
+
+def test_in_evaluation_nothing_is_noted():
+    made = book().eval()
+    made(vectors(2, 6), torch.ones(2, 6, dtype=torch.bool))
+    assert made.take() is None
+
+
+def test_it_is_the_public_librarys():
+    library = pytest.importorskip("vector_quantize_pytorch", reason="an oracle, where it is installed")
+    made, values = book(decay=0.9), vectors(3, 7)
+    theirs = library.VectorQuantize(dim=WIDTH, codebook_size=SIZE, decay=0.9, threshold_ema_dead_code=0).double()
+    theirs._codebook.embed.data.copy_(made.codes)
+    theirs._codebook.embed_avg.data.copy_(made.sums)
+    theirs._codebook.cluster_size.data.copy_(made.counts)
+    mask = torch.arange(7) < torch.tensor([[7], [4], [2]])
+    _, indices, _ = theirs.train()(values, mask=mask)
+    found = made(values, mask)
+    commit([made], alone)
+    assert torch.equal(indices[mask], found[mask])
+    torch.testing.assert_close(made.codes, theirs._codebook.embed.squeeze(0))
+
+
+def test_a_dead_code_becomes_a_vector_of_the_batch_with_its_sum_and_count():
+    made, values = book(decay=0.5, revive=1.0), vectors(1, 3)
+    made.counts.fill_(1.5)
+    made.codes[3] = 100.0
+    made.sums.copy_(made.codes * made.counts.unsqueeze(-1))
+    made(values, torch.tensor([[True, True, False]]))
+    commit([made], alone)
+    assert made.counts[3] == 1.0
+    assert any(torch.equal(made.sums[3], vector) for vector in values[0, :2])
+    torch.testing.assert_close(made.codes[3], made.sums[3], rtol=1e-4, atol=0.0)
+
+
+def test_the_first_batch_starts_the_codes_at_its_clusters():
+    centres = torch.tensor([[0.0, 0, 9], [9.0, 0, 0], [0.0, 9, 0], [9.0, 9, 9]], dtype=torch.float64)
+    torch.manual_seed(3)
+    values = (centres.repeat_interleave(50, 0) + 0.1 * torch.randn(200, WIDTH)).unsqueeze(0)
+    counted = torch.ones(1, 200, dtype=torch.bool)
+    for seed in range(20):  # k-means may end in a worse place: some seed finds the clusters
+        torch.manual_seed(seed)
+        made = CodeBook(SIZE, WIDTH, start="data").double().train()
+        found = made(values, counted)
+        if len(found.unique()) == SIZE and (torch.cdist(made.codes, centres).amin(0) < 1.0).all():
+            break
+    else:
+        pytest.fail("k-means never found four clusters that are far apart")
+    assert bool(made.started)
+    codes = made.codes.clone()
+    made(values + 100.0, counted)
+    assert torch.equal(made.codes, codes)  # once
+    again = CodeBook(SIZE, WIDTH, start="data").double().train()
+    again.load_state_dict(made.state_dict())
+    again(values + 100.0, counted)
+    assert torch.equal(again.codes, codes)
+
+
+@pytest.mark.parametrize("options", [{"size": 1}, {"decay": 1.0}, {"revive": -1.0}, {"start": "zero"}])
+def test_what_makes_no_code_book_is_refused(options):
+    with pytest.raises(UserError):
+        CodeBook(**{"size": SIZE, "width": WIDTH, **options})
