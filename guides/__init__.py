@@ -17,6 +17,11 @@ GUIDES: dict[str, dict[str, str]] = {
         "prior": "guides.deep_state_space:PriorGuide",
     },
     "language_model": {"exact": "guides.language_model:ExactGuide"},
+    "latent_sequence": {
+        "gaussian": "guides.latent_sequence:GaussianGuide",
+        "quantised": "guides.latent_sequence:QuantisedGuide",
+        "prior": "guides.latent_sequence:PriorGuide",
+    },
     "sentence_vae": {
         "gaussian": "guides.sentence_vae:GaussianGuide",
         "pooled": "guides.sentence_vae:PooledGuide",
