@@ -34,11 +34,21 @@ IDS = [[3, 4, 5], [], [6, 7, 8, 9], [11, 10, 3, 3, 5]]
 MODELS: dict[str, dict[str, Any]] = {
     "deep_state_space": {"state_dim": 3, "hidden": (5,)},
     "language_model": {"hidden_dim": 5},
+    "latent_sequence": {
+        "latent_dim": 3,
+        "embedding_dim": 5,
+        "hidden_dim": 6,
+        "init": "torch",
+        "codes": 4,
+        "code_start": "uniform",
+        "prior_width": 4,
+        "prior_layers": 2,
+    },
     "sentence_vae": {"latent_dim": 3, "embedding_dim": 5, "hidden_dim": 6, "init": "torch"},
 }
 """Options that make each family small."""
 
-MODEL_OPTIONS = {"sentence_vae exact": {"latent_dim": 0}}
+MODEL_OPTIONS = {"sentence_vae exact": {"latent_dim": 0}, "latent_sequence quantised": {"prior": "codes"}}
 """What a guide needs of its model, by family and guide."""
 
 GUIDE_OPTIONS = {
