@@ -2,8 +2,8 @@
 
 MODELS = {
     "deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace",
-    "latent_sequence": "ppl_text.models.latent_sequence:LatentSequence",
     "language_model": "ppl_text.models.language_model:LanguageModel",
+    "latent_sequence": "ppl_text.models.latent_sequence:LatentSequence",
     "sentence_vae": "ppl_text.models.sentence_vae:SentenceVAE",
 }
 """Model families by name."""

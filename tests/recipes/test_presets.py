@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from guides import GUIDES
 from ppl_text.core.errors import UnknownNameError
 from ppl_text.core.registry import Registry
 from ppl_text.core.vocabulary import Vocabulary
@@ -82,7 +83,11 @@ def test_every_key_of_a_preset_is_one_that_the_family_takes():
     with_presets = {family: choices for family in MODELS if (choices := [c for c in presets(family) if c.trained])}
     assert with_presets
     for family, choices in with_presets.items():
-        tree = {"model.family": family, **{c.key: c.corrected for c in choices}}
+        tree = {
+            "model.family": family,
+            "guide.name": next(iter(GUIDES[family])),
+            **{c.key: c.corrected for c in choices},
+        }
         build.check_programs(load_config("words", tree))
         build.build_objective(load_config("words", tree))
 
