@@ -1,0 +1,84 @@
+"""Latent sequences from their recipes: trained, written from, compared, swapped and stopped in between."""
+
+import json
+
+import pytest
+import torch
+
+import ppl_text as pt
+
+from .soundness import trained_soundly
+
+TINY = {
+    "data.buckets": 4,
+    "model.latent_dim": 3,
+    "model.embedding_dim": 6,
+    "model.hidden_dim": 8,
+    "model.prior_width": 4,
+    "model.prior_layers": 2,
+    "report.particles": 3,
+    "report.sentences": 12,
+    "report.samples": 4,
+}
+STAGES = [
+    {"name": "quantiser", "steps": 6, "objective": "reconstruction"},
+    {"name": "prior", "steps": 6, "train": ["model.prior"]},
+]
+CHANGES = {
+    "verses-vae-attn": {"training.steps": 4},
+    "verses-gavam": {"training.steps": 4},
+    "verses-davam": {"training.stages": STAGES, "model.codes": 8, "model.latent_length": "given"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Each recipe, trained for a few steps on short sentences."""
+    folder = tmp_path_factory.mktemp("latent-sequences")
+    texts = folder / "sentences.txt"
+    words = ["see", "the", "small", "dog", "run", "up", "and", "down", "a", "hill"]
+    lines = [" ".join(words[i % 5 : i % 5 + 2 + i % 4]) + " ." for i in range(160)]
+    texts.write_text("\n".join(f"{line} {words[i % 9]}" for i, line in enumerate(lines)), encoding="utf-8")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = {
+        name: pt.fit(name, data=texts, set={**TINY, **changes, "data.min_count": 1}, out=folder / name)
+        for name, changes in CHANGES.items()
+    }
+    torch.set_num_threads(threads)
+    return made
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_recipe_trains_and_writes(name, runs):
+    run = runs[name]
+    trained_soundly(run)
+    assert len(run.generate(3)) == 3
+    assert len(run.generate(2, strategy="beam")) == 2
+    assert len(run.reconstruct(["see the dog ."])) == 1
+    assert len(run.interpolate("see the dog .", "run up a hill", points=3)) == 3
+    assert run.encode(["see the dog ."])["z"].shape == (1, 5, 3)
+
+
+def test_the_second_stage_moves_the_prior_and_nothing_else(runs):
+    folder = runs["verses-davam"].folder
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert list(dict.fromkeys(line["stage"] for line in lines)) == ["quantiser", "prior"]
+    ended = {line["stage"]: line for line in lines if line["split"] == "valid"}
+    told = [ended[stage]["log_likelihood"] for stage in ("quantiser", "prior")]
+    assert told[1] == pytest.approx(told[0], rel=1e-5)
+    assert ended["prior"]["kl"] < ended["quantiser"]["kl"]
+
+
+def test_a_code_book_makes_every_bound_the_elbo(runs):
+    found = runs["verses-davam"].evaluate(particles=5, limit=20)
+    assert found.iw == pytest.approx(found.elbo, rel=1e-6)
+    assert found.kl > 0
+
+
+def test_guides_of_one_model_are_compared_and_swapped(runs, tmp_path):
+    run = runs["verses-vae-attn"]
+    swapped = run.swap_guide("prior", steps=2, out=tmp_path / "swapped")
+    assert swapped.config.guide.name == "prior"
+    found = run.compare(guides=["gaussian", "prior"], objectives=["elbo", "iwae:4"], draws=8, repeats=2, sentences=10)
+    assert len(found.rows) >= 4
