@@ -19,9 +19,9 @@ class HostNoise(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, func.overloadpacket
-        if name is aten.randn:
+        if name in (aten.randn, aten.rand):
             like = torch.empty(0, dtype=kwargs.get("dtype"), device=kwargs.get("device"))
-            return _drawn(torch.randn, args[0], like)
+            return _drawn(torch.randn if name is aten.randn else torch.rand, args[0], like)
         if name is aten.rand_like:
             return _drawn(torch.rand, args[0].shape, args[0])
         if name is aten.randn_like:
