@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate
-from .bounds import iwae, monte_carlo_scores
+from .bounds import iwae, log_mean_exp, monte_carlo_scores
 from .estimate import Beta, assemble
 from .terms import trace_terms
 
@@ -54,7 +54,10 @@ class Vimco:
         scores = monte_carlo_scores(terms)
         reading = iwae(scores)
         weights = scores.log_weights.detach()
-        advantage = reading.bound.detach() - without_each(weights)
+        # About the largest: what all share would only cost digits in the difference.
+        top = weights.amax(0)
+        weights = weights - torch.where(top.isfinite(), top, 0.0)
+        advantage = log_mean_exp(weights) - without_each(weights)
         log_q = sum((site.log_q for site in terms.latents.values()), start=torch.zeros_like(weights))
         # Of value 0: it adds the score function's part to the gradient.
         score = log_q - log_q.detach()
