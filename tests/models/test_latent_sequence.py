@@ -85,8 +85,8 @@ def test_the_length_is_a_site_of_the_bound_and_given_lengths_are_free():
     paid.eval()
     cost = paid.lengths(given.lengths, given.weights)
     torch.testing.assert_close(bounds(paid, guide, given) - bounds(free, other, given), cost.detach())
-    counts = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0])  # one text each of 1, 2, 4 and 5 tokens, EOS counted
-    expected = ((counts[given.lengths - 1] + 1) / (4 + 128)).log().double()
+    counts = torch.tensor([1.0, 1.0, 0.0, 1.0, 1.0]).double()  # one text each of 1, 2, 4 and 5 tokens, EOS counted
+    expected = ((counts[given.lengths - 1] + 1) / (4 + 128)).log()
     torch.testing.assert_close(cost, expected)
 
 
