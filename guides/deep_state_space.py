@@ -20,6 +20,8 @@ from ppl_text.distributions.chains import FlowChain, Kernel
 from ppl_text.distributions.transforms import ConditionalFlow, FlowFamily, Stack, conditional_flow
 from ppl_text.nn.recurrent import BackwardGRU, BidirectionalGRU
 
+from .base import SiteGuide
+
 READERS: dict[str, type[BackwardGRU] | type[BidirectionalGRU]] = {
     "backward": BackwardGRU,
     "bidirectional": BidirectionalGRU,
@@ -42,7 +44,7 @@ class StateSpaceModel(Protocol):
         ...
 
 
-class ChainGuide(nn.Module):
+class ChainGuide(SiteGuide[StateSpaceModel]):
     """q(h_{1:T} | w) = Π_t q(h_t | h_{t-1}, c_t): base of the guides for ``deep_state_space``.
 
     To write your own: inherit, set in ``__init__`` (after ``super().__init__(model)``)
@@ -53,21 +55,15 @@ class ChainGuide(nn.Module):
 
     and give the class a docstring whose first line is its density. What the model publishes and you may
     use: ``model.state_dim``, ``model.vocab_size``, ``model.initial`` (h_0), ``model.transition`` (F_g).
-    The model is held as a one-tuple, so that its parameters are not counted as the guide's.
     """
 
     family = "deep_state_space"
+    site = "h"
     kernel: Kernel
 
     def __init__(self, model: StateSpaceModel) -> None:
-        super().__init__()
-        self._model = (model,)
+        super().__init__(model)
         self.reader: nn.Module | None = None
-
-    @property
-    def model(self) -> StateSpaceModel:
-        """The model that this guide was built for."""
-        return self._model[0]
 
     def posterior(self, batch: Batch) -> FlowChain:
         """q(h_{1:T} | w_{1:T}) for a batch: event (T, D), batch (B,)."""
@@ -76,12 +72,6 @@ class ChainGuide(nn.Module):
     def read(self, batch: Batch) -> Tensor | None:
         """Return the contexts c_1..c_T, (B, T, C), or None without a reader."""
         return None if self.reader is None else self.reader(batch.tokens, batch.lengths)
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The Pyro program: samples site ``h``."""
-        with pyro.plate("sentences", batch.size, dim=-1):
-            states: Tensor = pyro.sample("h", self.posterior(batch))
-        return states
 
     def smc_init(self, state: Mapping[str, Tensor], batch: Batch) -> FlowChain:
         """Begin the same guide step by step (particle filters, Algorithm 1): site ``h_0``.

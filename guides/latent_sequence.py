@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Protocol
 
 import pyro
-import torch
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
@@ -22,6 +21,8 @@ from ppl_text.distributions.steps import StepDistribution, StepNormals
 from ppl_text.nn.codebook import CodeBook
 from ppl_text.nn.initial import initialise
 from ppl_text.nn.recurrent import SentenceReader
+
+from .base import SiteGuide
 
 COMMITMENT = "commitment"
 """Name of the side loss."""
@@ -37,8 +38,6 @@ class SequenceModel(Protocol):
     embedding_dim: int
     hidden_dim: int
     init: str
-    kind: str
-    """``normal``, ``autoregressive`` or ``codes``: what z is under the prior."""
     book: CodeBook | None
     """The code vectors, where the prior is one of codes."""
 
@@ -47,31 +46,37 @@ class SequenceModel(Protocol):
         ...
 
 
-class SequenceGuide(nn.Module):
+class SequenceGuide(SiteGuide[SequenceModel]):
     """q(z_{1:n} | w): base of the guides for ``latent_sequence``.
 
     To write your own: inherit, build your networks in ``__init__`` (after ``super().__init__(model)``), and define
     ``posterior(batch)``, a distribution with batch shape (B,) and event shape (T, D) over as many steps as the batch
-    has tokens, most easily :class:`~ppl_text.distributions.steps.StepNormals`. ``self.states(batch)`` are those of an
-    LSTM that has read the sentence up to each token. Give the class a docstring whose first line is its density.
+    has tokens, most easily :class:`~ppl_text.distributions.steps.StepNormals`. To read the sentence with an LSTM
+    inherit :class:`ReadingGuide`. Give the class a docstring whose first line is its density.
     """
 
     family = "latent_sequence"
+    event = "(T, D)"
+
+
+class ReadingGuide(SequenceGuide):
+    """q(z_{1:n} | h_1..h_n) with h_t the state of an LSTM that has read the text up to w_t: base of guides that read.
+
+    Parameters start as the model's do (its option ``init``).
+
+    Args:
+        model: p(z, w).
+        embedding_dim, hidden_dim: of the LSTM; null: those of the decoder.
+    """
 
     def __init__(
         self, model: SequenceModel, *, embedding_dim: int | None = None, hidden_dim: int | None = None
     ) -> None:
-        super().__init__()
-        self._model = (model,)
+        super().__init__(model)
         width = model.hidden_dim if hidden_dim is None else hidden_dim
         embedding = model.embedding_dim if embedding_dim is None else embedding_dim
         self.reader = SentenceReader(model.vocab_size, embedding, width, bos=model.vocabulary.ids.bos)
         initialise(self, model.init)
-
-    @property
-    def model(self) -> SequenceModel:
-        """The model that this guide was built for."""
-        return self._model[0]
 
     def states(self, batch: Batch) -> Tensor:
         """h_1..h_T (B, T, H): h_t has read w_1 … w_t."""
@@ -84,25 +89,15 @@ class SequenceGuide(nn.Module):
         initialise(linear, self.model.init)
         return linear
 
-    def posterior(self, batch: Batch) -> StepDistribution:
-        """q(z | w) for a batch: event (T, D), batch (B,)."""
-        raise NotImplementedError(f"{type(self).__name__}: define posterior(batch), a distribution with event (T, D)")
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The Pyro program: samples site ``z``. The sentences are read once, however many particles there are."""
-        with pyro.plate("sentences", batch.size, dim=-1):
-            z: Tensor = pyro.sample("z", self.posterior(batch))
-        return z
-
-
-class GaussianGuide(SequenceGuide):
+class GaussianGuide(ReadingGuide):
     """q(z | w) = Π_t N(z_t; μ(h_t), diag σ²(h_t)), [μ; ln σ²] = W h_t + b, h_t the states of an LSTM over the text."""
 
     def __init__(
         self, model: SequenceModel, *, embedding_dim: int | None = None, hidden_dim: int | None = None
     ) -> None:
         super().__init__(model, embedding_dim=embedding_dim, hidden_dim=hidden_dim)
-        if model.kind == "codes":
+        if model.book is not None:
             raise UserError("with prior: codes every z is a code, for which there is the guide quantised")
         self.projection = self.mapped(2 * model.latent_dim)
 
@@ -112,7 +107,7 @@ class GaussianGuide(SequenceGuide):
         return StepNormals(mean, (0.5 * log_variance).exp(), batch.lengths)
 
 
-class QuantisedGuide(SequenceGuide):
+class QuantisedGuide(ReadingGuide):
     """q(z | w) = Π_t 1[z_t = e_k(t)], k(t) = argmin_k ‖W h_t - e_k‖²: a point mass at the nearest codes (DAVAM).
 
     Its gradient passes straight through to the states. The side loss λ Σ_t ‖W h_t - sg(e_k(t))‖² commits the states to
@@ -143,8 +138,7 @@ class QuantisedGuide(SequenceGuide):
         """Return the point mass."""
         book = _book_of(self.model)
         states = at_least_float32(self.projection(self.states(batch)))
-        counted = torch.arange(batch.steps, device=states.device) < batch.lengths.unsqueeze(-1)
-        indices = book(states, counted & (batch.weights > 0).unsqueeze(-1))
+        indices = book(states, batch.scored & (batch.weights > 0).unsqueeze(-1))
         return NearestCodes(states, book.codes, batch.lengths, indices)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -166,10 +160,6 @@ def _book_of(model: SequenceModel) -> CodeBook:
 
 class PriorGuide(SequenceGuide):
     """q(z | w) = p(z | n): blind, without parameters; what a collapsed guide amounts to."""
-
-    def __init__(self, model: SequenceModel) -> None:
-        nn.Module.__init__(self)
-        self._model = (model,)
 
     def posterior(self, batch: Batch) -> StepDistribution:
         """Return the model's prior."""

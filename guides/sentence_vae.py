@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-import pyro
 import torch
-from pyro.distributions import Independent, Normal, TorchDistribution, TransformedDistribution
+from pyro.distributions import Independent, Normal, TransformedDistribution
 from pyro.distributions.transforms import ConditionalAffineAutoregressive
 from pyro.nn import ConditionalAutoRegressiveNN
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from ppl_text.nn.initial import initialise
 from ppl_text.nn.recurrent import AttentionPooling, LastState, SentenceReader
 from ppl_text.nn.statistics import RowNorm
 
+from .base import SiteGuide
 from .language_model import ExactGuide as NothingLatent
 
 
@@ -46,7 +46,7 @@ class SentenceModel(Protocol):
         ...
 
 
-class SentenceGuide(nn.Module):
+class SentenceGuide(SiteGuide[SentenceModel]):
     """q(z | w_{1:T}): base of the guides for ``sentence_vae``.
 
     To write your own: inherit, build your networks in ``__init__`` (after ``super().__init__(model)``), and define
@@ -56,31 +56,14 @@ class SentenceGuide(nn.Module):
     past ``batch.lengths`` matter. Give the class a docstring whose first line is its density. What the model publishes
     and you may use: ``model.vocab_size``, ``model.latent_dim`` (D), ``model.embedding_dim``, ``model.hidden_dim``,
     ``model.init`` and ``model.prior(size)``. To read the sentence with an LSTM inherit :class:`ReadingGuide`.
-    The model is held as a one-tuple, so that its parameters are not counted as the guide's.
     """
 
     family = "sentence_vae"
 
     def __init__(self, model: SentenceModel) -> None:
-        super().__init__()
+        super().__init__(model)
         if not model.latents:
             raise UserError("with latent_dim=0 nothing is latent; its guide is 'exact'")
-        self._model = (model,)
-
-    @property
-    def model(self) -> SentenceModel:
-        """The model that this guide was built for."""
-        return self._model[0]
-
-    def posterior(self, batch: Batch) -> TorchDistribution:
-        """q(z | w) for a batch: event (D,), batch (B,)."""
-        raise NotImplementedError(f"{type(self).__name__}: define posterior(batch), a distribution with event (D,)")
-
-    def forward(self, batch: Batch) -> Tensor:
-        """The Pyro program: samples site ``z``. The sentences are read once, however many particles there are."""
-        with pyro.plate("sentences", batch.size, dim=-1):
-            z: Tensor = pyro.sample("z", self.posterior(batch))
-        return z
 
 
 class ReadingGuide(SentenceGuide):

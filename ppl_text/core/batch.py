@@ -57,6 +57,13 @@ class Batch:
         """T, padding counted."""
         return self.tokens.shape[1]
 
+    @property
+    def scored(self) -> Tensor:
+        """(B, T): True on the tokens that are scored, up to EOS."""
+        import torch
+
+        return torch.arange(self.steps, device=self.lengths.device) < self.lengths.unsqueeze(-1)
+
     def take(self, rows: Tensor) -> Batch:
         """Return the sentences ``rows`` (R,), in that order, as wide as the longest of them."""
         steps = int(self.lengths[rows].max())

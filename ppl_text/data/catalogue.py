@@ -62,6 +62,13 @@ OWN_TEXT = "own-text"
 """What recipes for a user's own text have for a corpus."""
 
 
+AT_PATH = {
+    WORD_LIST: "ppl_text.data.word_files:load_word_list",
+    SENTENCES: "ppl_text.data.sentences:load_sentences",
+}
+"""What reads a file or a folder, by the kind of data."""
+
+
 class Located(NamedTuple):
     """A corpus that was found and not yet read: its kind, its own defaults, and what makes it of checked options."""
 
@@ -99,7 +106,8 @@ def locate(name: str, unit: str | None = None) -> Located:
     path = Path(name).expanduser()
     # os.path.exists, unlike Path.exists, takes a name too long or a forbidden folder for an absence.
     if name not in CORPORA and name and os.path.exists(path):
-        return _at_path(path, unit or WORD_LIST)
+        kind = unit or WORD_LIST
+        return Located(kind, {}, partial(_made, AT_PATH[kind], path))
     if name in CORPORA and unit not in (None, CORPORA[name].unit):
         own, others = CORPORA[name].unit, ", ".join(other for other, found in CORPORA.items() if found.unit == unit)
         raise ConfigError(
@@ -122,14 +130,14 @@ def locate(name: str, unit: str | None = None) -> Located:
     return Located(CORPORA[name].unit, CORPORA[name].defaults, partial(_made, CORPORA[name].target))
 
 
-def _made(target: str, options: Any) -> Corpus:
-    corpus: Corpus = _imported(target)(options)
+def _made(target: str, *arguments: Any) -> Corpus:
+    corpus: Corpus = _imported(target)(*arguments)
     return corpus
 
 
-def _imported(target: str) -> Callable[[Any], Any]:
+def _imported(target: str) -> Callable[..., Any]:
     module, _, function = target.partition(":")
-    found: Callable[[Any], Any] = getattr(importlib.import_module(module), function)
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
 
 
@@ -150,19 +158,6 @@ def cleaning(name: str, unit: str, given: Mapping[str, Any]) -> Callable[[str], 
     return own if spaced is None else lambda typed: own(_imported(spaced)(typed))
 
 
-def _at_path(path: Path, unit: str) -> Located:
-    def load(options: Any) -> Corpus:
-        if unit == SENTENCES:
-            from .sentences import load_sentences
-
-            return load_sentences(path, options)
-        from .word_files import load_word_list
-
-        return load_word_list(path, options)
-
-    return Located(unit, {}, load)
-
-
 def _hub(name: str, unit: str | None) -> Located:
     if unit != SENTENCES:
         raise UserError(
@@ -171,9 +166,4 @@ def _hub(name: str, unit: str | None) -> Located:
             f"python -m ppl_text fit text-vae --data {name}"
         )
 
-    def load(options: Any) -> Corpus:
-        from .sentences import load_hub
-
-        return load_hub(name.removeprefix(HUB), options)
-
-    return Located(SENTENCES, {}, load)
+    return Located(SENTENCES, {}, partial(_made, "ppl_text.data.sentences:load_hub", name.removeprefix(HUB)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..nn.codebook import nearest
 from .precision import at_least_float32
-from .steps import Autoregressive, StepDistribution
+from .steps import Autoregressive, StepDistribution, draw_in_order
 
 
 class NearestCodes(StepDistribution):
@@ -105,9 +105,10 @@ class CodeSequences(StepDistribution):
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw codes (…, B, S, D), step by step."""
         shape = self._extended_shape(sample_shape)
-        state, drawn = self.network.begin(shape[:-2].numel()), []
-        for _ in range(shape[-2]):
-            logits, state = self.network.output(state)
-            drawn.append(torch.distributions.Categorical(logits=at_least_float32(logits)).sample())
-            state = self.network.follow(state, self.embedding(drawn[-1]))
-        return self.kept(self.codes[torch.stack(drawn, 1)].view(shape))
+
+        def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
+            index = torch.distributions.Categorical(logits=at_least_float32(logits)).sample()
+            return index, self.embedding(index)
+
+        indices = draw_in_order(self.network, shape[:-2].numel(), shape[-2], draw)
+        return self.kept(self.codes[indices].view(shape))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
 from .precision import at_least_float32
+from .shared import SharedParts
 
 
 class Autoregressive(Protocol):
@@ -33,7 +34,20 @@ class Autoregressive(Protocol):
         ...
 
 
-class StepDistribution(TorchDistribution):
+def draw_in_order(
+    network: Autoregressive, rows: int, steps: int, draw: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Return values (R, S, …) drawn one step after the other; ``draw`` makes of o_t a value, and x_t of it."""
+    state, drawn = network.begin(rows), []
+    for _ in range(steps):
+        output, state = network.output(state)
+        value, x = draw(output)
+        drawn.append(value)
+        state = network.follow(state, x)
+    return torch.stack(drawn, 1)
+
+
+class StepDistribution(SharedParts):
     """What distributions of z_1..z_S, event (S, D), share: ``lengths`` (…, B) of steps that count.
 
     Steps behind a row's length keep the shape static: they are zero when they are drawn, and never scored.
@@ -42,21 +56,12 @@ class StepDistribution(TorchDistribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
     support = constraints.independent(constraints.real, 2)
     lengths: Tensor
-    parts: tuple[str, ...] = ("lengths",)
+    parts: ClassVar[tuple[str, ...]] = ("lengths",)
 
     @property
     def mask(self) -> Tensor:
         """(…, B, S): True on the steps that count."""
         return torch.arange(self.event_shape[0], device=self.lengths.device) < self.lengths.unsqueeze(-1)
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> StepDistribution:
-        """Put further leading axes in front, without copies."""
-        new: StepDistribution = self._get_checked_instance(type(self), _instance)
-        for name in self.parts:
-            setattr(new, name, getattr(self, name))
-        super(StepDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def kept(self, value: Tensor) -> Tensor:
         """Return a value with zeros behind the lengths, (…, B, S, D)."""
@@ -131,13 +136,13 @@ class AutoregressiveNormals(StepDistribution):
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw a path (…, B, S, D), step by step."""
         shape = self._extended_shape(sample_shape)
-        state, drawn = self.network.begin(shape[:-2].numel()), []
-        for _ in range(shape[-2]):
-            output, state = self.network.output(state)
+
+        def draw(output: Tensor) -> tuple[Tensor, Tensor]:
             mean, scale = _moments(output)
-            drawn.append(mean + scale * torch.randn_like(mean))
-            state = self.network.follow(state, drawn[-1])
-        return self.kept(torch.stack(drawn, 1).view(shape))
+            value = mean + scale * torch.randn_like(mean)
+            return value, value
+
+        return self.kept(draw_in_order(self.network, shape[:-2].numel(), shape[-2], draw).view(shape))
 
     def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
         """Σ_s KL(q(z_s | x) ‖ p(z_s | z_{<s})) along a path drawn from q, (…, B), nats; None for a q of another kind.

@@ -6,7 +6,6 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.distributions import constraints
@@ -16,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from ..core.vocabulary import OWN_IDS, ReservedIds
 from ..nn.fused import worthwhile
 from .precision import at_least_float32
+from .shared import SharedParts
 
 HELD_AT_ONCE = 2**22
 """Logits in memory at a time where no gradient is wanted: 16 MB in float32, and a little more for their softmax."""
@@ -104,7 +104,7 @@ class SoftmaxScore(torch.autograd.Function):
         return of_states, of_weight, of_bias, None
 
 
-class TokenDistribution(TorchDistribution):
+class TokenDistribution(SharedParts):
     """p(w_1..w_n EOS | …) = Π_{t ≤ n+1} p_t(w_t); event shape (T,), ids as values: what all token sites share.
 
     The O outcomes are the ids from ``ids.first_outcome`` upwards, in our own tokenizers from EOS: padding and BOS are
@@ -117,7 +117,7 @@ class TokenDistribution(TorchDistribution):
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
     support = constraints.independent(constraints.nonnegative_integer, 1)
-    _parts: ClassVar[tuple[str, ...]] = ("lengths", "ids")
+    parts: ClassVar[tuple[str, ...]] = ("lengths", "ids")
     lengths: Tensor
     ids: ReservedIds
     logits: Tensor
@@ -126,15 +126,6 @@ class TokenDistribution(TorchDistribution):
     @abstractmethod
     def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
         """ln p_t(outcome_t) (…, B, T) for outcomes (…, B, T) from 0; where ``mask`` is False anything finite."""
-
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> TokenDistribution:
-        """Put further leading axes in front, without copies."""
-        new: TokenDistribution = self._get_checked_instance(type(self), _instance)
-        for name in self._parts:
-            setattr(new, name, getattr(self, name))
-        super(TokenDistribution, new).__init__(torch.Size(batch_shape), self.event_shape, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_{t ≤ length} ln p(w_t), nats per sentence, shape (…, B)."""
@@ -170,7 +161,7 @@ class TokenSequence(TokenDistribution):
     For a large vocabulary see :class:`DecodedTokens`.
     """
 
-    _parts = ("logits", "lengths", "ids")
+    parts = ("logits", "lengths", "ids")
 
     def __init__(
         self, logits: Tensor, lengths: Tensor, ids: ReservedIds = OWN_IDS, validate_args: bool | None = None
@@ -193,7 +184,7 @@ class DecodedTokens(TokenDistribution):
     :func:`~ppl_text.distributions.tokens.score_outcomes`.
     """
 
-    _parts = ("states", "weight", "bias", "lengths", "ids")
+    parts = ("states", "weight", "bias", "lengths", "ids")
 
     def __init__(
         self,

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
-from ..objectives.bounds import effective_share, log_mean_exp
+from ..objectives.bounds import effective_share, log_mean_exp, means_without_each
 from ..training.capture import Captured, graphs_on
 from .scores import SentenceScores, draw_whole, room_for, score_batch
 from .sentences import CommonSentences, tile
-from .standard_errors import is_unreliable, jackknife_variance, log_means_without_each, means_without_each
+from .standard_errors import is_unreliable, jackknife_variance, log_means_without_each
 
 _LARGEST = math.log(sys.float_info.max)
 """Beyond it, ``math.exp`` has no float."""

@@ -50,11 +50,6 @@ def jackknife_variance(left_out: Tensor) -> Tensor:
     return variance.masked_fill(infinite.any(0) & left_out.isfinite().any(0), math.inf)
 
 
-def means_without_each(values: Tensor) -> Tensor:
-    """Return the means of R numbers without each of them: (R, …) to (R, …)."""
-    return (values.sum(0) - values) / (len(values) - 1) if len(values) > 1 else values
-
-
 def log_means_without_each(log_weights: Tensor) -> Tensor:
     """Return ln of the mean weight without each of K draws: (K, B) to (K, B).
 

@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents, LatentSpec
-from ..core.protocols import Choice, State
+from ..core.protocols import Choice
 from ..core.vocabulary import Vocabulary
 from ..distributions.codes import CodeSequences
 from ..distributions.steps import AutoregressiveNormals, StepDistribution, StepNormals
 from ..distributions.tokens import DecodedTokens
-from ..nn.attention import AttentiveDecoder
+from ..nn.attention import AttentiveDecoder, is_step
 from ..nn.causal import CausalConvolutions
 from ..nn.codebook import CodeBook, nearest
+from ..nn.decoders import GivenLatent
 from ..nn.initial import initialise
 from ..nn.lengths import LengthTable
 
@@ -103,7 +104,7 @@ class LatentSequence(nn.Module):
         if latent_dim < 1:
             raise UserError(f"latent_dim must be 1 or more; got {latent_dim}")
         self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
-        self.embedding_dim, self.hidden_dim, self.init, self.kind = embedding_dim, hidden_dim, init, prior
+        self.embedding_dim, self.hidden_dim, self.init = embedding_dim, hidden_dim, init
         self.latents = (LatentSpec("z", axes=("T", "D"), sizes={"D": latent_dim}),)
         self.network = AttentiveDecoder(
             vocabulary,
@@ -147,8 +148,7 @@ class LatentSequence(nn.Module):
                 cost = self.lengths(batch.lengths, batch.weights)
                 pyro.sample("length", Delta(batch.lengths, log_density=cost), obs=batch.lengths)
             z: Tensor = pyro.sample("z", self.law(batch.lengths, batch.steps))
-            counted = torch.arange(batch.steps, device=z.device) < batch.lengths.unsqueeze(-1)
-            states = self.network(batch.decoder_inputs, z, counted)
+            states = self.network(batch.decoder_inputs, z, batch.scored)
             tokens = DecodedTokens(states, self.network.head.weight, None, batch.lengths, self.vocabulary.ids)
             pyro.sample("tokens", tokens, obs=batch.tokens)
         return z
@@ -162,9 +162,9 @@ class LatentSequence(nn.Module):
             lengths = self.lengths.draw(n, steps)
         return {"z": self.law(lengths, steps).sample()}
 
-    def decoder(self, latents: Latents, source: Batch | None = None) -> GivenSequence:
+    def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:
         """Return what writes sentences given z (R, T, D)."""
-        return GivenSequence(self.network, latents["z"])
+        return GivenLatent(self.network, latents["z"])
 
     @torch.no_grad()
     def between(self, first: Latents, second: Latents, points: int, lengths: tuple[int, int]) -> Latents:
@@ -174,7 +174,8 @@ class LatentSequence(nn.Module):
         end's.
         """
         a, b = first["z"], second["z"]
-        a, b = torch.where(_none(a), b, a), torch.where(_none(b), a, b)
+        there = [is_step(end).unsqueeze(-1) for end in (a, b)]
+        a, b = torch.where(there[0], a, b), torch.where(there[1], b, a)
         share = torch.linspace(0.0, 1.0, points, dtype=a.dtype, device=a.device).view(-1, 1, 1)
         cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1.0, 1.0).unsqueeze(-1)
         angle = cosine.acos()
@@ -188,25 +189,3 @@ class LatentSequence(nn.Module):
         steps = (lengths[0] + share.view(-1) * (lengths[1] - lengths[0])).round()
         counted = torch.arange(z.shape[1], device=z.device) < steps.unsqueeze(-1)
         return {"z": torch.where(counted.unsqueeze(-1), z, 0.0)}
-
-
-class GivenSequence:
-    """An :class:`~ppl_text.nn.attention.AttentiveDecoder` for given z (R, T, D), as search strategies drive it."""
-
-    def __init__(self, network: AttentiveDecoder, z: Tensor) -> None:
-        self._network, self._z = network, z
-
-    def begin(self, rows: int) -> State:
-        """Return the state before the first token."""
-        if len(self._z) != rows:
-            raise ValueError(f"decoder: expects {rows} rows of latents, got {len(self._z)}")
-        return self._network.begin(self._z, ~_none(self._z).squeeze(-1))
-
-    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
-        return self._network.step(state, tokens)
-
-
-def _none(z: Tensor) -> Tensor:
-    """Which steps are none, (…, T, 1): zero in all entries."""
-    return (z == 0.0).all(-1, keepdim=True)

@@ -114,8 +114,7 @@ class SentenceVAE(nn.Module):
         """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), given one distribution (…, B, O) for all steps."""
         outcomes = (batch.tokens - self.vocabulary.ids.first_outcome).clamp(min=0).expand(*logits.shape[:-1], -1)
         scores = logits.log_softmax(-1).gather(-1, outcomes)
-        scored = torch.arange(batch.steps, device=scores.device) < batch.lengths.unsqueeze(-1)
-        return torch.where(scored, scores, 0.0).sum(-1)
+        return torch.where(batch.scored, scores, 0.0).sum(-1)
 
     @torch.no_grad()
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:

@@ -89,10 +89,15 @@ class AttentiveDecoder(nn.Module):
             states.append(hidden)
         return self.dropout_out(torch.stack(states, 1)).unflatten(0, lead)
 
-    def begin(self, z: Tensor, counted: Tensor) -> State:
-        """Return the state before the first token: s_0, c_0, z, its keys and which of it counts, each (R, …)."""
-        zero = z.new_zeros(len(z), self.hidden_dim)
-        return (zero, zero, z, self.attention.keys(z), counted)
+    def begin(self, z: Tensor, rows: int) -> State:
+        """Return the state before the first token: s_0, c_0, z, its keys and which of it counts, each (R, …).
+
+        A step of z (R, S, D) that is zero in all entries is none.
+        """
+        if len(z) != rows:
+            raise ValueError(f"decoder: expects {rows} rows of latents, got {len(z)}")
+        zero = z.new_zeros(rows, self.hidden_dim)
+        return (zero, zero, z, self.attention.keys(z), is_step(z))
 
     def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
         """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
@@ -100,6 +105,11 @@ class AttentiveDecoder(nn.Module):
         joined = torch.cat([self.embedding(tokens), self.attention(hidden, keys, z, counted)], dim=-1)
         hidden, cell = self.cell(joined, (hidden, cell))
         return self.head(hidden), (hidden, cell, z, keys, counted)
+
+
+def is_step(z: Tensor) -> Tensor:
+    """Return which steps of z (…, S, D) are any, (…, S): those that are zero in all entries are none."""
+    return (z != 0.0).any(-1)
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class CausalConvolutions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (…, S, O) given x (…, S, C)."""
         before = torch.cat([self.start.expand(*x.shape[:-2], 1, -1), x[..., :-1, :]], dim=-2)
-        y = self.embed(before).flatten(0, -3) if x.dim() > 2 else self.embed(before).unsqueeze(0)
+        y = self.embed(before).reshape(-1, x.shape[-2], self.width)
         for gate, mix in zip(self.gates, self.mix, strict=True):
             both = gate(F.pad(y.transpose(1, 2), (self.kernel - 1, 0))).transpose(1, 2)
             y = y + mix(_gated(both))

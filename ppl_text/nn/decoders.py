@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,10 +104,22 @@ class RecurrentDecoder(nn.Module):
         return F.linear(states.squeeze(1), self.output_weight), (hidden[0], cell[0], z)
 
 
-class GivenLatent:
-    """A :class:`RecurrentDecoder` for given z (R, D), or None where D = 0, as search strategies drive it."""
+class StepwiseNetwork(Protocol):
+    """A decoder that goes on from what it was given."""
 
-    def __init__(self, network: RecurrentDecoder, z: Tensor | None) -> None:
+    def begin(self, z: Any, rows: int) -> State:
+        """Return the state before the first token of so many texts."""
+        ...
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them."""
+        ...
+
+
+class GivenLatent:
+    """A network that decodes, for given z (R, …), or None where nothing is latent, as search strategies drive it."""
+
+    def __init__(self, network: StepwiseNetwork, z: Tensor | None) -> None:
         self._network, self._z = network, z
 
     def begin(self, rows: int) -> State:

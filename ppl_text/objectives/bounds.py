@@ -152,6 +152,11 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
     return log_weights.logsumexp(0) - math.log(log_weights.shape[0])
 
 
+def means_without_each(values: Tensor) -> Tensor:
+    """Return the means of R numbers without each of them: (R, …) to (R, …); a lone number as it is."""
+    return (values.sum(0) - values) / (len(values) - 1) if len(values) > 1 else values
+
+
 def log_power_mean(log_weights: Tensor, power: float) -> Tensor:
     """ln[(1/K) Σ_k w_k^power] / power, (K, B) to (B,); exact in single precision however small the power is.
 

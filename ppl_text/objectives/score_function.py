@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate
-from .bounds import iwae, log_mean_exp, monte_carlo_scores
+from .bounds import iwae, log_mean_exp, means_without_each, monte_carlo_scores
 from .estimate import Beta, assemble
 from .terms import trace_terms
 
@@ -28,7 +28,7 @@ class _Constants(Messenger):
 def without_each(log_weights: Tensor) -> Tensor:
     """ln of the mean weight where each in turn is replaced by the geometric mean of the others; (K, B) to (K, B)."""
     count = len(log_weights)
-    others = _mean_without_each(log_weights)
+    others = means_without_each(log_weights)
     own = torch.eye(count, dtype=torch.bool, device=log_weights.device).unsqueeze(-1)
     replaced = torch.where(own, others.unsqueeze(1), log_weights.unsqueeze(0))
     return replaced.logsumexp(1) - math.log(count)
@@ -63,12 +63,7 @@ class Vimco:
         score = log_q - log_q.detach()
         target = reading.bound + (advantage * score).sum(0)
         weighed = {
-            name: (kl + (kl.detach() - _mean_without_each(kl.detach())) * score).mean(0)
+            name: (kl + (kl.detach() - means_without_each(kl.detach())) * score).mean(0)
             for name, kl in scores.kl.items()
         }
         return assemble(reading._replace(target=target, weighed=weighed), scores, batch, beta)
-
-
-def _mean_without_each(values: Tensor) -> Tensor:
-    """Mean of the others, (K, B)."""
-    return (values.sum(0) - values) / (len(values) - 1)

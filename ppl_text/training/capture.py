@@ -104,19 +104,17 @@ def describe_wait(frames: traceback.StackSummary) -> str:
 
 
 def innermost_line(frames: traceback.StackSummary) -> str:
-    """Return ``FILE:LINE, in FUNCTION`` of the innermost frame that is no library's and not this file's."""
-    ours = [f for f in frames if f.filename != __file__ and not any(part in f.filename for part in LIBRARIES)]
+    """Return ``FILE:LINE, in FUNCTION`` of the innermost frame that is no library's and not this file's.
+
+    Where a program of the user's calls one of ours, that is the user's line; a script that calls us has none to change.
+    """
     package = Path(ppl_text.__file__).parent
-    users = [f for f in ours if not Path(f.filename).is_relative_to(package)]
-    deepest = (ours or list(frames))[-1]
-    # Where a user's program calls one of ours, the line to change is the user's.
-    frame = users[-1] if users and _runs_programs(ours, users[-1]) else deepest
+    known = [f for f in frames if f.filename != __file__ and not any(part in f.filename for part in LIBRARIES)]
+    ours = [Path(f.filename).is_relative_to(package) for f in known]
+    entered = ours.index(True) if True in ours else len(known)
+    users = [f for f, own in zip(known[entered:], ours[entered:], strict=True) if not own]
+    frame = (users or known or list(frames))[-1]
     return f"{frame.filename}:{frame.lineno}, in {frame.name}"
-
-
-def _runs_programs(frames: list[traceback.FrameSummary], user: traceback.FrameSummary) -> bool:
-    """Return whether a frame of the user's was called by ours (a program), rather than calling us (a script)."""
-    return any(Path(f.filename).is_relative_to(Path(ppl_text.__file__).parent) for f in frames[: frames.index(user)])
 
 
 class _Recording(NamedTuple):

@@ -12,9 +12,9 @@ from ppl_text.evaluation.standard_errors import (
     is_unreliable,
     jackknife_variance,
     log_means_without_each,
-    means_without_each,
 )
 from ppl_text.measures.base import khat_of
+from ppl_text.objectives.bounds import means_without_each
 from ppl_text.plots.inference_data import khat_columns
 
 SEEDS, TEXTS, K, TOKENS = 400, 40, 64, 5.0

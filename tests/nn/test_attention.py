@@ -38,8 +38,8 @@ def test_states_are_those_of_torchs_cell_step_by_step():
     made, (tokens, z, counted) = decoder(), given()
     states = made(tokens, z, counted)
     assert states.shape == (3, 2, 6, 5)
-    rows = z.flatten(0, 1)
-    state = made.begin(rows, counted.expand(3, 2, 4).flatten(0, 1))
+    rows = torch.where(counted.unsqueeze(-1), z, 0.0).flatten(0, 1)
+    state = made.begin(rows, len(rows))
     for t in range(6):
         logits, state = made.step(state, tokens[:, t].repeat(3))
         torch.testing.assert_close(logits.view(3, 2, -1), made.head(states[:, :, t]))
