@@ -51,16 +51,19 @@ class Writer:
         seed: int = 0,
         strategy: Strategy | str = "sample",
         source: str | Sequence[str] | None = None,
+        length: int | None = None,
     ) -> list[str]:
         """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
 
         Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once. ``source``: what a
-        conditional model reads, one text or several; n texts are written for each.
+        conditional model reads, one text or several; n texts are written for each. ``length``: how many tokens each
+        text has, EOS not counted (words, or what else the run's tokenizer makes of a text); None: as it comes.
         """
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
         self.require_weights()
         options: dict[str, Any] = {"steps": 2 * self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options |= {"length": length}
         options["source"] = self._read([source] if isinstance(source, str) else source)
         return sample_texts(self.model, self.form.tokenizer, n, guide=self.guide, **options).texts
 

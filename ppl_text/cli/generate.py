@@ -31,6 +31,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("-n", "number", type=click.IntRange(min=1), help="How many texts: 20, from A to B 7, neighbours 5.")
+@click.option("--length", type=int, metavar="L", help="Tokens of every text, EOS not counted. Default: as they come.")
 @click.option("--strategy", metavar="NAME", help="sample (from the prior the default), greedy (elsewhere) or beam.")
 @click.option("--temperature", type=float, help="sample: divides the logits; below 1 likelier texts.")
 @click.option("--top-k", type=int, help="sample: from the K likeliest tokens only.")
@@ -48,6 +49,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 def generate(
     run: str,
     number: int | None,
+    length: int | None,
     strategy: str | None,
     reconstruct: str | None,
     source: str | None,
@@ -59,7 +61,7 @@ def generate(
     trust: bool,
     **options: float | None,
 ) -> None:
-    """Generate from RUN (a folder): samples from the prior, one a line.
+    """Generate from RUN (a folder): samples from the prior, one a line; with --length L of exactly L tokens.
 
     With --reconstruct each text goes through the guide and back (text, tab, reconstruction); with
     --interpolate N texts lead from one text to the other; with --neighbours N training texts follow one
@@ -70,7 +72,9 @@ def generate(
     asked = {"--reconstruct": reconstruct, "--interpolate": interpolate, "--neighbours": neighbours}
     mode = the_one_given(asked)
     given = {name: value for name, value in options.items() if value is not None}
-    check_belonging(mode, number, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)])
+    check_belonging(
+        mode, number, length, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)]
+    )
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
     sources = None if source is None else read_texts(source)
     opened, count = load(run, device, trust=trust), number or NUMBERS.get(mode, 1)
@@ -84,14 +88,16 @@ def generate(
         found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"))
         lines = [f"{distance:z.4f}\t{text}" for text, distance in found]
     else:
-        lines = from_prior(opened, count, seed, chosen, sources)
+        lines = from_prior(opened, count, seed, chosen, sources, length)
     for line in lines:
         click.echo(line)
 
 
-def from_prior(run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None) -> list[str]:
+def from_prior(
+    run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None, length: int | None
+) -> list[str]:
     """Texts from the prior, for each source if there are any; says on stderr where they are fewer than asked for."""
-    texts = run.generate(count, seed, strategy, sources)
+    texts = run.generate(count, seed, strategy, sources, length)
     if len(texts) < count * len(sources or [""]):
         click.echo(f"nothing is latent and {strategy.name} leaves nothing to chance: there is one text only", err=True)
     return texts
@@ -116,12 +122,16 @@ def the_one_given(options: dict[str, Any]) -> str | None:
     return given[0] if given else None
 
 
-def check_belonging(mode: str | None, number: int | None, path: str | None, decoding: list[str]) -> None:
+def check_belonging(
+    mode: str | None, number: int | None, length: int | None, path: str | None, decoding: list[str]
+) -> None:
     """Raise for options that what is asked for has no use for; ``decoding``: those of strategies."""
     from ..core.errors import UserError
 
     if path is not None and mode != "--interpolate":
         raise UserError("--path belongs to --interpolate A B; leave it out, or give two texts to lead from and to")
+    if length is not None and mode is not None:
+        raise UserError(f"--length belongs to texts from the prior; leave it out with {mode}")
     if number is not None and mode == "--reconstruct":
         raise UserError("-n does not belong to --reconstruct: every text has one reconstruction; leave it out")
     if decoding and mode == "--neighbours":

@@ -63,7 +63,9 @@ class Model(Protocol):
     - ``emit(latents) -> distribution`` over the tokens (event (T,), with ``sample()`` and ``mode``), where they depend
       on the latents alone;
 
-    and ``between(first, second, points, lengths) -> Latents`` where the straight way between two values is wrong. With
+    and ``between(first, second, points, lengths) -> Latents`` where the straight way between two values is wrong, and
+    ``draw_given(lengths, source) -> Latents`` where ``draw`` draws how long each text is: latents of texts of these
+    lengths (n,), EOS counted. With
     ``generation = "posterior"`` the story decodes from q: the guide's own ``draw`` and ``decoder`` are used instead.
     Step-wise sampling for particle filters is ``smc_init`` and ``smc_step`` (:mod:`ppl_text.objectives.sequential`).
 

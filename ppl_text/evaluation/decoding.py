@@ -228,6 +228,31 @@ class _Beams:
         return torch.where(self.endings[:, :1].isfinite(), self.best, self.texts[:, 0])
 
 
+class OfLength:
+    """A decoder whose texts have exactly L = ``length`` tokens before EOS: p(w | |w| = L), each step normalised anew.
+
+    EOS has probability 0 at the first L steps and 1 at the next, whatever strategy drives it. Each step is conditioned
+    by itself, so that a text's weight is Π_t p(w_t | w_{<t}, w_t ≠ EOS): what comes later does not weigh on what is
+    chosen now.
+    """
+
+    def __init__(self, decoder: Decoder, length: int, ids: ReservedIds = OWN_IDS) -> None:
+        self._decoder, self._length, self._eos = decoder, length, ids.eos - ids.first_outcome
+
+    def begin(self, rows: int) -> State:
+        """Return the decoder's state, and in front of it how many tokens each row has."""
+        state = self._decoder.begin(rows)
+        return torch.zeros(rows, dtype=torch.long, device=_device(state)), *state
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Return the decoder's logits with -inf for what the length forbids."""
+        count, *own = state
+        logits, after = self._decoder.step(tuple(own), tokens)
+        is_eos = torch.arange(logits.shape[-1], device=logits.device) == self._eos
+        forbidden = is_eos == (count < self._length).unsqueeze(-1)
+        return logits.masked_fill(forbidden, -math.inf), (count + 1, *after)
+
+
 STRATEGIES: dict[str, type[Greedy] | type[Sample] | type[Beam]] = {s.name: s for s in (Greedy, Sample, Beam)}
 """Strategies by name."""
 

@@ -16,7 +16,7 @@ from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
-from .decoding import Greedy, Sample, Strategy, search
+from .decoding import Greedy, OfLength, Sample, Strategy, search
 
 CHUNK = 256
 """Texts that are encoded at once, and rows that are searched at once."""
@@ -45,6 +45,7 @@ def sample_texts(
     strategy: Strategy = ANCESTRAL,
     guide: Any = None,
     source: Batch | None = None,
+    length: int | None = None,
 ) -> Samples:
     """Write n texts of the story: latents drawn for each, then the tokens by ``strategy``, by default drawn as well.
 
@@ -57,23 +58,28 @@ def sample_texts(
         strategy: how tokens are chosen.
         guide: needed where the story decodes from q.
         source: what a conditional model reads, one row for each n texts, which stand together.
+        length: tokens of every text, EOS not counted (:class:`~ppl_text.evaluation.decoding.OfLength`), whatever
+            ``steps`` is; latents that run along the text have as many steps, and one for EOS. None: each text ends
+            where it does.
 
     Returns:
         The texts. Where nothing is latent, a deterministic strategy knows one text only (of each source), which comes
         once whatever n is.
 
     Raises:
-        UserError: the strategy does not apply, a source is missing, or there is one that the model does not read.
+        UserError: the strategy does not apply, a source is missing, there is one that the model does not read, or the
+            model cannot be held to a length.
     """
     check_strategy(model, strategy, ANCESTRAL)
     check_source(model, source)
+    check_length(model, length)
     if not model.latents and strategy.deterministic:
         n = 1
     rows = n if source is None else n * source.size
     with seeded(seed), torch.no_grad():
         given = None if source is None else repeated(source.to(device_of(model)), n)
-        latents = storyteller(model, guide).draw(rows, steps, given)
-        tokens = write(model, guide, latents, rows, strategy, steps, given).cpu()
+        latents = from_prior(storyteller(model, guide), rows, steps, given, length)
+        tokens = write(model, guide, latents, rows, strategy, steps, given, length).cpu()
     unfinished = int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
     return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
 
@@ -259,6 +265,19 @@ def check_path(model: Any, path: str) -> None:
         )
 
 
+def check_length(model: Any, length: int | None) -> None:
+    """Raise :class:`UserError` for a length of texts below 1, and where the latents alone say how long a text is."""
+    if length is None:
+        return
+    if length < 1:
+        raise UserError(f"the length of texts, in tokens without EOS, must be 1 or more; got {length}")
+    if not feeds_back(model):
+        raise UserError(
+            f"this model ({model.family}) feeds no token back: a text ends where its latents say, and no length can be "
+            "stated; leave it out, and choose among the texts by their lengths"
+        )
+
+
 def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> None:
     """Raise :class:`UserError` for texts that are empty, longer than the run has seen, or of unknown characters."""
     for text in texts:
@@ -309,12 +328,29 @@ def storyteller(model: Any, guide: Any) -> Any:
     return guide if getattr(model, "generation", "prior") == "posterior" else model
 
 
+def from_prior(teller: Any, rows: int, steps: int, source: Batch | None, length: int | None) -> Latents:
+    """Draw latents of R = ``rows`` texts, of ``length`` tokens and EOS where that is stated."""
+    given = getattr(teller, "draw_given", None)
+    if length is not None and callable(given):
+        drawn: Latents = given(torch.full((rows,), length + 1, device=device_of(teller)), source)
+        return drawn
+    latents: Latents = teller.draw(rows, steps if length is None else length + 1, source)
+    return latents
+
+
 def write(
-    model: Any, guide: Any, latents: Latents, rows: int, strategy: Strategy, steps: int, source: Batch | None = None
+    model: Any,
+    guide: Any,
+    latents: Latents,
+    rows: int,
+    strategy: Strategy,
+    steps: int,
+    source: Batch | None = None,
+    length: int | None = None,
 ) -> Tensor:
     """Return the ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
 
-    A bounded number of rows, a beam's counted, is searched at once.
+    With a ``length`` each text has so many and EOS. A bounded number of rows, a beam's counted, is searched at once.
     """
     if not feeds_back(model):
         emitted = model.emit(latents)
@@ -326,8 +362,9 @@ def write(
         chosen = slice(start, min(rows, start + size))
         some = {name: value[chosen] for name, value in latents.items()}
         given = None if source is None else source.take(torch.arange(rows, device=source.tokens.device)[chosen])
-        decoder = teller.decoder(some, given)
-        found.append(search(strategy, decoder, chosen.stop - start, steps, model.vocabulary.ids))
+        decoder, ids = teller.decoder(some, given), model.vocabulary.ids
+        held = decoder if length is None else OfLength(decoder, length, ids)
+        found.append(search(strategy, held, chosen.stop - start, steps if length is None else length + 1, ids))
     return torch.cat(found)
 
 

@@ -162,6 +162,11 @@ class LatentSequence(nn.Module):
             lengths = self.lengths.draw(n, steps)
         return {"z": self.law(lengths, steps).sample()}
 
+    @torch.no_grad()
+    def draw_given(self, lengths: Tensor, source: Batch | None = None) -> Latents:
+        """z (n, T, D) ~ p(z | n), T the largest of the lengths (n,), EOS counted."""
+        return {"z": self.law(lengths, int(lengths.max())).sample()}
+
     def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:
         """Return what writes sentences given z (R, T, D)."""
         return GivenLatent(self.network, latents["z"])

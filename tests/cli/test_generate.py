@@ -69,6 +69,13 @@ def test_texts_from_the_prior_by_every_strategy(ppl, run, arguments, strategy):
     assert len(ended.out.splitlines()) == 6
 
 
+@pytest.mark.parametrize("arguments", [[], ["--strategy", "greedy"], ["--strategy", "beam", "--beam", "3"]], ids=str)
+def test_texts_of_a_stated_length(ppl, run, arguments):
+    ended = ppl("generate", run.folder, "-n", "4", "--length", "9", *arguments)
+    assert (ended.status, ended.err) == (0, "")
+    assert [len(line.split()) for line in ended.out.splitlines()] == [9] * 4
+
+
 def test_strategies_give_different_texts_and_plain_sampling_is_the_default(run):
     found = {name: tuple(run.generate(40, 0, strategy)) for name, (_, strategy) in STRATEGIES.items()}
     assert found["sample"] == tuple(run.generate(40))
@@ -178,6 +185,11 @@ MISTAKES = {
     "temperature 0": (["--temperature", "0"], "temperature must be a finite number of 1e-06 or more; got 0.0"),
     "top-p 2": (["--top-p", "2"], "must be in (0, 1]; got 2.0"),
     "beam 0": (["--strategy", "beam", "--beam", "0"], "the width of a beam must be 1 or more; got 0"),
+    "length of a reconstruction": (
+        ["--reconstruct", TEXT, "--length", "4"],
+        "--length belongs to texts from the prior; leave it out with --reconstruct",
+    ),
+    "length 0": (["--length", "0"], "the length of texts, in tokens without EOS, must be 1 or more; got 0"),
     "path of nothing": (["--path", "linear"], "--path belongs to --interpolate A B"),
     "unknown path": (["--interpolate", TEXT, TEXT, "--path", "line"], "unknown path 'line' (did you mean 'linear'?)"),
     "strategy of neighbours": (

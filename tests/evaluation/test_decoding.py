@@ -9,7 +9,7 @@ import torch
 
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, ReservedIds
-from ppl_text.evaluation.decoding import STRATEGIES, Beam, Greedy, Sample, as_strategy, search
+from ppl_text.evaluation.decoding import STRATEGIES, Beam, Greedy, OfLength, Sample, as_strategy, search
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
@@ -134,6 +134,58 @@ def test_wider_beams_find_better_texts_and_a_row_does_not_depend_on_the_others()
     assert means[0] < means[-1]
     chains.logits, chains.chains = chains.logits[7:8], 1
     assert chains.search(Beam(16), 6) == found[7:8]
+
+
+def conditioned(chains, chain, text):
+    """ln of Π_t p(w_t | w_{<t}, w_t ≠ EOS): what a text weighs where its length is stated."""
+    total = 0.0
+    for t, token in enumerate(text):
+        following = chains.next(chain, text[:t])
+        total += following[token] - math.log1p(-math.exp(following[EOS_ID]))
+    return total
+
+
+class Held:
+    """Chains whose texts have a stated length."""
+
+    def __init__(self, chains, length):
+        self.decoder, self.rows, self.length = (
+            OfLength(Given(chains.step, chains.state()), length),
+            chains.chains,
+            length,
+        )
+        self.bodies = list(itertools.product(range(EOS_ID + 1, EOS_ID + 1 + chains.symbols), repeat=length))
+
+    def search(self, strategy):
+        found = search(strategy, self.decoder, self.rows, self.length + 1).tolist()
+        assert {row[-1] for row in found} == {EOS_ID}
+        return [tuple(row[:-1]) for row in found]
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Sample(0.5, top_k=2), Beam(3), Beam(9, 1.0)], ids=str)
+@pytest.mark.parametrize("length", [1, 4])
+def test_texts_of_a_stated_length_have_it_under_every_strategy(strategy, length):
+    held = Held(Chains(50, symbols=3, seed=6), length)
+    assert set(held.search(strategy)) <= set(held.bodies)
+
+
+def test_a_wide_beam_finds_the_best_text_of_a_stated_length():
+    chains = Chains(20, seed=7)
+    held = Held(chains, 4)
+    best = [max(held.bodies, key=lambda body: conditioned(chains, i, body)) for i in range(20)]
+    assert held.search(Beam(16)) == best
+    assert held.search(Greedy()) != best
+
+
+def test_texts_of_a_stated_length_are_drawn_as_each_step_is_conditioned():
+    chains = Chains(1, seed=8)
+    expected = {body: math.exp(conditioned(chains, 0, body)) for body in Held(chains, 3).bodies}
+    assert sum(expected.values()) == pytest.approx(1.0)
+    chains.logits, chains.chains = chains.logits.expand(20_000, -1, -1, -1), 20_000
+    torch.manual_seed(0)
+    drawn = Counter(Held(chains, 3).search(Sample()))
+    for body, share in expected.items():
+        assert drawn[body] / 20_000 == pytest.approx(share, abs=5 * math.sqrt(share / 20_000))
 
 
 def chain_of(first, then):

@@ -7,6 +7,7 @@ import torch
 
 from guides.language_model import ExactGuide
 from ppl_text.core.errors import DataError, UnknownNameError, UserError
+from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.tokenizers import bpe_tokenizer, open_character_tokenizer, word_tokenizer
 from ppl_text.evaluation import generation
@@ -133,6 +134,51 @@ def test_seeded_gives_the_random_state_back_after_a_fault():
     with pytest.raises(RuntimeError, match="negative"), seeded(3):
         torch.rand(5, out=torch.rand(2).new_empty(-1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+class Recorder:
+    """The state-space model's corpus with a model that is fed back tokens and notes what its latents are asked for."""
+
+    family, latents = "recorder", (LatentSpec("z", axes=("T", "D"), sizes={"D": 1}),)
+
+    def __init__(self, tokenizer):
+        self.vocabulary, self.asked = tokenizer.vocabulary, []
+
+    def parameters(self):
+        return iter([torch.zeros(1)])
+
+    def draw(self, n, steps, source=None):
+        self.asked.append(("draw", n, steps))
+        return {"z": torch.zeros(n, steps, 1)}
+
+    def decoder(self, latents, source=None):
+        ids = self.vocabulary.outcomes
+        logits = torch.linspace(3.0, 0.0, ids)  # EOS is likeliest
+        return SimpleNamespace(begin=lambda rows: (latents["z"],), step=lambda s, t: (logits.expand(len(t), -1), s))
+
+
+class Measuring(Recorder):
+    """The same with lengths of its own."""
+
+    def draw_given(self, lengths, source=None):
+        self.asked.append(("draw_given", lengths.tolist()))
+        return {"z": torch.zeros(len(lengths), int(lengths.max()), 1)}
+
+
+@pytest.mark.parametrize("strategy", [Greedy(), Sample(), Beam(3)], ids=str)
+@pytest.mark.parametrize("kind", [Recorder, Measuring])
+def test_a_stated_length_is_that_of_every_text_and_of_its_latents(kind, strategy):
+    model = kind(TOKENIZER)
+    found = sample_texts(model, TOKENIZER, 3, steps=4, seed=0, strategy=strategy, length=6)
+    assert [len(text) for text in found.texts] == [6, 6, 6]
+    assert found.unfinished == 0
+    assert model.asked == [("draw", 3, 7) if kind is Recorder else ("draw_given", [7, 7, 7])]
+
+
+def test_a_model_whose_latents_end_the_text_is_held_to_no_length(programs):
+    model, _, tokenizer = programs
+    with pytest.raises(UserError, match=r"\(deep_state_space\) feeds no token back: a text ends where its latents say"):
+        sample_texts(model, tokenizer, 3, steps=6, seed=0, length=4)
 
 
 SPELLED = {"max_steps": MAX_STEPS, "seed": 0}

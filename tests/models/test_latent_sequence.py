@@ -112,6 +112,16 @@ def test_draws_end_at_a_length_and_are_written(prior):
 
 
 @pytest.mark.parametrize("prior", KINDS)
+def test_draws_of_stated_lengths_are_steps_of_the_prior_and_nothing_behind_them(prior):
+    model, _ = programs(prior)
+    lengths = torch.tensor([2, 5, 1])
+    z = model.draw_given(lengths)["z"]
+    assert z.shape == (3, 5, 3)
+    assert torch.equal((z != 0).any(-1).sum(-1), lengths)
+    assert model.law(lengths, 5).log_prob(z).isfinite().all()
+
+
+@pytest.mark.parametrize("prior", KINDS)
 def test_between_two_texts_lie_sequences_of_lengths_between(prior):
     model, guide = programs(prior)
     given = batch()
