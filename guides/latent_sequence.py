@@ -110,12 +110,13 @@ class GaussianGuide(ReadingGuide):
 class QuantisedGuide(ReadingGuide):
     """q(z | w) = Π_t 1[z_t = e_k(t)], k(t) = argmin_k ‖W h_t - e_k‖²: a point mass at the nearest codes (DAVAM).
 
-    Its gradient passes straight through to the states. The side loss λ Σ_t ‖W h_t - sg(e_k(t))‖² commits the states to
-    their codes; the codes follow the states by moving averages. KL(q ‖ p) = -ln p(codes), and every bound is the ELBO.
+    Its gradient passes straight through to the states. The side loss ``commitment``, λ Σ_t ‖W h_t - sg(e_k(t))‖²,
+    commits the states to their codes; the codes follow the states by moving averages. KL(q ‖ p) = -ln p(codes), and
+    every bound is the ELBO.
 
     Args:
         model: p(z, w), with ``prior: codes``.
-        commitment: λ.
+        commitment: λ, which ``training.beta`` may multiply by a schedule under the name ``commitment``.
         embedding_dim, hidden_dim: of the LSTM; null: those of the decoder.
     """
 
@@ -142,13 +143,13 @@ class QuantisedGuide(ReadingGuide):
         return NearestCodes(states, book.codes, batch.lengths, indices)
 
     def forward(self, batch: Batch) -> Tensor:
-        """The Pyro program: samples site ``z``, and in training records the commitment."""
+        """The Pyro program: samples site ``z`` and records the commitment, which is 0 outside of training."""
         with pyro.plate("sentences", batch.size, dim=-1):
             q = self.posterior(batch)
             z: Tensor = pyro.sample("z", q)
-            if self.training and self.commitment:
-                apart = (q.states - q.codes[q.indices].detach()).square().sum(-1)
-                record_side_loss(COMMITMENT, self.commitment * q.total(apart))
+            apart = (q.states - q.codes[q.indices].detach()).square().sum(-1)
+            weight = self.commitment if self.training else 0.0
+            record_side_loss(COMMITMENT, weight * q.total(apart))
         return z
 
 

@@ -106,8 +106,10 @@ class SentenceVAE(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             z = pyro.sample("z", self.prior(batch.size)) if self.latent_dim else None
             pyro.sample("tokens", self.likelihood(z, batch), obs=batch.tokens)
-            if self.bag is not None and self.training:
-                record_side_loss(BAG_OF_WORDS, -self.bag_of_words * self._log_bag(self.bag(z), batch))
+            if self.bag is not None:
+                # Of no use outside of training, and (…, B, O) is large for many particles.
+                bag = self._log_bag(self.bag(z), batch) if self.training else batch.weights.new_zeros(())
+                record_side_loss(BAG_OF_WORDS, -self.bag_of_words * bag)
         return z
 
     def _log_bag(self, logits: Tensor, batch: Batch) -> Tensor:

@@ -43,8 +43,9 @@ def score_in_closed_form(model: Program, guide: Program, batch: Batch, particles
 class BoundObjective:
     """Train on a bound by reparametrised gradients.
 
-    loss = -Σ_b w_b [target_b - Σ_sites (β_site - 1) KL_site,b] / Σ_b w_b + side losses, in nats per
-    sentence: β stands outside the logarithm, so no log-weight is ever scaled; β = 1 leaves the bound.
+    loss = -Σ_b w_b [target_b - Σ_sites (β_site - 1) KL_site,b] / Σ_b w_b + Σ_losses β_loss · side loss, in nats per
+    sentence: β stands outside the logarithm, so no log-weight is ever scaled; β = 1 leaves the bound. One number is the
+    β of all sites, and side losses then have 1; by name, what is not named has 1.
     ``chunk``: at most that many particles in memory at once, see :func:`in_chunks`.
     """
 
@@ -107,29 +108,38 @@ def _recomputed(score: Scorer, model: nn.Module, guide: nn.Module, batch: Batch,
 
 
 def assemble(reading: Reading, scores: Scores, batch: Batch, beta: Beta) -> Estimate:
-    """Weigh the sentences, apply β outside the logarithm, add the side losses."""
-    target = _with_beta(reading, beta)
+    """Weigh the sentences, apply β outside the logarithm, add the side losses with theirs.
+
+    Raises :class:`UnknownNameError` for a β by a name that is neither a latent site nor a side loss.
+    """
+    by_name = beta if isinstance(beta, Mapping) else {}
+    weighed = reading.kl if reading.weighed is None else reading.weighed
+    for name in by_name:
+        if name not in weighed and name not in scores.side:
+            kinds = {"latent sites": weighed, "side losses": scores.side}
+            there = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds.items())
+            known = [*weighed, *scores.side]
+            raise UnknownNameError("latent site or side loss in β", name, known, f"Of these, {there}")
+    target = _with_beta(reading.target, weighed, beta)
     share = batch.weights / batch.weights.sum()
     loss = -(share * target).sum()
-    for value in scores.side.values():
-        loss = loss + (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()
+    for name, value in scores.side.items():
+        mean = (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()
+        loss = loss + (by_name[name] * mean if name in by_name else mean)
     weights = reading.log_weights
     ess = None if weights is None or len(weights) == 1 else effective_share(weights.detach())
     log_likelihood = scores.log_likelihood.mean(0).detach()
     return Estimate(loss, reading.bound.detach(), log_likelihood, total_kl(reading).detach(), ess)
 
 
-def _with_beta(reading: Reading, beta: Beta) -> Tensor:
+def _with_beta(target: Tensor, weighed: Mapping[str, Tensor], beta: Beta) -> Tensor:
     """target + Σ_sites (1 - β_site) weighed_site, (B,)."""
-    target, weighed = reading.target, reading.kl if reading.weighed is None else reading.weighed
     if isinstance(beta, Mapping):
-        for name in beta:
-            if name not in weighed:
-                raise UnknownNameError("latent site in β", name, weighed)
         for name, value in weighed.items():
-            target = target + (1.0 - beta.get(name, 1.0)) * value
+            if name in beta:
+                target = target + (1.0 - beta[name]) * value
     elif isinstance(beta, Tensor) or beta != 1.0:
-        target = target + (1.0 - beta) * sum(weighed.values(), start=torch.zeros_like(reading.bound))
+        target = target + (1.0 - beta) * sum(weighed.values(), start=torch.zeros_like(target))
     return target
 
 

@@ -76,7 +76,9 @@ class Procedure(Section):
     steps: Count | None = Field(None, description="updates; one length, in steps or in epochs")
     epochs: Count | None = Field(None, description="passes through the training texts")
     lr: Schedule = Field(1e-3, description="rate of the optimiser")
-    beta: SiteSchedules = Field(1.0, description="weight of the KL in the loss; reported bounds have 1")
+    beta: SiteSchedules = Field(
+        1.0, description="weight of the KL in the loss, or of sites and side losses by name; reported bounds have 1"
+    )
     clip_norm: Annotated[Real, Field(gt=0)] | None = Field(5.0, description="largest norm of the gradient; null: any")
     log_every: Interval = Field(100, description="steps between two lines on training")
     validate_every: Interval = Field(500, description="steps between two validations")
@@ -118,7 +120,7 @@ class Procedure(Section):
         return {unit: number for unit, number in given.items() if number is not None}
 
     def first_beta(self) -> float | dict[str, float]:
-        """Return β of the first update, for all sites or by site."""
+        """Return β of the first update, for all sites or by name."""
         beta = as_schedules(self.beta, self.steps or NOMINAL_EPOCH)
         return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 

@@ -57,7 +57,7 @@ def as_schedule(spec: Any, steps: int, epoch: int | None = NOMINAL_EPOCH) -> sch
 def as_schedules(
     spec: Any, steps: int, epoch: int | None = NOMINAL_EPOCH
 ) -> schedules.Schedule | dict[str, schedules.Schedule]:
-    """One schedule for all sites, or one for each site of a mapping without a ``name`` of its own."""
+    """One schedule for all sites, or one for each site or side loss of a mapping without a ``name`` of its own."""
     if isinstance(spec, dict) and spec and "name" not in spec:
         return {site: as_schedule(own, steps, epoch) for site, own in spec.items()}
     return as_schedule(spec, steps, epoch)
@@ -85,9 +85,9 @@ Schedule = Annotated[
 SiteSchedules = Annotated[
     Any,
     AfterValidator(partial(_checked, build=as_schedules)),
-    WithJsonSchema({"type": "number or schedule, or one for each site"}),
+    WithJsonSchema({"type": "number or schedule, or one by site or side loss"}),
 ]
-"""A schedule, or ``{SITE: schedule, …}``."""
+"""A schedule, or ``{SITE or SIDE LOSS: schedule, …}``."""
 
 Interval = Annotated[Any, AfterValidator(_interval), WithJsonSchema({"type": f"integer > 0, or {EPOCH}"})]
 """A number of steps, or the word ``epoch``."""

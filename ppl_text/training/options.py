@@ -56,7 +56,7 @@ class TrainingOptions:
     validate_every   updates between two validations; the last update is always validated
     checkpoint_every updates between two checkpoints; the last update always has one
     patience         validations without a better bound after which training ends; None: never
-    beta             weight of the KL in the loss as a schedule of the step, or one by site name
+    beta             weight of the KL in the loss as a schedule of the step, or one by name of site or side loss
     learning_rate    schedule for all parameter groups; None: the optimizer's own rates stay
     decay            when the rate falls for want of progress; None: never
     ================ =============================================================================

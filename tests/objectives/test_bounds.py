@@ -18,6 +18,7 @@ from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.distributions.side import record_side_loss
 from ppl_text.objectives import build
 from ppl_text.objectives.bounds import Scores, effective_share, log_power_mean, renyi
+from ppl_text.objectives.estimate import Beta
 
 from .programs import Discrete, Program, gradients, plain_batch, state_space, word_batch
 
@@ -207,12 +208,25 @@ def test_a_masked_latent_counts_where_the_mask_lets_it(spec: str) -> None:
 
 
 def test_beta_for_a_site_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="latent site in β 'Z'"):
+    message = r"latent site or side loss in β 'Z'; known: u, z\. Of these, latent sites: z, u; side losses: none"
+    with pytest.raises(UnknownNameError, match=message):
         build("elbo")(*two_sites(), plain_batch(3), beta={"Z": 0.5})
 
 
+BETAS = {
+    "none": (1.0, 1.0, (1.0, 1.0)),
+    "of all sites": (0.5, 0.5, (1.0, 1.0)),
+    "of one loss": ({"commitment": torch.tensor(0.25)}, 1.0, (0.25, 1.0)),
+    "of a loss and a site": ({"u": 0.5, "bag_of_words": 3.0}, {"u": 0.5}, (1.0, 3.0)),
+}
+"""β with side losses, the same without them, and what it makes of the two losses."""
+
+
+@pytest.mark.parametrize(("beta", "of_sites", "shares"), BETAS.values(), ids=BETAS)
 @pytest.mark.parametrize("spec", SPECS)
-def test_side_losses_change_the_loss_and_never_a_bound(spec: str) -> None:
+def test_side_losses_change_the_loss_by_their_beta_and_never_a_bound(
+    spec: str, beta: Beta, of_sites: Beta, shares: tuple[float, float]
+) -> None:
     objective = build(spec)
     row_wise = torch.tensor([1.0, 10.0, 100.0]).double()
     weights = torch.tensor([1.0, 3.0, 0.0]).double()
@@ -230,12 +244,13 @@ def test_side_losses_change_the_loss_and_never_a_bound(spec: str) -> None:
 
     model, guide = two_sites()
     torch.manual_seed(3)
-    plain = objective(model, guide, batch)
+    plain = objective(model, guide, batch, of_sites)
     with_side(model, "commitment", row_wise)
     with_side(guide, "bag_of_words", torch.tensor(7.0).double())
     torch.manual_seed(3)
-    loaded = objective(model, guide, batch)
-    torch.testing.assert_close(loaded.loss - plain.loss, torch.tensor((1 + 30) / 4 + 7).double())
+    loaded = objective(model, guide, batch, beta)
+    expected = shares[0] * (1 + 30) / 4 + shares[1] * 7
+    torch.testing.assert_close(loaded.loss - plain.loss, torch.tensor(expected).double())
     for name in ("bound", "kl", "log_likelihood"):
         torch.testing.assert_close(getattr(loaded, name), getattr(plain, name))
 

@@ -174,7 +174,7 @@ def test_entries_without_a_closed_form_are_refused_by_dimension() -> None:
 
 
 def test_beta_for_a_site_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UnknownNameError, match="latent site in β 'Z'"):
+    with pytest.raises(UnknownNameError, match="latent site or side loss in β 'Z'"):
         build("free-bits:1")(*two_sites(), batch(), beta={"Z": 0.5})
 
 

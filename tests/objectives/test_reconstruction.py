@@ -100,7 +100,7 @@ def test_beta_changes_nothing_by_site_or_for_all():
         torch.manual_seed(0)
         losses.append(build("reconstruction")(model, guide, batch(), beta).loss.item())
     assert len(set(losses)) == 1
-    with pytest.raises(UserError, match="unknown latent site in β 'y'"):
+    with pytest.raises(UserError, match="unknown latent site or side loss in β 'y'"):
         build("reconstruction")(model, guide, batch(), {"y": 0.5})
 
 

@@ -367,7 +367,7 @@ def test_beta_by_site_goes_by_the_name_without_its_step(spec: str) -> None:
         estimate = build(spec)(model, guide, batch, beta=beta)
         expected = -(share * (estimate.bound + 0.5 * estimate.kl)).sum()
         torch.testing.assert_close(estimate.loss.detach(), expected)
-    with pytest.raises(UnknownNameError, match="latent site in β 'h_1'"):
+    with pytest.raises(UnknownNameError, match="latent site or side loss in β 'h_1'"):
         build(spec)(model, guide, batch, beta={"h_1": 0.5})
 
 

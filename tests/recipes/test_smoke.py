@@ -100,7 +100,7 @@ def test_beta_by_site_follows_its_schedule(spec, tiny, tmp_path, one_thread):
 
 
 def test_beta_of_a_site_that_does_not_exist_is_refused_before_anything_is_written(tiny, tmp_path):
-    with pytest.raises(UnknownNameError, match="unknown latent site in β 'hh' \\(did you mean 'h'\\?\\)"):
+    with pytest.raises(UnknownNameError, match="unknown latent site or side loss in β 'hh' \\(did you mean 'h'\\?\\)"):
         pt.fit(set={**tiny, "training.beta": {"hh": 0.5}}, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
