@@ -64,7 +64,7 @@ def _kept(drawn: Draws) -> Draws:
     def kept(terms: dict[str, Tensor]) -> dict[str, Tensor]:
         return {site: term.double().cpu() for site, term in terms.items()}
 
-    return Draws(drawn.log_likelihood.double().cpu(), kept(drawn.log_p), kept(drawn.log_q), {})
+    return Draws(drawn.log_likelihood.double().cpu(), kept(drawn.log_p), kept(drawn.log_q), {}, {})
 
 
 def _joined(parts: Sequence[Draws], axis: int) -> Draws:
@@ -74,7 +74,8 @@ def _joined(parts: Sequence[Draws], axis: int) -> Draws:
         return {site: torch.cat([part[site] for part in terms], axis) for site in terms[0]}
 
     log_likelihood = torch.cat([part.log_likelihood for part in parts], axis)
-    return Draws(log_likelihood, joined([part.log_p for part in parts]), joined([part.log_q for part in parts]), {})
+    log_p, log_q = joined([part.log_p for part in parts]), joined([part.log_q for part in parts])
+    return Draws(log_likelihood, log_p, log_q, {}, {})
 
 
 class _Sums:

@@ -66,7 +66,7 @@ def _of_rows(terms: Draws, kept: Tensor) -> Draws:
     def of(by_site: dict[str, Tensor]) -> dict[str, Tensor]:
         return {site: term[:, kept] for site, term in by_site.items()}
 
-    return Draws(terms.log_likelihood[:, kept], of(terms.log_p), of(terms.log_q), {})
+    return Draws(terms.log_likelihood[:, kept], of(terms.log_p), of(terms.log_q), {}, {})
 
 
 def _left_out(candidate: Candidate, found: Inference) -> dict[str, str]:

@@ -33,6 +33,7 @@ from .information import (
     trace_until,
     unit_variances,
 )
+from .scores import steps_of
 from .sentences import CommonSentences, chosen_rows, subset
 
 
@@ -187,11 +188,11 @@ def _read(
     model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], draws: int, mean_draws: int
 ) -> dict[str, _SiteTerms]:
     """Read each site of one batch."""
-    sites, closed = _latent_terms(model, guide, batch, latents)
+    sites, closed = latent_terms(model, guide, batch, latents)
     drawn = sites
     if not all(closed.values()):
         # Two draws are the least that know their own noise.
-        drawn, _ = _latent_terms(model, guide, batch, latents, max(2, draws))
+        drawn, _ = latent_terms(model, guide, batch, latents, max(2, draws))
     real = [spec.name for spec in of_sentence(latents) if spec.support == "real"]
     unknown = [name for name in real if not closed[name]]
     moments = _drawn(guide, batch, unknown, max(2, mean_draws)) if unknown else {}
@@ -200,18 +201,19 @@ def _read(
     for spec in latents:
         site = sites[spec.name] if closed[spec.name] else drawn[spec.name]
         entries = entrywise_kl(site)
+        steps = steps_of(site.q, spec, batch)
         found[spec.name] = _SiteTerms(
-            _divergence(site).double().cpu(),
+            divergence(site).double().cpu(),
             None if entries is None else _by_dimension(entries, spec).double().cpu(),
             moments.get(spec.name),
-            _steps(site, spec, batch),
+            None if steps is None else steps.double().cpu(),
             math.prod(site.value.shape[len(site.q.batch_shape) :]),
             closed[spec.name],
         )
     return found
 
 
-def _latent_terms(
+def latent_terms(
     model: nn.Module, guide: nn.Module, batch: Batch, latents: Sequence[LatentSpec], particles: int = 1
 ) -> tuple[dict[str, LatentTerms], dict[str, bool]]:
     """Return the latent sites of K particles, no token scored; and of K = 1 whether all of each is known."""
@@ -230,18 +232,6 @@ def _latent_terms(
         for spec in latents
     }
     return sites, closed
-
-
-def _steps(site: LatentTerms, spec: LatentSpec, batch: Batch) -> Tensor | None:
-    """Return how many steps the site has in each sentence, (B,); None for one of the whole sentence."""
-    if spec.step_place is None:
-        return None
-    if spec.step_axis == "T":
-        return batch.lengths.double().cpu()
-    if batch.source is not None:
-        return batch.source.lengths.double().cpu()
-    event = site.value.shape[len(site.q.batch_shape) :]
-    return torch.full((batch.size,), float(event[spec.step_place]), dtype=torch.float64)
 
 
 def _joined(parts: Sequence[_SiteTerms]) -> _SiteTerms:
@@ -314,8 +304,8 @@ def _mean(q: Any) -> Tensor | None:
     return mean
 
 
-def _divergence(site: LatentTerms) -> Tensor:
-    """KL(q ‖ p), (B,): in closed form, or by the mean over the particles."""
+def divergence(site: LatentTerms) -> Tensor:
+    """KL(q ‖ p), (B,), nats: in closed form, or by the mean over the particles."""
     closed = site_kl(site)
     kl = site.log_q - site.log_p if closed is None else closed.expand(site.shape)
     return kl.mean(0)

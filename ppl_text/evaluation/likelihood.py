@@ -32,7 +32,8 @@ class SentenceBounds(NamedTuple):
     """Per sentence, all (N,) float64 on the CPU; nats per sentence.
 
     ``weights``: what each counts for; ``tokens``: scored tokens, EOS included; ``rec``: -E_q ln p(x | z);
-    ``kl``: E_q[ln q - ln p]; ``elbo`` = -(rec + kl); ``iw``: ln of the mean of K importance weights;
+    ``kl``: E_q[ln q - ln p]; ``step_kl`` of it the sites' that have steps, of which there are ``steps``; ``elbo`` =
+    -(rec + kl); ``iw``: ln of the mean of K importance weights;
     ``elbo_var``, ``iw_var`` and ``gap_var``: variances of these two estimates and of their difference, which share
     their draws (NaN for K = 1); ``ess``: effective sample size of the K weights. Where nothing is latent all bounds are
     ln p(x) and all variances 0.
@@ -42,6 +43,8 @@ class SentenceBounds(NamedTuple):
     tokens: Tensor
     rec: Tensor
     kl: Tensor
+    step_kl: Tensor
+    steps: Tensor
     elbo: Tensor
     iw: Tensor
     elbo_var: Tensor
@@ -54,8 +57,9 @@ class SentenceBounds(NamedTuple):
 class Likelihood:
     """Bounds of one data set under one run; nats per sentence unless said otherwise.
 
-    Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``n_sent`` sentences, ``n_eos``
-    scored tokens with EOS, ``n_words`` tokens without it. ``*_se`` are Monte-Carlo standard errors (draws of the
+    Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``step_kl_sum`` of it the share of the
+    latents that have steps, ``n_sent`` sentences, ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it,
+    ``n_steps`` latent steps (0: no latent has any). ``*_se`` are Monte-Carlo standard errors (draws of the
     latents, around the expectation at that K; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
     standard error that drawing ``n_sent`` sentences from the split adds to the importance-weighted bound,
     ``token_sampling_se`` to its nats per scored token; 0 where every text of the split was scored with its count.
@@ -86,6 +90,8 @@ class Likelihood:
     khat_ok: float = math.nan
     khat_bad: float = math.nan
     khat_median: float = math.nan
+    step_kl_sum: float = 0.0
+    n_steps: float = 0.0
 
     @property
     def gap(self) -> float:
@@ -111,6 +117,23 @@ class Likelihood:
     def elbo_perplexity_se(self) -> float:
         """Return its Monte-Carlo standard error by the delta method: PPL · that of the nats per token."""
         return self.elbo_perplexity * self.elbo_se * self.n_sent / self.n_eos
+
+    @property
+    def kl_per_step(self) -> float:
+        """Nats that a step of the latents costs, step_kl_sum / n_steps; NaN where no latent has steps."""
+        return self.step_kl_sum / self.n_steps if self.n_steps else math.nan
+
+    @property
+    def paper_perplexity(self) -> float:
+        """exp((rec_sum + KL) / n_eos) with the KL of each sentence's steps *averaged* over them: no bound.
+
+        Some papers print it (specification 1G.1) where latents have one step a token: a text is charged for one of its
+        steps in the place of all. NaN where no latent has steps.
+        """
+        if not self.n_steps:
+            return math.nan
+        other = self.kl_sum - self.step_kl_sum
+        return _exp((self.rec_sum + other + self.n_sent * self.kl_per_step) / self.n_eos)
 
     @property
     def unreliable(self) -> bool:
@@ -200,6 +223,8 @@ def bounds_of(scores: SentenceScores) -> SentenceBounds:
         tokens=scores.tokens,
         rec=scores.rec,
         kl=scores.kl,
+        step_kl=scores.step_kl,
+        steps=scores.steps,
         elbo=weights.mean(0),
         iw=log_mean_exp(weights),
         elbo_var=jackknife_variance(means),
@@ -218,6 +243,8 @@ def _exact(scores: SentenceScores) -> SentenceBounds:
         tokens=scores.tokens,
         rec=scores.rec,
         kl=scores.kl,
+        step_kl=scores.step_kl,
+        steps=scores.steps,
         elbo=log_likelihood,
         iw=log_likelihood,
         elbo_var=zero,
@@ -280,6 +307,8 @@ def summarize(
         gap_se=standard_error(bounds.gap_var),
         exact=exact,
         token_sampling_se=sampling_error(beyond),
+        step_kl_sum=float((bounds.weights * bounds.step_kl).sum()),
+        n_steps=float((bounds.weights * bounds.steps).sum()),
         **(khat or {}),
     )
 

@@ -54,21 +54,29 @@ class SentenceScores(NamedTuple):
     """N sentences by K draws of the guide; float64, nats per sentence.
 
     ``weights`` (N,): what each sentence counts for; ``tokens`` (N,): scored tokens, EOS included; ``rec`` (N,):
-    -E_q ln p(x | z) and ``kl`` (N,): E_q[ln q - ln p], by the K draws; ``log_weights`` (N, K):
-    ln p(x, z_k) - ln q(z_k | x). ``exact``: nothing is latent, and the one log-weight is ln p(x).
+    -E_q ln p(x | z) and ``kl`` (N,): E_q[ln q - ln p], by the K draws; ``steps`` (N,): latent steps, over all sites
+    that have any, and ``step_kl`` (N,): the share of these sites in ``kl``, both 0 where no site has steps;
+    ``log_weights`` (N, K): ln p(x, z_k) - ln q(z_k | x). ``exact``: nothing is latent, and the one log-weight is
+    ln p(x).
     """
 
     weights: Tensor
     tokens: Tensor
     rec: Tensor
     kl: Tensor
+    step_kl: Tensor
+    steps: Tensor
     log_weights: Tensor
     exact: bool = False
 
     def counted(self) -> SentenceScores:
         """Return the sentences whose weight is above 0, on the CPU."""
         kept = self.weights > 0
-        return SentenceScores._make([*(column[kept].cpu() for column in self[:5]), self.exact])
+        return SentenceScores._make([*(column[kept].cpu() for column in self[:7]), self.exact])
+
+
+_SINCE = ("step_kl", "steps")
+"""Columns that files of older versions lack: they are read as 0, steps that nobody has counted."""
 
 
 class Draws(NamedTuple):
@@ -78,12 +86,14 @@ class Draws(NamedTuple):
         log_likelihood: (K, B) ln p(tokens | latents).
         log_p: by latent site, (K, B) ln p(site | earlier latents).
         log_q: by latent site, (K, B) ln q(site | text).
+        steps: by latent site that has a step axis, (B,) how many steps count.
         values: what was drawn, by site; empty where it was not kept.
     """
 
     log_likelihood: Tensor
     log_p: dict[str, Tensor]
     log_q: dict[str, Tensor]
+    steps: dict[str, Tensor]
     values: Latents
 
     @property
@@ -120,9 +130,11 @@ def score_batch(
     The guide draws ``chunk`` particles at a time, which decides the random numbers; the model scores them for as
     many sentences at a time as ``room`` allows (:func:`draw`), which decides nothing but memory.
     """
-    log_weights, likelihood, divergence = [], [], []
+    log_weights, likelihood, divergence, stepwise = [], [], [], []
+    steps = torch.zeros_like(batch.lengths, dtype=torch.float64)
     for start in range(0, particles, chunk):
-        logs = draw(model, guide, batch, min(chunk, particles - start), room, whole).scores
+        drawn = draw(model, guide, batch, min(chunk, particles - start), room, whole)
+        logs = drawn.scores
         # A copy, since the next draws may come where these are.
         log_likelihood = logs.log_likelihood.to(torch.float64, copy=True)
         if not logs.kl:
@@ -131,11 +143,15 @@ def score_batch(
         likelihood.append(log_likelihood)
         nothing = torch.zeros_like(likelihood[-1])
         divergence.append(sum((kl.double() for kl in logs.kl.values()), start=nothing))
+        stepwise.append(sum((logs.kl[name].double() for name in drawn.steps), start=nothing))
+        steps = sum((number.double() for number in drawn.steps.values()), start=torch.zeros_like(steps))
     return SentenceScores(
         weights=batch.weights.double(),
         tokens=batch.lengths.double(),
         rec=-torch.cat(likelihood).mean(0),
         kl=torch.cat(divergence).mean(0),
+        step_kl=torch.cat(stepwise).mean(0),
+        steps=steps,
         log_weights=torch.cat(log_weights).T,
     )
 
@@ -144,7 +160,25 @@ def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
     """Return the scores of sentences (B,) where nothing is latent: ln p(x), whatever K is."""
     weights, tokens = batch.weights.double(), batch.lengths.double()
     zero = torch.zeros_like(log_likelihood)
-    return SentenceScores(weights, tokens, -log_likelihood, zero, log_likelihood.unsqueeze(-1), exact=True)
+    return SentenceScores(weights, tokens, -log_likelihood, zero, zero, zero, log_likelihood.unsqueeze(-1), exact=True)
+
+
+def steps_of(q: Any, spec: LatentSpec, batch: Batch) -> Tensor | None:
+    """Return how many steps of a site count in each sentence, (B,); None for one of the whole sentence.
+
+    A distribution of steps says it as its ``lengths``; where ``q``, that of the site, has none, a T axis is as long as
+    the text, and an S axis as the source or, without one, as it is wide.
+    """
+    if spec.step_place is None:
+        return None
+    width = q.event_shape[spec.step_place]
+    while not hasattr(q, "lengths") and hasattr(q, "base_dist"):
+        q = q.base_dist
+    if isinstance(lengths := getattr(q, "lengths", None), Tensor):
+        return lengths
+    if spec.step_axis == "T":
+        return batch.lengths
+    return torch.full_like(batch.lengths, width) if batch.source is None else batch.source.lengths
 
 
 def draw_whole(model: nn.Module, guide: nn.Module, batch: Batch, particles: int) -> Draws:
@@ -152,7 +186,15 @@ def draw_whole(model: nn.Module, guide: nn.Module, batch: Batch, particles: int)
     terms = trace_terms(model, guide, batch, particles)
     sites = terms.latents.items()
     values = {n: s.value for n, s in sites}
-    return Draws(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites}, values)
+    steps = _steps(model, batch, {n: s.q for n, s in sites})
+    return Draws(terms.log_likelihood, {n: s.log_p for n, s in sites}, {n: s.log_q for n, s in sites}, steps, values)
+
+
+def _steps(model: nn.Module, batch: Batch, posteriors: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the steps of the sites that have any, by name, given each site's distribution in the guide."""
+    specs: dict[str, LatentSpec] = {spec.name: spec for spec in getattr(model, "latents", ())}
+    found = {name: steps_of(q, specs[name], batch) for name, q in posteriors.items() if name in specs}
+    return {name: steps for name, steps in found.items() if steps is not None}
 
 
 def draw(
@@ -187,7 +229,8 @@ def draw(
         parts.append((rows, collect_terms(drawn, replayed, particles, some)))
     log_p = {name: _scattered([(rows, terms.latents[name].log_p) for rows, terms in parts], shape) for name in log_q}
     likelihood = _scattered([(rows, terms.log_likelihood) for rows, terms in parts], shape)
-    return Draws(likelihood, log_p, log_q, {name: trace.nodes[name]["value"] for name in log_q})
+    steps = _steps(model, batch, {name: trace.nodes[name]["fn"] for name in log_q})
+    return Draws(likelihood, log_p, log_q, steps, {name: trace.nodes[name]["value"] for name in log_q})
 
 
 def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
@@ -225,7 +268,7 @@ def _scattered(parts: Sequence[tuple[Tensor, Tensor]], shape: tuple[int, int]) -
 def join_scores(parts: Iterable[SentenceScores]) -> SentenceScores:
     """Put batches under each other."""
     kept = list(parts)
-    columns = [torch.cat(column) for column in zip(*(part[:5] for part in kept), strict=True)]
+    columns = [torch.cat(column) for column in zip(*(part[:7] for part in kept), strict=True)]
     return SentenceScores._make([*columns, any(part.exact for part in kept)])
 
 
@@ -237,12 +280,12 @@ class StoredScores(NamedTuple):
 
 
 def store_scores(path: str | Path, scores: SentenceScores, about: Mapping[str, Any]) -> None:
-    """Write ``weights``, ``tokens``, ``rec``, ``kl`` (N,) and ``log_weights`` (N, K) as safetensors, atomically.
+    """Write the columns of the scores, (N,) each and ``log_weights`` (N, K), as safetensors, atomically.
 
     ``about``: plain values that say how they were made, kept in the file's metadata. Raises
     :class:`CheckpointError` when the disk refuses.
     """
-    tensors = {name: getattr(scores, name).contiguous() for name in SentenceScores._fields[:5]}
+    tensors = {name: getattr(scores, name).contiguous() for name in SentenceScores._fields[:7]}
     metadata = {_METADATA: json.dumps({**about, "exact": scores.exact})}
     content = save(tensors, metadata=metadata)
     write_atomically(Path(path), lambda file: file.write(content))
@@ -267,7 +310,12 @@ def load_scores(path: str | Path) -> StoredScores:
     try:
         with safe_open(str(path), framework="pt") as file:
             about = json.loads((file.metadata() or {})[_METADATA])
-            columns = [file.get_tensor(name) for name in SentenceScores._fields[:5]]
+            stored = set(file.keys())
+            nothing = torch.zeros_like(file.get_tensor("kl"))
+            columns = [
+                nothing if name in _SINCE and name not in stored else file.get_tensor(name)
+                for name in SentenceScores._fields[:7]
+            ]
     except FileNotFoundError as error:
         raise UserError(
             f"{path} does not exist; write it with: python -m ppl_text evaluate RUN --store {path}"

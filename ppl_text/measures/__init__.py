@@ -7,6 +7,7 @@ heavy is imported here.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MEASURES = {
     "words": "ppl_text.measures.words:WordMeasure",
     "sentences": "ppl_text.measures.sentences:SentenceMeasure",
+    "codes": "ppl_text.measures.codes:CodeMeasure",
 }
 """Kinds by name."""
 
@@ -34,12 +36,15 @@ def load_measure(name: str) -> Measure:
 def measures_of(model: Any, corpus: Corpus) -> list[Measure]:
     """Return the measures that the model names and that apply to the corpus.
 
-    Where none of them applies, and for a model that names none, the first of all that applies, so that no run goes
+    Where none of them can stand alone, the first of all that applies and can stands before them, so that no run goes
     without bounds.
     """
     named = [load_measure(name) for name in getattr(model, "measures", ())]
     found = [measure for measure in named if measure.applies(corpus)]
-    return found or [measure for measure in map(load_measure, MEASURES) if measure.applies(corpus)][:1]
+    if any(measure.alone for measure in found):
+        return found
+    others = (measure for measure in map(load_measure, MEASURES) if measure.alone and measure.applies(corpus))
+    return [*itertools.islice(others, 1), *found]
 
 
 def monitor_of(subject: Subject, validation: EvaluationSet, *, everything: bool = False) -> Monitor | None:

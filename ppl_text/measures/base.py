@@ -229,13 +229,16 @@ class Measure:
 
     Where they make sense also ``monitor``, for what a trainer records at each validation, and ``row`` for a published
     table, with ``version`` raised whenever a figure is measured otherwise than before, so that finished rows are
-    re-measured; ``data_row`` fills a row that trains nothing, ``notes`` and ``figures`` stand below the table. Whoever
-    asks renders what comes back and knows no kind. :class:`~ppl_text.measures.texts.TextMeasure` has the sections of
-    any text.
+    re-measured; ``data_row`` fills a row that trains nothing, ``notes`` and ``figures`` stand below the table. A kind
+    without bounds of its own says ``alone = False``: it stands beside one that has some, and ``beside`` is what it adds
+    to that one's row. Whoever asks renders what comes back and knows no kind.
+    :class:`~ppl_text.measures.texts.TextMeasure` has the sections of any text.
     """
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
+    alone: ClassVar[bool] = True
+    """Whether a run needs no other kind beside this one: its first section is on bounds."""
 
     def applies(self, corpus: Corpus) -> bool:
         """Return whether the corpus has what is measured."""
@@ -255,6 +258,10 @@ class Measure:
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
         """Fill a row of a table; ``settings`` are the table's, ``report`` is told what is being measured."""
         raise UserError(f"measures '{self.name}' fill no table")
+
+    def beside(self, subject: Subject, settings: Mapping[str, Any]) -> Numbers:
+        """Return what it adds to a row that another kind fills, where the model names this one; nothing by default."""
+        return {}
 
     def data_row(
         self, corpus: Corpus, settings: Mapping[str, Any], seed: int, report: Callable[[str], None]

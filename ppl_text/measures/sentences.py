@@ -62,7 +62,7 @@ class SentenceMeasure(TextMeasure):
             f"samples{tail}; over {n}."
         )
         if likelihood.finite:
-            return (line,)
+            return (line, *stepwise_lines(likelihood, corpus.noun))
         return (
             line,
             "KL = ∞: the guide puts all its mass on one point, which has no density under the prior, so every bound is "
@@ -111,6 +111,13 @@ class SentenceMeasure(TextMeasure):
             "n_sent": likelihood.n_sent,
             "sampling_se": likelihood.sampling_se,
         }
+        if likelihood.n_steps:
+            found |= {
+                "kl_per_step": likelihood.kl_per_step,
+                "paper_ppl": likelihood.paper_perplexity,
+                "step_kl_sum": likelihood.step_kl_sum,
+                "n_steps": likelihood.n_steps,
+            }
         if likelihood.exact:
             without = ("kl", "elbo_negative", "ppl_elbo", "ppl_elbo_se", "khat_bad", "khat_median")
             found = {key: value for key, value in found.items() if key not in without}
@@ -153,6 +160,20 @@ class SentenceMeasure(TextMeasure):
                 f"{decimal(cap, 2)} nats at most."
             )
         return notes
+
+
+def stepwise_lines(likelihood: Likelihood, noun: str) -> tuple[str, ...]:
+    """Return the perplexity of a KL that is averaged over latent steps, and why it is no bound; nothing without steps.
+
+    Where a text has one step of the latents it is the perplexity from the ELBO.
+    """
+    if not likelihood.n_steps:
+        return ()
+    steps = decimal(likelihood.n_steps / likelihood.n_sent, 2)
+    return (
+        f"paper_ppl {decimal(likelihood.paper_perplexity)}, which is no bound: it charges a {noun} for one average "
+        f"latent step ({decimal(likelihood.kl_per_step)} nats) where it has {steps}, as some papers print it.",
+    )
 
 
 def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:

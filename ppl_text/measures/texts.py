@@ -225,6 +225,8 @@ def bound_values(likelihood: Likelihood, references: References, other: Objectiv
         "letter_model": -references.letters,
         "split_entropy": references.entropy,
     }
+    if likelihood.n_steps:
+        values |= {"kl_per_step": likelihood.kl_per_step, "paper_ppl": likelihood.paper_perplexity}
     if other is not None:
         values |= {"objective": other.name, "objective_bound": other.bound, "objective_bound_se": other.error}
     return values

@@ -61,7 +61,7 @@ class LatentSequence(nn.Module):
         "n ~ p(n);  z_s ~ p(z_s | z_{<s}), s = 1..n;  s_t = LSTM([emb(w_{t-1}); attention over z], s_{t-1}), s_0 = 0",
         "p(n, z, w) = p(n) Π_s p(z_s | z_{<s}) Π_t P(w_t | w_{<t}, z)",
     )
-    measures = ("sentences",)
+    measures = ("sentences", "codes")
     lengths: LengthTable | None
     zero: Tensor
     one: Tensor

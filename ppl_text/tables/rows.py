@@ -14,7 +14,7 @@ from torch import nn
 
 from ..core.errors import RunFolderError, UserError
 from ..fitting import fit
-from ..measures import load_measure
+from ..measures import load_measure, measures_of
 from ..measures.base import Measured, Numbers
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree
@@ -178,7 +178,10 @@ def _measured(task: Task, run: Run | None, progress: Progress) -> Measured:
         progress.message(f"measuring: {what}")
 
     if run is not None:
-        return measure.row(run.subject, task.settings, report)
+        filled = measure.row(run.subject, task.settings, report)
+        others = [other for other in measures_of(run.model, run.corpus) if other.name != measure.name]
+        added = [other.beside(run.subject, task.settings) for other in others]
+        return filled._replace(numbers={**filled.numbers, **{key: n for of in added for key, n in of.items()}})
     return measure.data_row(build.load_data(task.config()), task.settings, task.seed, report)
 
 

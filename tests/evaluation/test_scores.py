@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from guides.sentence_vae import GaussianGuide as LSTMGuide
@@ -17,7 +18,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
-from ppl_text.evaluation.likelihood import bounds_of, estimate_bounds, measuring, sentence_bounds, summarize
+from ppl_text.evaluation.likelihood import Likelihood, bounds_of, estimate_bounds, measuring, sentence_bounds, summarize
 from ppl_text.evaluation.scores import (
     ROOM,
     WIDE_ROOM,
@@ -169,6 +170,71 @@ def test_where_nothing_is_latent_one_exact_weight_is_kept(tmp_path):
     assert back.exact
     assert torch.equal(bounds_of(back).iw, bounds.iw)
     assert summarize(bounds, 8, exact=True).elbo_perplexity == pytest.approx(5)
+
+
+class Steps(nn.Module):
+    """z ~ N(0, 1) of the sentence, a_t ~ N(0, 1) of its steps."""
+
+    latents = (LatentSpec("z", axes=(), sizes={}), LatentSpec("a", axes=("T",), sizes={}))
+
+    def forward(self, batch):
+        self.sample(batch, 0.0)
+        with pyro.plate("tokens of sentences", batch.size, dim=-1):
+            pyro.sample("tokens", dist.Normal(torch.zeros(batch.size), 1.0), obs=torch.zeros(batch.size))
+
+    def sample(self, batch, mean):
+        mask = torch.arange(batch.steps) < batch.lengths.unsqueeze(-1)
+        with pyro.plate("sentences", batch.size, dim=-1):
+            pyro.sample("z", dist.Normal(torch.full((batch.size,), mean).double(), 1.0))
+            of_steps = dist.Normal(torch.full((batch.size, batch.steps), mean).double(), 1.0)
+            pyro.sample("a", of_steps.mask(mask).to_event(1))
+
+
+class StepsGuide(nn.Module):
+    def forward(self, batch):
+        Steps().sample(batch, 2.0)
+
+
+def test_the_kl_of_steps_stands_apart_and_is_kept(tmp_path):
+    """Of means of 2: z costs 2 nats, each step 2; texts of 1, 4 and 6 steps, the first three times."""
+    bounds, scores = scored(Steps(), StepsGuide(), batch_of([1, 4, 6, 2], [3.0, 1.0, 1.0, 0.0]), particles=4000)
+    found = summarize(bounds, 4000)
+    assert scores.steps.tolist() == [1, 4, 6]
+    assert found.n_steps == found.n_eos == 13
+    # The KL of one draw has the variance 4 for each latent; 13 + 5 of them by 4000 draws, weights at most 3.
+    assert found.step_kl_sum == pytest.approx(2 * 13, abs=5 * math.sqrt(4 * 3 * 13 / 4000))
+    assert found.kl_sum - found.step_kl_sum == pytest.approx(2 * 5, abs=5 * math.sqrt(4 * 3 * 5 / 4000))
+    expected = found.rec_sum + (found.kl_sum - found.step_kl_sum) + 5 * found.step_kl_sum / 13
+    assert found.paper_perplexity == pytest.approx(math.exp(expected / 13), rel=1e-12)
+    assert found.paper_perplexity < found.elbo_perplexity
+    store_scores(tmp_path / "x.safetensors", scores, {})
+    again = summarize(bounds_of(load_scores(tmp_path / "x.safetensors").scores), 4000)
+    assert again.paper_perplexity == pytest.approx(found.paper_perplexity, rel=1e-12)
+
+
+def test_a_file_of_an_older_version_knows_no_steps(tmp_path):
+    _, scores = scored(Gaussian(), GaussianGuide(), batch_of([1, 4]))
+    old = {name: getattr(scores, name).contiguous() for name in ("weights", "tokens", "rec", "kl", "log_weights")}
+    save_file(old, tmp_path / "old.safetensors", metadata={"ppl_text": json.dumps({"exact": False})})
+    found = summarize(bounds_of(load_scores(tmp_path / "old.safetensors").scores), 8)
+    assert (found.n_steps, found.step_kl_sum) == (0, 0)
+    assert math.isnan(found.paper_perplexity)
+
+
+PRINTED = {"PTB, 128 codes": (83.57, 2.23, 50.15), "PTB, 512 codes": (60.16, 3.12, 17.94)}
+"""Rec, KL and PPL of Table II (specification 1F)."""
+
+
+@pytest.mark.parametrize(("rec", "kl", "printed"), PRINTED.values(), ids=PRINTED)
+def test_the_published_perplexity_is_that_of_an_averaged_kl(rec, kl, printed):
+    """With 21.917 tokens a sentence of PTB, all figures within their last digit (specification 1G.1)."""
+    sums = {"rec_sum": 1000 * rec, "kl_sum": 21917 * kl, "step_kl_sum": 21917 * kl}
+    counts = {"n_sent": 1000, "n_eos": 21917, "n_words": 20917, "n_steps": 21917}
+    mean = dict.fromkeys(("elbo_se", "iw", "iw_se", "sampling_se", "ess"), math.nan)
+    found = Likelihood(particles=1, elbo=-rec - 21.917 * kl, kl=21.917 * kl, rec=rec, **mean, **sums, **counts)
+    assert found.kl_per_step == pytest.approx(kl)
+    assert found.paper_perplexity == pytest.approx(printed, abs=0.015)
+    assert found.elbo_perplexity == pytest.approx(math.exp(rec / 21.917 + kl))
 
 
 def test_a_point_mass_has_no_finite_bound_and_a_reconstruction():

@@ -34,7 +34,7 @@ def scores_of(weights):
     """The scores of texts whose ln p(x) is 0, with these log-weights."""
     one = torch.ones(len(weights), dtype=torch.float64)
     rec = -weights.mean(1)
-    return SentenceScores(one, TOKENS * one, rec, 0 * one, weights)
+    return SentenceScores(one, TOKENS * one, rec, *[0 * one] * 3, weights)
 
 
 def over_seeds(tail):
@@ -140,7 +140,7 @@ def test_drawing_texts_moves_the_perplexity_as_stated():
     rng = np.random.default_rng(0)
     tokens = rng.integers(2, 20, size=200).astype(float)
     values = torch.tensor(-2.0 * tokens + rng.normal(size=200) * np.sqrt(tokens))
-    exact = SentenceScores(*map(torch.ones, [200] * 4), values.unsqueeze(1), exact=True)
+    exact = SentenceScores(*map(torch.ones, [200] * 6), values.unsqueeze(1), exact=True)
     bounds = bounds_of(exact._replace(tokens=torch.tensor(tokens)))
     found = []
     for _ in range(600):

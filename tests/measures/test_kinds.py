@@ -60,6 +60,15 @@ def test_a_kind_of_ones_own_stands_beside_the_others(monkeypatch):
     assert found[1].notes({}) == found[1].figures(None, {}, ()) == []
 
 
+def test_a_kind_without_bounds_stands_beside_one_that_has_some():
+    model = SimpleNamespace(measures=("sentences", "codes"))
+    assert [measure.name for measure in measures_of(model, WORDS)] == ["words", "codes"]
+    assert [measure.name for measure in measures_of(model, SENTENCES)] == ["sentences", "codes"]
+    assert not load_measure("codes").alone
+    with pytest.raises(UserError, match="measures 'codes' fill no table"):
+        load_measure("codes").row(None, {}, print)
+
+
 def test_names_are_those_of_the_registry():
     assert {name: load_measure(name).name for name in MEASURES} == {name: name for name in MEASURES}
     with pytest.raises(UnknownNameError, match="did you mean 'words'"):

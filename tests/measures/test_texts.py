@@ -119,6 +119,21 @@ def test_sentences_have_perplexities_and_stand_a_line_each(monkeypatch):
     assert samples.lines[1] == "> ab\n>\n> ∅\n>\n> a|b"
 
 
+def test_both_perplexities_stand_where_a_latent_has_steps():
+    stepwise = replace(LIKELIHOOD, kl_sum=7000.0, step_kl_sum=6170.0, n_steps=6170.0)
+    bounds = shown(Sentences(), stepwise, SENTENCES, samples=0, model=SimpleNamespace(latents=()))[0]
+    assert bounds.lines[1].startswith("PPL 2.907 ± 0.006 from the ELBO")
+    value = math.exp((901.23 + 830 + 1234 * 1.0) / 7404)
+    assert bounds.lines[2] == (
+        f"paper_ppl {value:.3f}, which is no bound: it charges a sentence for one average latent step (1.000 nats) "
+        "where it has 5.00, as some papers print it."
+    )
+    assert (bounds.values["kl_per_step"], bounds.values["paper_ppl"]) == (1.0, pytest.approx(value))
+    without = shown(Sentences(), corpus=SENTENCES, samples=0, model=SimpleNamespace(latents=()))[0]
+    assert "paper_ppl" not in without.values
+    assert not any("paper_ppl" in line for line in without.lines)
+
+
 def test_texts_that_stand_in_other_splits_are_named():
     repeats = (Repeat("valid", "train", 7), Repeat("test", "train", 2), Repeat("test", "valid", 1))
     corpus = SimpleNamespace(**{**vars(SENTENCES), "repeats": repeats})

@@ -76,6 +76,21 @@ def test_a_code_book_makes_every_bound_the_elbo(runs):
     assert found.kl > 0
 
 
+def test_usage_of_the_code_book_is_recorded_and_reported(runs):
+    run = runs["verses-davam"]
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    recorded = [line["monitor"] for line in lines if line["split"] == "valid"]
+    assert all(1 <= line["codes_used"] <= 8 == line["codes_used"] + line["dead_codes"] for line in recorded)
+    results = json.loads((run.folder / "results.json").read_text(encoding="utf-8"))
+    told = results["codes"]["z"]
+    assert 1 <= told["code_perplexity"] <= told["codes_used"] <= told["codes"] == 8
+    assert told["kl_per_code"] == pytest.approx(results["kl_per_step"], rel=1e-4)
+    assert told["codes_per_text"] == results["n_steps"] / results["n_sent"]
+    assert results["paper_ppl"] < results["elbo_perplexity"]
+    assert "## Codes of the test sentences" in (run.folder / "report.md").read_text(encoding="utf-8")
+    assert "codes" not in json.loads((runs["verses-gavam"].folder / "results.json").read_text(encoding="utf-8"))
+
+
 def test_guides_of_one_model_are_compared_and_swapped(runs, tmp_path):
     run = runs["verses-vae-attn"]
     swapped = run.swap_guide("prior", steps=2, out=tmp_path / "swapped")
