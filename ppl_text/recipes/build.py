@@ -35,7 +35,6 @@ from ..measures import monitor_of
 from ..measures.base import Subject
 from ..nn.statistics import statistics_of
 from ..training.capture import RECORDERS, graphs_on
-from ..training.optimizers import build_optimizer
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.trainer import Trainer
@@ -46,7 +45,7 @@ from .config import DataSection, RunConfig, check_config, sound_parts
 from .errors import Errors, checked_options, default_options, place_of
 from .folders import check_parent
 from .procedures import FREEZE
-from .stages import build_stages, check_stages, first_rate
+from .stages import build_stages, check_stages, optimizer_of
 from .tree import read_recipe, source_of
 
 ESTIMATED_ON = 100
@@ -296,12 +295,12 @@ def build_trainer(
     def others() -> BatchStream:
         return training_batches(config, corpus, derived_seed(config.seed, AGGRESSIVE))
 
-    stages = build_stages(training, objective, epoch_length(batches), fresh, others, code)
+    epoch = epoch_length(batches)
+    stages = build_stages(training, objective, epoch, fresh, others, code)
     validation = evaluation_set(corpus, "valid", config.data.validation_sentences, config.seed)
     parameters = trained_parameters(*programs, [name for stage in stages for name in stage.train])
     # A group, because optimizers refuse an empty list and nothing may be left to train.
-    group = {"params": parameters}
-    optimizer = build_optimizer(training.optimizer, [group], lr=first_rate(stages[0]), betas=training.betas)
+    optimizer = optimizer_of(training.in_stages()[0], epoch)([{"params": parameters}])
     return Trainer(
         programs.model,
         programs.guide,

@@ -89,6 +89,8 @@ class Procedure(Section):
         "joint", description="aggressive: the guide is trained alone before each update of the model (He et al. 2019)"
     )
     train: Submodules = Field(EVERYTHING, description="what is trained: model, guide, model.prior, …")
+    optimizer: Literal["adam", "soap", "sgd"] = Field("adam", description="rule of the updates")
+    betas: tuple[MovingDecay, MovingDecay] | None = Field(None, description="its decay rates; null: its own")
 
     @model_validator(mode="after")
     def _one_length(self) -> Procedure:
@@ -194,8 +196,6 @@ class TrainingSection(Procedure):
     ``train: [guide]``.
     """
 
-    optimizer: Literal["adam", "soap", "sgd"] = Field("adam", description="rule of the updates")
-    betas: tuple[MovingDecay, MovingDecay] | None = Field(None, description="its decay rates; null: its own")
     stages: tuple[StageSection, ...] = Field((), description="a training in parts, one after the other")
 
     @model_validator(mode="before")
@@ -210,13 +210,6 @@ class TrainingSection(Procedure):
         return {**rest, "train": thawed(values["freeze"])}
 
     @model_validator(mode="after")
-    def _betas_of_the_optimizer(self) -> TrainingSection:
-        """Refuse decay rates for plain gradient descent, which keeps no moving averages."""
-        if self.optimizer == "sgd" and self.betas is not None:
-            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
-        return self
-
-    @model_validator(mode="after")
     def _stages_fit(self) -> TrainingSection:
         if not self.stages and not self.length:
             raise ValueError("it has no length; give steps: N, or epochs: N for a corpus of sentences")
@@ -227,6 +220,9 @@ class TrainingSection(Procedure):
             raise ValueError(f"stage '{names[0]}' is the first, so that there is nothing to reset; leave it out")
         self._length_is_the_stages_sum()
         self._trained_fits()
+        # Plain gradient descent keeps no moving averages.
+        if any(stage.optimizer == "sgd" and stage.betas is not None for stage in self.in_stages()):
+            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
         return self
 
     def _length_is_the_stages_sum(self) -> None:
@@ -247,7 +243,9 @@ class TrainingSection(Procedure):
 
     def described(self, objective: str) -> list[str]:
         """Return a line for each stage, with its name where there are several."""
-        lines = [(stage.name, stage.described(objective)) for stage in self.in_stages()]
+        stages = self.in_stages()
+        several = len({stage.optimizer for stage in stages}) > 1
+        lines = [(own.name, own.described(objective) + f", by {own.optimizer}" * several) for own in stages]
         return [f"{name}: {line}" for name, line in lines] if self.stages else [line for _, line in lines]
 
     def in_stages(self) -> list[StageSection]:
@@ -256,9 +254,11 @@ class TrainingSection(Procedure):
         if not self.stages:
             return [StageSection.model_construct(name="joint", objective=None, reset=(), **inherited)]
         inherited |= {"steps": None, "epochs": None, "objective": None, "reset": ()}
+        given = [{key: getattr(stage, key) for key in stage.model_fields_set} for stage in self.stages]
+        # Decay rates are those of an optimizer, and not another one's.
+        others = [{"betas": None} if own.get("optimizer", self.optimizer) != self.optimizer else {} for own in given]
         return [
-            StageSection.model_construct(**inherited | {key: getattr(stage, key) for key in stage.model_fields_set})
-            for stage in self.stages
+            StageSection.model_construct(**inherited | other | own) for other, own in zip(others, given, strict=True)
         ]
 
     def is_reached(self, trained: Mapping[str, Any]) -> bool:

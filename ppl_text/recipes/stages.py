@@ -11,6 +11,7 @@ from torch import nn
 from ..core.protocols import Objective
 from ..data.batches import BatchStream
 from ..data.options import OPTIONS
+from ..training.optimizers import MakeOptimizer, build_optimizer
 from ..training.state import Stage
 from ..training.update import Aggressive, Update
 from .code import Code, objective_of
@@ -47,6 +48,11 @@ def build_stages(
     def update(own: StageSection) -> Callable[..., Update]:
         return partial(Aggressive, batches=others()) if own.update == "aggressive" else Update
 
+    def optimizer(number: int) -> MakeOptimizer | None:
+        before, own = stages[max(number - 1, 0)], stages[number]
+        return None if (before.optimizer, before.betas) == (own.optimizer, own.betas) else optimizer_of(own, epoch)
+
+    stages = training.in_stages()
     return [
         Stage(
             objective=stage_objective(own, objective, code),
@@ -55,8 +61,9 @@ def build_stages(
             update=update(own),
             fresh=partial(fresh, number, own.reset),
             train=own.train,
+            optimizer=optimizer(number),
         )
-        for number, own in enumerate(training.in_stages())
+        for number, own in enumerate(stages)
     ]
 
 
@@ -67,10 +74,10 @@ def stage_objective(own: StageSection, objective: Objective, code: Code | None =
     return objective_of(own.objective, code or {})
 
 
-def first_rate(stage: Stage) -> float:
-    """Return the learning rate of the first update."""
-    schedule: Any = stage.options.learning_rate
-    return float(schedule(0))
+def optimizer_of(own: StageSection, epoch: int | None) -> MakeOptimizer:
+    """Return what makes a stage's optimizer of parameter groups, at the learning rate of its first update."""
+    schedule: Any = own.in_steps(epoch).learning_rate
+    return partial(build_optimizer, own.optimizer, lr=float(schedule(0)), betas=own.betas)
 
 
 def check_stages(config: RunConfig, code: Code | None = None) -> None:

@@ -155,7 +155,7 @@ def _stretched_training(parent: Trained, steps: Any) -> dict[str, Any]:
     share = steps / build.last_steps(parent.config, parent.corpus)
     return {
         **({} if last.objective is None else {"objective": last.objective}),
-        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience")},
+        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience", "optimizer", "betas")},
         "training.stages": [],
         "training.decay": None,
         "training.update": "joint",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,6 +14,10 @@ from ..core.errors import UnknownNameError
 
 LARGEST_PRECONDITIONER = 2048
 """SOAP leaves an axis that is longer (a vocabulary) to Adam: its preconditioner is a matrix of that width."""
+
+
+MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
+"""Makes an optimizer of parameter groups."""
 
 
 class Kind(NamedTuple):
@@ -63,6 +67,28 @@ def build_optimizer(
             raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
         return kind.make(groups, lr)
     return kind.make(groups, lr, betas or kind.betas)
+
+
+class InTurn:
+    """Hold the optimizer that each stage updates by: the first stage's, until a later one makes its own.
+
+    Args:
+        first: of the first stage.
+        makes: for each stage what makes its own, of the parameters of ``first``; None: it goes on with the one before.
+            That of the first stage is not asked.
+    """
+
+    def __init__(self, first: Optimizer, makes: Sequence[MakeOptimizer | None]) -> None:
+        self._made, self._makes = {0: first}, makes
+
+    def of(self, number: int) -> Optimizer:
+        """Return that of the stage of this number, which counts from 0; made once."""
+        if number not in self._made:
+            make = self._makes[number]
+            if make is None:
+                return self.of(number - 1)
+            self._made[number] = make([{"params": group["params"]} for group in self._made[0].param_groups])
+        return self._made[number]
 
 
 def make_capturable(optimizer: Optimizer, device: torch.device) -> None:

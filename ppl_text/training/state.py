@@ -14,10 +14,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..core.errors import RunFolderError
+from ..core.errors import RunFolderError, UserError
 from ..core.protocols import Objective
 from .machine import Ranks
-from .optimizers import forget, load_state
+from .optimizers import MakeOptimizer, forget, load_state
 from .options import Plateau, Stop, TrainingOptions
 from .programs import EVERYTHING, Batches
 from .update import Update
@@ -37,7 +37,8 @@ class Stage:
     ``fresh`` is called when the stage begins after another one, and returns programs by name (``model``, ``guide``)
     whose parameters and buffers replace those of the run. ``train`` names the submodules that are trained
     (:func:`~ppl_text.training.programs.find_submodules`); nothing else gets a gradient, and what the optimizer has
-    gathered of it stays as it is.
+    gathered of it stays as it is. ``optimizer`` makes, of parameter groups, the optimizer that the stage begins with;
+    None: it goes on with the one before it.
     """
 
     objective: Objective
@@ -46,11 +47,24 @@ class Stage:
     update: Callable[..., Update] = Update
     fresh: Callable[[], Mapping[str, nn.Module]] = nothing
     train: Sequence[str] = EVERYTHING
+    optimizer: MakeOptimizer | None = None
 
     @property
     def criterion(self) -> str:
         """Return the name of what validations are compared by, larger is better: ``bound``, or the objective's own."""
         return str(getattr(self.objective, "criterion", "bound"))
+
+
+def check_trained(stages: Sequence[Stage], trained: Sequence[Sequence[nn.Parameter]], processes: int) -> None:
+    """Raise :class:`UserError` for stages that train nothing, or that parallel processes cannot go through.
+
+    ``trained``: the parameters that each of them trains.
+    """
+    empty = [stage.name for stage, parameters in zip(stages, trained, strict=True) if not parameters]
+    if len(stages) > 1 and empty:
+        raise UserError(f"stage '{empty[0]}' has no parameter to train; name other submodules under its 'train'")
+    if processes > 1 and any(set(parameters) != set(trained[0]) for parameters in trained):
+        raise UserError("stages that train different submodules run in one process only; use one device")
 
 
 @dataclass
@@ -166,6 +180,7 @@ class TrainingState:
             "counters": asdict(self.counters),
             "parameters": self.joint.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "rule": type(self.optimizer).__name__,
             "precision": self.fabric.strategy.precision.state_dict(),
             "processes": Ranks(self.fabric).gather(own),
             **({} if self.best is None else {"best": self.best}),
@@ -179,6 +194,12 @@ class TrainingState:
             raise RunFolderError(
                 f"{path} was written by {len(stored['processes'])} processes and this run has {ranks.size}; "
                 "resume it with as many as it was trained with"
+            )
+        rule = type(self.optimizer).__name__
+        if stored.get("rule", rule) != rule:
+            raise RunFolderError(
+                f"{path} was written while {stored['rule']} made the updates, and now {rule} would; resume it with the "
+                "optimizer that it was trained with, or give another one to a stage of its own"
             )
         try:
             parameters = {**stored["parameters"], **stored.get("running", {})}

@@ -17,18 +17,18 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ..core.batch import Batch
-from ..core.errors import NonFiniteLossError, RunFolderError, UserError
+from ..core.errors import NonFiniteLossError, RunFolderError
 from ..objectives import sites
 from .capture import Captured, Graphs
 from .checkpoints import RunFiles
 from .machine import Ranks
-from .optimizers import make_capturable
+from .optimizers import InTurn, make_capturable
 from .options import TrainingResult
 from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
 from .progress import Progress, Quiet
 from .records import Clock, StepRecord, ValidationRecord
-from .state import Counters, Stage, TrainingState
-from .stopping import NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
+from .state import Counters, Stage, TrainingState, check_trained
+from .stopping import Guard, NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
 from .update import Setting, Update
 from .validation import Monitor, estimate_at_one, judged, observe, validate
 
@@ -44,8 +44,8 @@ class Trainer:
         FOLDER/metrics.jsonl                           see records
 
     Args:
-        optimizer: holds the parameters that any stage trains; where it holds none, the programs are validated and saved
-            as they are.
+        optimizer: of the first stage; holds the parameters that any stage trains. Where it holds none, the programs are
+            validated and saved as they are.
         batches: endless.
         validation: can be iterated again and again; None: nothing is validated.
         fabric: launched by the caller where it needs launching; default: one CPU process.
@@ -60,9 +60,10 @@ class Trainer:
         keep_checkpoints: how many of the newest checkpoints stay, beside the best one.
         graphs: records updates and validations as graphs of the device; None: they run as they stand.
 
-    Stages follow each other in one folder and one count of steps, with one optimizer and one stream of batches. A
-    stage goes on from the best parameters of the one before (from the last where nothing was validated), with fresh
-    ones of the programs that it names; its schedules, best validation, patience and decays begin anew.
+    Stages follow each other in one folder and one count of steps, with one stream of batches, and with one optimizer
+    until one has its own. A stage goes on from the best parameters of the one before (from the last where nothing was
+    validated), with fresh ones of the programs that it names; its schedules, best validation, patience and decays begin
+    anew.
 
     The first update of each process runs with Pyro's validation on, after ``check_sites``; the later ones run
     without. A resumed run on a CPU equals an uninterrupted one bit for bit. Torch's global random state,
@@ -99,14 +100,13 @@ class Trainer:
         self._joint = Joint(model, guide, stages[0].objective)
         self._joint.choose(stages[0].train)
         self._module, self._optimizer = set_up(self._fabric, self._joint, optimizer)
-        self._guard = make_guard(self._fabric, optimizer)
         self._graphs = self._usable(graphs)
-        if self._graphs is not None:
-            make_capturable(optimizer, self._fabric.device)
+        self._optimizers = InTurn(optimizer, [stage.optimizer for stage in stages])
+        self._guard = self._guarded(optimizer)
         counters = Counters(stage=stages[0].name)
         # All of them, so that what a later stage cannot do is said before the first begins.
         rules = [self._rule_of(stage, counters) for stage in stages]
-        self._check_trained(stages)
+        check_trained(stages, [self._trained_in(stage) for stage in stages], self._ranks.size)
         self._state = TrainingState(self._fabric, self._joint, optimizer, batches, stages, rules[0], counters)
         self._clock = Clock()
 
@@ -120,7 +120,7 @@ class Trainer:
         with ExitStack() as stack:
             signals = stack.enter_context(StopSignals())
             stack.enter_context(closing(self._progress))
-            stack.enter_context(closing(self._guard))
+            stack.callback(lambda: self._guard.close())
             stack.enter_context(own_random_numbers(self._fabric.device))
             stack.enter_context(modes_kept(self._joint))
             stack.enter_context(pyro.validation_enabled(False))
@@ -169,6 +169,7 @@ class Trainer:
     def _take_on(self, counters: Counters) -> None:
         """Be in the stage of these counters, its update rule new."""
         stage = self._state.stages[counters.number]
+        self._use_optimizer_of(counters.number)
         self._joint.objective = stage.objective
         estimate = partial(estimate_at_one, self._joint, self._fabric)
         self._estimate = Captured(estimate, self._graphs, self._progress.message)
@@ -176,6 +177,22 @@ class Trainer:
         self._joint.train()
         self._state.counters, self._state.best = counters, None
         self._state.update = self._rule_of(stage, counters)
+
+    def _use_optimizer_of(self, number: int) -> None:
+        """Update by the optimizer of the stage of this number; what the one before has gathered is dropped."""
+        before, optimizer = self._state.optimizer, self._optimizers.of(number)
+        if optimizer is before:
+            return
+        before.state.clear()
+        self._guard.close()
+        self._guard, self._state.optimizer = self._guarded(optimizer), optimizer
+        self._optimizer = self._fabric.setup_optimizers(optimizer)
+
+    def _guarded(self, optimizer: Optimizer) -> Guard:
+        """Make the guard of an optimizer, which from here on may be part of a recorded step."""
+        if self._graphs is not None:
+            make_capturable(optimizer, self._fabric.device)
+        return make_guard(self._fabric, optimizer)
 
     def _rule_of(self, stage: Stage, counters: Counters) -> Update:
         held = self._trained_in(stage)
@@ -194,15 +211,6 @@ class Trainer:
         """Return the parameters that a stage trains, of those that the optimizer holds."""
         held = {p for group in self._optimizer.param_groups for p in group["params"]}
         return [p for p in self._joint.trained(stage.train) if p in held]
-
-    def _check_trained(self, stages: Sequence[Stage]) -> None:
-        """Raise :class:`UserError` for stages that train nothing, or that parallel processes cannot go through."""
-        trained = [self._trained_in(stage) for stage in stages]
-        empty = [stage.name for stage, parameters in zip(stages, trained, strict=True) if not parameters]
-        if len(stages) > 1 and empty:
-            raise UserError(f"stage '{empty[0]}' has no parameter to train; name other submodules under its 'train'")
-        if self._ranks.size > 1 and any(set(parameters) != set(trained[0]) for parameters in trained):
-            raise UserError("stages that train different submodules run in one process only; use one device")
 
     def _next_stage(self) -> None:
         """Begin the stage after the present one, which has ended."""

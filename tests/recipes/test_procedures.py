@@ -298,6 +298,14 @@ BAD = {
         {"epochs": 1, "train": []},
         "'training.train': expected names of submodules, e.g. [guide] or [mod",
     ),
+    "optimizer of a stage": (
+        {"stages": [STAGE, {"name": "b", "epochs": 1, "optimizer": "adamm"}]},
+        "'training.stages.1.optimizer': expected 'adam', 'soap' or 'sgd'; got 'adamm'",
+    ),
+    "betas of a stage": (
+        {"stages": [STAGE, {"name": "b", "epochs": 1, "optimizer": "sgd", "betas": [0.9, 0.9]}]},
+        "'training': betas are the decay rates of adam and soap; leave them out for optimizer: sgd",
+    ),
     "freeze": ({"epochs": 1, "freeze": "guide"}, "'training': freeze: expected 'none' or 'model'; got 'guide'"),
     "freeze and train": (
         {"epochs": 1, "freeze": "model", "train": ["guide"]},
@@ -362,6 +370,11 @@ def test_a_stage_inherits_what_it_does_not_name():
     first, second = section.in_stages()
     assert (first.lr, first.clip_norm, first.patience, first.steps) == (0.5, None, None, 3)
     assert (second.patience, second.steps, second.epochs) == (4, 2, None)
+    section = TrainingSection(
+        betas=(0.8, 0.9), stages=[{"name": "a", "steps": 1}, {"name": "b", "steps": 1, "optimizer": "sgd"}]
+    )
+    assert [(own.optimizer, own.betas) for own in section.in_stages()] == [("adam", (0.8, 0.9)), ("sgd", None)]
+    assert section.described("elbo") == ["a: 1 steps of elbo, by adam", "b: 1 steps of elbo, by sgd"]
     with pytest.raises(ConfigError, match=r"training\.epochs: a word list"):
         TrainingSection(epochs=2).in_stages()[0].in_steps(None)
 

@@ -1,6 +1,8 @@
 """Stages: one after the other in one folder, each beginning where it should."""
 
 import signal
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from lightning_fabric import Fabric
 
 from ppl_text.core.errors import Interrupted, RunFolderError
 from ppl_text.schedules import build
+from ppl_text.training.optimizers import build_optimizer
 from ppl_text.training.options import Decay, TrainingOptions
 from ppl_text.training.programs import Joint
 from ppl_text.training.state import Stage
@@ -15,7 +18,7 @@ from ppl_text.training.validation import validate
 from ppl_text.training.weights import load_weights
 
 from .conftest import equal, metrics, stored_state
-from .small_world import Elbo, held_out, programs
+from .small_world import Batches, Elbo, held_out, programs
 from .test_trainer import Scripted, Watched, assert_same_run, send
 from .test_update import Information, aggressive
 
@@ -134,6 +137,67 @@ def test_a_run_stopped_anywhere_equals_an_uninterrupted_one(make, finished, tmp_
     assert_same_run(tmp_path / "part", whole, step=13)
 
 
+RATES = {"descent": ("sgd", 0.1), "adam": ("adam", 0.01), "soap": ("soap", 0.01)}
+IN_TURN = (("descent", 3, True), ("adam", 4, True), ("more adam", 2, False), ("soap", 3, True))
+"""Stages by name with their updates, and whether they have an optimizer of their own."""
+
+
+def with_optimizers():
+    options = {"log_every": 2, "validate_every": 100, "checkpoint_every": 4}
+    return [
+        Stage(
+            Elbo(),
+            TrainingOptions(steps=steps, learning_rate=build(RATES[name.split()[-1]][1]), **options),
+            name=name,
+            optimizer=partial(build_optimizer, RATES[name][0], lr=RATES[name][1]) if own else None,
+        )
+        for name, steps, own in IN_TURN
+    ]
+
+
+def trained_by_each(make, folder, objective=None):
+    stages = [replace(stage, objective=objective or stage.objective) for stage in with_optimizers()]
+    return make(folder, stages=stages, optimizer=partial(build_optimizer, "sgd"), lr=0.1)
+
+
+def test_each_stage_has_its_own_optimizer_or_goes_on_with_that_before_it(make, tmp_path):
+    run = trained_by_each(make, tmp_path)
+    run.trainer.fit()
+    model, guide = programs()
+    parameters, batches = [*model.parameters(), *guide.parameters()], Batches()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        for stage, steps, own in IN_TURN:
+            if own:
+                name, lr = RATES[stage]
+                optimizer = build_optimizer(name, [{"params": parameters}], lr=lr)
+            for _ in range(steps):
+                optimizer.zero_grad()
+                Elbo()(model, guide, next(batches)).loss.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+                optimizer.step()
+    assert equal(run.parameters(), {**model.state_dict(prefix="model."), **guide.state_dict(prefix="guide.")})
+    assert [r["lr"] for r in metrics(tmp_path) if r["split"] == "train"] == [0.1, 0.1, *[0.01] * 5]
+
+
+@pytest.mark.parametrize("stop", [3, 4, 7, 8, 10])
+def test_stages_with_optimizers_of_their_own_resume_anywhere(make, finished, tmp_path, stop):
+    whole = finished("optimizers", lambda folder: trained_by_each(make, folder).trainer.fit())
+    calls = []
+
+    class Stopping(Elbo):
+        def __call__(self, model, guide, batch, beta=1.0):
+            calls.extend([1] * model.training)
+            if model.training and len(calls) == stop:
+                send(signal.SIGINT)()
+            return super().__call__(model, guide, batch, beta)
+
+    with pytest.raises(Interrupted, match=rf"after step {stop} of 12"):
+        trained_by_each(make, tmp_path / "part", Stopping()).trainer.fit()
+    trained_by_each(make, tmp_path / "part").trainer.fit(resume=True)
+    assert_same_run(tmp_path / "part", whole, step=12)
+
+
 def test_the_best_is_that_of_the_last_stage(make, tmp_path):
     """The first stage's bounds are higher: of another objective, they are not compared."""
     stages = [
@@ -200,6 +264,13 @@ def test_a_checkpoint_of_a_stage_that_there_no_longer_is(make, tmp_path):
         make(tmp_path, stages=two()[:1]).trainer.fit(resume=True)
 
 
+def test_a_checkpoint_of_another_optimizer(make, tmp_path):
+    make(tmp_path, steps=3).trainer.fit()
+    other = make(tmp_path, optimizer=partial(build_optimizer, "sgd"))
+    with pytest.raises(RunFolderError, match=r"written while Adam made the updates, and now SGD would; resume it with"):
+        other.trainer.fit(resume=True)
+
+
 def test_a_checkpoint_from_before_there_were_stages_is_resumed(make, tmp_path):
     """What later versions of a state have more is not asked of older ones, and their best bound stays the best."""
 
@@ -209,6 +280,7 @@ def test_a_checkpoint_from_before_there_were_stages_is_resumed(make, tmp_path):
     run([-1.0, -2.0], steps=6).trainer.fit()
     path = tmp_path / "checkpoints/step-00000006.pt"
     stored = torch.load(path, weights_only=True)
+    del stored["state"]["rule"]
     for name in ("number", "began", "best_score", "plateau"):
         del stored["state"]["counters"][name]
     for process in stored["state"]["processes"]:
