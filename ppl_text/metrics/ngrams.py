@@ -1,5 +1,6 @@
-"""Kneser-Ney character n-gram models of a word list: how much a set of words looks like that list.
+"""Kneser-Ney n-gram models of texts: how much other texts look like them.
 
+A text is a sequence of symbols: a word of characters, which is a string as it stands, or a sentence of words, a tuple.
 The state-space paper judges generated words by 3- and 5-gram models of the test words (its Table 2). Importing this
 module imports ``nltk`` and with it scipy's statistics (a second), hence import it where it is used.
 """
@@ -8,48 +9,70 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
+import numpy as np
 from nltk.lm import NgramCounter, Vocabulary
 from nltk.lm.models import KneserNeyInterpolated
 from nltk.lm.smoothing import KneserNey
 
+from numpy.typing import NDArray
+
 from ppl_text.core.errors import DataError
 
-from .words import CountedTexts
-
-BOS, EOS = "<s>", "</s>"
-"""Symbols beside the characters: each is longer than a character, so that no character is mistaken for them."""
+BOS, EOS, UNKNOWN = "<s> ", "</s> ", "<unk> "
+"""Symbols of our own: longer than a character, and with a blank that no word has, so that neither is mistaken for them."""
 
 Gram = tuple[str, ...]
 
 
+class CountedSequences(Protocol):
+    """Texts as sequences of symbols, and how often each occurs; a split of a corpus is one of characters."""
+
+    @property
+    def texts(self) -> Sequence[Sequence[str]]:
+        """N texts."""
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """(N,) how often each occurs."""
+
+
+class Sentences:
+    """Sentences of words between white space, each counting once."""
+
+    def __init__(self, sentences: Iterable[str]) -> None:
+        self.texts = [tuple(sentence.split()) for sentence in sentences]
+        self.counts: NDArray[np.int64] = np.ones(len(self.texts), np.int64)
+
+
 class NgramModel:
-    """p(word) = Π_i p(c_i | c_{i-n+1}, …, c_{i-1}) · p(EOS | …), BOS before the first; made by :func:`kneser_ney`."""
+    """p(text) = Π_i p(c_i | c_{i-n+1}, …, c_{i-1}) · p(EOS | …), BOS before the first; made by :func:`kneser_ney`."""
 
     def __init__(self, model: KneserNeyInterpolated) -> None:
         self.order: int = model.order
         self._model, self._known = model, dict[Gram, float]()
 
-    def log_prob(self, word: str) -> float:
-        """ln p(word) in nats, EOS scored; -inf for a word with a character that the list does not have."""
-        return math.fsum(map(self._log_score, _grams(word, self.order)))
+    def log_prob(self, text: Sequence[str]) -> float:
+        """ln p(text) in nats, EOS scored; -inf for a symbol that a closed model does not know."""
+        return math.fsum(map(self._log_score, _grams(text, self.order)))
 
-    def perplexity(self, words: Iterable[str]) -> float:
-        """exp of the mean -ln p per scored character, EOS counted; each word counts as often as it comes.
+    def perplexity(self, words: Iterable[Sequence[str]]) -> float:
+        """exp of the mean -ln p per scored symbol, EOS counted; each text counts as often as it comes.
 
-        Infinite where a word has a character that the list does not have. Raises :class:`DataError` for no words.
+        Infinite where a text has a symbol that a closed model does not know. Raises :class:`DataError` for no texts.
         """
         total, _, characters = self._surprise(words)
         return math.exp(total / characters) if total < math.inf else math.inf
 
-    def mean_surprise(self, words: Iterable[str]) -> float:
-        """Return the mean -ln p per word, nats, EOS scored; errors and infinities as in :meth:`perplexity`."""
+    def mean_surprise(self, words: Iterable[Sequence[str]]) -> float:
+        """Return the mean -ln p per text, nats, EOS scored; errors and infinities as in :meth:`perplexity`."""
         total, number, _ = self._surprise(words)
         return total / number
 
-    def _surprise(self, words: Iterable[str]) -> tuple[float, int, int]:
-        """Return the sum of -ln p, number of words, number of scored characters."""
+    def _surprise(self, words: Iterable[Sequence[str]]) -> tuple[float, int, int]:
+        """Return the sum of -ln p, number of texts, number of scored symbols."""
         counts = Counter(words)
         if not counts:
             raise DataError("no words were given, so that an n-gram model has nothing to say of them")
@@ -63,10 +86,12 @@ class NgramModel:
         return self._known[gram]
 
 
-def kneser_ney(split: CountedTexts, order: int, *, discount: float = 0.75) -> NgramModel:
-    """Fit an interpolated Kneser-Ney model (Kneser and Ney 1995; ``nltk``'s) of the characters of a counted word list.
+def kneser_ney(
+    split: CountedSequences, order: int, *, discount: float = 0.75, open_vocabulary: bool = False
+) -> NgramModel:
+    """Fit an interpolated Kneser-Ney model (Kneser and Ney 1995; ``nltk``'s) of the symbols of counted texts.
 
-    The corpus is the words' *tokens*: the highest order counts each n-gram as often as its words occur, the lower
+    Of a word list the corpus is the words' *tokens*: the highest order counts each n-gram as often as its words occur, the lower
     orders count the different characters that precede (continuation counts), as the method says. For a model of the
     *types* give a split whose counts are 1. The two differ much: on millions of tokens the highest order's discount is
     next to nothing, so that a 5-gram model knows the list by heart and is worse on other words than a 3-gram model
@@ -81,7 +106,10 @@ def kneser_ney(split: CountedTexts, order: int, *, discount: float = 0.75) -> Ng
     context: each n-gram of a lower order has a predecessor, so that the discounts taken and given add up; a context
     that was never seen defers to the next shorter one, and the shortest order is the continuation distribution,
     undiscounted. (nltk's own padding counts n-grams that end in BOS too, to which some mass then leaks.) The shortest
-    order is not mixed with a uniform one: a character that the list does not have gets probability 0.
+    order is not mixed with a uniform one: a character that the list does not have gets probability 0. With
+    ``open_vocabulary``, for words, it is discounted too, and what is taken goes in equal shares to all V symbols (EOS
+    counted) and to one more, which stands for every symbol that the texts do not have (Chen and Goodman 1999,
+    "An empirical study of smoothing techniques for language modeling", section 2.7): all V + 1 sum to one.
     """
     if order < 2 or not 0 < discount <= 1:
         raise DataError(
@@ -90,16 +118,16 @@ def kneser_ney(split: CountedTexts, order: int, *, discount: float = 0.75) -> Ng
     counts = _highest_order(split, order)
     if not counts:
         raise DataError("an n-gram model needs one word or more with a count above 0")
-    return NgramModel(_IndexedKneserNeyInterpolated(order, discount, counter=_all_orders(counts, order)))
+    return NgramModel(_IndexedKneserNeyInterpolated(order, discount, _all_orders(counts, order), open_vocabulary))
 
 
-def _grams(word: str, order: int) -> Iterator[Gram]:
-    """Return the n-grams that end in each character of a word and in EOS."""
+def _grams(word: Sequence[str], order: int) -> Iterator[Gram]:
+    """Return the n-grams that end in each symbol of a text and in EOS."""
     symbols = (*(BOS,) * (order - 1), *word, EOS)
     return (symbols[i : i + order] for i in range(len(word) + 1))
 
 
-def _highest_order(split: CountedTexts, order: int) -> Counter[Gram]:
+def _highest_order(split: CountedSequences, order: int) -> Counter[Gram]:
     counts: Counter[Gram] = Counter()
     for word, n in zip(split.texts, split.counts.tolist(), strict=True):
         if n:
@@ -126,13 +154,24 @@ def _all_orders(counts: Counter[Gram], order: int) -> NgramCounter:
 class _IndexedKneserNey(KneserNey):
     """nltk's estimator with the continuation counts in a table, where nltk walks through all n-grams at every score."""
 
-    def __init__(self, vocabulary: Vocabulary, counter: NgramCounter, order: int, discount: float) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, counter: NgramCounter, order: int, discount: float, open_vocabulary: bool
+    ) -> None:
         super().__init__(vocabulary, counter, order, discount)
+        self._open = open_vocabulary
         self._continuations: dict[Gram, Counter[str]] = defaultdict(Counter)
         for n in range(2, order + 1):
             for context, followers in counter[n].items():
                 self._continuations[context[1:]].update(symbol for symbol, count in followers.items() if count > 0)
         self._totals = {context: followers.total() for context, followers in self._continuations.items()}
+
+    def unigram_score(self, word: str) -> float:
+        """p(symbol) without a context."""
+        count, total = self._continuation_counts(word)
+        if not self._open:
+            return count / total
+        types = len(self._continuations[()])
+        return float(max(count - self.discount, 0.0) + self.discount * types / (types + 1)) / total
 
     def _continuation_counts(self, word: str, context: Gram = ()) -> tuple[int, int]:
         return self._continuations[context][word], self._totals[context]
@@ -141,7 +180,7 @@ class _IndexedKneserNey(KneserNey):
 class _IndexedKneserNeyInterpolated(KneserNeyInterpolated):
     """nltk's model of a counter that is full from the start, with :class:`_IndexedKneserNey`."""
 
-    def __init__(self, order: int, discount: float, counter: NgramCounter) -> None:
-        vocabulary = Vocabulary(dict.fromkeys((*counter.unigrams, BOS), 1))
+    def __init__(self, order: int, discount: float, counter: NgramCounter, open_vocabulary: bool) -> None:
+        vocabulary = Vocabulary(dict.fromkeys((*counter.unigrams, BOS), 1), unk_label=UNKNOWN)
         super().__init__(order, discount, vocabulary=vocabulary, counter=counter)
-        self.estimator = _IndexedKneserNey(vocabulary, counter, order, discount)
+        self.estimator = _IndexedKneserNey(vocabulary, counter, order, discount, open_vocabulary)

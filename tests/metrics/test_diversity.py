@@ -1,0 +1,43 @@
+"""Entropy and distinct shares in closed form: what all the texts have together."""
+
+import math
+
+import pytest
+
+from ppl_text.core.errors import DataError
+from ppl_text.metrics.diversity import diversity
+
+
+def test_one_word_over_and_over_has_no_variety():
+    found = diversity([["a"] * 5, ["a"] * 3])
+    assert found == (0.0, 1 / 8, 1 / 6)
+
+
+@pytest.mark.parametrize("words", [2, 7, 40])
+def test_words_that_are_all_different_have_as_much_as_there_is(words):
+    found = diversity([[f"{text}-{word}" for word in range(words)] for text in range(3)])
+    assert found.entropy == pytest.approx(math.log(3 * words))
+    assert found[1:] == (1.0, 1.0)
+
+
+def test_texts_are_pooled():
+    """Ten texts of ten different words, the same in each: a mean over texts would give Dist 1 and ln 10, too."""
+    words = list("abcdefghij")
+    found = diversity([words] * 10)
+    assert found.entropy == pytest.approx(math.log(10))
+    assert found[1:] == (0.1, 0.1)
+    assert diversity([words]) == pytest.approx((math.log(10), 1.0, 1.0))
+
+
+def test_pairs_lie_within_texts_and_in_order():
+    """ab, ba, a: pairs ab and ba; across the borders there would be bb and aa. p = 3/5, 2/5."""
+    found = diversity([["a", "b"], ["b", "a"], ["a"]])
+    assert found.entropy == pytest.approx(-(3 / 5 * math.log(3 / 5) + 2 / 5 * math.log(2 / 5)))
+    assert found.distinct_1 == 2 / 5
+    assert found.distinct_2 == 1.0
+
+
+@pytest.mark.parametrize("texts", [[], [[]], [["a"], ["b"]]])
+def test_texts_without_a_pair_are_refused(texts):
+    with pytest.raises(DataError, match="a text of two words or more"):
+        diversity(texts)
