@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ppl_text.core.errors import DataError
@@ -33,11 +34,11 @@ def diversity(texts: Sequence[Sequence[str]]) -> Diversity:
 
     Example::
 
-        >>> diversity([["a", "b", "a"], ["a", "b"]])
-        Diversity(entropy=0.6730116670092565, distinct_1=0.4, distinct_2=0.6666666666666666)
+        >>> [round(share, 3) for share in diversity([["a", "b", "a"], ["a", "b"]])]
+        [0.673, 0.4, 0.667]
     """
     words = Counter(word for text in texts for word in text)
-    pairs = Counter(pair for text in texts for pair in zip(text, text[1:], strict=False))
+    pairs = Counter(pair for text in texts for pair in pairwise(text))
     if not pairs:
         raise DataError("diversity needs a text of two words or more")
     total = words.total()

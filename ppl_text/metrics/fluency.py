@@ -40,8 +40,8 @@ def fluency(surprises: NDArray[np.float64]) -> Fluency:
     Example::
 
         >>> import numpy as np
-        >>> fluency(np.array([1.0, 3.0]))
-        Fluency(nats=2.0, deviation=1.4142135623730951, perplexity=7.38905609893065)
+        >>> [round(figure, 3) for figure in fluency(np.array([1.0, 3.0]))]
+        [2.0, 1.414, 7.389]
     """
     if not len(surprises):
         raise DataError("no texts were given, so that a judge has nothing to say of them")
@@ -104,7 +104,7 @@ class PretrainedJudge:
         except (OSError, ValueError, ImportError, KeyError) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
-                f"judge '{name}': expected a causal language model as the name of one on the Hugging Face hub, a folder "
+                f"judge '{name}': expected a causal language model as a name on the Hugging Face hub, a folder "
                 f"with config.json and *.safetensors, or a file NAME.gguf; got: {reason[0].rstrip(' :')}"
             ) from error
 

@@ -16,13 +16,12 @@ import numpy as np
 from nltk.lm import NgramCounter, Vocabulary
 from nltk.lm.models import KneserNeyInterpolated
 from nltk.lm.smoothing import KneserNey
-
 from numpy.typing import NDArray
 
 from ppl_text.core.errors import DataError
 
 BOS, EOS, UNKNOWN = "<s> ", "</s> ", "<unk> "
-"""Symbols of our own: longer than a character, and with a blank that no word has, so that neither is mistaken for them."""
+"""Symbols of our own: longer than a character, and with a blank, which no word has."""
 
 Gram = tuple[str, ...]
 
@@ -91,12 +90,12 @@ def kneser_ney(
 ) -> NgramModel:
     """Fit an interpolated Kneser-Ney model (Kneser and Ney 1995; ``nltk``'s) of the symbols of counted texts.
 
-    Of a word list the corpus is the words' *tokens*: the highest order counts each n-gram as often as its words occur, the lower
-    orders count the different characters that precede (continuation counts), as the method says. For a model of the
-    *types* give a split whose counts are 1. The two differ much: on millions of tokens the highest order's discount is
-    next to nothing, so that a 5-gram model knows the list by heart and is worse on other words than a 3-gram model
-    (as in the paper's Table 2; 39 against 13 per character for real words beside the built-in alternative split). A
-    word is padded with ``order`` - 1 BOS, which are never scored, and one EOS, which is.
+    Of a word list the corpus is the words' *tokens*: the highest order counts each n-gram as often as its words occur,
+    the lower orders count the different characters that precede (continuation counts), as the method says. For a model
+    of the *types* give a split whose counts are 1. The two differ much: on millions of tokens the highest order's
+    discount is next to nothing, so that a 5-gram model knows the list by heart and is worse on other words than a
+    3-gram model (as in the paper's Table 2; 39 against 13 per character for real words beside the built-in alternative
+    split). A word is padded with ``order`` - 1 BOS, which are never scored, and one EOS, which is.
 
     ``discount``: the same at all orders, of (0, 1]; 0.75 is the customary one (nltk's own default is 0.1, with which
     those 39 become 62). Raises :class:`DataError` for an order below 2, which has no continuations, another discount,

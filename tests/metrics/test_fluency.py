@@ -68,9 +68,10 @@ def tiny(tmp_path_factory):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("tiny")
-    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *WORDS])}, unk_token="<unk>"))
+    unknown = {"unk_token": "<unk>"}
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["<unk>", *WORDS])}, **unknown))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>").save_pretrained(folder)
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **unknown).save_pretrained(folder)
     config = transformers.GPT2Config(vocab_size=len(WORDS) + 1, n_positions=32, n_embd=16, n_layer=2, n_head=2)
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config).eval()
@@ -101,7 +102,7 @@ def test_a_pretrained_judge_reads_no_pickled_weights_and_one_token_says_nothing(
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"judge '.*': expected a causal language model as the name of one on the"):
+    with pytest.raises(UserError, match=r"judge '.*': expected a causal language model as a name on the"):
         PretrainedJudge(str(tmp_path))
 
 
