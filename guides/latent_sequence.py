@@ -1,4 +1,4 @@
-"""Guides of latent sequences: q(z_{1:n} | w) over the single site ``z``, one step for each scored token.
+"""Guides of latent sequences: q(z_{1:S} | w) over the single site ``z``.
 
 Source: Fang et al. 2021 (specification 1B).
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Protocol
 
 import pyro
+import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
@@ -28,6 +30,26 @@ COMMITMENT = "commitment"
 """Name of the side loss."""
 
 
+class Places(Protocol):
+    """Where the latents of a text stand, as the model says."""
+
+    def number(self, tokens: Tensor) -> Tensor:
+        """Return how many latents texts of so many scored tokens have."""
+        ...
+
+    def room(self, steps: int) -> int:
+        """Return how many latents there is room for in a batch of T = ``steps``."""
+        ...
+
+    def read(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Return the state of each latent, (B, S, H), of states after each token, (B, T, H)."""
+        ...
+
+    def site(self, sequence: StepDistribution) -> TorchDistribution:
+        """Return the distribution of the site, given that of the sequence z_1..z_S."""
+        ...
+
+
 class SequenceModel(Protocol):
     """What the model publishes for its guides."""
 
@@ -38,29 +60,48 @@ class SequenceModel(Protocol):
     embedding_dim: int
     hidden_dim: int
     init: str
+    places: Places
     book: CodeBook | None
     """The code vectors, where the prior is one of codes."""
 
-    def law(self, lengths: Tensor, steps: int) -> StepDistribution:
-        """p(z_{1:n} | n) for texts of these lengths."""
+    def law(self, numbers: Tensor, room: int) -> StepDistribution:
+        """p(z_{1:S} | S) for texts of so many latents."""
         ...
 
 
 class SequenceGuide(SiteGuide[SequenceModel]):
-    """q(z_{1:n} | w): base of the guides for ``latent_sequence``.
+    """q(z_{1:S} | w): base of the guides for ``latent_sequence``.
 
     To write your own: inherit, build your networks in ``__init__`` (after ``super().__init__(model)``), and define
-    ``posterior(batch)``, a distribution with batch shape (B,) and event shape (T, D) over as many steps as the batch
-    has tokens, most easily :class:`~ppl_text.distributions.steps.StepNormals`. To read the sentence with an LSTM
-    inherit :class:`ReadingGuide`. Give the class a docstring whose first line is its density.
+    ``sequence(batch)``, a distribution with batch shape (B,) and event shape (S, D), most easily
+    :class:`~ppl_text.distributions.steps.StepNormals`. S is ``self.model.places.room(batch.steps)``, of which
+    ``self.numbers(batch)`` count in each text: as many as tokens, unless the model has a stride, or one latent for the
+    whole text (S = 1). To read the sentence with an LSTM inherit :class:`ReadingGuide`. Give the class a docstring
+    whose first line is its density.
     """
 
     family = "latent_sequence"
-    event = "(T, D)"
+
+    def numbers(self, batch: Batch) -> Tensor:
+        """Return how many latents each text has, (B,)."""
+        return self.model.places.number(batch.lengths)
+
+    def counted(self, batch: Batch) -> Tensor:
+        """(B, S): True on the latents of the texts that count."""
+        places = torch.arange(self.model.places.room(batch.steps), device=batch.lengths.device)
+        return (places < self.numbers(batch).unsqueeze(-1)) & (batch.weights > 0).unsqueeze(-1)
+
+    def sequence(self, batch: Batch) -> StepDistribution:
+        """q(z_{1:S} | w) for a batch: batch shape (B,)."""
+        raise NotImplementedError(f"{type(self).__name__}: define sequence(batch), a distribution with event (S, D)")
+
+    def posterior(self, batch: Batch) -> TorchDistribution:
+        """Return the distribution of the site, that of the sequence; for one latent a text, that of its lone step."""
+        return self.model.places.site(self.sequence(batch))
 
 
 class ReadingGuide(SequenceGuide):
-    """q(z_{1:n} | h_1..h_n) with h_t the state of an LSTM that has read the text up to w_t: base of guides that read.
+    """q(z_{1:S} | h_1..h_S), h_s the state of an LSTM that has read the text as far as z_s stands: base of readers.
 
     Parameters start as the model's do (its option ``init``).
 
@@ -79,9 +120,8 @@ class ReadingGuide(SequenceGuide):
         initialise(self, model.init)
 
     def states(self, batch: Batch) -> Tensor:
-        """h_1..h_T (B, T, H): h_t has read w_1 … w_t."""
-        states: Tensor = self.reader(batch.tokens)[:, 1:]
-        return states
+        """h_1..h_S (B, S, H): h_s has read the tokens up to the place of z_s."""
+        return self.model.places.read(self.reader(batch.tokens)[:, 1:], batch.lengths)
 
     def mapped(self, outputs: int) -> nn.Linear:
         """Make a linear map of the states, with the model's kind of initial values."""
@@ -91,7 +131,7 @@ class ReadingGuide(SequenceGuide):
 
 
 class GaussianGuide(ReadingGuide):
-    """q(z | w) = Π_t N(z_t; μ(h_t), diag σ²(h_t)), [μ; ln σ²] = W h_t + b, h_t the states of an LSTM over the text."""
+    """q(z | w) = Π_s N(z_s; μ(h_s), diag σ²(h_s)), [μ; ln σ²] = W h_s + b, h_s the states of an LSTM over the text."""
 
     def __init__(
         self, model: SequenceModel, *, embedding_dim: int | None = None, hidden_dim: int | None = None
@@ -101,16 +141,16 @@ class GaussianGuide(ReadingGuide):
             raise UserError("with prior: codes every z is a code, for which there is the guide quantised")
         self.projection = self.mapped(2 * model.latent_dim)
 
-    def posterior(self, batch: Batch) -> StepNormals:
+    def sequence(self, batch: Batch) -> StepNormals:
         """Return the Gaussians of all steps."""
         mean, log_variance = at_least_float32(self.projection(self.states(batch))).chunk(2, -1)
-        return StepNormals(mean, (0.5 * log_variance).exp(), batch.lengths)
+        return StepNormals(mean, (0.5 * log_variance).exp(), self.numbers(batch))
 
 
 class QuantisedGuide(ReadingGuide):
-    """q(z | w) = Π_t 1[z_t = e_k(t)], k(t) = argmin_k ‖W h_t - e_k‖²: a point mass at the nearest codes (DAVAM).
+    """q(z | w) = Π_s 1[z_s = e_k(s)], k(s) = argmin_k ‖W h_s - e_k‖²: a point mass at the nearest codes (DAVAM).
 
-    Its gradient passes straight through to the states. The side loss ``commitment``, λ Σ_t ‖W h_t - sg(e_k(t))‖²,
+    Its gradient passes straight through to the states. The side loss ``commitment``, λ Σ_s ‖W h_s - sg(e_k(s))‖²,
     commits the states to their codes; the codes follow the states by moving averages. KL(q ‖ p) = -ln p(codes), and
     every bound is the ELBO.
 
@@ -135,18 +175,18 @@ class QuantisedGuide(ReadingGuide):
         self.commitment = commitment
         self.projection = self.mapped(model.latent_dim)
 
-    def posterior(self, batch: Batch) -> NearestCodes:
+    def sequence(self, batch: Batch) -> NearestCodes:
         """Return the point mass."""
         book = _book_of(self.model)
         states = at_least_float32(self.projection(self.states(batch)))
-        indices = book(states, batch.scored & (batch.weights > 0).unsqueeze(-1))
-        return NearestCodes(states, book.codes, batch.lengths, indices)
+        indices = book(states, self.counted(batch))
+        return NearestCodes(states, book.codes, self.numbers(batch), indices)
 
     def forward(self, batch: Batch) -> Tensor:
         """The Pyro program: samples site ``z`` and records the commitment, which is 0 outside of training."""
         with pyro.plate("sentences", batch.size, dim=-1):
-            q = self.posterior(batch)
-            z: Tensor = pyro.sample("z", q)
+            q = self.sequence(batch)
+            z: Tensor = pyro.sample("z", self.model.places.site(q))
             apart = (q.states - q.codes[q.indices].detach()).square().sum(-1)
             weight = self.commitment if self.training else 0.0
             record_side_loss(COMMITMENT, weight * q.total(apart))
@@ -162,6 +202,6 @@ def _book_of(model: SequenceModel) -> CodeBook:
 class PriorGuide(SequenceGuide):
     """q(z | w) = p(z | n): blind, without parameters; what a collapsed guide amounts to."""
 
-    def posterior(self, batch: Batch) -> StepDistribution:
+    def sequence(self, batch: Batch) -> StepDistribution:
         """Return the model's prior."""
-        return self.model.law(batch.lengths, batch.steps)
+        return self.model.law(self.numbers(batch), self.model.places.room(batch.steps))

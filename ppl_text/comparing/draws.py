@@ -187,5 +187,5 @@ def _use(spec: LatentSpec, kl: Tensor, moments: DrawMoments | None, sentences: C
     divergence = float(sentences.share @ kl)
     if moments is None:
         return SiteUse(divergence, None, None)
-    variances = unit_variances(moments, sentences.weights, sentences.tokens if spec.step_axis else None)
+    variances = unit_variances(moments, sentences.weights, spec.own_steps(sentences.tokens, sentences.tokens))
     return SiteUse(divergence, active_units(variances), len(variances))

@@ -119,8 +119,8 @@ def _trimmed(parts: list[Tensor], spec: LatentSpec, shortest: int) -> list[Tenso
     if spec.step_place is None:
         return parts
     axis = 2 + spec.step_place
-    steps = min(value.shape[axis] for value in parts)
-    steps = min(steps, shortest) if spec.step_axis == "T" else steps
+    own = spec.own_steps(shortest)
+    steps = min(value.shape[axis] for value in parts) if own is None else own
     return [value.narrow(axis, 0, steps) for value in parts]
 
 

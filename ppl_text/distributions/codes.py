@@ -1,8 +1,8 @@
-"""Sequences of code vectors: a point mass at the nearest codes, and an autoregressive prior over the code book.
+"""Sequences of code vectors: posteriors that choose codes, and an autoregressive prior over the code book.
 
 The latent is the code vector, so that a decoder reads it and a gradient can pass it straight through; its probability
-is that of its index. The posterior is a point mass with a probability of 1, so KL(q ‖ p) = -ln p(codes), and an
-importance-weighted bound is the ELBO.
+is that of its index. A point mass has a probability of 1, so KL(q ‖ p) = -ln p(codes), and an importance-weighted bound
+is the ELBO.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..nn.codebook import nearest
 from .precision import at_least_float32
@@ -39,6 +39,11 @@ class NearestCodes(StepDistribution):
         self.indices = nearest(states.detach(), codes) if indices is None else indices
         batch = torch.broadcast_shapes(states.shape[:-2], lengths.shape)
         super().__init__(batch, states.shape[-2:], validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """The codes, zero behind the lengths."""
+        return self.kept(self.codes[self.indices])
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Return the codes, (…, B, S, D)."""
@@ -72,24 +77,18 @@ class _StraightThrough(torch.autograd.Function):
 class CodeSequences(StepDistribution):
     """p(z) = Π_{s ≤ n} softmax(o_s(k_{<s}))[k_s] over code vectors z_s = e_{k_s}, o_s from an autoregressive network.
 
-    ``network`` reads embeddings of the indices before it and gives M outputs; ``embedding`` (M, C) is the prior's own,
-    so that codes that move do not move the prior. Event (S, D). A value is read as the codes that it is nearest to; one
-    that is no code would have no probability, and none is asked for it here.
+    ``network`` reads indices and gives M outputs, from embeddings of its own, so that codes that move do not move the
+    prior. Event (S, D). A value is read as the codes that it is nearest to; one that is no code would have no
+    probability, and none is asked for it here.
     """
 
     has_rsample = False
-    parts = ("lengths", "network", "embedding", "codes")
+    parts = ("lengths", "network", "codes")
 
     def __init__(
-        self,
-        network: Autoregressive,
-        embedding: nn.Embedding,
-        codes: Tensor,
-        lengths: Tensor,
-        steps: int,
-        validate_args: bool | None = None,
+        self, network: Autoregressive, codes: Tensor, lengths: Tensor, steps: int, validate_args: bool | None = None
     ) -> None:
-        self.network, self.embedding, self.codes, self.lengths = network, embedding, codes, lengths
+        self.network, self.codes, self.lengths = network, codes, lengths
         super().__init__(lengths.shape, torch.Size((steps, codes.shape[-1])), validate_args=validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class CodeSequences(StepDistribution):
         if self._validate_args:
             self._validate_sample(value)
         indices = nearest(value.detach(), self.codes)
-        logits = at_least_float32(self.network(self.embedding(indices)))
+        logits = at_least_float32(self.network(indices))
         picked = logits.gather(-1, indices.unsqueeze(-1)).squeeze(-1)
         return self.total(picked - logits.logsumexp(-1))
 
@@ -107,8 +106,21 @@ class CodeSequences(StepDistribution):
         shape = self._extended_shape(sample_shape)
 
         def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
-            index = torch.distributions.Categorical(logits=at_least_float32(logits)).sample()
-            return index, self.embedding(index)
+            index = draw_index(logits)
+            return index, index
 
         indices = draw_in_order(self.network, shape[:-2].numel(), shape[-2], draw)
         return self.kept(self.codes[indices].view(shape))
+
+    def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
+        """KL(q ‖ p) along a path drawn from q, (…, B), nats; None for a q of another kind.
+
+        Of a point mass it is -ln p(codes).
+        """
+        return -self.log_prob(value) if isinstance(q, NearestCodes) else None
+
+
+def draw_index(logits: Tensor) -> Tensor:
+    """Draw from softmax(logits) (…, M), (…,): as the largest of logits with Gumbel noise, which asks no device."""
+    logits = at_least_float32(logits)
+    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Protocol
 
 import torch
+from pyro.distributions import Independent, Normal, TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
@@ -72,6 +73,54 @@ class StepDistribution(SharedParts):
         summed = torch.where(self.mask, steps, 0.0).sum(-1)
         return summed.expand(torch.broadcast_shapes(summed.shape, self.batch_shape))
 
+    def counted(self, value: Tensor) -> Tensor:
+        """Return which steps of a value count, (…, B, S)."""
+        return self.mask
+
+    def alone(self) -> TorchDistribution:
+        """Return the distribution of z_1 by itself, event (D,), of a sequence of one step."""
+        return OneStep(self)
+
+
+class OneStep(SharedParts):
+    """p(z_1), event (D,): what a distribution of sequences ``base_dist`` says of one of a single step."""
+
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
+    support = constraints.independent(constraints.real, 1)
+    parts = ("base_dist",)
+
+    def __init__(self, base_dist: StepDistribution, validate_args: bool | None = None) -> None:
+        self.base_dist = base_dist
+        super().__init__(base_dist.batch_shape, base_dist.event_shape[1:], validate_args=validate_args)
+
+    @property
+    def has_rsample(self) -> bool:
+        """Whether a draw can be differentiated."""
+        return self.base_dist.has_rsample
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean, where the sequence knows its own."""
+        return self.base_dist.mean.squeeze(-2)
+
+    def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw z, (…, B, D), differentiably."""
+        return self.base_dist.expand(self.batch_shape).rsample(sample_shape).squeeze(-2)
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw z, (…, B, D)."""
+        return self.base_dist.expand(self.batch_shape).sample(sample_shape).squeeze(-2)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p(z), (…, B), nats."""
+        found: Tensor = self.base_dist.log_prob(value.unsqueeze(-2))
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
+        """KL(q ‖ p), (…, B), nats, where the sequence knows it of one of one step."""
+        along = getattr(self.base_dist, "kl_from", None)
+        return along(q.base_dist, value.unsqueeze(-2)) if along is not None and isinstance(q, OneStep) else None
+
 
 class StepNormals(StepDistribution):
     """Π_{s ≤ n} N(z_s; μ_s, diag σ_s²) for ``mean`` and ``scale`` (…, B, S, D): independent given the text."""
@@ -105,6 +154,10 @@ class StepNormals(StepDistribution):
         if self._validate_args:
             self._validate_sample(value)
         return self.total(_log_normal(value, self.mean_, self.scale))
+
+    def alone(self) -> Independent:
+        """Return N(μ_1, diag σ_1²), event (D,)."""
+        return Normal(self.mean_.squeeze(-2), self.scale.squeeze(-2)).to_event(1)
 
 
 class AutoregressiveNormals(StepDistribution):

@@ -46,9 +46,9 @@ def unit_variances(moments: DrawMoments, weights: Tensor, lengths: Tensor | None
 
     The mean of S draws has noise variance s²/S of its own, which is taken off: with shares w,
     Σ_n w_n (m_n - m̄)² - Σ_n w_n (1 - w_n) s_n²/S is unbiased, and may come out a little below 0. With ``lengths``
-    (N,) the site has a T axis: computed within each step over the sentences that reach it (at least two), then
-    averaged over the steps with the weight of those sentences. Comparing across steps instead would count what
-    the position says, which every guide knows.
+    (N,), the steps of each sentence, the site runs along the text: computed within each step over the sentences that
+    reach it (at least two), then averaged over the steps with the weight of those sentences. Comparing across steps
+    instead would count what the position says, which every guide knows.
     """
     if lengths is None:
         return _variance(moments.mean, moments.variance / moments.draws, weights)

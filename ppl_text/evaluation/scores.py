@@ -166,8 +166,9 @@ def _exact(log_likelihood: Tensor, batch: Batch) -> SentenceScores:
 def steps_of(q: Any, spec: LatentSpec, batch: Batch) -> Tensor | None:
     """Return how many steps of a site count in each sentence, (B,); None for one of the whole sentence.
 
-    A distribution of steps says it as its ``lengths``; where ``q``, that of the site, has none, a T axis is as long as
-    the text, and an S axis as the source or, without one, as it is wide.
+    A distribution of steps says it as its ``lengths``; where ``q``, that of the site, has none, the spec does
+    (:meth:`~ppl_text.core.latents.LatentSpec.own_steps`); an axis S of neither source nor stride is as long as it is
+    wide.
     """
     if spec.step_place is None:
         return None
@@ -176,9 +177,8 @@ def steps_of(q: Any, spec: LatentSpec, batch: Batch) -> Tensor | None:
         q = q.base_dist
     if isinstance(lengths := getattr(q, "lengths", None), Tensor):
         return lengths
-    if spec.step_axis == "T":
-        return batch.lengths
-    return torch.full_like(batch.lengths, width) if batch.source is None else batch.source.lengths
+    own = spec.own_steps(batch.lengths, None if batch.source is None else batch.source.lengths)
+    return torch.full_like(batch.lengths, width) if own is None else own
 
 
 def draw_whole(model: nn.Module, guide: nn.Module, batch: Batch, particles: int) -> Draws:
@@ -223,7 +223,7 @@ def draw(
     parts: list[tuple[Tensor, Terms]] = []
     for rows in _parts(batch, particles, room):
         some = batch.take(rows)
-        drawn = _drawn_for(trace, rows, some.steps, specs)
+        drawn = _drawn_for(trace, rows, some, specs)
         with particle_plate(particles):
             replayed = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(some)
         parts.append((rows, collect_terms(drawn, replayed, particles, some)))
@@ -245,14 +245,16 @@ def _parts(batch: Batch, particles: int, room: int) -> Iterator[Tensor]:
         start = end
 
 
-def _drawn_for(trace: poutine.Trace, rows: Tensor, steps: int, specs: Mapping[str, LatentSpec]) -> poutine.Trace:
-    """Return the guide's draws for some sentences, as a trace to replay a model against; T axes cut to ``steps``."""
+def _drawn_for(trace: poutine.Trace, rows: Tensor, some: Batch, specs: Mapping[str, LatentSpec]) -> poutine.Trace:
+    """Return the guide's draws for the sentences ``some``, to replay a model against: axes along texts are cut."""
     part = poutine.Trace()
     for name, site in stochastic_sites(trace):
         sentences = len(site["fn"].batch_shape) - 1
         value = site["value"].expand(site["fn"].batch_shape + site["fn"].event_shape).index_select(sentences, rows)
-        if name in specs and specs[name].step_axis == "T":
-            value = value.narrow(sentences + 1 + specs[name].axes.index("T"), 0, steps)
+        for place, axis in enumerate(specs[name].axes if name in specs else ()):
+            steps = specs[name].own_steps(some.steps, None if some.source is None else some.source.steps, axis)
+            if steps is not None:
+                value = value.narrow(sentences + 1 + place, 0, steps)
         part.add_node(name, **{**site, "name": name, "value": value})
     return part
 

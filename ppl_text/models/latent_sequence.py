@@ -5,11 +5,11 @@ Source: Fang et al. 2021, "Discrete Auto-regressive Variational Attention Models
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, TorchDistribution
 from torch import Tensor, nn
 
 from ..core.batch import Batch
@@ -21,9 +21,9 @@ from ..distributions.codes import CodeSequences
 from ..distributions.steps import AutoregressiveNormals, StepDistribution, StepNormals
 from ..distributions.tokens import DecodedTokens
 from ..nn.attention import AttentiveDecoder, is_step
-from ..nn.causal import CausalConvolutions
+from ..nn.causal import CausalConvolutions, EmbeddedIndices, Unconditional
 from ..nn.codebook import CodeBook, nearest
-from ..nn.decoders import GivenLatent
+from ..nn.decoders import GivenLatent, RecurrentDecoder
 from ..nn.initial import initialise
 from ..nn.lengths import LengthTable
 
@@ -33,18 +33,115 @@ PRIORS = ("normal", "autoregressive", "codes")
 LENGTHS = ("empirical", "given")
 """Whether the number of latents is a site that the bound pays for, or known to everybody (the paper's)."""
 
+POSITIONS = ("tokens", "last")
+"""Where latents stand: one for each ``stride`` tokens, or one for the text."""
+
+
+class EveryFew:
+    """z_1..z_S for a text of n scored tokens, S = ⌈n / stride⌉: one after each ``stride`` of them and one at the end.
+
+    The decoder attends to all of them.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self.stride = stride
+        self.axes = ("T",) if stride == 1 else ("S",)
+
+    def number(self, tokens: Tensor) -> Tensor:
+        """⌈n / stride⌉ of each text."""
+        return -(-tokens // self.stride)
+
+    def room(self, steps: int) -> int:
+        """⌈T / stride⌉."""
+        return -(-steps // self.stride)
+
+    def read(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Return the last state of each chunk of ``stride`` tokens, (B, S, H)."""
+        if self.stride == 1:
+            return states
+        ends = self.stride * torch.arange(1, self.room(states.shape[1]) + 1, device=states.device)
+        index = torch.minimum(ends, tokens.unsqueeze(-1)) - 1
+        return states.gather(1, index.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+    def cut(self, z: Tensor, numbers: Tensor) -> Tensor:
+        """Return z (R, S, D) with zeros behind as many steps as each row has."""
+        counted = torch.arange(z.shape[1], device=z.device) < numbers.unsqueeze(-1)
+        return torch.where(counted.unsqueeze(-1), z, 0.0)
+
+    def site(self, sequence: StepDistribution) -> TorchDistribution:
+        """Return the sequence itself."""
+        return sequence
+
+    def states(self, network: nn.Module, inputs: Tensor, z: Tensor, counted: Tensor) -> Tensor:
+        """Return the states of a decoder that attends."""
+        found: Tensor = network(inputs, z, counted)
+        return found
+
+
+class AtTheEnd:
+    """One z for the whole text: read from the last state, at the decoder's start and at each of its steps."""
+
+    axes: tuple[str, ...] = ()
+
+    def number(self, tokens: Tensor) -> Tensor:
+        """1 for each text."""
+        return torch.ones_like(tokens)
+
+    def room(self, steps: int) -> int:
+        """1."""
+        return 1
+
+    def read(self, states: Tensor, tokens: Tensor) -> Tensor:
+        """Return the state after EOS, (B, 1, H)."""
+        index = (tokens - 1).view(-1, 1, 1).expand(-1, 1, states.shape[-1])
+        return states.gather(1, index)
+
+    def cut(self, z: Tensor, numbers: Tensor) -> Tensor:
+        """Return z (R, D), of which nothing is cut."""
+        return z
+
+    def site(self, sequence: StepDistribution) -> TorchDistribution:
+        """Return the distribution of the lone step, event (D,)."""
+        return sequence.alone()
+
+    def states(self, network: nn.Module, inputs: Tensor, z: Tensor, counted: Tensor) -> Tensor:
+        """Return the states of a decoder that is given z at every step."""
+        found: Tensor = network(inputs, z)
+        return found
+
+
+def _places(positions: str, stride: int, prior: str) -> EveryFew | AtTheEnd:
+    """Return where the latents stand; raises :class:`UserError` for options that do not go together."""
+    if positions not in POSITIONS:
+        raise UnknownNameError("positions of the latents", positions, POSITIONS)
+    if stride < 1:
+        raise UserError(f"stride must be 1 or more; got {stride}")
+    if positions == "tokens":
+        return EveryFew(stride)
+    if stride > 1 or prior == "autoregressive":
+        raise UserError(
+            "with positions: last a text has one latent, and none before it: leave stride at 1, and make the prior "
+            f"normal or codes; got stride {stride} and prior: {prior}"
+        )
+    return AtTheEnd()
+
 
 class LatentSequence(nn.Module):
-    """p(n, z_{1:n}, w) = p(n) Π_s p(z_s | z_{<s}) Π_t softmax(W_o s_t)[w_t], s_t an LSTM that attends to z_1..z_n.
+    """p(S, z_{1:S}, w) = p(S) Π_s p(z_s | z_{<s}) Π_t softmax(W_o s_t)[w_t], s_t an LSTM that attends to z_1..z_S.
 
-    There are as many latents as scored tokens. All that the decoder knows of the sentence comes through z: it starts at
-    zero (:class:`~ppl_text.nn.attention.AttentiveDecoder`). A step of z that is zero in all entries is none.
+    There is a latent for each ``stride`` scored tokens. All that the decoder knows of the sentence comes through z: it
+    starts at zero (:class:`~ppl_text.nn.attention.AttentiveDecoder`). A step of z that is zero in all entries is none.
+    With ``positions: last`` there is one z (D) for the whole text, which makes the decoder's initial state and stands
+    beside the embedding at every step (:class:`~ppl_text.nn.decoders.RecurrentDecoder`); no number of latents is paid
+    for, and no attention is there.
 
     Args:
         vocabulary: V symbols, O of them outcomes.
         latent_dim: D, the width of each z_s.
         prior: of z: ``normal`` (N(0, I) each), ``autoregressive`` (N(μ(z_{<s}), σ²(z_{<s})) from causal convolutions)
             or ``codes`` (z_s one of M code vectors, with the probability of its index given those before it).
+        positions: ``tokens`` (a latent for each ``stride`` tokens) or ``last`` (one, read from a guide's last state).
+        stride: scored tokens for each latent: S = ⌈n / stride⌉, n the tokens of the text.
         latent_length: ``empirical`` (the site ``length``, from a table of the training texts) or ``given`` (the
             paper's: what the number of latents tells of the text costs nothing, so that bounds are too high).
         embedding_dim, hidden_dim: E and H of the decoder.
@@ -58,8 +155,8 @@ class LatentSequence(nn.Module):
 
     family = "latent_sequence"
     story = (
-        "n ~ p(n);  z_s ~ p(z_s | z_{<s}), s = 1..n;  s_t = LSTM([emb(w_{t-1}); attention over z], s_{t-1}), s_0 = 0",
-        "p(n, z, w) = p(n) Π_s p(z_s | z_{<s}) Π_t P(w_t | w_{<t}, z)",
+        "S ~ p(S);  z_s ~ p(z_s | z_{<s}), s = 1..S;  s_t = LSTM([emb(w_{t-1}); attention over z], s_{t-1}), s_0 = 0",
+        "p(S, z, w) = p(S) Π_s p(z_s | z_{<s}) Π_t P(w_t | w_{<t}, z);  positions: last has one z and no attention",
     )
     measures = ("sentences", "codes")
     lengths: LengthTable | None
@@ -81,6 +178,8 @@ class LatentSequence(nn.Module):
         *,
         latent_dim: int = 32,
         prior: str = "normal",
+        positions: str = "tokens",
+        stride: int = 1,
         latent_length: str = "empirical",
         embedding_dim: int = 256,
         hidden_dim: int = 256,
@@ -103,85 +202,88 @@ class LatentSequence(nn.Module):
             raise UnknownNameError("latent length", latent_length, LENGTHS)
         if latent_dim < 1:
             raise UserError(f"latent_dim must be 1 or more; got {latent_dim}")
+        self.places = _places(positions, stride, prior)
+        alone = isinstance(self.places, AtTheEnd)
         self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
         self.embedding_dim, self.hidden_dim, self.init = embedding_dim, hidden_dim, init
-        self.latents = (LatentSpec("z", axes=("T", "D"), sizes={"D": latent_dim}),)
-        self.network = AttentiveDecoder(
-            vocabulary,
-            latent_dim=latent_dim,
-            embedding_dim=embedding_dim,
-            hidden_dim=hidden_dim,
-            attention_dim=hidden_dim if attention_dim is None else attention_dim,
-            dropout_in=dropout_in,
-            dropout_out=dropout_out,
-        )
+        along = stride if stride > 1 else None
+        self.latents = (LatentSpec("z", axes=(*self.places.axes, "D"), sizes={"D": latent_dim}, stride=along),)
+        options: dict[str, Any] = {"latent_dim": latent_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
+        options |= {"dropout_in": dropout_in, "dropout_out": dropout_out}
+        self.network: AttentiveDecoder | RecurrentDecoder
+        if alone:
+            self.network = RecurrentDecoder(vocabulary, **options)
+        else:
+            width = hidden_dim if attention_dim is None else attention_dim
+            self.network = AttentiveDecoder(vocabulary, attention_dim=width, **options)
         initialise(self, init)
         sizes = {"width": prior_width, "layers": prior_layers, "kernel": prior_kernel}
-        self.lengths = LengthTable() if latent_length == "empirical" else None
+        self.lengths = LengthTable() if latent_length == "empirical" and not alone else None
         self.book: CodeBook | None = None
-        self.prior: nn.Module | None = None
+        self.prior: CausalConvolutions | EmbeddedIndices | Unconditional | None = None
         if prior == "autoregressive":
             self.prior = CausalConvolutions(latent_dim, 2 * latent_dim, **sizes)
         elif prior == "codes":
             self.book = CodeBook(codes, latent_dim, decay=code_decay, start=code_start, revive=revive)
-            embedding = nn.Embedding(codes, prior_width)
-            self.prior = nn.ModuleDict(
-                {"embedding": embedding, "network": CausalConvolutions(prior_width, codes, **sizes)}
-            )
+            network = CausalConvolutions(prior_width, codes, **sizes)
+            self.prior = Unconditional(codes) if alone else EmbeddedIndices(nn.Embedding(codes, prior_width), network)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         self.register_buffer("one", torch.ones(()), persistent=False)
 
-    def law(self, lengths: Tensor, steps: int) -> StepDistribution:
-        """p(z_{1:n} | n) for texts of these lengths (B,): event (T, D), batch (B,)."""
-        if self.book is not None and isinstance(self.prior, nn.ModuleDict):
-            network, embedding = self.prior["network"], self.prior["embedding"]
-            return CodeSequences(network, embedding, self.book.codes, lengths, steps)  # type: ignore[arg-type]
-        if isinstance(self.prior, CausalConvolutions):
-            return AutoregressiveNormals(self.prior, self.latent_dim, lengths, steps)
-        shape = (*lengths.shape, steps, self.latent_dim)
-        return StepNormals(self.zero.expand(shape), self.one.expand(shape), lengths)
+    def law(self, numbers: Tensor, room: int) -> StepDistribution:
+        """p(z_{1:S} | S) for texts of so many latents (B,), of ``room`` places: event (S, D), batch (B,)."""
+        if self.prior is None:
+            shape = (*numbers.shape, room, self.latent_dim)
+            return StepNormals(self.zero.expand(shape), self.one.expand(shape), numbers)
+        if self.book is None:
+            return AutoregressiveNormals(self.prior, self.latent_dim, numbers, room)
+        return CodeSequences(self.prior, self.book.codes, numbers, room)
 
     def forward(self, batch: Batch) -> Tensor:
         """The Pyro program: observes ``length``, samples ``z``, observes ``tokens``, returns z."""
+        numbers = self.places.number(batch.lengths)
         with pyro.plate("sentences", batch.size, dim=-1):
             if self.lengths is not None:
-                cost = self.lengths(batch.lengths, batch.weights)
-                pyro.sample("length", Delta(batch.lengths, log_density=cost), obs=batch.lengths)
-            z: Tensor = pyro.sample("z", self.law(batch.lengths, batch.steps))
-            states = self.network(batch.decoder_inputs, z, batch.scored)
-            tokens = DecodedTokens(states, self.network.head.weight, None, batch.lengths, self.vocabulary.ids)
+                cost = self.lengths(numbers, batch.weights)
+                pyro.sample("length", Delta(numbers, log_density=cost), obs=numbers)
+            law = self.law(numbers, self.places.room(batch.steps))
+            z: Tensor = pyro.sample("z", self.places.site(law))
+            states = self.places.states(self.network, batch.decoder_inputs, z, law.counted(z))
+            tokens = DecodedTokens(states, self.network.output_weight, None, batch.lengths, self.vocabulary.ids)
             pyro.sample("tokens", tokens, obs=batch.tokens)
         return z
 
     @torch.no_grad()
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
-        """z (n, T, D) ~ p, as many steps of T = ``steps`` as the length of each row says, zero behind them."""
+        """z (n, S, D) ~ p for texts of at most ``steps`` tokens: of S each row has as many as p(S) says, then zeros."""
+        room = self.places.room(steps)
         if self.lengths is None:
-            lengths = torch.full((n,), steps, device=self.zero.device)
+            numbers = torch.full((n,), room, device=self.zero.device)
         else:
-            lengths = self.lengths.draw(n, steps)
-        return {"z": self.law(lengths, steps).sample()}
+            numbers = self.lengths.draw(n, room)
+        return {"z": self.places.site(self.law(numbers, room)).sample()}
 
     @torch.no_grad()
     def draw_given(self, lengths: Tensor, source: Batch | None = None) -> Latents:
-        """z (n, T, D) ~ p(z | n), T the largest of the lengths (n,), EOS counted."""
-        return {"z": self.law(lengths, int(lengths.max())).sample()}
+        """z (n, S, D) ~ p(z | S) for texts of these lengths (n,), EOS counted."""
+        law = self.law(self.places.number(lengths), self.places.room(int(lengths.max())))
+        return {"z": self.places.site(law).sample()}
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:
-        """Return what writes sentences given z (R, T, D)."""
+        """Return what writes sentences given z (R, S, D), or (R, D)."""
         return GivenLatent(self.network, latents["z"])
 
     @torch.no_grad()
     def between(self, first: Latents, second: Latents, points: int, lengths: tuple[int, int]) -> Latents:
-        """``points`` sequences (n, T, D) between two (T, D): step by step, on an arc; codes at the nearest ones.
+        """``points`` sequences (n, S, D) between two (S, D): step by step, on an arc; codes at the nearest ones.
 
-        The number of steps goes linearly from one length to the other; a step that only one of the ends has is that
-        end's.
+        The number of steps goes linearly from that of one length to that of the other; a step that only one of the ends
+        has is that end's. Of one z for the whole text (D) it is (n, D).
         """
         a, b = first["z"], second["z"]
         there = [is_step(end).unsqueeze(-1) for end in (a, b)]
         a, b = torch.where(there[0], a, b), torch.where(there[1], b, a)
-        share = torch.linspace(0.0, 1.0, points, dtype=a.dtype, device=a.device).view(-1, 1, 1)
+        share = torch.linspace(0.0, 1.0, points, dtype=a.dtype, device=a.device).view(-1, *(1,) * a.dim())
         cosine = torch.nn.functional.cosine_similarity(a, b, dim=-1).clamp(-1.0, 1.0).unsqueeze(-1)
         angle = cosine.acos()
         straight = angle.sin() < 1e-6
@@ -191,6 +293,6 @@ class LatentSequence(nn.Module):
         z = left * a + right * b
         if self.book is not None:
             z = self.book.codes[nearest(z, self.book.codes)]
-        steps = (lengths[0] + share.view(-1) * (lengths[1] - lengths[0])).round()
-        counted = torch.arange(z.shape[1], device=z.device) < steps.unsqueeze(-1)
-        return {"z": torch.where(counted.unsqueeze(-1), z, 0.0)}
+        ends = self.places.number(torch.tensor(lengths, device=z.device))
+        numbers = (ends[0] + share.view(-1) * (ends[1] - ends[0])).round()
+        return {"z": self.places.cut(z, numbers)}

@@ -66,6 +66,11 @@ class AttentiveDecoder(nn.Module):
         self.head = nn.Linear(hidden_dim, vocabulary.outcomes, bias=False)
         self.dropout_in, self.dropout_out = nn.Dropout(dropout_in), nn.Dropout(dropout_out)
 
+    @property
+    def output_weight(self) -> Tensor:
+        """W_o, (O, H)."""
+        return self.head.weight
+
     def forward(self, inputs: Tensor, z: Tensor, counted: Tensor) -> Tensor:
         """States s_1..s_T (…, B, T, H), given tokens fed back (B, T), z (…, B, S, D) and which of it counts (…, B, S).
 

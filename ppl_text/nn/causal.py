@@ -62,6 +62,60 @@ class CausalConvolutions(nn.Module):
         return (x, *state[1:])
 
 
+class EmbeddedIndices(nn.Module):
+    """o_t = f(k_1..k_{t-1}): an autoregressive network of indices, ``network`` of their embeddings.
+
+    Args:
+        embedding: of M indices, as wide as the network's inputs.
+        network: of the embeddings.
+    """
+
+    def __init__(self, embedding: nn.Embedding, network: CausalConvolutions) -> None:
+        super().__init__()
+        self.embedding, self.network = embedding, network
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Outputs (…, S, O) given indices (…, S)."""
+        outputs: Tensor = self.network(self.embedding(indices))
+        return outputs
+
+    def begin(self, rows: int) -> State:
+        """Return the state before the first step."""
+        return self.network.begin(rows)
+
+    def output(self, state: State) -> tuple[Tensor, State]:
+        """Return o_t (R, O) of the step that comes next, and the state that waits for k_t."""
+        return self.network.output(state)
+
+    def follow(self, state: State, index: Tensor) -> State:
+        """Return the state after k_t (R,)."""
+        return self.network.follow(state, self.embedding(index))
+
+
+class Unconditional(nn.Module):
+    """o_t = b: the same outputs at every step, whatever came before."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Outputs (…, S, O) given indices (…, S)."""
+        return self.bias.expand(*indices.shape, -1)
+
+    def begin(self, rows: int) -> State:
+        """Return the state before the first step, of which there is nothing but the rows."""
+        return (self.bias.new_zeros(rows, 0),)
+
+    def output(self, state: State) -> tuple[Tensor, State]:
+        """Return o_t (R, O)."""
+        return self.bias.expand(len(state[0]), -1), state
+
+    def follow(self, state: State, index: Tensor) -> State:
+        """Return the same state."""
+        return state
+
+
 def _gated(both: Tensor) -> Tensor:
     activation, gate = both.chunk(2, -1)
     return activation.tanh() * gate.sigmoid()

@@ -12,7 +12,7 @@ from ppl_text.core.batch import Batch
 from ppl_text.data.batches import collate
 from ppl_text.distributions.codes import CodeSequences, NearestCodes
 from ppl_text.distributions.tokens import TokenSequence
-from ppl_text.nn.causal import CausalConvolutions
+from ppl_text.nn.causal import CausalConvolutions, EmbeddedIndices
 from ppl_text.nn.codebook import nearest
 
 BOOK, WIDTH, STEPS = 3, 2, 3
@@ -31,8 +31,8 @@ def prior(codes, lengths=LENGTHS):
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(torch.randn_like(parameter))
-    embedding = nn.Embedding(BOOK, 4).double()
-    return CodeSequences(network, embedding, codes, lengths, STEPS)
+    embedded = EmbeddedIndices(nn.Embedding(BOOK, 4).double(), network)
+    return CodeSequences(embedded, codes, lengths, STEPS)
 
 
 def test_a_point_mass_is_the_code_in_value_and_the_state_in_gradient(codes):
@@ -67,7 +67,7 @@ def test_a_probability_is_that_of_the_steps_one_by_one(codes):
         for index in row[:length]:
             logits, state = p.network.output(state)
             total = total + logits.log_softmax(-1)[0, index]
-            state = p.network.follow(state, p.embedding(index.view(1)))
+            state = p.network.follow(state, index.view(1))
         expected.append(total)
     torch.testing.assert_close(p.log_prob(codes[indices]), torch.stack(expected))
 

@@ -7,22 +7,34 @@ import pytest
 import torch
 
 from guides.latent_sequence import GaussianGuide, PriorGuide, QuantisedGuide
+from guides.sentence_vae import GaussianGuide as SentenceGaussian
 from ppl_text import objectives
 from ppl_text.core.errors import UserError
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.batches import collate
+from ppl_text.evaluation.scores import draw
 from ppl_text.models.latent_sequence import LatentSequence
+from ppl_text.models.sentence_vae import SentenceVAE
 from ppl_text.nn.statistics import commit
 
 TEXTS = [[4, 5, 6], [7], [], [5, 5, 4, 6]]
 SMALL = {"latent_dim": 3, "embedding_dim": 4, "hidden_dim": 5, "codes": 6, "prior_width": 4, "prior_layers": 2}
-KINDS = {"normal": GaussianGuide, "autoregressive": GaussianGuide, "codes": QuantisedGuide}
+KINDS = {
+    "normal": {"prior": "normal"},
+    "autoregressive": {"prior": "autoregressive"},
+    "codes": {"prior": "codes"},
+    "normal, stride 2": {"prior": "normal", "stride": 2},
+    "autoregressive, stride 3": {"prior": "autoregressive", "stride": 3},
+    "codes, stride 2": {"prior": "codes", "stride": 2},
+    "normal, last": {"prior": "normal", "positions": "last"},
+    "codes, last": {"prior": "codes", "positions": "last"},
+}
 
 
-def programs(prior, **options):
+def programs(kind, **options):
     torch.manual_seed(0)
-    model = LatentSequence(Vocabulary(9), prior=prior, init="torch", **{**SMALL, **options}).double()
-    guide = KINDS[prior](model).double()
+    model = LatentSequence(Vocabulary(9), init="torch", **{**SMALL, **KINDS[kind], **options}).double()
+    guide = (GaussianGuide if model.book is None else QuantisedGuide)(model).double()
     with torch.no_grad():
         for parameter in [*model.parameters(), *guide.parameters()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -43,34 +55,112 @@ def bounds(model, guide, given, spec="elbo:3"):
         return objectives.build(spec)(model, guide, given).bound
 
 
-@pytest.mark.parametrize("prior", KINDS)
-def test_padding_changes_no_bound(prior):
-    model, guide = programs(prior)
-    q = guide.posterior(batch(5))
-    wide = guide.posterior(batch(9))
-    z = q.rsample()
-    padded = torch.cat([z, torch.full((5, 4, 3), 7.0, dtype=torch.float64)], 1)
-    torch.testing.assert_close(wide.log_prob(wide.kept(padded)), q.log_prob(z))
-    torch.testing.assert_close(
-        model.law(batch(9).lengths, 9).log_prob(padded), model.law(batch(5).lengths, 5).log_prob(z)
-    )
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_no_term(kind):
+    model, guide = programs(kind)
+    z = drawn(guide, batch(5))
+    room = model.places.room(9)
+    padding = room - z.shape[1] if model.places.axes else 0
+    padded = torch.cat([z, torch.full((5, padding, 3), 7.0, dtype=torch.float64)], 1) if padding else z
+    terms = []
+    for given, value in ((batch(5), z), (batch(9), padded)):
+        if padding:
+            q = guide.sequence(given)
+            value = q.kept(value)
+        q_trace = pyro.poutine.trace(pyro.poutine.condition(guide, data={"z": value})).get_trace(given)
+        p_trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": value})).get_trace(given)
+        sites = [trace.nodes[name] for trace, name in ((q_trace, "z"), (p_trace, "z"), (p_trace, "tokens"))]
+        terms.append(torch.stack([site["fn"].log_prob(site["value"]) for site in sites]))
+    torch.testing.assert_close(terms[1], terms[0])
+    if padding:
+        numbers = model.places.number(batch().lengths)
+        torch.testing.assert_close(model.law(numbers, room).log_prob(padded), terms[0][1])
 
 
-@pytest.mark.parametrize("prior", KINDS)
-def test_what_the_decoder_writes_is_what_is_scored(prior):
-    model, guide = programs(prior)
+@pytest.mark.parametrize("kind", KINDS)
+def test_there_is_one_latent_for_so_many_tokens(kind):
+    model, guide = programs(kind)
+    given, stride = batch(7), KINDS[kind].get("stride", 1)
+    z = drawn(guide, given)
+    (spec,) = model.latents
+    assert z.shape[1:] == spec.event_shape(given.steps)
+    numbers = model.places.number(given.lengths)
+    if KINDS[kind].get("positions") == "last":
+        assert spec.step_axis is None
+        assert numbers.tolist() == [1] * given.size
+        return
+    assert numbers.tolist() == [math.ceil(length / stride) for length in given.lengths.tolist()]
+    assert torch.equal((z != 0).any(-1).sum(-1), numbers)
+    assert spec.step_axis == ("T" if stride == 1 else "S")
+    assert torch.equal(spec.own_steps(given.lengths), numbers)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_latent_is_read_from_the_last_state_of_its_tokens(kind):
+    _, guide = programs(kind)
+    given = batch(7)
+    states, all_states = guide.states(given), guide.reader(given.tokens)
+    stride = 7 if KINDS[kind].get("positions") == "last" else KINDS[kind].get("stride", 1)
+    for row, length in enumerate(given.lengths.tolist()):
+        for step in range(math.ceil(length / stride)):
+            assert torch.equal(states[row, step], all_states[row, min((step + 1) * stride, length)])
+
+
+def test_one_gaussian_for_the_text_is_the_sentence_vae():
+    model, guide = programs("normal, last")
+    other = SentenceVAE(Vocabulary(9), latent_dim=3, embedding_dim=4, hidden_dim=5, init="torch").double().eval()
+    reader = SentenceGaussian(other).double().eval()
+    other.network.load_state_dict(model.network.state_dict())
+    reader.reader.load_state_dict(guide.reader.state_dict())
+    with torch.no_grad():
+        guide.projection.bias.zero_()
+        reader.projection.weight.copy_(guide.projection.weight)
+    torch.testing.assert_close(bounds(model, guide, batch()), bounds(other, reader, batch()))
+
+
+def test_codes_of_whole_texts_have_the_bound_of_an_enumeration():
+    model, guide = programs("codes, last")
     given = batch()
-    z = guide.posterior(given).rsample().detach()
+    every = model.book.codes[torch.arange(6)].unsqueeze(1).expand(6, given.size, 3)
+    with pyro.plate("particles", 6, dim=-2):
+        trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": every})).get_trace(given)
+    joint = trace.nodes["tokens"]["fn"].log_prob(given.tokens) + model.prior.bias.log_softmax(0).unsqueeze(1)
+    chosen = guide.sequence(given).indices.squeeze(-1)
+    torch.testing.assert_close(bounds(model, guide, given), joint.gather(0, chosen.unsqueeze(0)).squeeze(0).detach())
+    assert (joint.logsumexp(0) > bounds(model, guide, given)).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sentences_scored_part_by_part_score_the_same(kind):
+    model, guide = programs(kind)
+    given = batch(7)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        parts = draw(model, guide, given, 3, room=6)
+        torch.manual_seed(5)
+        whole = draw(model, guide, given, 3, room=10**6)
+    kept = given.weights > 0
+    torch.testing.assert_close(parts.scores.log_weights[:, kept], whole.scores.log_weights[:, kept])
+
+
+def drawn(guide, given):
+    torch.manual_seed(1)
+    return guide(given).detach()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_decoder_writes_is_what_is_scored(kind):
+    model, guide = programs(kind)
+    given = batch()
+    z = drawn(guide, given)
     decoder = model.decoder({"z": z})
     state, tokens, total = decoder.begin(5), given.decoder_inputs, torch.zeros(5, dtype=torch.float64)
     for t in range(given.steps):
         logits, state = decoder.step(state, tokens[:, t])
         scores = logits.log_softmax(-1).gather(1, (given.tokens[:, t : t + 1] - 2).clamp(min=0)).squeeze(1)
         total = total + torch.where(t < given.lengths, scores, 0.0)
-    counted = torch.arange(given.steps) < given.lengths.unsqueeze(-1)
     trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": z})).get_trace(given)
     torch.testing.assert_close(trace.nodes["tokens"]["fn"].log_prob(given.tokens), total)
-    assert torch.equal((z != 0).any(-1), counted)
 
 
 def test_the_length_is_a_site_of_the_bound_and_given_lengths_are_free():
@@ -98,36 +188,43 @@ def test_length_probabilities_sum_to_one():
     torch.testing.assert_close(total, torch.ones((), dtype=torch.float64))
 
 
-@pytest.mark.parametrize("prior", KINDS)
-def test_draws_end_at_a_length_and_are_written(prior):
-    model, _ = programs(prior)
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_end_at_a_length_and_are_written(kind):
+    model, _ = programs(kind)
     torch.manual_seed(2)
-    model.lengths.counts[2] = 1e9
+    if model.lengths is not None:
+        model.lengths.counts[1] = 1e9
     z = model.draw(4, 6)["z"]
-    assert z.shape == (4, 6, 3)
-    assert torch.equal((z != 0).any(-1).sum(-1), torch.full((4,), 3))
+    assert z.shape == (4, *model.latents[0].event_shape(6))
+    if model.lengths is not None:
+        assert torch.equal((z != 0).any(-1).sum(-1), torch.full((4,), 2))
     if model.book is not None:
-        distances = torch.cdist(z[:, :3].flatten(0, 1), model.book.codes)
+        distances = torch.cdist(z.view(4, -1, 3)[:, :2].flatten(0, 1), model.book.codes)
         assert distances.amin(-1).max() == 0.0
 
 
-@pytest.mark.parametrize("prior", KINDS)
-def test_draws_of_stated_lengths_are_steps_of_the_prior_and_nothing_behind_them(prior):
-    model, _ = programs(prior)
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_of_stated_lengths_are_steps_of_the_prior_and_nothing_behind_them(kind):
+    model, _ = programs(kind)
     lengths = torch.tensor([2, 5, 1])
     z = model.draw_given(lengths)["z"]
-    assert z.shape == (3, 5, 3)
-    assert torch.equal((z != 0).any(-1).sum(-1), lengths)
-    assert model.law(lengths, 5).log_prob(z).isfinite().all()
+    assert z.shape == (3, *model.latents[0].event_shape(5))
+    if model.places.axes:
+        numbers = model.places.number(lengths)
+        assert torch.equal((z != 0).any(-1).sum(-1), numbers)
+        assert model.law(numbers, z.shape[1]).log_prob(z).isfinite().all()
 
 
-@pytest.mark.parametrize("prior", KINDS)
-def test_between_two_texts_lie_sequences_of_lengths_between(prior):
-    model, guide = programs(prior)
+@pytest.mark.parametrize("kind", KINDS)
+def test_between_two_texts_lie_sequences_of_lengths_between(kind):
+    model, guide = programs(kind)
     given = batch()
-    z = guide.posterior(given).rsample().detach()
+    z = drawn(guide, given)
     found = model.between({"z": z[1]}, {"z": z[3]}, 4, (2, 5))["z"]
-    assert (found != 0).any(-1).sum(-1).tolist() == [2, 3, 4, 5]
+    if model.places.axes:
+        ends = model.places.number(torch.tensor([2, 5])).tolist()
+        expected = torch.linspace(*ends, 4).round().long().tolist()
+        assert (found != 0).any(-1).sum(-1).tolist() == expected
     torch.testing.assert_close(found[0], z[1])
     torch.testing.assert_close(found[-1], z[3])
 
@@ -138,7 +235,7 @@ def test_under_codes_every_bound_is_the_elbo_and_the_kl_is_their_cost():
     for spec in ("elbo", "iwae:4", "renyi:0.5:3"):
         torch.testing.assert_close(bounds(model, guide, given, spec), bounds(model, guide, given))
     estimate = objectives.build("elbo")(model, guide, given)
-    q = guide.posterior(given)
+    q = guide.sequence(given)
     torch.testing.assert_close(estimate.kl, -model.law(given.lengths, given.steps).log_prob(q.rsample()).detach())
 
 
@@ -166,7 +263,7 @@ def test_the_commitment_is_a_side_loss_of_training():
     model.train(), guide.train()
     model.network.dropout_in.p = model.network.dropout_out.p = 0.0
     loud = objectives.build("elbo")(model, guide, given).loss
-    q = guide.posterior(given)
+    q = guide.sequence(given)
     apart = q.total((q.states - q.codes[q.indices]).square().sum(-1))
     torch.testing.assert_close(loud - quiet, 0.25 * (apart * given.weights).sum() / given.weights.sum())
 
@@ -189,6 +286,14 @@ def test_wrong_options_are_refused_in_words():
         QuantisedGuide(LatentSequence(Vocabulary(9), **SMALL))
     with pytest.raises(UserError, match="guide quantised"):
         GaussianGuide(LatentSequence(Vocabulary(9), prior="codes", **SMALL))
+    with pytest.raises(UserError, match="positions of the latents"):
+        programs_with(positions="first")
+    with pytest.raises(UserError, match="stride must be 1 or more; got 0"):
+        programs_with(stride=0)
+    with pytest.raises(UserError, match="a text has one latent, and none before it"):
+        programs_with(positions="last", stride=2)
+    with pytest.raises(UserError, match="got stride 1 and prior: autoregressive"):
+        programs_with(positions="last", prior="autoregressive")
     assert math.isfinite(bounds(*programs("normal"), batch()).sum())
 
 

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch import nn
 
-from ppl_text.nn.causal import CausalConvolutions
+from ppl_text.nn.causal import CausalConvolutions, EmbeddedIndices, Unconditional
 
 STEPS, INPUTS, OUTPUTS = 7, 3, 4
 
@@ -63,3 +64,23 @@ def test_a_step_costs_the_same_however_many_came_before():
         state = made.follow(state, torch.randn(2, INPUTS, dtype=torch.float64))
     assert counts[0] > 0
     assert len(set(counts)) == 1
+
+
+@pytest.mark.parametrize("kind", [EmbeddedIndices, Unconditional])
+def test_networks_of_indices_say_the_same_step_by_step(kind):
+    if kind is EmbeddedIndices:
+        made = EmbeddedIndices(nn.Embedding(6, INPUTS), network()).double()
+    else:
+        made = Unconditional(OUTPUTS).double()
+        nn.init.normal_(made.bias)
+    indices = torch.randint(6, (2, 5, STEPS))
+    whole = made(indices)
+    assert whole.shape == (2, 5, STEPS, OUTPUTS)
+    assert torch.equal(whole[0, 0, 0], whole[1, 3, 0])  # nothing came before
+    assert torch.equal(whole[..., 0, :], whole[..., -1, :]) == (kind is Unconditional)
+    state, outputs = made.begin(10), []
+    for t in range(STEPS):
+        output, state = made.output(state)
+        outputs.append(output)
+        state = made.follow(state, indices.flatten(0, 1)[:, t])
+    torch.testing.assert_close(torch.stack(outputs, 1).view_as(whole), whole)
