@@ -24,7 +24,7 @@ class Fixed(nn.Module):
     """A network that says the same of every step, whatever came before."""
 
     def forward(self, x):
-        return PRICES.log().expand(*x.shape[:-1], 5)
+        return PRICES.log().expand(*x.shape, 5)
 
 
 class Vectors(nn.Module):
@@ -34,12 +34,12 @@ class Vectors(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.network, self.embedding = Fixed(), nn.Embedding(5, 3)
+        self.network = Fixed()
         self.register_buffer("codes", torch.tensor([[0.0, 0], [1, 0], [0, 1], [1, 1], [2, 2]]))
 
     def forward(self, batch):
         with pyro.plate("sentences", batch.size, dim=-1):
-            law = CodeSequences(self.network, self.embedding, self.codes, batch.lengths, batch.steps)
+            law = CodeSequences(self.network, self.codes, batch.lengths, batch.steps)
             pyro.sample("z", law)
             pyro.sample("tokens", dist.Normal(torch.zeros(batch.size), 1.0), obs=torch.zeros(batch.size))
 
