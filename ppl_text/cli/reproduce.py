@@ -16,6 +16,7 @@ from .output import print_json
 @click.option("--data", metavar="[NAME=]PATH", help="Another corpus than the table's own, or which of its corpora.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE[-CORPUS]-BUDGET.")
 @click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU, one on a GPU.")
+@click.option("--judge", metavar="NAME|FOLDER|FILE.gguf", help="A pretrained model that scores generated texts.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def reproduce(
     table: str,
@@ -25,14 +26,16 @@ def reproduce(
     data: str | None,
     out: str | None,
     jobs: int | None,
+    judge: str | None,
     as_json: bool,
 ) -> None:
     """Train and measure the rows of a published TABLE and print ours beside the published figures.
 
     `words`: deep state-space models of words (Tables 1 and 2). `davam-table2`: sentence VAEs and the cures of
-    posterior collapse, on the built-in verses or with --data [ptb|yahoo|snli=]DIR. Every row is a normal run folder;
-    the same command goes on where it was stopped. The table, its figures and results.json lie in the folder of the
-    reproduction.
+    posterior collapse, on the built-in verses or with --data [ptb|yahoo|snli=]DIR. `davam-generation`: what runs of
+    that table write from scratch (Tables III to V; --judge names a pretrained model for their fluency). Every row is
+    a normal run folder; the same command goes on where it was stopped. The table, its figures and results.json lie in
+    the folder of the reproduction.
     """
     from ..core.errors import UserError
     from ..tables.page import data_option
@@ -51,6 +54,7 @@ def reproduce(
         data=data,
         out=out,
         jobs=jobs,
+        settings=None if judge is None else {"judge": judge},
         progress=make_progress(),
         say=lambda line: click.echo(line, err=True),
     )

@@ -5,6 +5,7 @@ What :mod:`ppl_text.tables.jobs` starts; people type ``python -m ppl_text reprod
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -21,13 +22,16 @@ from .entry import run_command
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--part")
 @click.option("--data")
-def worker(table: str, row: str, budget: str, seed: int, out: Path, part: str | None, data: str | None) -> None:
+@click.option("--settings", default="{}", help="Of the measures, as JSON.")
+def worker(
+    table: str, row: str, budget: str, seed: int, out: Path, part: str | None, data: str | None, settings: str
+) -> None:
     """Bring one row to its end."""
     from ..tables.rows import Task, run_task
     from ..tables.table import load_table
     from ..training.progress import PlainProgress
 
-    found = load_table(table, part)
+    found = load_table(table, part, json.loads(settings))
     (chosen,) = found.select([row])
     run_task(Task(found, chosen, budget, seed, out, data), PlainProgress(sys.stdout))
 

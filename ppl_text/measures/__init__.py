@@ -23,6 +23,7 @@ MEASURES = {
     "words": "ppl_text.measures.words:WordMeasure",
     "sentences": "ppl_text.measures.sentences:SentenceMeasure",
     "codes": "ppl_text.measures.codes:CodeMeasure",
+    "generation": "ppl_text.measures.generation:GenerationMeasure",
 }
 """Kinds by name."""
 

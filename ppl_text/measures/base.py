@@ -42,10 +42,14 @@ that rows differ by what was trained."""
 
 
 class Measured(NamedTuple):
-    """What fills a row of a table: numbers by name, and profiles, ``{name: {key: [nats, s.e., words]}}``."""
+    """What fills a row of a table: numbers by name, profiles, ``{name: {key: [nats, s.e., words]}}``, and texts.
+
+    ``texts``: some to read, by what they are of.
+    """
 
     numbers: Numbers
     profiles: dict[str, dict[str, list[float | int | None]]]
+    texts: Mapping[str, list[str]] = {}
 
 
 @dataclass(frozen=True)
@@ -163,8 +167,10 @@ class Subject:
         with measuring(seed, self.model, self.guide):
             return latent_figures(self.model, self.guide, data)
 
-    def samples(self, n: int, seed: int) -> TextSamples:
-        """Draw n texts; the step limit is twice the longest text of the corpus, so that cutting is rare.
+    def samples(self, n: int, seed: int, length: int | None = None) -> TextSamples:
+        """Draw n texts, of ``length`` tokens each where that is given.
+
+        Otherwise the step limit is twice the longest text of the corpus, so that cutting is rare.
 
         A conditional model reads sources of the test split, as many texts for each as give n in all.
         """
@@ -173,9 +179,8 @@ class Subject:
             source = common_sentences(evaluation_set(corpus, "test", n, seed)).merged().source
         times = n if source is None else math.ceil(n / source.size)
         steps = 2 * corpus.max_steps
-        drawn = sample_texts(
-            self.model, corpus.tokenizer, times, steps=steps, seed=seed, guide=self.guide, source=source
-        )
+        options: dict[str, Any] = {"steps": steps, "seed": seed, "source": source, "length": length}
+        drawn = sample_texts(self.model, corpus.tokenizer, times, guide=self.guide, **options)
         known = frozenset(corpus.splits["train"].texts)
         return TextSamples(
             drawn=len(drawn.texts),

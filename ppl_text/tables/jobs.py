@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -72,7 +73,8 @@ def raise_failed(failed: Sequence[str]) -> None:
 
 def _start(task: Task, say: Say) -> _Job:
     """Start a worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
-    given = {"--part": task.table.part, "--data": task.data}
+    settings = json.dumps(task.table.given) if task.table.given else None
+    given = {"--part": task.table.part, "--data": task.data, "--settings": settings}
     where = [text for option, value in given.items() if value is not None for text in (option, value)]
     names = [task.table.name, task.row.name, task.budget, str(task.seed), str(task.out)]
     process = subprocess.Popen(

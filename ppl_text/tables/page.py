@@ -18,12 +18,13 @@ NOT_RUN = "not run"
 
 
 def table_markdown(results: Mapping[str, Any]) -> str:
-    """Return tables by group (ours, the published figure in brackets), notes, and the published orderings."""
+    """Return tables by group (ours, the published figure in brackets), texts, notes, and the published orderings."""
     parts = []
     for group, title in results["groups"].items():
         rows = [row for row in results["rows"] if row["group"] == group]
         if rows:
-            parts += [f"**{title}**", _group(results, rows)]
+            parts += [f"**{title}**", *_group(results, rows)]
+    parts += _texts(results)
     if notes := [*results["notes"], *_measure(results).notes(results)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
@@ -47,12 +48,29 @@ def figure_links(table: Table, place: Path, results: Mapping[str, Any]) -> str:
     return "\n\n".join(["**Figures**", *links]) if links else ""
 
 
-def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
+def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a table of the rows, or one for each block of columns; the first says what was trained, too."""
     columns = [c for c in results["columns"] if any(_has(row, c) for row in rows)]
-    header = ["row", *(c["title"] for c in columns), "parameters (model + guide)", "steps", "remark"]
     ends = [[_parameters(row), _steps(row), _remark(row, results)] for row in rows]
-    body = [[row["title"], *(_cell(row, c) for c in columns), *end] for row, end in zip(rows, ends, strict=True)]
-    return table(header, body)
+    header, found = ["parameters (model + guide)", "steps", "remark"], list[str]()
+    for block in dict.fromkeys(c.get("block", "") for c in columns) or ("",):
+        own = [c for c in columns if c.get("block", "") == block]
+        body = [[row["title"], *(_cell(row, c) for c in own), *end] for row, end in zip(rows, ends, strict=True)]
+        found += [f"*{block}*"] if block else []
+        found.append(table(["row", *(c["title"] for c in own), *header], body))
+        header, ends = [], [[] for _ in rows]
+    return found
+
+
+def _texts(results: Mapping[str, Any]) -> list[str]:
+    """Return the texts that rows show, by what they are of: a line each, with the row's title in front."""
+    rows = [row for row in results["rows"] if row.get("texts")]
+    found = ["**Texts, the first of each row**"] if rows else []
+    width = max((len(row["title"]) for row in rows), default=0)
+    for heading in dict.fromkeys(heading for row in rows for heading in row["texts"]):
+        lines = [f"{row['title']:{width}}  {text}" for row in rows for text in row["texts"].get(heading, ())]
+        found += [f"*{heading}*", "\n".join(["```text", *lines, "```"])]
+    return found
 
 
 def _has(row: Mapping[str, Any], column: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,7 @@ def reproduce(
     data: str | None = None,
     out: str | Path | None = None,
     jobs: int | None = None,
+    settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     say: Say = lambda line: None,
 ) -> Reproduction:
@@ -58,12 +59,12 @@ def reproduce(
     :func:`~ppl_text.tables.table.choose_part`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies
     finished there is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at
     once, each in a process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told
-    to ``progress``). A row that fails does not stop the others. All rows are checked, and their data loaded, before the
-    first is trained; what was reached is written whatever happens.
+    to ``progress``). ``settings`` of the measures win over the budget's. A row that fails does not stop the others. All
+    rows are checked, and their data loaded, before the first is trained; what was reached is written whatever happens.
     """
     part, data = choose_part(table, table_parts(table), data)
     data = None if data is None else corpus_reference(data)
-    found = load_table(table, part)
+    found = load_table(table, part, settings)
     about = found.budget(budget).about
     place = _place(out, "-".join(name for name in (table, part, budget) if name))
     chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))

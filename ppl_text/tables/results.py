@@ -100,6 +100,7 @@ def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "spread": spread,
         "by_seed": {str(record["seed"]): record["measures"] for record in records},
         "profiles": records[0]["profiles"] if records else {},
+        "texts": records[0].get("texts", {}) if records else {},
         "training_seconds": [record["training_seconds"] for record in records],
         "machine": records[0]["machine"] if records else None,
     }

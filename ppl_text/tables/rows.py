@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.atomic import PARTIAL_SUFFIX
 from ..core.errors import RunFolderError, UserError
 from ..fitting import fit
 from ..measures import load_measure, measures_of
@@ -161,6 +163,7 @@ def _locked(task: Task) -> Iterator[None]:
 
 def _trained(task: Task, progress: Progress) -> Run:
     """Return the run of a task, trained to its end."""
+    _copied(task, progress)
     if folders.has_run(task.folder):
         run = load(task.folder)
         if run.finished:
@@ -169,6 +172,24 @@ def _trained(task: Task, progress: Progress) -> Run:
             return fit(resume=task.folder, progress=progress)
     folders.remove_unstarted(task.folder)
     return fit(task.row.recipe, set=task.changes, out=task.folder, progress=progress)
+
+
+def _copied(task: Task, progress: Progress) -> None:
+    """Copy the row's run from where the table that trains it keeps it by default, where it lies finished there."""
+    other = task.table.trained_as
+    if other is None or folders.has_run(task.folder):
+        return
+    place = task.out.with_name(task.out.name.replace(task.table.name, other)) / task.folder.name
+    if place == task.folder or not folders.has_run(place):
+        return
+    run = load(place)
+    if run.finished and trained_values(run.config) == trained_values(task.config()):
+        progress.message(f"trained already: {place}")
+        folders.remove_unstarted(task.folder)
+        part = task.out / f".{task.folder.name}{PARTIAL_SUFFIX}"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(place, part, ignore=shutil.ignore_patterns(RECORD))
+        part.rename(task.folder)
 
 
 def _measured(task: Task, run: Run | None, progress: Progress) -> Measured:
@@ -201,6 +222,7 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
         "fingerprint": corpus.fingerprint,
         "measures": {**({} if run is None else _parameters(run.model, run.guide)), **measured.numbers},
         "profiles": measured.profiles,
+        "texts": measured.texts,
         "training_seconds": None if run is None else _seconds(run),
         "machine": _machine(task.folder),
     }

@@ -6,6 +6,9 @@ file's ``parts`` name the corpora. ``{part}`` in a text stands for the part's na
 
     recipe: "{part}-vae"
     published: {in ptb: {rec: 101.27}, in snli: {rec: 33.08}, else: {}}
+
+A table of other measures of the same runs says ``trained_as: TABLE``: its parts and what its budgets and rows train are
+that table's, by name, and a run that lies finished there is copied (:func:`~ppl_text.tables.rows.run_task`).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Column(_Part):
     """One measured quantity: its key in the measures, its heading, how many digits to print.
 
     ``published``: the key of the published figure that belongs beside it; ``error``: the key of its standard error;
-    ``interval``: the keys of the ends of its interval.
+    ``interval``: the keys of the ends of its interval; ``block``: what it is measured at, of a table with ``blocks``.
     """
 
     key: str
@@ -42,6 +45,15 @@ class Column(_Part):
     published: str | None = None
     error: str | None = None
     interval: tuple[str, str] | None = None
+    block: str = ""
+
+    def in_blocks(self, blocks: Mapping[str, str]) -> list[Column]:
+        """Return one column for each block, named by its suffix: ``KEY_SUFFIX``; itself where there are none."""
+        if not blocks:
+            return [self]
+        own = {"key": self.key, "published": self.published, "error": self.error}
+        named = [({k: v and f"{v}_{suffix}" for k, v in own.items()}, title) for suffix, title in blocks.items()]
+        return [self.model_copy(update={**keys, "block": title}) for keys, title in named]
 
 
 class Budget(_Part):
@@ -104,7 +116,10 @@ class Table(_Part):
 
     ``parts``: the corpora that it is printed for, by name, where there are several; ``part``: the one that is filled,
     and ``corpus`` that part's. ``measure``: the kind of measures that fills a row; ``baselines``: rows that its
-    figures compare others with.
+    figures compare others with. ``blocks``: where every column is measured several times (texts of several lengths),
+    the suffix of the keys of each time, and its title; the page has a table for each. ``given``: settings of the
+    measures that a user has given, which win over those of the budget. ``trained_as``: the table that trains the same
+    rows, where there is one.
     """
 
     name: Name
@@ -115,7 +130,10 @@ class Table(_Part):
     part: Name | None = None
     measure: str
     baselines: tuple[Name, ...] = ()
+    blocks: dict[str, str] = {}
     columns: tuple[Column, ...]
+    given: dict[str, Any] = {}
+    trained_as: Name | None = None
     groups: dict[str, str]
     budgets: dict[str, Budget]
     rows: tuple[Row, ...]
@@ -126,7 +144,12 @@ class Table(_Part):
         """Return a budget by name; raises :class:`UnknownNameError`."""
         if name not in self.budgets:
             raise UnknownNameError("budget", name, self.budgets)
-        return self.budgets[name]
+        found = self.budgets[name]
+        for key in self.given:
+            if key not in found.measure:
+                known = ", ".join(found.measure) or "none"
+                raise UserError(f"table {self.name} has no setting '{key}' of its measures; it has: {known}")
+        return found.model_copy(update={"measure": {**found.measure, **self.given}})
 
     def select(self, names: Sequence[str] | None) -> tuple[Row, ...]:
         """Select rows by name or number (``3``, ``1-7``), in the table's order; all of them for None.
@@ -153,35 +176,62 @@ class Table(_Part):
         return [name]
 
 
-def load_table(name: str, part: str | None = None) -> Table:
+def load_table(name: str, part: str | None = None, given: Mapping[str, Any] | None = None) -> Table:
     """Read a table that comes with the package, or that ``part`` of it (default: its first).
 
-    Raises :class:`UnknownNameError` or, for a faulty file, ConfigError.
+    ``given``: settings of its measures. Raises :class:`UnknownNameError` or, for a faulty file, ConfigError.
     """
-    return parse_table(name, table_text(name), part)
+    found = parse_table(name, table_text(name), part)
+    return found.model_copy(update={"given": dict(given)}) if given else found
 
 
 def table_parts(name: str) -> dict[str, Any]:
     """Return the corpora that a table is printed for, by name; nothing where it is printed for one."""
-    tree = parse_yaml(table_text(name), f"table '{name}'")
-    return dict(tree.get("parts", {}))
+    return _parts(_tree(name, table_text(name)))
+
+
+def _tree(name: str, text: str) -> dict[str, Any]:
+    tree = parse_yaml(text, f"table '{name}'")
+    return {"name": name, **(tree if isinstance(tree, Mapping) else {})}
+
+
+def _parts(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parts of a table's tree: its own, else those of the table that trains its rows."""
+    if "trained_as" in tree and "parts" not in tree:
+        return table_parts(tree["trained_as"])
+    return dict(tree.get("parts") or {})
 
 
 def parse_table(name: str, text: str, part: str | None = None) -> Table:
     """Read a table, or a part of it, from its YAML; raises :class:`ConfigError` with every fault."""
-    tree = parse_yaml(text, f"table '{name}'")
-    tree = {"name": name, **(tree if isinstance(tree, Mapping) else {})}
-    parts = tree.get("parts") or {}
+    tree = _tree(name, text)
+    parts = _parts(tree)
     chosen = check_part(name, part, parts)
     if chosen is not None:
-        tree = {"corpus": parts[chosen].get("corpus"), **of_part(tree, chosen, list(parts)), "part": chosen}
+        own = of_part({**tree, "parts": parts}, chosen, list(parts))
+        tree = {"corpus": parts[chosen].get("corpus"), **own, "part": chosen}
+    if (base := tree.get("trained_as")) is not None:
+        tree = _trained_as(tree, load_table(base, chosen))
     try:
         table = Table.model_validate(tree)
     except ValidationError as error:
         faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise ConfigError(f"table '{name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults)) from error
+    table = table.model_copy(update={"columns": tuple(c for own in table.columns for c in own.in_blocks(table.blocks))})
     _check_references(table)
     return table
+
+
+def _trained_as(tree: Mapping[str, Any], base: Table) -> dict[str, Any]:
+    """Fill the rows and budgets of a tree with what those of the same name train in another table."""
+    rows = {row.name: row.model_dump(include={"title", "recipe", "set", "data"}) for row in base.rows}
+    own = [{**rows.get(row.get("name"), {}), **row} for row in tree["rows"]]
+    names = {row.get("name") for row in own}
+    budgets = {key: budget.model_dump(include={"about", "set"}) for key, budget in base.budgets.items()}
+    for key, budget in base.budgets.items():
+        changes = {name: change for name, change in budget.rows.items() if name in names}
+        budgets[key] |= {"rows": changes, **tree["budgets"].get(key, {})}
+    return {**tree, "rows": own, "budgets": budgets}
 
 
 def _check_references(table: Table) -> None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from ppl_text.core.errors import ConfigError, UnknownNameError
+from ppl_text.core.errors import ConfigError, UnknownNameError, UserError
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build
 from ppl_text.tables import table_names
-from ppl_text.tables.rows import Task
+from ppl_text.tables.rows import Task, trained_values
 from ppl_text.tables.table import load_table, parse_table
 from ppl_text.training.programs import count_parameters
 
@@ -148,7 +148,7 @@ def test_unknown_names_are_met_with_the_nearest():
         WORDS.select(["tril-k1O"])
     with pytest.raises(UnknownNameError, match="did you mean 'small'"):
         WORDS.budget("smal")
-    assert table_names() == ["davam-table2", "words"]
+    assert {"davam-generation", "davam-table2", "words"} <= set(table_names())
 
 
 def test_selection_keeps_the_order_of_the_table():
@@ -203,3 +203,55 @@ def test_faults_of_a_file_are_named(old, new, says):
         parse_table("t", SMALL.replace(old, new))
     assert says in str(error.value)
     assert "table 't'" in str(error.value)
+
+
+BLOCKS = """
+blocks: {"3": 3 words, "5": 5 words}
+columns: [{key: test, title: H, published: paper, error: se}, {key: gap, title: gap}]
+"""
+
+
+def test_columns_of_several_blocks_are_named_by_their_suffix():
+    text = SMALL.replace("columns: [{key: test, title: H}]", BLOCKS.strip()).replace("column: test}", "column: test_5}")
+    table = parse_table("t", text)
+    assert [(c.block, c.key, c.published, c.error) for c in table.columns] == [
+        ("3 words", "test_3", "paper_3", "se_3"),
+        ("5 words", "test_5", "paper_5", "se_5"),
+        ("3 words", "gap_3", None, None),
+        ("5 words", "gap_5", None, None),
+    ]
+
+
+def test_a_user_may_change_settings_that_a_measure_has():
+    given = load_table("words", given={"particles": 3})
+    assert given.budget("small").measure == {**WORDS.budget("small").measure, "particles": 3}
+    with pytest.raises(UserError, match=r"table words has no setting 'judge' of its measures; it has: sentences"):
+        load_table("words", given={"judge": "gpt2"}).budget("small")
+
+
+OTHER = """
+title: T
+source: s
+measure: generation
+trained_as: davam-table2
+groups: {g: G}
+columns: [{key: ent, title: Ent}]
+budgets: {small: {measure: {samples: 3}}}
+rows: [{name: pretrain-fbp, group: g}, {name: lm, group: g, title: own}]
+"""
+
+
+@pytest.mark.parametrize("part", ["verses", "ptb"])
+def test_a_table_of_other_measures_trains_the_rows_of_another(part, tmp_path):
+    table, base = parse_table("t", OTHER, part), load_table("davam-table2", part)
+    assert [row.title for row in table.rows] == ["+pretraining+FBP", "own"]
+    for row in table.rows:
+        (of_base,) = base.select([row.name])
+        for budget in ("smoke", "small", "full"):
+            configs = [
+                trained_values(Task(t, r, budget, 1, tmp_path, "verses").config())
+                for t, r in ((table, row), (base, of_base))
+            ]
+            assert configs[0] == configs[1]
+    assert table.budget("small").measure == {"samples": 3}
+    assert table.parts == base.parts

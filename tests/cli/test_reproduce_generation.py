@@ -1,0 +1,56 @@
+"""``reproduce davam-generation``: runs of Table II measured by what they write, at the smoke budget on the verses."""
+
+import json
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from ppl_text.cli import cli
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory, one_thread):
+    """The language model as Table II trained it, and a row that is trained here; what was said, and the folder."""
+    root = tmp_path_factory.mktemp("generation")
+    told = []
+    for table, rows in (("davam-table2", "lm"), ("davam-generation", "lm,davam")):
+        out = root / f"{table}-verses-smoke"
+        arguments = ["reproduce", table, "--budget", "smoke", "--jobs", "1", "--rows", rows, "--out", str(out)]
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == 0, done.output
+        told.append(done.output)
+    return told[1], root, out
+
+
+def test_a_run_of_the_table_that_trains_it_is_copied(filled):
+    text, root, out = filled
+    other = root / "davam-table2-verses-smoke" / "lm-s0"
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (other, out / "lm-s0")]
+    assert weights[0] == weights[1]
+    assert text.count("trained already") == 1
+    measured = [json.loads((folder / "measures.json").read_text())["table"] for folder in (other, out / "lm-s0")]
+    assert measured == ["davam-table2", "davam-generation"]
+
+
+def test_every_length_has_its_table_and_a_text_of_each_row(filled):
+    text, _, out = filled
+    page = (out / "table.md").read_text(encoding="utf-8")
+    for length in (8, 12, 16, 20, 24):
+        _, block, *_ = page.split(f"*{length} tokens*\n\n| row | Ent | Dist-1 | Dist-2 | n-grams, nats | ± |")
+        assert re.match(r".*\n.*\n\| LSTM-LM \| \d\.\d\d \| 0\.\d{3} \|", block)
+        shown = page.split(f"*{length} tokens*\n\n```text\n")[1].split("\n```")[0].splitlines()
+        titles = [line.split("  ")[0] for line in shown]
+        assert titles == ["LSTM-LM", "DAVAM, 512 codes"]
+        assert {len(line.removeprefix(title).split()) for title, line in zip(titles, shown, strict=True)} == {length}
+    assert "- 6 texts of each length a row" in text
+    assert "judge, nats" not in page
+    assert page.count("parameters (model + guide)") == 1
+
+
+def test_a_judge_belongs_to_tables_that_ask_one(ppl, tmp_path):
+    done = ppl("reproduce", "davam-table2", "--judge", "gpt2", "--out", tmp_path)
+    assert (done.status, done.out) == (2, "")
+    assert "table davam-table2 has no setting 'judge' of its measures; it has: sentences" in done.err
