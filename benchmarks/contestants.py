@@ -33,6 +33,18 @@ SENTENCE_CONTESTANTS = {
 }
 """Of the sentence VAE."""
 
+LATENT_CONTESTANTS = {
+    kind: {
+        OURS: f"benchmarks.latent_sequences:Ours:{kind}",
+        "ours, in the trainer": f"benchmarks.latent_sequences:build_in_trainer:{kind}",
+        "ours, captured": f"benchmarks.latent_sequences:build_captured:{kind}",
+        "ours, captured, bf16": f"benchmarks.latent_sequences:build_captured_bf16:{kind}",
+        "PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}",
+    }
+    for kind in ("vae-attn", "gavam", "davam-codes", "davam-prior")
+}
+"""Of latent sequences, by what is trained."""
+
 REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
@@ -47,9 +59,9 @@ def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> li
 
 
 def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS) -> Any:
-    """Build one contestant with its initial parameters, on a device."""
-    module, _, attribute = table[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(seed, device)
+    """Build one contestant with its initial parameters, on a device; what stands behind its name is an argument."""
+    module, attribute, *arguments = table[name].split(":")
+    return getattr(importlib.import_module(module), attribute)(*arguments, seed, device)
 
 
 def _runs(package: str | None, device: str) -> bool:

@@ -35,11 +35,12 @@ class CausalConvolutions(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (…, S, O) given x (…, S, C)."""
         before = torch.cat([self.start.expand(*x.shape[:-2], 1, -1), x[..., :-1, :]], dim=-2)
-        y = self.embed(before).reshape(-1, x.shape[-2], self.width)
+        # Channels first from here on, as convolutions want them.
+        y = self.embed(before).reshape(-1, x.shape[-2], self.width).transpose(1, 2)
         for gate, mix in zip(self.gates, self.mix, strict=True):
-            both = gate(F.pad(y.transpose(1, 2), (self.kernel - 1, 0))).transpose(1, 2)
-            y = y + mix(_gated(both))
-        return self.head(y).view(*x.shape[:-1], -1)
+            weight, bias = mix.parameters()
+            y = y + F.conv1d(_gated(gate(F.pad(y, (self.kernel - 1, 0)))), weight.unsqueeze(-1), bias)
+        return self.head(y.transpose(1, 2)).view(*x.shape[:-1], -1)
 
     def begin(self, rows: int) -> State:
         """Return the state before the first step: x_0, and for each layer what it has seen, (R, kernel - 1, width)."""
@@ -53,8 +54,7 @@ class CausalConvolutions(nn.Module):
         for gate, mix, before in zip(self.gates, self.mix, seen, strict=True):
             window = torch.cat([before, y.unsqueeze(1)], dim=1)
             kept.append(window[:, 1:])
-            both: Tensor = gate(window.transpose(1, 2))
-            y = y + mix(_gated(both.squeeze(-1)))
+            y = y + mix(_gated(gate(window.transpose(1, 2))).squeeze(-1))
         return self.head(y), (x, *kept)
 
     def follow(self, state: State, x: Tensor) -> State:
@@ -117,5 +117,6 @@ class Unconditional(nn.Module):
 
 
 def _gated(both: Tensor) -> Tensor:
-    activation, gate = both.chunk(2, -1)
+    """tanh(a) ∘ sigmoid(g) of [a; g], (R, 2W, S) to (R, W, S)."""
+    activation, gate = both.chunk(2, 1)
     return activation.tanh() * gate.sigmoid()

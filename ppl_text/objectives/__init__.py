@@ -16,6 +16,7 @@ OBJECTIVES = {
     "fivo": "fivo:N, filtering bound: N particles, resampled where their effective sample size falls below N/2",
     "free-bits": "free-bits:LAMBDA[:UNIT], ELBO whose first LAMBDA nats of KL are free, a sentence, dimension or batch",
     "reconstruction": "reconstruction[:K], -E_q ln p(tokens | latents) alone: an autoencoder; the bound is the ELBO",
+    "rate": "rate[:K], KL(q ‖ p) of the latents alone: a prior under frozen networks; the bound is the ELBO",
     "pyro": "pyro:Trace_ELBO, pyro:RenyiELBO:K, ...: a stock Pyro ELBO, run as it is",
 }
 """Names for ``--objective`` with one line each."""

@@ -75,6 +75,16 @@ def closed_form_scores(terms: Terms) -> Scores:
     return Scores(terms.log_likelihood, kl, terms.side)
 
 
+def registered_scores(terms: Terms) -> Scores:
+    """Return the scores with the KL of each site where :func:`registered_kl` knows it, else unknown (NaN)."""
+    kl = {}
+    for name, site in terms.latents.items():
+        known = registered_kl(site)
+        unknown = torch.full_like(terms.log_likelihood, math.nan)
+        kl[name] = unknown if known is None else known.expand(site.shape)
+    return Scores(terms.log_likelihood, kl, terms.side)
+
+
 def site_kl(site: LatentTerms) -> Tensor | None:
     """KL(q ‖ p) in closed form given the sampled path, or None where none is registered.
 
@@ -85,8 +95,13 @@ def site_kl(site: LatentTerms) -> Tensor | None:
         return None
     along = getattr(site.p, "kl_from", None)
     found: Tensor | None = None if along is None else along(site.q, site.value)
-    if found is not None:
-        return found
+    return registered_kl(site) if found is None else found
+
+
+def registered_kl(site: LatentTerms) -> Tensor | None:
+    """KL(q ‖ p) as ``torch.distributions.kl`` has it registered, which costs no pass of a network; else None."""
+    if is_masked(site):
+        return None
     try:
         divergence: Tensor = kl_divergence(site.q, site.p)
     except NotImplementedError:

@@ -13,7 +13,7 @@ from ..core.registry import Registry
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
-from .regularizers import UNITS, FreeBits, Reconstruction
+from .regularizers import UNITS, FreeBits, Rate, Reconstruction
 from .score_function import Vimco
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
@@ -38,6 +38,7 @@ USAGE = {
     "fivo": "fivo:N[:systematic|multinomial][:THRESHOLD][:score], 0 < THRESHOLD ≤ 1, score with multinomial,",
     "free-bits": "free-bits:LAMBDA[:sentence|dimension|batch][:K], e.g. free-bits:4, LAMBDA ≥ 0 in nats,",
     "reconstruction": "reconstruction or reconstruction:K",
+    "rate": "rate or rate:K",
 }
 """How each objective is written."""
 
@@ -124,9 +125,12 @@ def _free_bits(spec: str, arguments: list[str]) -> Objective:
     return FreeBits(spec, particles, free, unit)
 
 
-def _reconstruction(spec: str, arguments: list[str]) -> Objective:
-    (text,) = arguments or ["1"]
-    return Reconstruction(spec, _whole(text))
+def _alone(make: Callable[[str, int], Objective]) -> Callable[[str, list[str]], Objective]:
+    def read(spec: str, arguments: list[str]) -> Objective:
+        (text,) = arguments or ["1"]
+        return make(spec, _whole(text))
+
+    return read
 
 
 _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
@@ -140,7 +144,8 @@ _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
     "stepwise": _stepwise,
     "fivo": _fivo,
     "free-bits": _free_bits,
-    "reconstruction": _reconstruction,
+    "reconstruction": _alone(Reconstruction),
+    "rate": _alone(Rate),
 }
 
 

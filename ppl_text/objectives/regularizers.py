@@ -1,8 +1,9 @@
-"""Losses that weigh the KL otherwise than the ELBO does: free bits, and reconstruction alone; the bound stays the ELBO.
+"""Losses that weigh the KL otherwise than the ELBO does: free bits, one of its two terms alone; the bound is the ELBO.
 
 Free bits: a part of the KL is not paid for, so that a strong decoder does not switch the latents off (Kingma et al.
 2016), in the form of a mask, 1[KL > λ] KL, whose gradient is that of max(λ, KL) (specification 0). Reconstruction is
-what an autoencoder is trained by, also one that pretrains a VAE (specification 0: β = 0).
+what an autoencoder is trained by, also one that pretrains a VAE (specification 0: β = 0); rate, what a prior is trained
+by when all else is done (specification 1C).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from torch.distributions import kl_divergence
 from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
-from .bounds import Reading, Scores, closed_form_scores, elbo, is_masked
+from .bounds import Reading, Scores, closed_form_scores, elbo, is_masked, registered_scores, total_kl
 from .estimate import Beta, assemble
-from .terms import LatentTerms, trace_terms
+from .terms import LatentTerms, trace_latents, trace_terms
 
 UNITS = ("sentence", "dimension", "batch")
 """What λ is granted to."""
@@ -104,6 +105,9 @@ class Reconstruction:
     No KL has a part in the loss or in any gradient, and β none either. The reported bound is the ELBO all the same,
     with the KL in closed form where one is known: -inf where q is a point mass, which has no density. So validations
     are compared by ``criterion``, the mean of E_q ln p(x | z), whose -1-fold is the validation loss at β = 0.
+
+    While gradients are wanted no prior is run for the sake of the report: a KL that is not registered with torch is
+    unknown then (NaN), and so is the bound.
     """
 
     name: str
@@ -113,8 +117,9 @@ class Reconstruction:
     def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
         """See :class:`~ppl_text.core.protocols.Estimate`; rows of weight 0 have the bound and the KL 0."""
         terms = trace_terms(model, guide, batch, self.particles)
+        reported = registered_scores if torch.is_grad_enabled() else closed_form_scores
         with torch.no_grad():
-            found = elbo(closed_form_scores(terms))
+            found = elbo(reported(terms))
         scores = Scores(terms.log_likelihood, {}, terms.side)
         counts = batch.weights > 0
 
@@ -126,3 +131,25 @@ class Reconstruction:
         free = {name: torch.zeros_like(target) for name in kl}
         reading = Reading(target, counted(found.bound), kl, free)
         return assemble(reading, scores, batch, beta)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """``rate:K``: loss = β Σ_b w_b KL(q(z | x_b) ‖ p(z)) / Σ_b w_b + side losses, mean over K particles.
+
+    What a prior is trained by under a guide and a decoder that are frozen: the gradient of the ELBO, without the cost
+    of its likelihood. While gradients are wanted the model is left after its last latent site, so that likelihood and
+    bound are unknown (NaN); otherwise the bound is the ELBO.
+    """
+
+    name: str
+    particles: int
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """See :class:`~ppl_text.core.protocols.Estimate`."""
+        trace = trace_latents if torch.is_grad_enabled() else trace_terms
+        scores = closed_form_scores(trace(model, guide, batch, self.particles))
+        if not scores.kl:
+            raise UserError("objective rate is the KL of the latents, and this model has none; use elbo")
+        reading = elbo(scores)
+        return assemble(reading._replace(target=-total_kl(reading)), scores, batch, beta)

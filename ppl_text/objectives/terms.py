@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import Distribution
+from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -93,6 +94,42 @@ def trace_terms(
         guide_trace = poutine.trace(guide).get_trace(batch)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch)
     return collect_terms(guide_trace, model_trace, particles, batch, differentiable=differentiable)
+
+
+def trace_latents(model: Program, guide: Program, batch: Batch, particles: int = 1) -> Terms:
+    """Collect the terms of the latent sites alone: the model is left after the last of them.
+
+    So what would be run to score the tokens is not run, and ``log_likelihood`` is unknown (NaN).
+    """
+    with particle_plate(particles):
+        guide_trace = poutine.trace(guide).get_trace(batch)
+        replayed = poutine.trace(poutine.replay(model, trace=guide_trace))
+        names = [name for name, site in stochastic_sites(guide_trace) if not is_auxiliary(site)]
+        with suppress(_Enough), _LeaveAfter(names):
+            replayed(batch)
+    terms = collect_terms(guide_trace, replayed.trace, particles, batch)
+    return terms._replace(log_likelihood=torch.full_like(terms.log_likelihood, torch.nan))
+
+
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
+    """Leaves a program."""
+
+
+class _LeaveAfter(Messenger):
+    """Leave a program once it has sampled all sites of these names."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._left = set(names)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        self._left.discard(msg["name"])
+        if not self._left:
+            msg["continuation"] = _leave
+
+
+def _leave(msg: Any) -> None:
+    raise _Enough
 
 
 def collect_terms(

@@ -133,7 +133,7 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 def describe_step(record: StepRecord) -> str:
     """Return bound, KL, rate and time left in one line."""
     return (
-        f"{_bound(record)} nats/sentence  KL {record.kl:z.3f}  {record.steps_per_second:z.1f} steps/s  "
+        f"{_figures(record, 'nats/sentence')}  {record.steps_per_second:z.1f} steps/s  "
         f"{record.sentences_per_second:z,.0f} sentences/s  left {duration(record.seconds_left)}"
     )
 
@@ -141,15 +141,13 @@ def describe_step(record: StepRecord) -> str:
 def _brief(record: StepRecord) -> str:
     """Return the same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
-    return f"{_bound(record)} nats  KL {record.kl:z.2f}  {record.steps_per_second:z.0f} steps/s  left {left}"
+    return f"{_figures(record, 'nats', 2)}  {record.steps_per_second:z.0f} steps/s  left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
     """Return the bound on the validation data in one line, and of what was monitored as much as the line holds."""
-    line = (
-        f"validation at step {record.step:,}: {_bound(record)} nats/sentence "
-        f"({record.bound_per_token:z.3f} nats/token)  KL {record.kl:z.3f}"
-    )
+    unit = f"nats/sentence ({record.bound_per_token:z.3f} nats/token)"
+    line = f"validation at step {record.step:,}: {_figures(record, unit)}"
     best = "  (best)" if record.best else ""
     for name, value in record.monitor.items():
         if isinstance(value, list):
@@ -159,11 +157,13 @@ def describe_validation(record: ValidationRecord) -> str:
     return line + best
 
 
-def _bound(record: StepRecord | ValidationRecord) -> str:
-    """Return the bound; beside one that is infinite, since a posterior has no density, what the training goes by."""
-    if math.isinf(record.bound):
-        return f"bound {record.bound:z.0f}, log-likelihood {record.log_likelihood:z.3f}"
-    return f"bound {record.bound:z.3f}"
+def _figures(record: StepRecord | ValidationRecord, unit: str, digits: int = 3) -> str:
+    """Return bound and KL, as far as they are known; where the bound is not finite, what the training goes by."""
+    found = [] if math.isnan(record.bound) else [f"bound {record.bound:z.{0 if math.isinf(record.bound) else 3}f}"]
+    if not math.isfinite(record.bound) and not math.isnan(record.log_likelihood):
+        found.append(f"log-likelihood {record.log_likelihood:z.3f}")
+    kl = [] if math.isnan(record.kl) else [f"KL {record.kl:z.{digits}f}"]
+    return "  ".join([*([f"{', '.join(found)} {unit}"] if found else []), *kl])
 
 
 def duration(seconds: float) -> str:

@@ -69,6 +69,7 @@ OBJECTIVES = {
     "fivo": "fivo:3:multinomial",
     "free-bits": "free-bits:0.5:batch",
     "reconstruction": "reconstruction",
+    "rate": "rate:2",
 }
 """One spec each; ``pyro:…`` is not among them, since stock Pyro asks the host in every step."""
 

@@ -13,7 +13,7 @@ SPECS = [
     *("pyro:RenyiELBO:0.5:2", "pyro:TraceGraph_ELBO", "pyro:TraceMeanField_ELBO"),
     *("stl", "stl:2", "dreg:3", "stepwise:1", "stepwise:3", "stepwise:2:score", "fivo:3", "fivo:3:multinomial:1:score"),
     *("free-bits:1", "free-bits:1:batch:2", "renyi:-inf:3", "vr-max:2", "iwae:4/2", "dreg:5/2", "elbo-analytic:3/2"),
-    *("reconstruction", "reconstruction:2", "vimco:3"),
+    *("reconstruction", "reconstruction:2", "rate", "vimco:3"),
 ]
 """Every objective, in the ways to write it that any model can be trained by."""
 
@@ -26,7 +26,10 @@ def trained_soundly(run):
     assert results["iw"] < 0
     assert results["elbo"] == pytest.approx(-(results["rec_sum"] + results["kl_sum"]) / results["n_sent"], rel=1e-5)
     records = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert all(isinstance(record["bound"], float) and record["bound"] < 0 for record in records)
+    parts = run.config.objective.startswith(("reconstruction", "rate")) or run.config.training.stages
+    for record in records:  # a step that trains by a part of the bound may not know the bound
+        unknown = parts and record["split"] == "train" and record["bound"] is None
+        assert unknown or (isinstance(record["bound"], float) and record["bound"] < 0)
     for before, after in zip(build.build_programs(run.config, run.corpus.vocabulary), run.programs, strict=True):
         start, end = dict(before.named_parameters()), dict(after.named_parameters())
         assert start.keys() == end.keys()

@@ -23,7 +23,7 @@ TINY = {
 }
 STAGES = [
     {"name": "quantiser", "steps": 6, "objective": "reconstruction"},
-    {"name": "prior", "steps": 6, "train": ["model.prior"]},
+    {"name": "prior", "steps": 6, "train": ["model.prior"], "objective": "rate"},
 ]
 CODES = {"training.stages": STAGES, "model.codes": 8}
 CHANGES = {

@@ -1,0 +1,184 @@
+"""Race one training step of latent sequences at the sizes of the Penn Treebank: ours beside hand-written PyTorch loops.
+
+    python -m benchmarks.latent_sequences gavam --threads 1
+    python -m benchmarks.latent_sequences davam-codes --device cuda
+
+Four kinds of training: ``vae-attn``, ``gavam``, and the two stages of DAVAM, ``davam-codes`` and ``davam-prior``
+(:mod:`benchmarks.peers.latent_sequence`). A step is both programs, loss, backward, clipping and the optimiser, and in
+``davam-codes`` the moving averages of the codes. Rounds are interleaved as in :mod:`benchmarks.race`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from benchmarks import race
+from benchmarks.contestants import LATENT_CONTESTANTS
+from benchmarks.ours import InTrainer, as_batch
+from benchmarks.peers import Parameters, Words, lstm_vae
+from benchmarks.peers.latent_sequence import BATCH, CLIP_NORM, COMMITMENT, KINDS, PRIOR_RATE, RATE, STEPS, Sizes
+from guides.latent_sequence import GaussianGuide, QuantisedGuide
+from ppl_text import objectives
+from ppl_text.core.batch import Batch
+from ppl_text.core.vocabulary import Vocabulary
+from ppl_text.models.latent_sequence import LatentSequence
+from ppl_text.nn.statistics import commit, discard, statistics_of
+from ppl_text.training.programs import Joint
+
+PRIORS = {"vae-attn": "normal", "gavam": "autoregressive", "davam-codes": "codes", "davam-prior": "codes"}
+OBJECTIVES = {
+    "vae-attn": "elbo-analytic",
+    "gavam": "elbo-analytic",
+    "davam-codes": "reconstruction",
+    "davam-prior": "rate",
+}
+TRAINED = {"davam-prior": ["model.prior"]}
+"""Submodules that are trained, where not all are."""
+
+NAMES = (
+    ("encoder.embedding.", "guide.reader.embedding."),
+    ("encoder.lstm.", "guide.reader.lstm."),
+    ("encoder.output.", "guide.projection."),
+    ("decoder.keys.", "model.network.attention.memory."),
+    ("decoder.query.", "model.network.attention.query."),
+    ("decoder.score.", "model.network.attention.score."),
+    ("decoder.", "model.network."),
+    ("codes.vectors", "model.book.codes"),
+    ("codes.", "model.book."),
+    ("embedding.", "model.prior.embedding."),
+)
+"""How the peer's names begin, and how ours do; the first that fits."""
+
+
+class Ours:
+    """The contestant: ``LatentSequence`` and its guide under the objective of one kind of training."""
+
+    def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
+        torch.manual_seed(seed)
+        self.kind, self.device, prior = kind, device, PRIORS[kind]
+        self.model = LatentSequence(
+            Vocabulary(sizes.vocabulary),
+            prior=prior,
+            latent_length="given",
+            latent_dim=sizes.latent,
+            embedding_dim=sizes.embedding,
+            hidden_dim=sizes.hidden,
+            codes=sizes.codes,
+            code_start="uniform",
+            prior_width=sizes.width,
+            prior_layers=sizes.layers,
+            prior_kernel=sizes.kernel,
+            init="torch",
+        )
+        quantised = partial(QuantisedGuide, commitment=COMMITMENT)
+        self.guide: Any = quantised(self.model) if prior == "codes" else GaussianGuide(self.model)
+        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
+        self.objective = objectives.build(OBJECTIVES[kind])
+        joint = Joint(self.model, self.guide, self.objective)
+        self.parameters = joint.choose(TRAINED.get(kind, ["model", "guide"]))
+        joint.train()
+        self.statistics = statistics_of(self.modules)
+        adam, sgd = torch.optim.Adam, torch.optim.SGD
+        adaptive = kind == "davam-prior"
+        self.optimizer = adam(self.parameters, PRIOR_RATE, fused=True) if adaptive else sgd(self.parameters, RATE)
+
+    def load(self, parameters: Parameters) -> None:
+        """Take over parameters and code book under the peer's names."""
+        own = self.modules.state_dict()
+        given = {our_name(name, self.kind): torch.tensor(value) for name, value in parameters.items()}
+        self.modules.load_state_dict({name: value.view(own[name].shape) for name, value in given.items()}, strict=False)
+
+    def prepare(self, words: Words) -> Batch:
+        """The batch as the project's data room makes it."""
+        return as_batch(words, self.device)
+
+    def step(self, batch: Batch) -> float:
+        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
+        self.optimizer.zero_grad(set_to_none=True)
+        discard(self.statistics)
+        with pyro.validation_enabled(False):
+            loss = self.loss(batch)
+            loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
+        self.optimizer.step()
+        commit(self.statistics)
+        return loss.item()
+
+    def loss(self, batch: Batch, noise: np.ndarray | None = None) -> Tensor:
+        """Loss of a batch, nats per sentence; on fresh noise, or on the z that given noise (B, T, D) makes."""
+        guide = self.guide if noise is None else self._replayed(batch, torch.from_numpy(noise).to(self.device))
+        loss: Tensor = self.objective(self.model, guide, batch).loss
+        return loss
+
+    def _replayed(self, batch: Batch, noise: Tensor) -> Callable[[Batch], Any]:
+        """The guide, made to draw the z that the noise gives; one of codes draws what it draws."""
+        q, trace = self.guide.posterior(batch), poutine.Trace()
+        if isinstance(self.guide, GaussianGuide):
+            z = q.kept(q.mean_ + q.scale * noise)
+            trace.add_node("z", name="z", type="sample", value=z, is_observed=False, infer={})
+        return poutine.replay(self.guide, trace=trace)
+
+
+def our_name(name: str, kind: str) -> str:
+    """Our name for a parameter or buffer of the peer's."""
+    prior = "model.prior.network." if PRIORS[kind] == "codes" else "model.prior."
+    theirs, ours = next(pair for pair in (*NAMES, ("prior.", prior)) if name.startswith(pair[0]))
+    return ours + name.removeprefix(theirs)
+
+
+def build_in_trainer(kind: str, seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> InTrainer:  # noqa: B008
+    """Our step inside the trainer."""
+    return InTrainer(Ours(kind, seed, device, sizes), device)
+
+
+def build_captured(
+    kind: str,
+    seed: int,
+    device: str = "cpu",
+    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
+    precision: str = "32-true",
+) -> InTrainer:
+    """Our step inside the trainer, replayed as a graph."""
+    return InTrainer(Ours(kind, seed, device, sizes), device, captured=True, precision=precision)
+
+
+build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
+"""The same with the networks in bf16."""
+
+
+def run(
+    kind: str, names: Sequence[str], *, rounds: int, steps: int, warmup: int = 2, device: str = "cpu"
+) -> race.Raced:
+    """Race contestants of one kind of training, interleaved."""
+    words, table = lstm_vae.sentences(), LATENT_CONTESTANTS[kind]
+    return race.run(names, rounds=rounds, steps=steps, warmup=warmup, device=device, table=table, words=words)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the race of one kind and print the table."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    kind = argparse.ArgumentParser(prog="python -m benchmarks.latent_sequences", add_help=False)
+    kind.add_argument("kind", choices=KINDS)
+    chosen, rest = kind.parse_known_args(given)
+    table = LATENT_CONTESTANTS[chosen.kind]
+    options = race.parse_for(f"benchmarks.latent_sequences {chosen.kind}", table, rest, rounds=15, steps=1, warmup=2)
+    threads = race.limit_threads(options.threads)
+    names = race.chosen(options, table)
+    raced = run(
+        chosen.kind, names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device
+    )
+    race.tell(options, raced, {"B": BATCH, "T": STEPS, **Sizes()._asdict()}, threads)
+
+
+if __name__ == "__main__":
+    main()
