@@ -31,5 +31,10 @@ GUIDES: dict[str, dict[str, str]] = {
         "prior": "guides.sentence_vae:PriorGuide",
         "exact": "guides.sentence_vae:ExactGuide",
     },
+    "switching_language_model": {
+        "exact": "guides.switching_language_model:ExactGuide",
+        "mean-field": "guides.switching_language_model:MeanFieldGuide",
+        "prior": "guides.switching_language_model:PriorGuide",
+    },
 }
 """``"module:class"`` by model family and guide name."""

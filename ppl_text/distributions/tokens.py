@@ -124,17 +124,20 @@ class TokenDistribution(SharedParts):
     """(…, B, T, O), at least float32."""
 
     @abstractmethod
-    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
-        """ln p_t(outcome_t) (…, B, T) for outcomes (…, B, T) from 0; where ``mask`` is False anything finite."""
+    def _score(self, value: Tensor, mask: Tensor) -> Tensor:
+        """ln p_t(w_t) (…, B, T) of tokens (…, B, T); anything finite where ``mask`` is False or w_t is no outcome."""
+
+    def _outcomes(self, value: Tensor) -> Tensor:
+        """Return the outcomes, counted from 0, that the tokens are; 0 for those that are none."""
+        return (value - self.ids.first_outcome).clamp(min=0)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_{t ≤ length} ln p(w_t), nats per sentence, shape (…, B)."""
         if self._validate_args:
             self._validate_sample(value)
-        outcome = (value - self.ids.first_outcome).clamp(min=0)
         mask = torch.arange(self.event_shape[0], device=value.device) < self.lengths.unsqueeze(-1)
         # Padding and BOS are no outcomes: where they are scored, the density is 0.
-        steps = self._score(outcome, mask).masked_fill(value < self.ids.first_outcome, -torch.inf)
+        steps = self._score(value, mask).masked_fill(value < self.ids.first_outcome, -torch.inf)
         total = torch.where(mask, steps, 0.0).sum(-1)
         # Particles that the logits do not depend on (nothing latent) were put in front by expand().
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
@@ -170,7 +173,8 @@ class TokenSequence(TokenDistribution):
         batch = torch.broadcast_shapes(logits.shape[:-2], lengths.shape)
         super().__init__(batch, logits.shape[-2:-1], validate_args=validate_args)
 
-    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
+    def _score(self, value: Tensor, mask: Tensor) -> Tensor:
+        outcome = self._outcomes(value)
         shape = torch.broadcast_shapes(outcome.shape, self.logits.shape[:-1])
         picked = self.logits.expand(*shape, -1).gather(-1, outcome.expand(shape).unsqueeze(-1)).squeeze(-1)
         return picked - self.logits.logsumexp(-1)
@@ -204,7 +208,8 @@ class DecodedTokens(TokenDistribution):
         """W s_t + b, made when they are asked for."""
         return at_least_float32(F.linear(self.states, self.weight, self.bias))
 
-    def _score(self, outcome: Tensor, mask: Tensor) -> Tensor:
+    def _score(self, value: Tensor, mask: Tensor) -> Tensor:
+        outcome = self._outcomes(value)
         shape = torch.broadcast_shapes(outcome.shape, self.states.shape[:-1])
         states = self.states.expand(*shape, -1).reshape(-1, self.states.shape[-1])
         outcomes = outcome.expand(shape).reshape(-1)

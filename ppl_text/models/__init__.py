@@ -5,5 +5,6 @@ MODELS = {
     "language_model": "ppl_text.models.language_model:LanguageModel",
     "latent_sequence": "ppl_text.models.latent_sequence:LatentSequence",
     "sentence_vae": "ppl_text.models.sentence_vae:SentenceVAE",
+    "switching_language_model": "ppl_text.models.switching_language_model:SwitchingLanguageModel",
 }
 """Model families by name."""

@@ -3,6 +3,7 @@
 ::
 
     extends: [ptb, fbp]        # names of recipes, or of the parts in ppl_text/recipes/parts/
+    without: [model.tied]      # options of what stands before it that it does not have
     description: …
 
 Later names win over earlier ones and the recipe's own values over all. Sections (``model``, ``training``, …) are merged
@@ -31,7 +32,7 @@ from ..data.catalogue import CORPORA
 from . import part_names, recipe_names, recipe_text
 from .code import KEYS, absolute
 
-EXTENDS = "extends"
+EXTENDS, WITHOUT = "extends", "without"
 
 PRESETS = ("corrected", "paper")
 """Names that ``preset`` takes."""
@@ -132,26 +133,39 @@ def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str,
         ConfigError: it cannot be extended.
     """
     own = {key: value for key, value in tree.items() if key != EXTENDS}
-    names = tree.get(EXTENDS, [])
-    names = [names] if isinstance(names, str) else names
-    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        raise ConfigError(f"{source}: 'extends' must be the name of a recipe or a list of names; got {names!r}")
+    names = _names(tree, EXTENDS, source, "the name of a recipe")
+    if WITHOUT in own:
+        own[WITHOUT] = _names(tree, WITHOUT, source, "the name of an option, e.g. model.tied,")
     merged: dict[str, Any] = {}
     for name in names:
         if name in above:
             raise ConfigError(f"{source}: 'extends' goes in a circle: {' -> '.join([*above, name])}")
         merged = _over(merged, extended(read(name), source_of(name), read, (*above, name)))
-    return _over(merged, own)
+    merged = _over(merged, own)
+    return merged if above else {key: value for key, value in merged.items() if key != WITHOUT}
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two trees, section by section."""
     merged = dict(below)
+    for dotted in above.get(WITHOUT, ()):
+        section, _, option = dotted.partition(".")
+        if isinstance(merged.get(section), Mapping):
+            merged[section] = {key: value for key, value in merged[section].items() if key != option}
     for key, value in above.items():
         under = merged.get(key)
         both = isinstance(under, Mapping) and isinstance(value, Mapping)
         merged[key] = {**under, **value} if both else value  # type: ignore[dict-item]
     return merged
+
+
+def _names(tree: Mapping[str, Any], key: str, source: str, what: str) -> list[str]:
+    """Return the names under a key that is no section: of one alone, or of a list."""
+    found = tree.get(key, [])
+    names = [found] if isinstance(found, str) else found
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise ConfigError(f"{source}: '{key}' must be {what} or a list of names; got {found!r}")
+    return names
 
 
 def assign(tree: dict[str, Any], dotted: str, value: Any) -> None:

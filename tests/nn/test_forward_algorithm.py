@@ -1,0 +1,85 @@
+"""The forward algorithm beside the sum over all paths, and its gradient beside autograd's of that sum."""
+
+import itertools
+
+import pytest
+import torch
+
+from ppl_text.nn.forward_algorithm import LogEvidence, log_forward
+
+
+def chain(steps, codes, rows=3, dtype=torch.float64):
+    """Random ln π, ln A and ln b; rows of different lengths."""
+    torch.manual_seed(steps + codes)
+    initial = torch.randn(rows, codes, dtype=dtype).log_softmax(-1)
+    transitions = (2 * torch.randn(rows, steps - 1, codes, codes, dtype=dtype)).log_softmax(-1)
+    emissions = 3 * torch.randn(rows, steps, codes, dtype=dtype) - 2
+    lengths = torch.tensor([steps, 1, max(1, steps - 1)])[:rows]
+    return [part.requires_grad_() for part in (initial, transitions, emissions)], lengths
+
+
+def by_enumeration(parts, lengths):
+    """ln Σ over all paths, row by row."""
+    initial, transitions, emissions = parts
+    rows = []
+    for row, length in enumerate(lengths.tolist()):
+        paths = []
+        for path in itertools.product(range(initial.shape[1]), repeat=length):
+            score = initial[row, path[0]] + emissions[row, 0, path[0]]
+            for t in range(1, length):
+                score = score + transitions[row, t - 1, path[t - 1], path[t]] + emissions[row, t, path[t]]
+            paths.append(score)
+        rows.append(torch.stack(paths).logsumexp(0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("steps", "codes"), [(1, 3), (2, 2), (4, 3)])
+def test_evidence_and_gradient_are_those_of_the_sum_over_paths(steps, codes):
+    parts, lengths = chain(steps, codes)
+    found, _ = LogEvidence.apply(*parts, lengths)
+    expected = by_enumeration(parts, lengths)
+    torch.testing.assert_close(found, expected)
+    weights = torch.tensor([0.7, -1.3, 2.0], dtype=torch.float64)
+    ours = torch.autograd.grad((found * weights).sum(), parts)
+    theirs = torch.autograd.grad((expected * weights).sum(), parts, materialize_grads=True)
+    for got, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_gradients_are_posterior_probabilities():
+    parts, lengths = chain(4, 3)
+    found, _ = LogEvidence.apply(*parts, lengths)
+    initial, pairs, codes = torch.autograd.grad(found.sum(), parts)
+    one = torch.ones(3, dtype=torch.float64)
+    torch.testing.assert_close(initial.sum(-1), one)
+    torch.testing.assert_close(codes.sum((1, 2)), lengths.double())
+    torch.testing.assert_close(pairs.sum((1, 2, 3)), lengths.double() - 1)
+
+
+def test_a_code_that_is_impossible_leaves_evidence_and_gradient_finite():
+    (initial, transitions, emissions), lengths = chain(3, 3)
+    blocked = emissions.detach().clone()
+    blocked[:, :, 1] = -torch.inf
+    blocked.requires_grad_()
+    found, _ = LogEvidence.apply(initial, transitions, blocked, lengths)
+    assert found.isfinite().all()
+    gradients = torch.autograd.grad(found.sum(), (initial, transitions, blocked))
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert gradients[2][:, :, 1].abs().max() == 0
+
+
+def test_long_texts_neither_underflow_nor_lose_their_digits():
+    (initial, transitions, emissions), _ = chain(400, 2, rows=1, dtype=torch.float32)
+    lengths = torch.tensor([400])
+    found, _ = LogEvidence.apply(initial, transitions, emissions - 30, lengths)
+    exact, _ = LogEvidence.apply(*(part.double() for part in (initial, transitions, emissions - 30)), lengths)
+    assert exact < -10_000
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
+
+
+def test_the_last_forward_variables_sum_to_the_evidence():
+    parts, _ = chain(4, 3, rows=1)
+    alpha = log_forward(*parts)
+    found, _ = LogEvidence.apply(*parts, torch.tensor([4]))
+    torch.testing.assert_close(alpha[:, -1].logsumexp(-1), found.detach())
+    assert not alpha.requires_grad
