@@ -45,7 +45,8 @@ class SwitchingLanguageModel(nn.Module):
     Args:
         vocabulary: V symbols, O of them outcomes.
         codes: of a book.
-        books: M = codes^books, and U_z is the sum of a map from each book.
+        books: M = codes^books; U_z = U + Σ_b V^b_{z_b}, where V of a book's first code is 0. All V start near 0: the
+            model starts near a language model, which a first stage may train alone (recipes ``…-codes-sentence``).
         switching: ``contextual`` (as above), ``markov`` (W = 0: the codes are drawn before any word) or ``sentence``
             (one code for all tokens of a text, z ~ softmax(B)).
         embedding_dim, hidden_dim: E and H of the LSTM.
@@ -85,20 +86,22 @@ class SwitchingLanguageModel(nn.Module):
                 "language model, the recipe lm"
             )
         self.vocabulary, self.vocab_size = vocabulary, vocabulary.size
-        self.switching, self.books, self.codes = switching, books, codes**books
+        self.switching, self.codes = switching, codes**books
         self.embedding_dim, self.hidden_dim, self.init = embedding_dim, hidden_dim, init
         axes = () if switching == "sentence" else ("T",)
         self.latents = (LatentSpec("z", axes=axes, sizes={}, support="nonnegative_integer"),)
         width = embedding_dim if output_dim is None else output_dim
         self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, batch_first=True)
-        self.maps = nn.ModuleList(nn.Linear(hidden_dim, codes * width) for _ in range(books))
+        self.map = nn.Linear(hidden_dim, width)
+        self.shifts = nn.ModuleList(nn.Linear(hidden_dim, (codes - 1) * width) for _ in range(books))
         self.head = nn.Linear(width, vocabulary.outcomes, bias=False)
         self.context = nn.Linear(hidden_dim, self.codes, bias=False) if switching == "contextual" else None
         self.start = nn.Parameter(torch.zeros(self.codes))
         self.onward = None if switching == "sentence" else nn.Parameter(torch.zeros(self.codes, self.codes))
         self.dropout_in, self.dropout_out = nn.Dropout(dropout_in), nn.Dropout(dropout_out)
         initialise(self, init)
+        initialise(self.shifts, "uniform")
         self.evidence = HandedOn(self, self._evidence)
         """What a batch says of its codes: computed once, by the guide."""
 
@@ -109,14 +112,12 @@ class SwitchingLanguageModel(nn.Module):
 
     def features(self, states: Tensor) -> Tensor:
         """tanh(U_k s) of every code, (…, M, P), given states (…, H)."""
-        summed: Tensor | None = None
-        for book in self.maps:
-            own = book(states).unflatten(-1, (round(self.codes ** (1 / self.books)), -1))
-            if summed is None:
-                summed = own
-            else:
-                summed = (summed.unsqueeze(-2) + own.unsqueeze(-3)).flatten(-3, -2)
-        assert summed is not None
+        summed: Tensor = self.map(states).unsqueeze(-2)
+        width = summed.shape[-1]
+        for shift in self.shifts:
+            others = shift(states).unflatten(-1, (-1, width))
+            own = torch.cat([torch.zeros_like(others[..., :1, :]), others], dim=-2)
+            summed = (summed.unsqueeze(-2) + own.unsqueeze(-3)).flatten(-3, -2)
         return summed.tanh()
 
     def chances(self, states: Tensor) -> tuple[Tensor, Tensor]:

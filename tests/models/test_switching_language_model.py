@@ -137,8 +137,8 @@ def test_two_books_are_a_product_of_codes_and_their_maps_add_up():
     model.eval(), guide.eval()
     assert model.codes == 4
     state = torch.randn(5, dtype=torch.float64)
-    first, second = (book(state).view(2, -1) for book in model.maps)
-    expected = torch.stack([(first[i] + second[j]).tanh() for i in range(2) for j in range(2)])
+    first, second = (torch.stack([torch.zeros(4, dtype=torch.float64), shift(state)]) for shift in model.shifts)
+    expected = torch.stack([(model.map(state) + first[i] + second[j]).tanh() for i in range(2) for j in range(2)])
     torch.testing.assert_close(model.features(state), expected)
     torch.testing.assert_close(estimate(model, guide, batch(), "elbo").bound, log_evidence(model, batch()).detach())
 
