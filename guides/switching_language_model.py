@@ -78,9 +78,7 @@ class MeanFieldGuide(CodeGuide):
         embedding_dim, gru_dim: of the GRUs; null: embedding and half the state of the model.
     """
 
-    def __init__(
-        self, model: SwitchingModel, *, embedding_dim: int | None = None, gru_dim: int | None = None
-    ) -> None:
+    def __init__(self, model: SwitchingModel, *, embedding_dim: int | None = None, gru_dim: int | None = None) -> None:
         super().__init__(model)
         width = model.hidden_dim // 2 if gru_dim is None else gru_dim
         embedding = model.embedding_dim if embedding_dim is None else embedding_dim

@@ -25,7 +25,7 @@ from .tokens import TokenDistribution, score_outcomes
 
 def draw_codes(logits: Tensor) -> Tensor:
     """Draw indices (…,) from softmax(logits (…, M)) by Gumbel noise: nothing asks the device."""
-    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+    return (logits - (-torch.rand_like(logits).log()).log()).argmax(-1)
 
 
 class Emissions:
@@ -215,4 +215,3 @@ def _row(matrix: Tensor, index: Tensor) -> Tensor:
     """Row ``index`` (…,) of each matrix (…, M, M)."""
     chosen = index[..., None, None].expand(*index.shape, 1, matrix.shape[-1])
     return matrix.gather(-2, chosen).squeeze(-2)
-

@@ -7,7 +7,7 @@ the thing itself. With codes that depend on the context alone (B = 0) it is the 
 
 from __future__ import annotations
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -57,7 +57,7 @@ class SwitchingLanguageModel(nn.Module):
 
     family = "switching_language_model"
     story = (
-        "s_t = LSTM(w_{t-1}, s_{t-1});  z_t ~ softmax(W s_t + B_{z_{t-1}});  w_t ~ softmax(E tanh(U_{z_t} s_t)), to EOS",
+        "s_t = LSTM(w_{t-1}, s_{t-1});  z_t ~ softmax(W s_t + B_{z_{t-1}});  w_t ~ softmax(E tanh(U_{z_t} s_t))",
         "p(z, w) = Π_t p(z_t | z_{t-1}, w_{<t}) P(w_t | w_{<t}, z_t): z is interleaved with w, not drawn first",
     )
     measures = ("sentences",)
@@ -120,12 +120,11 @@ class SwitchingLanguageModel(nn.Module):
             summed = (summed.unsqueeze(-2) + own.unsqueeze(-3)).flatten(-3, -2)
         return summed.tanh()
 
-    def chances(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """ln π (…, M) of the first code and ln A_t (…, T, M, M) of any, given states (…, T, H)."""
-        assert self.onward is not None
+    def chances(self, states: Tensor, onward: Tensor) -> tuple[Tensor, Tensor]:
+        """ln π (…, M) of the first code and ln A_t (…, T, M, M) of any, given states (…, T, H) and B (M, M)."""
         given = states.new_zeros(*states.shape[:-1], self.codes) if self.context is None else self.context(states)
         first = at_least_float32(given[..., 0, :] + self.start).log_softmax(-1)
-        return first, at_least_float32(given.unsqueeze(-2) + self.onward).log_softmax(-1)
+        return first, at_least_float32(given.unsqueeze(-2) + onward).log_softmax(-1)
 
     def _evidence(self, batch: Batch) -> Evidence:
         states = self.states(batch.decoder_inputs)
@@ -134,7 +133,7 @@ class SwitchingLanguageModel(nn.Module):
             prior = Codes(self.start.expand(batch.size, -1))
             scored = torch.where(batch.scored.unsqueeze(-1), emits.scores, 0.0).sum(1)
             return Evidence(prior, emits, CodePosterior(prior.logits + scored))
-        first, steps = self.chances(states)
+        first, steps = self.chances(states, self.onward)
         chain = CodeChain(first, steps[:, 1:], batch.lengths)
         return Evidence(chain, emits, CodeChainPosterior(chain, emits.scores))
 
@@ -154,15 +153,15 @@ class SwitchingLanguageModel(nn.Module):
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> Decoder:
         """Return what writes texts: given one code for each, given one for each token, or with codes summed out."""
-        z = latents.get("z")
-        if z is None:
-            return _Marginal(self)
+        if "z" not in latents and self.onward is not None:
+            return _Marginal(self, self.onward)
+        z = latents["z"]
         return _Given(self, z.unsqueeze(-1) if self.onward is None else z)
 
     def between(self, first: Latents, second: Latents, points: int, lengths: tuple[int, int]) -> Latents:
         """Codes are names, between which nothing lies: raises :class:`UserError`."""
         raise UserError(
-            f"this model ({self.family}) has codes for latents, between which nothing lies; take a run of another family"
+            f"this model ({self.family}) has codes for latents, between which nothing lies; take another run"
         )
 
     def read(self, state: State, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -201,11 +200,11 @@ class _Given:
 class _Marginal:
     """Writes texts with codes summed out: the logits are ln p(w_t | w_{<t}), and the state has ln p(z_t | w_{<t})."""
 
-    def __init__(self, model: SwitchingLanguageModel) -> None:
-        self._model = model
+    def __init__(self, model: SwitchingLanguageModel, onward: Tensor) -> None:
+        self._model, self._onward = model, onward
 
     def begin(self, rows: int) -> State:
-        """Return the state before the first token: of the LSTM, and ln p(z_t, w_t | w_{<t}) of the step before: none."""
+        """Return the state before the first token: of the LSTM; of the step before, which is none, ln p(z, w | …)."""
         model = self._model
         return (*model.nothing_read(rows), model.head.weight.new_full((rows, model.codes, 1), torch.nan))
 
@@ -213,7 +212,7 @@ class _Marginal:
         """Return the log-probabilities (R, O) of what follows ``tokens`` (R,), and the state after them."""
         model, joint = self._model, state[2]
         output, hidden, cell = model.read(state, tokens)
-        first, onward = model.chances(output.unsqueeze(1))
+        first, onward = model.chances(output.unsqueeze(1), self._onward)
         place = (tokens - model.vocabulary.ids.first_outcome).clamp(0, joint.shape[-1] - 1)
         before = joint.gather(-1, place.view(-1, 1, 1).expand(-1, model.codes, 1)).squeeze(-1).log_softmax(-1)
         codes = torch.where(before.isnan(), first, (before.unsqueeze(-1) + onward.squeeze(1)).logsumexp(-2))

@@ -45,6 +45,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "prior_layers": 2,
     },
     "sentence_vae": {"latent_dim": 3, "embedding_dim": 5, "hidden_dim": 6, "init": "torch"},
+    "switching_language_model": {"codes": 3, "embedding_dim": 5, "hidden_dim": 6},
 }
 """Options that make each family small."""
 
@@ -73,7 +74,11 @@ OBJECTIVES = {
 }
 """One spec each; ``pyro:…`` is not among them, since stock Pyro asks the host in every step."""
 
-DEFAULT = {"sentence_vae point": "reconstruction"}
+DEFAULT = {
+    "sentence_vae point": "reconstruction",
+    "switching_language_model mean-field": "vimco:3",
+    "switching_language_model prior": "vimco:3",
+}
 """Objective of a guide that cannot be trained by the path gradient of the ELBO."""
 
 
