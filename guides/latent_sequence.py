@@ -202,6 +202,8 @@ def _book_of(model: SequenceModel) -> CodeBook:
 class PriorGuide(SequenceGuide):
     """q(z | w) = p(z | n): blind, without parameters; what a collapsed guide amounts to."""
 
+    objective = "vimco:8"
+
     def sequence(self, batch: Batch) -> StepDistribution:
         """Return the model's prior."""
         return self.model.law(self.numbers(batch), self.model.places.room(batch.steps))

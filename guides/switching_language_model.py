@@ -64,6 +64,8 @@ class ExactGuide(CodeGuide):
 class PriorGuide(CodeGuide):
     """q(z | w) = Π_t p(z_t | z_{t-1}, w_{<t}): the codes without their tokens, without parameters."""
 
+    objective = "vimco:8"
+
     def posterior(self, batch: Batch) -> CodeChain | Codes:
         """Return the prior."""
         found: CodeChain | Codes = self.model.evidence.leave(batch).prior
@@ -77,6 +79,8 @@ class MeanFieldGuide(CodeGuide):
         model: p(z, w).
         embedding_dim, gru_dim: of the GRUs; null: embedding and half the state of the model.
     """
+
+    objective = "vimco:8"
 
     def __init__(self, model: SwitchingModel, *, embedding_dim: int | None = None, gru_dim: int | None = None) -> None:
         super().__init__(model)

@@ -94,8 +94,9 @@ def child_parts(
 ) -> ChildParts:
     """Check all that a swap asks for; raises with all errors at once, before anything is written.
 
-    Objective, seed, batches and report are the parent's unless they are given. Its schedules are stretched to
-    ``steps`` and it is validated :data:`VALIDATIONS` times; ``set`` (dotted keys: ``guide.``, ``training.``,
+    Objective, seed, batches and report are the parent's unless they are given; a guide whose draws are
+    discrete names its own objective as a class attribute ``objective``. The parent's schedules are stretched to
+    ``steps``, and the child is validated :data:`VALIDATIONS` times; ``set`` (dotted keys: ``guide.``, ``training.``,
     ``report.``, …) comes after that.
     """
     changes, errors = dict(set or {}), Errors()
@@ -123,8 +124,17 @@ def child_parts(
     )
     code = {**parent.code, **named(as_tree(changes)), **own_objective, **own_guide}
     parts = build.check_parts(tree, f"swap on {parent.folder}", errors, lambda _: parent.corpus, code)
-    folder = folders.next_swap(parent.folder, parts.config.guide.name) if out is None else Path(out)
-    return ChildParts(parts.config, code, folder)
+    config = parts.config if bound or "objective" in changes else _trainable(parts.config, code)
+    folder = folders.next_swap(parent.folder, config.guide.name) if out is None else Path(out)
+    return ChildParts(config, code, folder)
+
+
+def _trainable(config: RunConfig, code: Code) -> RunConfig:
+    """Return a child's configuration with the objective that its guide names, if that is of another kind."""
+    own = getattr(build.check_programs(config, code)[1].kind, "objective", None)
+    if own is None or own.partition(":")[0] == config.objective.partition(":")[0]:
+        return config
+    return config.model_copy(update={"objective": own})
 
 
 def _refuse_kept(changes: Mapping[str, Any]) -> None:
