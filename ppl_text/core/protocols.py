@@ -91,8 +91,8 @@ class Model(Protocol):
 class Guide(Protocol):
     """q(latents | text): an ``nn.Module``, built as ``Guide(model, **options)``, over the model's latents.
 
-    Its optional ``draw`` and ``decoder`` are those of :class:`Model`, for stories that decode from q. The class
-    attribute ``objective``, where it has one, names the bound that it is refitted by: its draws cannot be differentiated.
+    Its optional ``draw`` and ``decoder`` are those of :class:`Model`, for stories that decode from q. Where its
+    draws cannot be differentiated, a class attribute ``objective`` names the bound that it is refitted by.
     """
 
     family: str
