@@ -44,7 +44,7 @@ class SwitchingLanguageModel(nn.Module):
 
     Args:
         vocabulary: V symbols, O of them outcomes.
-        codes: of a book.
+        codes: of a book; with a single one nothing is switched: the language model to compare with.
         books: M = codes^books; U_z = U + Σ_b V^b_{z_b}, where V of a book's first code is 0. All V start near 0: the
             model starts near a language model, which a first stage may train alone (recipes ``…-codes-sentence``).
         switching: ``contextual`` (as above), ``markov`` (W = 0: the codes are drawn before any word) or ``sentence``
@@ -80,11 +80,8 @@ class SwitchingLanguageModel(nn.Module):
         super().__init__()
         if switching not in SWITCHING:
             raise UnknownNameError("switching", switching, SWITCHING)
-        if codes < 2 or books < 1:
-            raise UserError(
-                f"codes must be 2 or more, of 1 book or more; got {codes} and {books}: with a single code it is a "
-                "language model, the recipe lm"
-            )
+        if codes < 1 or books < 1:
+            raise UserError(f"codes and books must be 1 or more; got {codes} and {books}")
         self.vocabulary, self.vocab_size = vocabulary, vocabulary.size
         self.switching, self.codes = switching, codes**books
         self.embedding_dim, self.hidden_dim, self.init = embedding_dim, hidden_dim, init
@@ -94,7 +91,7 @@ class SwitchingLanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, batch_first=True)
         self.map = nn.Linear(hidden_dim, width)
-        self.shifts = nn.ModuleList(nn.Linear(hidden_dim, (codes - 1) * width) for _ in range(books))
+        self.shifts = nn.ModuleList(nn.Linear(hidden_dim, (codes - 1) * width) for _ in range(books if codes > 1 else 0))
         self.head = nn.Linear(width, vocabulary.outcomes, bias=False)
         self.context = nn.Linear(hidden_dim, self.codes, bias=False) if switching == "contextual" else None
         self.start = nn.Parameter(torch.zeros(self.codes))

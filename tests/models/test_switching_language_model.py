@@ -172,8 +172,21 @@ def test_written_given_codes_a_text_has_its_density_given_them(switching):
     torch.testing.assert_close(scored_by_steps(model, given, {"z": z}), expected)
 
 
-def test_what_is_no_switching_and_codes_without_choice_are_refused():
+@pytest.mark.parametrize("switching", SWITCHING)
+def test_with_one_code_it_is_a_language_model(switching):
+    model, guide = programs(switching, codes=1)
+    model.eval(), guide.eval()
+    given = batch()
+    logits = model.head(model.map(model.states(given.decoder_inputs)).tanh())
+    scores = logits.log_softmax(-1).gather(-1, (given.tokens - 2).clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    expected = torch.where(given.scored, scores, 0.0).sum(-1)
+    found = estimate(model, guide, given, "elbo")
+    torch.testing.assert_close(found.bound, expected)
+    torch.testing.assert_close(found.kl, torch.zeros_like(expected))
+
+
+def test_what_is_no_switching_and_no_code_is_refused():
     with pytest.raises(UserError, match="contextual"):
         SwitchingLanguageModel(Vocabulary(9), switching="contextul")
-    with pytest.raises(UserError, match="2 or more"):
-        SwitchingLanguageModel(Vocabulary(9), codes=1)
+    with pytest.raises(UserError, match="1 or more"):
+        SwitchingLanguageModel(Vocabulary(9), codes=0)
