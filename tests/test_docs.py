@@ -28,7 +28,7 @@ from guides import GUIDES
 from ppl_text.cli import cli
 from ppl_text.objectives import OBJECTIVES
 from ppl_text.plots.inference_data import _arviz
-from ppl_text.recipes import recipe_names
+from ppl_text.recipes import compositions, recipe_names
 from ppl_text.recipes.config import load_config
 from ppl_text.recipes.tree import parse_assignments
 
@@ -243,8 +243,12 @@ def test_every_objective_is_named(page):
 def test_every_recipe_is_named():
     text = read("docs/models-and-guides.md") + read("docs/collapse.md")
     for name in recipe_names():
-        corpus, _, procedure = name.partition("-")
-        assert f"`{name}`" in text or (f"`{corpus}-…`" in text and f"`verses-{procedure}`" in text), name
+        if name in compositions():
+            corpus, procedure = compositions()[name]
+            assert f"`{corpus.removeprefix('on-')}-…`" in text, name
+            assert f"`verses-{procedure}`" in text, name
+        else:
+            assert f"`{name}`" in text, name
 
 
 def fill():

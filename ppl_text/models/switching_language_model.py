@@ -91,7 +91,9 @@ class SwitchingLanguageModel(nn.Module):
         self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, batch_first=True)
         self.map = nn.Linear(hidden_dim, width)
-        self.shifts = nn.ModuleList(nn.Linear(hidden_dim, (codes - 1) * width) for _ in range(books if codes > 1 else 0))
+        self.shifts = nn.ModuleList(
+            nn.Linear(hidden_dim, (codes - 1) * width) for _ in range(books if codes > 1 else 0)
+        )
         self.head = nn.Linear(width, vocabulary.outcomes, bias=False)
         self.context = nn.Linear(hidden_dim, self.codes, bias=False) if switching == "contextual" else None
         self.start = nn.Parameter(torch.zeros(self.codes))

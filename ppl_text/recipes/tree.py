@@ -4,7 +4,10 @@
 
     extends: [ptb, fbp]        # names of recipes, or of the parts in ppl_text/recipes/parts/
     without: [model.tied]      # options of what stands before it that it does not have
+    with: {fbp: {training: …}} # in the part of a corpus: what is otherwise in its recipe of that procedure
     description: …
+
+A recipe ``CORPUS-PROCEDURE`` needs no file: it extends the two parts, with what the corpus has for the procedure.
 
 Later names win over earlier ones and the recipe's own values over all. Sections (``model``, ``training``, …) are merged
 key by key; any other value, a schedule or a list too, is replaced as a whole.
@@ -29,10 +32,10 @@ import yaml
 from ..core.errors import ConfigError, UnknownNameError
 from ..core.protocols import Choice
 from ..data.catalogue import CORPORA
-from . import part_names, recipe_names, recipe_text
+from . import compositions, part_names, recipe_names, recipe_text
 from .code import KEYS, absolute
 
-EXTENDS, WITHOUT = "extends", "without"
+EXTENDS, WITHOUT, WITH = "extends", "without", "with"
 
 PRESETS = ("corrected", "paper")
 """Names that ``preset`` takes."""
@@ -116,8 +119,17 @@ def _named(name: str) -> Mapping[str, Any]:
     """Read a recipe that comes with the package, or a part of one, as it is written."""
     if name not in (known := [*recipe_names(), *part_names()]):
         raise UnknownNameError("recipe", name, known)
+    if name in compositions():
+        return _composed(*compositions()[name])
     tree: Mapping[str, Any] = parse_yaml(recipe_text(name), source_of(name))
     return tree
+
+
+def _composed(corpus: str, procedure: str) -> Mapping[str, Any]:
+    """Put a recipe together from the parts for a corpus and for a procedure."""
+    whole = extended(_named(corpus), source_of(corpus), _named, (corpus,))
+    said = ": ".join(str(_named(part)["description"]) for part in (corpus, procedure))
+    return {EXTENDS: [corpus, procedure], "description": said, **whole.get(WITH, {}).get(procedure, {})}
 
 
 def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -142,7 +154,7 @@ def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str,
             raise ConfigError(f"{source}: 'extends' goes in a circle: {' -> '.join([*above, name])}")
         merged = _over(merged, extended(read(name), source_of(name), read, (*above, name)))
     merged = _over(merged, own)
-    return merged if above else {key: value for key, value in merged.items() if key != WITHOUT}
+    return merged if above else {key: value for key, value in merged.items() if key not in (WITHOUT, WITH)}
 
 
 def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

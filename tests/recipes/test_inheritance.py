@@ -3,7 +3,7 @@
 import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError
-from ppl_text.recipes import part_names, recipe_names
+from ppl_text.recipes import compositions, part_names, recipe_names
 from ppl_text.recipes.config import load_config
 from ppl_text.recipes.tree import extended, read_recipe
 
@@ -56,3 +56,28 @@ def test_a_file_extends_a_recipe_by_name(tmp_path):
 def test_parts_are_no_recipes_by_themselves():
     assert part_names()
     assert not set(part_names()) & set(recipe_names())
+
+
+def test_a_recipe_of_corpus_and_procedure_needs_no_file():
+    """What the corpus has for the procedure wins over both parts."""
+    config = load_config("verses-anneal")
+    assert config.description == "King James verses, small: LSTM-VAE, β rises linearly from 0.1 to 1"
+    assert config.data.corpus == "verses"
+    assert config.training.beta == {"name": "linear", "start": 0.1, "end": 1.0, "epochs": 4}
+    assert load_config("ptb-anneal").training.beta["epochs"] == 10
+    assert load_config("ptb-small-davam-q").model.options["prior_width"] == 64
+    corpora = {corpus for corpus, _ in compositions().values()}
+    procedures = {procedure for _, procedure in compositions().values()}
+    assert {f"{corpus.removeprefix('on-')}-{name}" for corpus in corpora for name in procedures} <= set(recipe_names())
+
+
+def test_a_recipe_leaves_out_options_of_what_it_extends():
+    trees = {
+        "base": {"model": {"width": 2, "tied": True}},
+        "part": {"without": "model.tied", "model": {"depth": 1}},
+        "both": {"extends": ["base", "part"]},
+    }
+    found = extended({"extends": "both", "model": {"width": 3}}, "recipe 'x'", trees.__getitem__)
+    assert found == {"model": {"width": 3, "depth": 1}}
+    with pytest.raises(ConfigError, match="'without' must be the name of an option"):
+        extended({"without": 3}, "recipe 'x'", trees.__getitem__)
