@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..data.corpus import Corpus, Split, TokenTable
 from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.standard_errors import is_unreliable
+from ..plots.scans import curves_figure, scan_figure
 from .base import SEED, Measured, Numbers, Subject
 from .texts import TextMeasure, tail_of
 
@@ -160,6 +162,21 @@ class SentenceMeasure(TextMeasure):
                 f"{decimal(cap, 2)} nats at most."
             )
         return notes
+
+    def figures(self, place: Path, results: Mapping[str, Any], baselines: Sequence[str]) -> list[tuple[str, Path]]:
+        """Draw the table's own drawings: scans over a number that rows differ in, and curves of their training."""
+        found = []
+        for drawing in results.get("drawings", ()):
+            rows = [row for row in results["rows"] if row["group"] == drawing["group"] and row["seeds"]]
+            target = place / "figures" / f"{drawing['group']}.png"
+            if drawing["kind"] == "scan" and rows:
+                scan_figure(rows, drawing["label"], target)
+            paths = {row["title"]: place / f"{row['name']}-s{row['seeds'][0]}" / "metrics.jsonl" for row in rows}
+            metrics = {title: path for title, path in paths.items() if path.is_file()}
+            if drawing["kind"] == "curves" and metrics:
+                curves_figure(metrics, target)
+            found += [(drawing["about"], target)] if target.is_file() else []
+        return found
 
 
 def stepwise_lines(likelihood: Likelihood, noun: str) -> tuple[str, ...]:

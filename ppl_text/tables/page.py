@@ -78,7 +78,10 @@ def _has(row: Mapping[str, Any], column: Mapping[str, Any]) -> bool:
 
 
 def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
-    """``ours [interval] ± spread over seeds (published)``; a dash stands for what there is not."""
+    """``ours [interval] ± spread over seeds (published)``; a dash stands for what there is not.
+
+    A published figure that is not printed but follows from those that are is marked ``*``.
+    """
     digits, value = column["digits"], row["measures"].get(column["key"])
     ours = "–"
     if value is not None:
@@ -87,7 +90,8 @@ def _cell(row: Mapping[str, Any], column: Mapping[str, Any]) -> str:
         spread = row["spread"].get(column["key"])
         ours = decimal(value, digits) + within + ("" if spread is None else f" ± {decimal(spread, digits)}")
     published = row["published"].get(column["published"])
-    return ours if published is None else f"{ours} ({decimal(published, digits)})"
+    mark = "*" if column["published"] in row.get("recomputed", ()) else ""
+    return ours if published is None else f"{ours} ({decimal(published, digits)}{mark})"
 
 
 def _steps(row: Mapping[str, Any]) -> str:

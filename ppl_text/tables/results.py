@@ -65,6 +65,7 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
         "rows": rows,
         "claims": [asdict(look_up(claim, table, known, tasks)) for claim in table.claims],
         "notes": [note.format_map(settings) for note in table.notes],
+        "drawings": [drawing.model_dump() for drawing in table.drawings],
     }
 
 
@@ -95,6 +96,8 @@ def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "group": row.group,
         "remark": row.remark,
         "published": dict(row.published),
+        "recomputed": list(row.recomputed),
+        "at": row.at,
         "seeds": [record["seed"] for record in records],
         "measures": means,
         "spread": spread,

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,6 +23,7 @@ from ..core.errors import ConfigError, UnknownNameError, UserError, nearest
 from ..measures import MEASURES
 from ..recipes.tree import parse_yaml
 from . import table_text
+from .published import recomputed
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
 """A name that is safe as a folder's."""
@@ -72,7 +73,9 @@ class Row(_Part):
     """One row: a recipe with changes (None: nothing is trained), beside the published figures.
 
     ``group`` is the part of the table that it stands in; ``remark`` what the comparison must know (a reason for a
-    difference, a fault of the paper); ``data`` changes that hold for rows which train nothing too.
+    difference, a fault of the paper); ``data`` changes that hold for rows which train nothing too; ``at`` the number
+    that it differs in from the other rows of its group, where a figure is drawn over it. ``recomputed``: which of the
+    published figures are not printed but follow from those that are (:mod:`~ppl_text.tables.published`).
     """
 
     name: Name
@@ -83,6 +86,8 @@ class Row(_Part):
     data: dict[str, Any] = {}
     published: dict[str, float] = {}
     remark: str = ""
+    at: float | None = None
+    recomputed: tuple[str, ...] = ()
 
     def changes(self, budget: Budget, seed: int) -> dict[str, Any]:
         """Return the dotted key to value of everything that is changed of the recipe; the more special value wins."""
@@ -92,12 +97,26 @@ class Row(_Part):
 class Corpus(_Part):
     """One of the corpora that a table is printed for: ``corpus`` is its name (None: a user gives the data).
 
-    ``about``: what it is, and where it is had from.
+    ``about``: what it is, and where it is had from; ``tokens``: scored tokens a text, by which the published
+    perplexities are divided.
     """
 
     title: str
     corpus: str | None = None
     about: str = ""
+    tokens: float | None = None
+
+
+class Drawing(_Part):
+    """A figure of the rows of a ``group``: ``scan`` over the number ``at`` which they stand, ``curves`` of training.
+
+    ``about``: what it shows; ``label``: of the axis of a scan.
+    """
+
+    group: str
+    kind: Literal["scan", "curves"]
+    about: str
+    label: str = ""
 
 
 class Claim(_Part):
@@ -116,10 +135,10 @@ class Table(_Part):
 
     ``parts``: the corpora that it is printed for, by name, where there are several; ``part``: the one that is filled,
     and ``corpus`` that part's. ``measure``: the kind of measures that fills a row; ``baselines``: rows that its
-    figures compare others with. ``blocks``: where every column is measured several times (texts of several lengths),
-    the suffix of the keys of each time, and its title; the page has a table for each. ``given``: settings of the
-    measures that a user has given, which win over those of the budget. ``trained_as``: the table that trains the same
-    rows, where there is one.
+    figures compare others with; ``drawings``: further figures, of groups of rows. ``blocks``: where every column is
+    measured several times (texts of several lengths), the suffix of the keys of each time, and its title; the page has
+    a table for each. ``given``: settings of the measures that a user has given, which win over those of the budget.
+    ``trained_as``: the table that trains the same rows, where there is one.
     """
 
     name: Name
@@ -139,6 +158,7 @@ class Table(_Part):
     rows: tuple[Row, ...]
     claims: tuple[Claim, ...] = ()
     notes: tuple[str, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
 
     def budget(self, name: str) -> Budget:
         """Return a budget by name; raises :class:`UnknownNameError`."""
@@ -219,7 +239,14 @@ def parse_table(name: str, text: str, part: str | None = None) -> Table:
         raise ConfigError(f"table '{name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults)) from error
     table = table.model_copy(update={"columns": tuple(c for own in table.columns for c in own.in_blocks(table.blocks))})
     _check_references(table)
-    return table
+    tokens = None if chosen is None else table.parts[chosen].tokens
+    return table.model_copy(update={"rows": tuple(_with_recomputed(row, tokens) for row in table.rows)})
+
+
+def _with_recomputed(row: Row, tokens: float | None) -> Row:
+    """Return a row with the published figures that follow from the printed ones."""
+    found = recomputed(row.published, tokens)
+    return row.model_copy(update={"published": {**row.published, **found}, "recomputed": tuple(found)})
 
 
 def _trained_as(tree: Mapping[str, Any], base: Table) -> dict[str, Any]:
@@ -252,6 +279,12 @@ def _check_references(table: Table) -> None:
     for claim in table.claims:
         faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]
         faults += [] if claim.column in keys else [f"claim '{claim.text}' names no column '{claim.column}'"]
+    for drawing in table.drawings:
+        faults += (
+            [] if drawing.group in table.groups else [f"figure '{drawing.about}' is of no group '{drawing.group}'"]
+        )
+        nowhere = [row.name for row in table.rows if row.group == drawing.group and row.at is None]
+        faults += [f"row '{name}' of a scan does not say where it stands" for name in nowhere if drawing.kind == "scan"]
     if faults:
         raise ConfigError(f"table '{table.name}' is faulty:\n" + "\n".join(f"- {fault}" for fault in faults))
 

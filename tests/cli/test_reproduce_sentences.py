@@ -14,6 +14,12 @@ TABLE = ["reproduce", "davam-table2", "--budget", "smoke", "--jobs", "1"]
 TITLES = ["LSTM-LM", "VAE", "+anneal", "+cyclic", "+aggressive", "+FBP", "+pretraining+FBP"]
 """Rows 1-7 of Table II, in the paper's order."""
 
+ATTENDED = ["GAVAM", "DAVAM-q, 512 codes", "DAVAM, 128 codes", "DAVAM, 512 codes", "VAE+Attn"]
+"""Rows 8-11 of it, and one of Tables III to V."""
+
+STEPWISE = {"gavam", "davam-128", "davam", "vae-attn"}
+"""Rows whose latents have steps."""
+
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
 
@@ -37,16 +43,19 @@ def results(out):
 def test_every_row_is_filled(filled):
     text, out = filled
     found = results(out)
-    assert (found["part"], found["given"], len(found["rows"])) == ("verses", None, 11)
+    assert (found["part"], found["given"], len(found["rows"])) == ("verses", None, 16)
     for row in found["rows"]:
         measures = row["measures"]
         assert row["seeds"] == [0], row["name"]
         assert measures["steps"] == 4
         assert measures["n_sent"] > 10
-        assert (measures.get("kl") is None) == (measures.get("mutual_information") is None) == (row["name"] == "lm")
+        assert (measures.get("kl") is None) == (row["name"] == "lm")
+        assert ("mutual_information" in measures) == (row["name"] not in {"lm", *STEPWISE})
+        assert ("paper_ppl" in measures) == (row["name"] in STEPWISE)
+        assert ("codes_used" in measures) == row["name"].startswith("davam")
         assert measures["ppl"] == pytest.approx(math.exp(-measures["iw_sum"] / measures["n_eos"]))
         if row["name"] != "lm":
-            assert measures["ppl"] <= measures["ppl_elbo"]
+            assert measures["ppl"] <= measures["ppl_elbo"] * (1 + 1e-6)
             assert measures["elbo_negative"] == pytest.approx(measures["rec"] + measures["kl"])
     assert "not run" not in text
     sizes = {row["measures"]["n_eos"] for row in found["rows"]}
@@ -54,7 +63,8 @@ def test_every_row_is_filled(filled):
     assert not sizes
     assert "MI is against the aggregate posterior of 24 of the sentences, and can be 3.18 nats at most" in text
     page = (out / "table.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| (\S+) \|", page.split("**Beyond")[0], re.MULTILINE) == ["row", "---", *TITLES]
+    titles = re.findall(r"^\| (.+?) \|", page.split("**Beyond")[0], re.MULTILINE)
+    assert titles == ["row", "---", *TITLES, "row", "---", *ATTENDED]
     assert "-0.00 " not in page
     assert "\n\n\n" not in page
     assert page.split("\n\n", 1)[1].strip() in text
@@ -127,14 +137,24 @@ def test_the_same_folder_spelled_otherwise_is_the_same_data(of_ptb, sentences, p
     assert json.loads(done.out)["rows"][0]["seeds"] == [0]
 
 
+def test_figure_four_is_drawn_of_the_rows_that_were_run(ppl, tmp_path):
+    rows = "codes-128,codes-256,gavam,davam"
+    done = ppl("reproduce", "davam-figure4", "--budget", "smoke", "--jobs", "1", "--rows", rows, "--out", tmp_path)
+    assert done.status == 0, done.err
+    assert sorted(path.stem for path in (tmp_path / "figures").iterdir()) == ["codes", "dynamics"]
+    page = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "![Rec, KL and perplexities over the number of codes](figures/codes.png)" in page
+    assert "commitment of 5 at most" in page
+
+
 BAD = {
     "unknown part": (["--data", "ptp=DIR"], "is printed for verses, ptb, yahoo, snli; say which of them that is"),
     "folder of no part": (["--data", "DIR"], "say which of them that is, e.g. --data snli=DIR"),
     "part without data": (["--data", "ptb"], "needs the Penn Treebank as train.txt, valid.txt and test.txt"),
     "no such folder": (["--data", "ptb=nowhere"], "unknown corpus 'nowhere'"),
     "folder without sentences": (["--data", "ptb=DIR"], "no training file in the folder: expected train.txt"),
-    "row beyond the last": (["--rows", "7-12"], "unknown row of table davam-table2 '7-12'"),
-    "rows the wrong way round": (["--rows", "7-1"], "Numbers from 1 to 11 are accepted too, as 1-3."),
+    "row beyond the last": (["--rows", "7-17"], "unknown row of table davam-table2 '7-17'"),
+    "rows the wrong way round": (["--rows", "7-1"], "Numbers from 1 to 16 are accepted too, as 1-3."),
 }
 
 

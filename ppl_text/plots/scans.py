@@ -1,0 +1,85 @@
+"""Figures of a table's rows: quantities over a number that the rows differ in, and validations over training."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .figures import blank_figure, read_metrics, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of a table's results: ``at``, ``measures``, ``spread``."""
+
+PANELS = (
+    ("nats per text", {"rec": "Rec"}),
+    ("nats per text", {"kl": "KL"}),
+    ("perplexity", {"ppl_elbo": "from the ELBO", "paper_ppl": "paper_ppl, no bound"}),
+)
+"""Title of the axis, and what is drawn: a measure and its name."""
+
+
+def scan_figure(rows: Rows, label: str, target: Path) -> None:
+    """Draw :data:`PANELS` over the number ``at`` which the rows stand, on a logarithmic axis called ``label``, as PNG.
+
+    Several seeds have a bar of a standard deviation to both sides.
+    """
+    save_figure(draw_scan(rows, label), target)
+
+
+def draw_scan(rows: Rows, label: str) -> Figure:
+    """Return the figure of :func:`scan_figure`; rows that were not measured are left out."""
+    rows = sorted((row for row in rows if row["seeds"]), key=lambda row: row["at"])
+    figure = blank_figure(9.5, 3.0)
+    for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
+        for key, name in lines.items():
+            points = [row for row in rows if row["measures"].get(key) is not None]
+            values = [row["measures"][key] for row in points]
+            errors = [row["spread"].get(key, 0.0) for row in points]
+            axes.errorbar([row["at"] for row in points], values, errors, fmt="o-", ms=4, lw=1, capsize=2, label=name)
+        axes.set(xlabel=label, ylabel=title, xscale="log")
+        axes.ticklabel_format(axis="y", useOffset=False)
+        _plain_ticks(axes, [row["at"] for row in rows])
+        axes.legend(frameon=False)
+    return figure
+
+
+def curves_figure(metrics: Mapping[str, Path], target: Path) -> None:
+    """Draw Rec and KL of the validations over the steps, nats per text, a line for each run by name, as PNG.
+
+    A dotted line stands where a stage of a training begins that is not its first.
+    """
+    save_figure(draw_curves(metrics), target)
+
+
+def draw_curves(metrics: Mapping[str, Path]) -> Figure:
+    """Return the figure of :func:`curves_figure`; ``metrics``: the ``metrics.jsonl`` of each run."""
+    figure = blank_figure(7.5, 3.2)
+    left, right = figure.subplots(1, 2)
+    for place, (name, path) in enumerate(metrics.items()):
+        _, records = read_metrics(path)
+        steps = [record["step"] for record in records]
+        left.plot(steps, [-record["log_likelihood"] for record in records], "o-", ms=3, color=f"C{place}", label=name)
+        right.plot(steps, [record["kl"] for record in records], "o-", ms=3, color=f"C{place}", label=name)
+        for before, after in itertools.pairwise(records):
+            if before.get("stage") != after.get("stage"):
+                for axes in (left, right):
+                    axes.axvline(before["step"], color=f"C{place}", ls=":", lw=1)
+    left.set(xlabel="step", ylabel="Rec (nats per text)")
+    right.set(xlabel="step", ylabel="KL (nats per text)")
+    left.legend(frameon=False)
+    return figure
+
+
+def _plain_ticks(axes: Axes, places: Sequence[float]) -> None:
+    """Put a tick at each of the places, as a plain number."""
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    axes.xaxis.set_major_locator(FixedLocator(places))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{place:g}" for place in places])

@@ -1,0 +1,59 @@
+"""Figures of a table's rows hold the rows' numbers."""
+
+import json
+
+import pytest
+
+from ppl_text.plots.scans import curves_figure, draw_curves, draw_scan, scan_figure
+
+
+def row(at, rec, *, ppl=2.0, spread=None, seeds=(0,)):
+    measures = {"rec": rec, "kl": 10 * rec, "ppl_elbo": ppl, "paper_ppl": ppl / 2} if seeds else {}
+    return {"at": at, "seeds": list(seeds), "measures": measures, "spread": spread or {}}
+
+
+def lines_of(axes):
+    """By label, the points of each line with markers."""
+    return {c.get_label(): c[0].get_xydata().tolist() for c in axes.containers}
+
+
+def test_a_scan_shows_each_measured_row_where_it_stands():
+    rows = [row(512, 3.0), row(128, 5.0), row(256, 4.0, spread={"rec": 0.5}, seeds=(0, 1)), row(1024, 0.0, seeds=())]
+    rec, kl, perplexity = draw_scan(rows, "codes M").axes
+    assert lines_of(rec) == {"Rec": [[128, 5], [256, 4], [512, 3]]}
+    assert lines_of(kl) == {"KL": [[128, 50], [256, 40], [512, 30]]}
+    assert set(lines_of(perplexity)) == {"from the ELBO", "paper_ppl, no bound"}
+    assert [label.get_text() for label in rec.get_xticklabels()] == ["128", "256", "512"]
+    assert rec.get_xlabel() == "codes M"
+    bars = rec.containers[0][2][0].get_segments()
+    assert bars[1].tolist() == [[256, 3.5], [256, 4.5]]
+
+
+@pytest.fixture
+def metrics(tmp_path):
+    """Two validations in one stage, and three in two."""
+
+    def write(name, records):
+        path = tmp_path / name
+        lines = [{"split": "train", "step": 1}, *({"split": "valid", **record} for record in records)]
+        path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+        return path
+
+    one = [{"step": s, "log_likelihood": -s, "kl": 2 * s} for s in (10, 20)]
+    two = [{"step": s, "log_likelihood": -2, "kl": 7, "stage": "a" if s < 30 else "b"} for s in (10, 20, 30)]
+    return {"GAVAM": write("one", one), "DAVAM": write("two", two)}
+
+
+def test_curves_are_those_of_the_validations_and_stages_are_marked(metrics):
+    rec, kl = draw_curves(metrics).axes
+    assert [line.get_xydata().tolist() for line in rec.lines[:2]] == [[[10, 10], [20, 20]], [[10, 2], [20, 2], [30, 2]]]
+    assert [line.get_xydata().tolist() for line in kl.lines[:1]] == [[[10, 20], [20, 40]]]
+    assert [list(line.get_xdata()) for line in rec.lines[2:]] == [[20, 20]], "one stage begins after step 20"
+    assert [text.get_text() for text in rec.get_legend().get_texts()] == ["GAVAM", "DAVAM"]
+
+
+def test_figures_are_png_files(metrics, tmp_path):
+    scan_figure([row(1, 1.0)], "x", tmp_path / "figures" / "scan.png")
+    curves_figure(metrics, tmp_path / "figures" / "curves.png")
+    for path in (tmp_path / "figures").iterdir():
+        assert path.read_bytes().startswith(b"\x89PNG")
