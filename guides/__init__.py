@@ -20,6 +20,8 @@ GUIDES: dict[str, dict[str, str]] = {
     "latent_sequence": {
         "gaussian": "guides.latent_sequence:GaussianGuide",
         "quantised": "guides.latent_sequence:QuantisedGuide",
+        "soft": "guides.latent_sequence:SoftGuide",
+        "categorical": "guides.latent_sequence:CategoricalGuide",
         "prior": "guides.latent_sequence:PriorGuide",
     },
     "sentence_vae": {

@@ -34,7 +34,7 @@ def explain(
     from ..objectives import OBJECTIVES
     from ..recipes import build
     from ..recipes.errors import Errors
-    from ..recipes.start import checked_parts, dry_run, first_batch
+    from ..recipes.start import checked_parts, dry_run, first_batch, model_remarks
     from ..recipes.tree import described, parse_assignments
     from ..recipes.trust import of_recipe
 
@@ -46,7 +46,7 @@ def explain(
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     batch = first_batch(corpus, config.data.batch_size)
     shown = dry_run(*programs, bound, batch, config.training)
-    for note in notes:
+    for note in (*notes, *model_remarks(programs.model, corpus)):
         click.echo(note, err=True)
     click.echo(f"{config.recipe}: {config.description}\n")
     click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))

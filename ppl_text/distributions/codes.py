@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..nn.codebook import nearest
+from ..nn.attention import is_step
+from ..nn.codebook import distances, nearest
 from .precision import at_least_float32
 from .steps import Autoregressive, StepDistribution, draw_in_order
 
@@ -75,11 +76,11 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class CodeSequences(StepDistribution):
-    """p(z) = Π_{s ≤ n} softmax(o_s(k_{<s}))[k_s] over code vectors z_s = e_{k_s}, o_s from an autoregressive network.
+    """p(z | n) = Π_{s ≤ n} softmax(o_s(k_{<s}))[k_s] over code vectors z_s = e_{k_s}, o_s from a network of indices.
 
-    ``network`` reads indices and gives M outputs, from embeddings of its own, so that codes that move do not move the
-    prior. Event (S, D). A value is read as the codes that it is nearest to; one that is no code would have no
-    probability, and none is asked for it here.
+    The autoregressive ``network`` gives M outputs (what it gives beyond them is left out), from embeddings of its own,
+    so that codes that move do not move the prior. Event (S, D). A value is read as the codes that it is nearest to; one
+    that is no code would have no probability, and none is asked for it here.
     """
 
     has_rsample = False
@@ -91,14 +92,16 @@ class CodeSequences(StepDistribution):
         self.network, self.codes, self.lengths = network, codes, lengths
         super().__init__(lengths.shape, torch.Size((steps, codes.shape[-1])), validate_args=validate_args)
 
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln γ_s(k | z_{<s}) of every code along a path, (…, S, M), nats; no gradient for the path."""
+        logits = self.network(nearest(value.detach(), self.codes))[..., : len(self.codes)]
+        return at_least_float32(logits).log_softmax(-1)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_{s ≤ length} ln softmax(o_s)[k_s], (…, B), nats: no gradient for the value."""
+        """Σ_{s ≤ length} ln γ_s(k_s | z_{<s}), (…, B), nats."""
         if self._validate_args:
             self._validate_sample(value)
-        indices = nearest(value.detach(), self.codes)
-        logits = at_least_float32(self.network(indices))
-        picked = logits.gather(-1, indices.unsqueeze(-1)).squeeze(-1)
-        return self.total(picked - logits.logsumexp(-1))
+        return self.total(_picked(self.log_shares(value), value, self.codes))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -106,21 +109,190 @@ class CodeSequences(StepDistribution):
         shape = self._extended_shape(sample_shape)
 
         def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
-            index = draw_index(logits)
+            index = draw_index(logits[:, : len(self.codes)])
             return index, index
 
         indices = draw_in_order(self.network, shape[:-2].numel(), shape[-2], draw)
         return self.kept(self.codes[indices].view(shape))
 
     def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
-        """KL(q ‖ p) along a path drawn from q, (…, B), nats; None for a q of another kind.
+        """Σ_s KL(q(z_s | z_{<s}, x) ‖ γ_s(z_{<s})) along a path drawn from q, (…, B), nats.
 
-        Of a point mass it is -ln p(codes).
+        In expectation over the path this is KL(q ‖ p); of a point mass it is -ln p(codes). None for another kind of q.
         """
-        return -self.log_prob(value) if isinstance(q, NearestCodes) else None
+        if isinstance(q, NearestCodes):
+            return -self.log_prob(value)
+        if not isinstance(q, ChosenCodes | CodeSequences):
+            return None
+        log_q = q.log_shares(value)
+        return q.total((log_q.exp() * (log_q - self.log_shares(value))).sum(-1))
+
+
+class StoppedCodes(CodeSequences):
+    """p(z_{1:n}) = Π_{s ≤ n} softmax(o_s)[k_s] softmax(o_{n+1})[M]: sequences of codes of any n ≥ 1, ended by a stop.
+
+    ``network`` has M + 1 outputs, of which the last is the stop; at the first step it is none. The probabilities of all
+    sequences of all lengths sum to 1. How long a value is it says itself: a step that is zero in all entries is none.
+    Draws are cut off after S steps.
+    """
+
+    def counted(self, value: Tensor) -> Tensor:
+        """Return the steps that the value has, (…, B, S)."""
+        return is_step(value)
+
+    def _all_shares(self, value: Tensor) -> Tensor:
+        """ln softmax(o_s) of codes and stop, (…, S + 1, M + 1)."""
+        indices = nn.functional.pad(nearest(value.detach(), self.codes), (0, 1))
+        logits = at_least_float32(self.network(indices))
+        first = torch.arange(logits.shape[-2], device=logits.device).unsqueeze(-1) == 0
+        stop = torch.arange(logits.shape[-1], device=logits.device) == len(self.codes)
+        return logits.masked_fill(first & stop, -torch.inf).log_softmax(-1)
+
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln γ_s(k | z_{<s}) of every code along a path, (…, S, M), nats: they sum to 1 - p(stop)."""
+        return self._all_shares(value)[..., :-1, :-1]
+
+    def _log_stop(self, value: Tensor) -> Tensor:
+        """ln p(stop) behind the last step of a value, (…, B)."""
+        number = self.counted(value).sum(-1, keepdim=True)
+        stops = self._all_shares(value)[..., -1]
+        return stops.expand(*number.shape[:-1], -1).gather(-1, number).squeeze(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """ln p(z_{1:n}), (…, B), nats, n the steps that the value has."""
+        if self._validate_args:
+            self._validate_sample(value)
+        shares = self._all_shares(value)
+        counted = self.counted(value)
+        steps = torch.where(counted, _picked(shares[..., :-1, :-1], value, self.codes), 0.0).sum(-1)
+        found = steps + shares[..., -1].gather(-1, counted.sum(-1, keepdim=True)).squeeze(-1)
+        return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw codes (…, B, S, D), step by step, zero behind the stop."""
+        shape, size = self._extended_shape(sample_shape), len(self.codes)
+        rows = shape[:-2].numel()
+        going = torch.ones(rows, dtype=torch.bool, device=self.codes.device)
+        first = True
+
+        def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal going, first
+            index = draw_index(logits[:, :size] if first else logits)
+            first, going = False, going & (index < size)
+            return torch.where(going, index, size), torch.where(going, index, 0)
+
+        indices = draw_in_order(self.network, rows, shape[-2], draw)
+        return nn.functional.pad(self.codes, (0, 0, 0, 1))[indices].view(shape)
+
+    def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
+        """KL(q ‖ p) along a path drawn from q, (…, B), nats, its stop included; None for a q of another kind."""
+        steps = super().kl_from(q, value)
+        return steps if steps is None or isinstance(q, NearestCodes) else steps - self._log_stop(value)
+
+
+class ChosenCodes(StepDistribution):
+    """q(z | x) = Π_{s ≤ n} q(z_s = e_k | z_{<s}, x): base of posteriors that draw codes; event (S, D).
+
+    Subclasses say ``log_shares(value)`` and how a path is drawn. A draw cannot be differentiated.
+    """
+
+    has_rsample = False
+    codes: Tensor
+
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln q(z_s = e_k | z_{<s}, x) of every code along a path, (…, B, S, M), nats."""
+        raise NotImplementedError
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_{s ≤ length} ln q(z_s | z_{<s}, x), (…, B), nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return self.total(_picked(self.log_shares(value), value, self.codes))
+
+
+class IndependentCodes(ChosenCodes):
+    """q(z | x) = Π_{s ≤ n} softmax(logits_s)[k_s], from logits (…, B, S, M): each code by itself, given the text."""
+
+    parts = ("lengths", "codes", "logits")
+
+    def __init__(self, logits: Tensor, codes: Tensor, lengths: Tensor, validate_args: bool | None = None) -> None:
+        self.logits, self.codes, self.lengths = at_least_float32(logits), codes, lengths
+        batch = torch.broadcast_shapes(logits.shape[:-2], lengths.shape)
+        super().__init__(batch, torch.Size((logits.shape[-2], codes.shape[-1])), validate_args=validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """Σ_k q_k e_k, zero behind the lengths."""
+        return self.kept(self.logits.softmax(-1) @ self.codes)
+
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln softmax(logits_s), (…, B, S, M), nats, whatever the path."""
+        return self.logits.log_softmax(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw codes (…, B, S, D)."""
+        shape = self._extended_shape(sample_shape)
+        return self.kept(self.codes[draw_index(self.logits.expand(*shape[:-1], -1))])
+
+
+class TiltedCodes(ChosenCodes):
+    """q(z_s = e_k | z_{<s}, x) ∝ γ_k(z_{<s}) exp(-‖h_s - e_k‖²/τ): the ``prior``'s shares, tilted to the states' codes.
+
+    KL(q ‖ p) along a path is Σ_s [-E_q d/τ - ln Σ_k γ_k e^{-d_k/τ}] with d_k = ‖h_s - e_k‖² (specification 6.iii). As τ
+    falls the draw becomes argmin_k d_k/τ - ln γ_k, in the end the nearest code. Paths are drawn in order, with the
+    prior's network step by step, and scored in one pass. The gradient of ln q reaches states and τ, and the prior's
+    network, which is a part of q; it does not reach the codes.
+
+    Args:
+        prior: γ, and the codes.
+        states: h (…, B, S, D).
+        temperature: τ, a scalar tensor.
+        lengths: steps that count, (…, B).
+    """
+
+    parts = ("lengths", "codes", "prior", "states", "tilt")
+
+    def __init__(
+        self,
+        prior: CodeSequences,
+        states: Tensor,
+        temperature: Tensor,
+        lengths: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.prior, self.codes, self.states, self.lengths = prior, prior.codes, at_least_float32(states), lengths
+        self.tilt = -distances(self.states, self.codes) / temperature
+        batch = torch.broadcast_shapes(states.shape[:-2], lengths.shape)
+        super().__init__(batch, states.shape[-2:], validate_args=validate_args)
+
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln q(z_s = e_k | z_{<s}, x) of every code along a path, (…, B, S, M), nats."""
+        return (self.prior.log_shares(value) + self.tilt).log_softmax(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
+        """Draw codes (…, B, S, D), step by step."""
+        shape, size = self._extended_shape(sample_shape), len(self.codes)
+        tilts = iter(self.tilt.expand(*shape[:-1], -1).reshape(-1, shape[-2], size).unbind(1))
+
+        def draw(logits: Tensor) -> tuple[Tensor, Tensor]:
+            index = draw_index(at_least_float32(logits[:, :size]) + next(tilts))
+            return index, index
+
+        indices = draw_in_order(self.prior.network, shape[:-2].numel(), shape[-2], draw)
+        return self.kept(self.codes[indices].view(shape))
 
 
 def draw_index(logits: Tensor) -> Tensor:
     """Draw from softmax(logits) (…, M), (…,): as the largest of logits with Gumbel noise, which asks no device."""
     logits = at_least_float32(logits)
     return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+
+
+def _picked(log_shares: Tensor, value: Tensor, codes: Tensor) -> Tensor:
+    """Return what each step's code has of shares (…, S, M), (…, S)."""
+    indices = nearest(value.detach(), codes)
+    shape = torch.broadcast_shapes(indices.shape, log_shares.shape[:-1])
+    return log_shares.expand(*shape, -1).gather(-1, indices.expand(shape).unsqueeze(-1)).squeeze(-1)

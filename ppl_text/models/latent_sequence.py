@@ -17,12 +17,12 @@ from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.protocols import Choice
 from ..core.vocabulary import Vocabulary
-from ..distributions.codes import CodeSequences
+from ..distributions.codes import CodeSequences, StoppedCodes
 from ..distributions.steps import AutoregressiveNormals, StepDistribution, StepNormals
 from ..distributions.tokens import DecodedTokens
 from ..nn.attention import AttentiveDecoder, is_step
 from ..nn.causal import CausalConvolutions, EmbeddedIndices, Unconditional
-from ..nn.codebook import CodeBook, nearest
+from ..nn.codebook import EVEN, CodeBook, nearest
 from ..nn.decoders import GivenLatent, RecurrentDecoder
 from ..nn.initial import initialise
 from ..nn.lengths import LengthTable
@@ -30,8 +30,8 @@ from ..nn.lengths import LengthTable
 PRIORS = ("normal", "autoregressive", "codes")
 """N(0, I) of every step (VAE+Attn); Gaussian given those before it (GAVAM); a code given those before it (DAVAM)."""
 
-LENGTHS = ("empirical", "given")
-"""Whether the number of latents is a site that the bound pays for, or known to everybody (the paper's)."""
+LENGTHS = ("empirical", "given", "eos_code")
+"""The number of latents is a site that the bound pays for, known to everybody (the paper's), or said by a stop code."""
 
 POSITIONS = ("tokens", "last")
 """Where latents stand: one for each ``stride`` tokens, or one for the text."""
@@ -142,13 +142,16 @@ class LatentSequence(nn.Module):
             or ``codes`` (z_s one of M code vectors, with the probability of its index given those before it).
         positions: ``tokens`` (a latent for each ``stride`` tokens) or ``last`` (one, read from a guide's last state).
         stride: scored tokens for each latent: S = ⌈n / stride⌉, n the tokens of the text.
-        latent_length: ``empirical`` (the site ``length``, from a table of the training texts) or ``given`` (the
-            paper's: what the number of latents tells of the text costs nothing, so that bounds are too high).
+        latent_length: ``empirical`` (the site ``length``, from a table of the training texts), ``given`` (the paper's:
+            what the number of latents tells of the text costs nothing, so that bounds are too high) or ``eos_code``
+            (with ``prior: codes``: the prior has a stop beside its M codes, which ends the sequence and costs in p(z)).
         embedding_dim, hidden_dim: E and H of the decoder.
         attention_dim: of the attention's hidden layer; null: H.
         dropout_in, dropout_out: on embeddings and on states, in training only.
         codes: M.
-        code_decay, code_start, revive: of the code book (:class:`~ppl_text.nn.codebook.CodeBook`).
+        code_decay, code_start, revive: of the code book (:class:`~ppl_text.nn.codebook.CodeBook`): γ of its moving
+            averages, ``data`` (k-means on the first batch) or ``uniform``, and how rarely a dead code is chosen, as a
+            share of the mean.
         prior_width, prior_layers, prior_kernel: of the causal convolutions.
         init: how decoder and guide start: ``uniform``, ``wide`` or ``torch``.
     """
@@ -169,7 +172,7 @@ class LatentSequence(nn.Module):
             "empirical",
             "the number of latents is the length of the text, which the decoder sees: the bound has to pay for it",
         ),
-        Choice("model.revive", 0.0, 1.0, "no dead code is revived in the paper"),
+        Choice("model.revive", 0.0, EVEN, "no dead code is revived in the paper"),
     )
 
     def __init__(
@@ -189,7 +192,7 @@ class LatentSequence(nn.Module):
         codes: int = 512,
         code_decay: float = 0.99,
         code_start: str = "data",
-        revive: float = 1.0,
+        revive: float = EVEN,
         prior_width: int = 256,
         prior_layers: int = 16,
         prior_kernel: int = 3,
@@ -202,6 +205,12 @@ class LatentSequence(nn.Module):
             raise UnknownNameError("latent length", latent_length, LENGTHS)
         if latent_dim < 1:
             raise UserError(f"latent_dim must be 1 or more; got {latent_dim}")
+        self.stopped = latent_length == "eos_code"
+        if self.stopped and (prior != "codes" or positions != "tokens"):
+            raise UserError(
+                "latent_length: eos_code ends a sequence of codes by a code of its own; it needs prior: codes and "
+                f"positions: tokens; got {prior} and {positions}"
+            )
         self.places = _places(positions, stride, prior)
         alone = isinstance(self.places, AtTheEnd)
         self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
@@ -225,13 +234,50 @@ class LatentSequence(nn.Module):
             self.prior = CausalConvolutions(latent_dim, 2 * latent_dim, **sizes)
         elif prior == "codes":
             self.book = CodeBook(codes, latent_dim, decay=code_decay, start=code_start, revive=revive)
-            network = CausalConvolutions(prior_width, codes, **sizes)
-            self.prior = Unconditional(codes) if alone else EmbeddedIndices(nn.Embedding(codes, prior_width), network)
+            if alone:
+                self.prior = Unconditional(codes)
+            else:
+                network = CausalConvolutions(prior_width, codes + self.stopped, **sizes)
+                self.prior = EmbeddedIndices(nn.Embedding(codes, prior_width), network)
         self.register_buffer("zero", torch.zeros(()), persistent=False)
         self.register_buffer("one", torch.ones(()), persistent=False)
 
+    def remarks(self, lengths: Tensor) -> list[str]:
+        """Return what there is to say of training texts of these lengths (N,), scored tokens.
+
+        Raises :class:`UserError` where they have fewer latents than there are codes, or one each for all of a stride.
+        """
+        numbers = self.places.number(lengths)
+        most, places = int(numbers.max()), int(numbers.sum())
+        if self.book is not None and len(self.book.codes) > places:
+            raise UserError(
+                f"the training texts have {places:,} latents in all, and the code book {len(self.book.codes):,} codes, "
+                f"some of which nothing could choose; set model.codes to {places} at most, or train on more texts"
+            )
+        if isinstance(self.places, EveryFew) and self.places.stride > int(lengths.max()):
+            raise UserError(
+                f"no training text is longer than {int(lengths.max())} tokens, EOS counted, and a stride of "
+                f"{self.places.stride} gives each a single latent; set model.stride lower, or model.positions=last"
+            )
+        network = self.prior.network if isinstance(self.prior, EmbeddedIndices) else self.prior
+        if not isinstance(network, CausalConvolutions) or network.reach >= most - 1 + self.stopped:
+            return []
+        return [
+            f"the prior of a latent sees {network.reach} before it (1 + prior_layers (prior_kernel - 1)), and the "
+            f"longest training text has {most}: what lies further back has no part in its probability"
+        ]
+
     def law(self, numbers: Tensor, room: int) -> StepDistribution:
-        """p(z_{1:S} | S) for texts of so many latents (B,), of ``room`` places: event (S, D), batch (B,)."""
+        """p(z_{1:S} | S) for texts of so many latents (B,), of ``room`` places: event (S, D), batch (B,).
+
+        With ``latent_length: eos_code`` it is p(z_{1:S}), whatever S.
+        """
+        if self.stopped and self.prior is not None and self.book is not None:
+            return StoppedCodes(self.prior, self.book.codes, torch.full_like(numbers, room), room)
+        return self.given(numbers, room)
+
+    def given(self, numbers: Tensor, room: int) -> StepDistribution:
+        """p(z_{1:S} | S); with ``latent_length: eos_code`` the prior's codes in turn, among codes alone."""
         if self.prior is None:
             shape = (*numbers.shape, room, self.latent_dim)
             return StepNormals(self.zero.expand(shape), self.one.expand(shape), numbers)
@@ -266,7 +312,7 @@ class LatentSequence(nn.Module):
     @torch.no_grad()
     def draw_given(self, lengths: Tensor, source: Batch | None = None) -> Latents:
         """z (n, S, D) ~ p(z | S) for texts of these lengths (n,), EOS counted."""
-        law = self.law(self.places.number(lengths), self.places.room(int(lengths.max())))
+        law = self.given(self.places.number(lengths), self.places.room(int(lengths.max())))
         return {"z": self.places.site(law).sample()}
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> GivenLatent:

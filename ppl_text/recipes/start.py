@@ -69,7 +69,7 @@ def _train(
     if not resume:
         folders.inherit(config, corpus, programs.model)
     objective = build.build_objective(config, code)
-    for note in corpus.notes:
+    for note in (*corpus.notes, *model_remarks(programs.model, corpus)):
         progress.message(note)
     batch = first_batch(corpus, config.data.batch_size)
     stages = config.training.in_stages()
@@ -82,6 +82,15 @@ def _train(
         trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
     return trainer.fit(resume=resume)
+
+
+def model_remarks(model: nn.Module, corpus: Corpus) -> list[str]:
+    """Return what a model has to say of the lengths of its training texts, by its ``remarks(lengths)``, if any.
+
+    Raises :class:`UserError` for texts that it cannot be trained on.
+    """
+    own = getattr(model, "remarks", None)
+    return own(torch.from_numpy(corpus.splits["train"].target.table.lengths)) if callable(own) else []
 
 
 class DryRun(NamedTuple):

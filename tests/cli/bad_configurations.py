@@ -141,3 +141,30 @@ KEYS = {
         ),
     ),
 }
+
+
+def codes(*settings):
+    """``fit`` of small codes on forty texts of five tokens."""
+    text = "\n".join(f"see the {word} {other} ." for word in "abcdefgh" for other in "vwxyz")
+    sizes = ("model.hidden_dim=4", "model.embedding_dim=4", "model.prior_width=4", "data.min_count=1")
+    changes = [part for setting in (*sizes, *settings) for part in ("--set", setting)]
+    return lambda world: ["fit", "verses-davam", "--data", world.file("texts.txt", text), *changes]
+
+
+LATENT_SEQUENCES = {
+    "more codes than positions": Case(
+        codes("model.codes=600"), ("latents in all, and the code book 600 codes", "set model.codes to")
+    ),
+    "a code book of one": Case(codes("model.codes=1"), ("a code book needs 2 codes or more", "got 1,")),
+    "a stride longer than any text": Case(
+        codes("model.codes=4", "model.stride=7"),
+        ("no training text is longer than 6 tokens, EOS counted, and a stride of 7", "model.positions=last"),
+    ),
+    "one latent with a stride": Case(
+        codes("model.codes=4", "model.positions=last", "model.stride=2"), ("leave stride at 1", "got stride 2")
+    ),
+    "a stop without codes": Case(
+        codes("model.prior=normal", "guide.name=gaussian", "model.latent_length=eos_code"),
+        ("it needs prior: codes and positions: tokens; got normal and tokens",),
+    ),
+}

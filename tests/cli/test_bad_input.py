@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 
-from .bad_configurations import KEYS, NAMES
+from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
 from .bad_files import DATA, GUIDES
 from .bad_folders import FINISHED, FOLDERS, SWAPS
 from .bad_world import World
@@ -23,6 +23,7 @@ CASES = {
         "folders": FOLDERS,
         "finished": FINISHED,
         "swap": SWAPS,
+        "latent sequences": LATENT_SEQUENCES,
     }.items()
     for name, case in cases.items()
 }

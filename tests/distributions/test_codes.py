@@ -10,7 +10,7 @@ from torch import nn
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import collate
-from ppl_text.distributions.codes import CodeSequences, NearestCodes
+from ppl_text.distributions.codes import CodeSequences, IndependentCodes, NearestCodes, StoppedCodes, TiltedCodes
 from ppl_text.distributions.tokens import TokenSequence
 from ppl_text.nn.causal import CausalConvolutions, EmbeddedIndices
 from ppl_text.nn.codebook import nearest
@@ -80,6 +80,108 @@ def test_draws_have_the_probabilities(codes):
     every = torch.tensor(list(itertools.product(range(BOOK), repeat=STEPS)))
     probabilities = p.log_prob(codes[every].unsqueeze(1)).squeeze(1).exp()
     found = (drawn.unsqueeze(1) == every).all(-1).double().mean(0)
+    error = (probabilities * (1 - probabilities) / count).sqrt()
+    assert ((found - probabilities).abs() < 5 * error + 1.0 / count).all()
+
+
+def stopped(codes, steps=STEPS):
+    torch.manual_seed(1)
+    network = CausalConvolutions(4, BOOK + 1, width=5, layers=2, kernel=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(0.5 * torch.randn_like(parameter))
+    embedded = EmbeddedIndices(nn.Embedding(BOOK, 4), network).double()
+    return StoppedCodes(embedded, codes, torch.tensor([steps]), steps)
+
+
+def step_by_step(p, indices):
+    """ln p of codes without their stop, and ln p(stop) and ln p(any code) behind them."""
+    state, total = p.network.begin(1), torch.zeros((), dtype=torch.float64)
+    logits, state = p.network.output(state)
+    log_shares = torch.cat([logits[0, :BOOK], logits.new_full((1,), -torch.inf)]).log_softmax(-1)
+    for index in indices:
+        total = total + log_shares[index]
+        state = p.network.follow(state, index.view(1))
+        logits, state = p.network.output(state)
+        log_shares = logits[0].log_softmax(-1)
+    return total, log_shares[BOOK], log_shares[:BOOK].logsumexp(0)
+
+
+def sequences(codes, length, steps):
+    """All index sequences of a length, and as values of so many steps."""
+    every = torch.tensor(list(itertools.product(range(BOOK), repeat=length)))
+    return every, nn.functional.pad(codes[every], (0, 0, 0, steps - length))
+
+
+def test_sequences_that_a_stop_ends_sum_to_one_over_all_lengths(codes):
+    p = stopped(codes)
+    total, left = torch.zeros(2, dtype=torch.float64)
+    for length in range(1, STEPS + 1):
+        every, values = sequences(codes, length, STEPS)
+        found = p.log_prob(values.unsqueeze(1)).squeeze(1)
+        by_steps = [step_by_step(p, row) for row in every]
+        torch.testing.assert_close(found, torch.stack([before + stop for before, stop, _ in by_steps]))
+        total = total + found.exp().sum()
+        left = torch.stack([before + more for before, _, more in by_steps]).exp().sum()
+    assert 0.01 < left < 0.99
+    torch.testing.assert_close(total + left, torch.ones((), dtype=torch.float64))
+    wide = stopped(codes, STEPS + 2)
+    torch.testing.assert_close(wide.log_prob(nn.functional.pad(values, (0, 0, 0, 2)).unsqueeze(1)).squeeze(1), found)
+
+
+def test_draws_that_a_stop_ends_have_the_probabilities(codes):
+    count, p = 20_000, stopped(codes)
+    torch.manual_seed(4)
+    drawn = p.sample((count,))
+    for length in (1, 2):
+        _, values = sequences(codes, length, STEPS)
+        probabilities = p.log_prob(values.unsqueeze(1)).squeeze(1).exp()
+        found = (drawn == values).all(-1).all(-1).double().mean(0)
+        error = (probabilities * (1 - probabilities) / count).sqrt()
+        assert ((found - probabilities).abs() < 5 * error + 1.0 / count).all()
+
+
+@pytest.mark.parametrize("temperature", [0.3, 2.0])
+def test_tilted_codes_are_the_prior_times_the_likelihood_of_the_states_step_by_step(codes, temperature):
+    torch.manual_seed(5)
+    p, states = prior(codes, torch.tensor([STEPS])), torch.randn(1, STEPS, WIDTH, dtype=torch.float64)
+    q = TiltedCodes(p, states, torch.tensor(temperature).double(), p.lengths)
+    every, values = sequences(codes, STEPS, STEPS)
+    apart = (states[0].unsqueeze(1) - codes).square().sum(-1)
+    expected, kl = [], []
+    for row in every:
+        state, total, along = p.network.begin(1), 0.0, 0.0
+        for step, index in enumerate(row):
+            logits, state = p.network.output(state)
+            log_gamma = logits[0].log_softmax(-1)
+            weights = log_gamma - apart[step] / temperature
+            shares = weights.softmax(-1)
+            total = total + weights[index] - weights.logsumexp(-1)
+            along = along - shares @ apart[step] / temperature - weights.logsumexp(-1)  # specification 6.iii
+            state = p.network.follow(state, index.view(1))
+        expected.append(total)
+        kl.append(along)
+    found = q.log_prob(values.unsqueeze(1)).squeeze(1)
+    torch.testing.assert_close(found, torch.stack(expected))
+    torch.testing.assert_close(found.logsumexp(0), torch.zeros((), dtype=torch.float64))
+    torch.testing.assert_close(p.kl_from(q, values.unsqueeze(1)).squeeze(1), torch.stack(kl))
+    whole = (found.exp() * (found - p.log_prob(values.unsqueeze(1)).squeeze(1))).sum()
+    torch.testing.assert_close((found.exp() * torch.stack(kl)).sum(), whole)
+
+
+@pytest.mark.parametrize("kind", ["tilted", "independent"])
+def test_draws_of_posteriors_over_codes_have_the_probabilities(kind, codes):
+    torch.manual_seed(6)
+    count, p = 20_000, prior(codes, torch.tensor([STEPS]))
+    if kind == "tilted":
+        q = TiltedCodes(p, torch.randn(1, STEPS, WIDTH).double(), torch.tensor(0.7).double(), p.lengths)
+    else:
+        q = IndependentCodes(torch.randn(1, STEPS, BOOK).double(), codes, p.lengths)
+        torch.testing.assert_close(q.mean, q.logits.softmax(-1) @ codes)
+    _, values = sequences(codes, STEPS, STEPS)
+    probabilities = q.log_prob(values.unsqueeze(1)).squeeze(1).exp()
+    torch.testing.assert_close(probabilities.sum(), torch.ones((), dtype=torch.float64))
+    found = (q.expand((count, 1)).sample() == values).all(-1).all(-1).double().mean(0)
     error = (probabilities * (1 - probabilities) / count).sqrt()
     assert ((found - probabilities).abs() < 5 * error + 1.0 / count).all()
 

@@ -49,7 +49,12 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 """Options that make each family small."""
 
-MODEL_OPTIONS = {"sentence_vae exact": {"latent_dim": 0}, "latent_sequence quantised": {"prior": "codes"}}
+MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "sentence_vae exact": {"latent_dim": 0},
+    "latent_sequence quantised": {"prior": "codes"},
+    "latent_sequence soft": {"prior": "codes", "stride": 2, "latent_length": "eos_code"},
+    "latent_sequence categorical": {"prior": "codes", "positions": "last"},
+}
 """What a guide needs of its model, by family and guide."""
 
 GUIDE_OPTIONS = {
@@ -78,6 +83,8 @@ DEFAULT = {
     "sentence_vae point": "reconstruction",
     "switching_language_model mean-field": "vimco:3",
     "switching_language_model prior": "vimco:3",
+    "latent_sequence soft": "vimco:2",
+    "latent_sequence categorical": "vimco:2",
 }
 """Objective of a guide that cannot be trained by the path gradient of the ELBO."""
 

@@ -1,12 +1,13 @@
 """The story of latent sequences: padding changes nothing, what is written is scored so, and the length is paid for."""
 
+import itertools
 import math
 
 import pyro
 import pytest
 import torch
 
-from guides.latent_sequence import GaussianGuide, PriorGuide, QuantisedGuide
+from guides.latent_sequence import CategoricalGuide, GaussianGuide, PriorGuide, QuantisedGuide, SoftGuide
 from guides.sentence_vae import GaussianGuide as SentenceGaussian
 from ppl_text import objectives
 from ppl_text.core.errors import UserError
@@ -16,6 +17,8 @@ from ppl_text.evaluation.scores import draw
 from ppl_text.models.latent_sequence import LatentSequence
 from ppl_text.models.sentence_vae import SentenceVAE
 from ppl_text.nn.statistics import commit
+from ppl_text.objectives.bounds import log_mean_exp, site_kl
+from ppl_text.objectives.terms import trace_terms
 
 TEXTS = [[4, 5, 6], [7], [], [5, 5, 4, 6]]
 SMALL = {"latent_dim": 3, "embedding_dim": 4, "hidden_dim": 5, "codes": 6, "prior_width": 4, "prior_layers": 2}
@@ -28,13 +31,28 @@ KINDS = {
     "codes, stride 2": {"prior": "codes", "stride": 2},
     "normal, last": {"prior": "normal", "positions": "last"},
     "codes, last": {"prior": "codes", "positions": "last"},
+    "codes, stop": {"prior": "codes", "latent_length": "eos_code"},
+    "codes, stop, stride 2": {"prior": "codes", "latent_length": "eos_code", "stride": 2},
+    "soft": {"prior": "codes"},
+    "soft, stride 2": {"prior": "codes", "stride": 2},
+    "soft, last": {"prior": "codes", "positions": "last"},
+    "soft, stop": {"prior": "codes", "latent_length": "eos_code"},
+    "categorical, stride 2": {"prior": "codes", "stride": 2},
 }
+GUIDES = {
+    "normal": GaussianGuide,
+    "autoregressive": GaussianGuide,
+    "codes": QuantisedGuide,
+    "soft": SoftGuide,
+    "categorical": CategoricalGuide,
+}
+"""By the first word of a kind."""
 
 
 def programs(kind, **options):
     torch.manual_seed(0)
     model = LatentSequence(Vocabulary(9), init="torch", **{**SMALL, **KINDS[kind], **options}).double()
-    guide = (GaussianGuide if model.book is None else QuantisedGuide)(model).double()
+    guide = GUIDES[kind.split(",")[0]](model).double()
     with torch.no_grad():
         for parameter in [*model.parameters(), *guide.parameters()]:
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -72,7 +90,7 @@ def test_padding_changes_no_term(kind):
         sites = [trace.nodes[name] for trace, name in ((q_trace, "z"), (p_trace, "z"), (p_trace, "tokens"))]
         terms.append(torch.stack([site["fn"].log_prob(site["value"]) for site in sites]))
     torch.testing.assert_close(terms[1], terms[0])
-    if padding:
+    if padding and not model.stopped:
         numbers = model.places.number(batch().lengths)
         torch.testing.assert_close(model.law(numbers, room).log_prob(padded), terms[0][1])
 
@@ -199,8 +217,8 @@ def test_draws_end_at_a_length_and_are_written(kind):
     if model.lengths is not None:
         assert torch.equal((z != 0).any(-1).sum(-1), torch.full((4,), 2))
     if model.book is not None:
-        distances = torch.cdist(z.view(4, -1, 3)[:, :2].flatten(0, 1), model.book.codes)
-        assert distances.amin(-1).max() == 0.0
+        assert torch.cdist(z[(z != 0).any(-1)], model.book.codes).amin(-1).max() == 0.0
+    assert (z.view(4, -1, 3)[:, 0] != 0).all()  # none is without a latent
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -237,6 +255,91 @@ def test_under_codes_every_bound_is_the_elbo_and_the_kl_is_their_cost():
     estimate = objectives.build("elbo")(model, guide, given)
     q = guide.sequence(given)
     torch.testing.assert_close(estimate.kl, -model.law(given.lengths, given.steps).log_prob(q.rsample()).detach())
+
+
+@pytest.mark.parametrize("kind", ["soft", "soft, last", "soft, stop", "categorical, stride 2"])
+def test_the_closed_form_of_the_kl_is_its_mean_over_draws(kind):
+    model, guide = programs(kind)
+    given = batch()
+    with torch.no_grad():
+        torch.manual_seed(7)
+        along = objectives.build("elbo-analytic:400")(model, guide, given)
+        torch.manual_seed(7)
+        terms = trace_terms(model, guide, given, 400)
+    sampled = terms.latents["z"].log_q - terms.latents["z"].log_p
+    closed = site_kl(terms.latents["z"])
+    apart = (closed - sampled).expand(400, -1)
+    assert (apart.mean(0).abs() <= 5 * apart.std(0) / 20 + 1e-12).all()
+    torch.testing.assert_close(along.kl, closed.expand(400, -1).mean(0))
+
+
+def test_a_soft_posterior_bounds_the_evidence_above_a_point_mass_and_below_the_truth():
+    """All of it by enumeration: texts of two tokens, three codes, nine paths."""
+    model, guide = programs("soft", codes=3, latent_length="given")
+    guide.log_temperature.data.fill_(math.log(20.0))  # every path is drawn now and then
+    point = QuantisedGuide(model).double().eval()
+    point.load_state_dict({name: value for name, value in guide.state_dict().items() if name != "log_temperature"})
+    given = collate([[4], [5], [7]], torch.ones(3, dtype=torch.float64), 2, 3)
+    every = torch.tensor(list(itertools.product(range(3), repeat=2)))
+    paths = model.book.codes[every].unsqueeze(1).expand(9, 3, 2, 3)
+    with pyro.plate("particles", 9, dim=-2), torch.no_grad():
+        p_trace = pyro.poutine.trace(pyro.poutine.condition(model, data={"z": paths})).get_trace(given)
+        log_joint = p_trace.nodes["tokens"]["fn"].log_prob(given.tokens) + p_trace.nodes["z"]["fn"].log_prob(paths)
+        log_q = guide.sequence(given).log_prob(paths)
+    evidence = log_joint.logsumexp(0)
+    torch.testing.assert_close(log_q.logsumexp(0), torch.zeros(3, dtype=torch.float64))
+    elbo = (log_q.exp() * (log_joint - log_q)).sum(0)
+    hard = bounds(model, point, given, "elbo")
+    assert (hard < evidence).all()
+    assert (elbo < evidence).all()
+    with torch.no_grad():
+        weights = trace_terms(model, guide, given, 20_000).log_weights
+    error = weights.exp().std(0) / weights.exp().mean(0) / 20_000**0.5
+    assert ((weights.logsumexp(0) - math.log(20_000) - evidence).abs() < 5 * error).all()
+    few = log_mean_exp(weights.view(50, 400, 3))
+    assert (few.mean(0) > elbo).all()
+    assert (few.mean(0) > hard).all()
+
+
+def test_a_temperature_near_zero_is_the_point_mass():
+    model, guide = programs("soft")
+    point = QuantisedGuide(model).double().eval()
+    point.load_state_dict({name: value for name, value in guide.state_dict().items() if name != "log_temperature"})
+    guide.log_temperature.data.fill_(math.log(1e-6))
+    assert torch.equal(drawn(guide, batch()), drawn(point, batch()))
+    torch.testing.assert_close(bounds(model, guide, batch(), "iwae:3"), bounds(model, point, batch()))
+
+
+@pytest.mark.parametrize("kind", ["soft", "soft, stop", "categorical, stride 2"])
+def test_the_score_functions_gradient_reaches_reader_prior_and_temperature_and_no_code(kind):
+    model, guide = programs(kind, revive=0.0)
+    model.train(), guide.train()
+    given = batch()
+    codes = model.book.codes.clone()
+    objectives.build("vimco:3")(model, guide, given).loss.backward()
+    for parameter in [*guide.reader.parameters(), *model.network.parameters(), *model.prior.parameters()]:
+        assert parameter.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in guide.parameters())
+    assert torch.equal(model.book.codes, codes)
+    commit([model.book])
+    assert torch.equal(model.book.codes, codes) == (kind == "categorical, stride 2")
+
+
+def test_codes_follow_the_states_that_drew_them():
+    model, guide = programs("soft", revive=0.0, code_decay=0.5)
+    model.train(), guide.train()
+    given, particles = batch(), 3
+    with pyro.plate("particles", particles, dim=-2):
+        z = guide(given).detach()
+    states, counted = guide.sequence(given).states.detach(), given.scored & (given.weights > 0).unsqueeze(-1)
+    counts, sums = model.book.counts.clone(), model.book.sums.clone()
+    for k, code in enumerate(model.book.codes.clone()):
+        share = ((z == code).all(-1) & counted).double().mean(0)
+        counts[k] = 0.5 * counts[k] + 0.5 * share.sum()
+        sums[k] = 0.5 * sums[k] + 0.5 * (share.unsqueeze(-1) * states).sum((0, 1))
+    commit([model.book])
+    torch.testing.assert_close(model.book.counts, counts)
+    torch.testing.assert_close(model.book.sums, sums)
 
 
 def test_codes_get_no_gradient_and_move_once_for_an_update():
@@ -284,7 +387,7 @@ def test_wrong_options_are_refused_in_words():
         programs_with(prior="codes", codes=1)
     with pytest.raises(UserError, match="prior: codes"):
         QuantisedGuide(LatentSequence(Vocabulary(9), **SMALL))
-    with pytest.raises(UserError, match="guide quantised"):
+    with pytest.raises(UserError, match="guides quantised and soft"):
         GaussianGuide(LatentSequence(Vocabulary(9), prior="codes", **SMALL))
     with pytest.raises(UserError, match="positions of the latents"):
         programs_with(positions="first")
@@ -295,6 +398,27 @@ def test_wrong_options_are_refused_in_words():
     with pytest.raises(UserError, match="got stride 1 and prior: autoregressive"):
         programs_with(positions="last", prior="autoregressive")
     assert math.isfinite(bounds(*programs("normal"), batch()).sum())
+
+
+def test_texts_that_do_not_suit_are_refused_or_remarked_on():
+    lengths = torch.tensor([3, 9, 5])
+    with pytest.raises(
+        UserError, match=r"17 latents in all, and the code book 18 codes.* set model.codes to 17 at most"
+    ):
+        programs_with(prior="codes", codes=18).remarks(lengths)
+    with pytest.raises(UserError, match="3 latents in all, and the code book 6 codes"):
+        programs_with(prior="codes", positions="last").remarks(lengths)
+    with pytest.raises(UserError, match=r"no training text is longer than 9 tokens.* a stride of 10 .*positions=last"):
+        programs_with(stride=10).remarks(lengths)
+    assert programs_with(stride=9).remarks(lengths) == []
+    short = {"prior_layers": 1, "prior_kernel": 3}  # sees three
+    for prior in ("autoregressive", "codes"):
+        (line,) = programs_with(prior=prior, **short).remarks(lengths)
+        assert "sees 3 before it" in line
+        assert "has 9:" in line
+        assert programs_with(prior=prior, stride=3, **short).remarks(lengths) == []
+        assert programs_with(prior=prior, prior_layers=4).remarks(lengths) == []
+    assert programs_with(positions="last").remarks(lengths) == []
 
 
 def programs_with(**options):

@@ -66,15 +66,54 @@ def test_it_is_the_public_librarys():
 
 
 def test_a_dead_code_becomes_a_vector_of_the_batch_with_its_sum_and_count():
-    made, values = book(decay=0.5, revive=1.0), vectors(1, 3)
-    made.counts.fill_(1.5)
+    made, values = book(decay=0.5, revive=0.1), vectors(1, 3)
+    made.counts.copy_(torch.tensor([1.5, 1.5, 1.5, 0.01]))
     made.codes[3] = 100.0
     made.sums.copy_(made.codes * made.counts.unsqueeze(-1))
     made(values, torch.tensor([[True, True, False]]))
     commit([made], alone)
-    assert made.counts[3] == 1.0
-    assert any(torch.equal(made.sums[3], vector) for vector in values[0, :2])
-    torch.testing.assert_close(made.codes[3], made.sums[3], rtol=1e-4, atol=0.0)
+    least = 0.1 * (0.5 * 4.51 + 0.5 * 2) / SIZE
+    assert made.counts[3].item() == pytest.approx(least)
+    assert any(torch.allclose(made.sums[3], least * vector) for vector in values[0, :2])
+    torch.testing.assert_close(made.codes[3], made.sums[3] / least, rtol=1e-3, atol=0.0)
+
+
+def test_no_vector_revives_two_codes_and_those_dead_for_longest_come_first():
+    made, values = CodeBook(5, WIDTH, start="uniform", revive=0.5, decay=0.5).double().train(), vectors(1, 3)
+    made.codes[0] = values[0, 0]
+    made.counts.copy_(torch.tensor([9.0, 0.03, 0.01, 0.02, 0.04]))
+    made.sums.copy_(made.codes * made.counts.unsqueeze(-1))
+    near = values[:, :1] + 0.01 * values
+    made(near, torch.tensor([[True, False, True]]))
+    commit([made], alone)
+    same = torch.cdist(made.codes, near[0]) < 1e-3
+    assert same[1].sum() == same[4].sum() == 0
+    assert sorted(same[[2, 3]].double().argmax(-1).tolist()) == [0, 2]
+    assert same[[2, 3]].sum() == 2
+
+
+def test_particles_share_a_vector():
+    made, values = book(), vectors(2, 3)
+    counted = torch.tensor([[True, True, True], [True, False, False]])
+    indices = torch.tensor([[[0, 1, 2], [3, 0, 0]], [[0, 2, 2], [1, 0, 0]]])
+    made.assign(values, counted, indices)
+    counts, sums, *_ = made.take()
+    assert counts.tolist() == [1.0, 1.0, 1.5, 0.5]
+    expected = torch.stack(
+        [values[0, 0], 0.5 * values[0, 1] + 0.5 * values[1, 0], 0.5 * values[0, 1] + values[0, 2], 0.5 * values[1, 0]]
+    )
+    torch.testing.assert_close(sums, expected)
+
+
+def test_codes_that_the_first_batch_has_no_vector_for_start_at_those_of_the_next():
+    torch.manual_seed(0)
+    made = CodeBook(8, WIDTH, start="data").double().train()
+    first = made.codes.clone()
+    for step in range(3):
+        torch.manual_seed(10 + step)
+        made(torch.randn(1, 3, WIDTH, dtype=torch.float64), torch.ones(1, 3, dtype=torch.bool))
+        assert ((made.codes - first).norm(dim=-1) > 0.1).sum() == min(8, 3 * (step + 1))
+        commit([made], alone)
 
 
 def test_the_first_batch_starts_the_codes_at_its_clusters():
@@ -100,7 +139,7 @@ def test_the_first_batch_starts_the_codes_at_its_clusters():
     assert torch.equal(again.codes, codes)
 
 
-@pytest.mark.parametrize("options", [{"size": 1}, {"decay": 1.0}, {"revive": -1.0}, {"start": "zero"}])
+@pytest.mark.parametrize("options", [{"size": 1}, {"decay": 1.0}, {"revive": -1.0}, {"revive": 1.0}, {"start": "zero"}])
 def test_what_makes_no_code_book_is_refused(options):
     with pytest.raises(UserError):
         CodeBook(**{"size": SIZE, "width": WIDTH, **options})

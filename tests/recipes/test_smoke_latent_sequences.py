@@ -110,3 +110,16 @@ def test_guides_of_one_model_are_compared_and_swapped(runs, tmp_path):
     assert swapped.config.guide.name == "prior"
     found = run.compare(guides=["gaussian", "prior"], objectives=["elbo", "iwae:4"], draws=8, repeats=2, sentences=10)
     assert len(found.rows) >= 4
+
+
+@pytest.mark.parametrize(("name", "guides"), [("verses-davam", ["soft", "prior"]), ("verses-davam, last", ["soft"])])
+def test_guides_over_codes_are_refitted_by_a_score_function_on_frozen_codes(name, guides, runs):
+    run = runs[name]
+    codes = run.model.book.codes.clone()
+    settings = {"draws": 8, "repeats": 2, "sentences": 10, "steps": 2}
+    found = run.compare(guides=["quantised", *guides], objectives=["vimco:2"], **settings)
+    assert len(found.rows) == 1 + len(guides)
+    child = pt.load(next((run.folder / "swaps").glob("soft*")))
+    assert child.config.objective == "vimco:8"
+    assert torch.equal(child.model.book.codes, codes)
+    assert child.evaluate(particles=3, limit=10).iw >= child.evaluate(particles=3, limit=10).elbo
