@@ -21,7 +21,7 @@ TINY = {
     "report.sentences": 12,
     "report.samples": 4,
 }
-PARTS = ["model.embedding", "model.lstm", "model.map", "model.head"]
+PARTS = ["model.embedding", "model.lstm", "model.map", "model.head", "model.dropout_in", "model.dropout_out"]
 STAGES = [{"name": "language-model", "steps": 6, "train": PARTS}, {"name": "codes", "steps": 6}]
 CHANGES = {
     "verses-codes-contextual": {"training.steps": 6},
