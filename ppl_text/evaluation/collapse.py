@@ -112,15 +112,19 @@ NO_CURES = Cures({})
 def siblings(recipe: str, recipes: Collection[str]) -> Cures:
     """Return the ``recipes`` that cure a collapse on the corpus of ``recipe``; named CORPUS-CURE.
 
+    The corpus is as much of the name, up to a dash, as there are such recipes of.
+
     Example::
 
-        >>> siblings("mine-vae", ["mine-vae", "mine-bn", "other-bn"])
-        Cures(ways={'bn': 'mine-bn'}, what='recipe ')
+        >>> siblings("mine-small-vae", ["mine-small-vae", "mine-small-bn", "mine-bn", "other-bn"])
+        Cures(ways={'bn': 'mine-small-bn'}, what='recipe ')
     """
-    corpus, dash, _ = recipe.partition("-")
-    named = {cure: f"{corpus}{dash}{cure}" for cures in _CURES.values() for cure in cures}
-    found = {cure: name for cure, name in named.items() if dash and name in recipes and name != recipe}
-    return Cures(found, "recipe ")
+    corpus, dash, _ = recipe.rpartition("-")
+    if not dash:
+        return Cures({}, "recipe ")
+    named = {cure: f"{corpus}-{cure}" for cures in _CURES.values() for cure in cures}
+    found = {cure: name for cure, name in named.items() if name in recipes and name != recipe}
+    return Cures(found, "recipe ") if found else siblings(corpus, recipes)
 
 
 def options(guides: Collection[str], cycle: str) -> Cures:

@@ -13,17 +13,17 @@ from importlib.resources.abc import Traversable
 REFIT_STEPS = 2000
 """Updates of a refit that names no number."""
 
-_SUFFIX, _CORPUS, _DESCRIBED = ".yaml", "on-", "\ndescription:"
+_SUFFIX, _PARTS, _CORPUS, _DESCRIBED = ".yaml", "parts", "on-", "\ndescription:"
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted([*_names(files(__name__)), *compositions()])
+    return sorted([*_names(""), *compositions()])
 
 
 def part_names() -> list[str]:
     """Names of the parts that recipes are put together from."""
-    return _names(files(__name__) / "parts")
+    return list(_names(_PARTS))
 
 
 @cache
@@ -33,14 +33,20 @@ def compositions() -> dict[str, tuple[str, str]]:
     corpora = [name for name in described if name.startswith(_CORPUS)]
     procedures = [name for name in described if name not in corpora]
     found = {f"{corpus.removeprefix(_CORPUS)}-{name}": (corpus, name) for corpus in corpora for name in procedures}
-    return {name: parts for name, parts in found.items() if name not in _names(files(__name__))}
+    return {name: parts for name, parts in found.items() if name not in _names("")}
 
 
 def recipe_text(name: str) -> str:
     """YAML text of a recipe or a part that has a file."""
-    folder = files(__name__)
-    return ((folder if name in _names(folder) else folder / "parts") / f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    return _folder("" if name in _names("") else _PARTS).joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
 
 
-def _names(folder: Traversable) -> list[str]:
-    return sorted(entry.name.removesuffix(_SUFFIX) for entry in folder.iterdir() if entry.name.endswith(_SUFFIX))
+@cache
+def _names(inner: str) -> tuple[str, ...]:
+    """Names of the YAML files of this folder, or of one in it."""
+    found = (entry.name for entry in _folder(inner).iterdir())
+    return tuple(sorted(name.removesuffix(_SUFFIX) for name in found if name.endswith(_SUFFIX)))
+
+
+def _folder(inner: str) -> Traversable:
+    return files(__name__) / inner if inner else files(__name__)

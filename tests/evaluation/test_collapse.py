@@ -76,6 +76,7 @@ ADVICE = {
     "of a family": ("collapsed", "verses-vae", "recipe verses-fbp, verses-bn or verses-cyclical."),
     "not itself": ("collapsed", "ptb-bn", "recipe ptb-fbp or ptb-cyclical."),
     "idle": ("idle", "snli-fbp", "recipe snli-aggressive or snli-pretrain-fbp."),
+    "a dash in the corpus": ("collapsed", "ptb-small-vae", "recipe ptb-small-fbp, ptb-small-bn or ptb-small-cyclical."),
     "point": ("point mass", "yahoo-ae", "recipe yahoo-pretrain-fbp."),
 }
 
