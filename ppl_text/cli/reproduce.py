@@ -40,6 +40,7 @@ def reproduce(
     from ..core.errors import UserError
     from ..tables.page import data_option
     from ..tables.reproduce import reproduce as fill
+    from ..tables.table import load_table
     from ..training.progress import make_progress
 
     try:
@@ -66,5 +67,6 @@ def reproduce(
     trained = [row for row in found.results["rows"] if any(row["training_seconds"])]
     if trained:
         click.echo(f"  python -m ppl_text evaluate {found.folder}/{trained[0]['name']}-s{trained[0]['seeds'][0]}")
-    longer = "" if budget == "full" else " --budget full"
+    longest = list(load_table(table).budgets)[-1]
+    longer = "" if budget == longest else f" --budget {longest}"
     click.echo(f"  python -m ppl_text reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")

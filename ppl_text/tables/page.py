@@ -28,8 +28,7 @@ def table_markdown(results: Mapping[str, Any]) -> str:
     if notes := [*results["notes"], *_measure(results).notes(results)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
-        parts += ["**Published orderings, looked up** (in units of the column; positive: as published)"]
-        parts += [_claims(results["claims"])]
+        parts += _claims(results["claims"])
     return "\n\n".join(parts)
 
 
@@ -120,9 +119,18 @@ def data_option(results: Mapping[str, Any]) -> str:
     return f" --data {part}={given}" if part else f" --data {given}"
 
 
-def _claims(claims: Sequence[Mapping[str, Any]]) -> str:
-    rows = [[c["text"], _number(c["published"]), _ours(c), c["verdict"], c["unequal"], c["remark"]] for c in claims]
-    return table(["published claim", "published difference", "ours", "verdict", "not equal", "why"], rows)
+def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return heading and table: of published orderings, or of claims of this project's own where none is published."""
+    ours = [[_ours(c), c["verdict"], c["unequal"], c["remark"]] for c in claims]
+    heads, said = ["ours", "verdict", "not equal", "why"], [c["text"] for c in claims]
+    if all(c["published"] is None for c in claims):
+        rows = [[text, *row] for text, row in zip(said, ours, strict=True)]
+        title = "**Claims, looked up** (in units of the column; positive: it holds)"
+        return [title, table(["claim", *heads], rows)]
+    published = [_number(c["published"]) for c in claims]
+    rows = [[text, theirs, *row] for text, theirs, row in zip(said, published, ours, strict=True)]
+    title = "**Published orderings, looked up** (in units of the column; positive: as published)"
+    return [title, table(["published claim", "published difference", *heads], rows)]
 
 
 def _ours(claim: Mapping[str, Any]) -> str:
