@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from ppl_text.nn.forward_algorithm import LogEvidence, log_forward
+from ppl_text.nn.forward_algorithm import LogEvidence
 
 
 def chain(steps, codes, rows=3, dtype=torch.float64):
@@ -77,9 +77,27 @@ def test_long_texts_neither_underflow_nor_lose_their_digits():
     torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=0.0)
 
 
-def test_the_last_forward_variables_sum_to_the_evidence():
-    parts, _ = chain(4, 3, rows=1)
-    alpha = log_forward(*parts)
-    found, _ = LogEvidence.apply(*parts, torch.tensor([4]))
-    torch.testing.assert_close(alpha[:, -1].logsumexp(-1), found.detach())
-    assert not alpha.requires_grad
+def test_what_is_known_of_a_code_at_its_step_is_the_posterior_of_the_last_one():
+    parts, _ = chain(4, 3)
+    _, known = LogEvidence.apply(*parts, torch.tensor([4, 4, 4]))
+    assert not known.requires_grad
+    for t in range(4):
+        found, _ = LogEvidence.apply(*parts, torch.full((3,), t + 1))
+        (posterior,) = torch.autograd.grad(found.sum(), parts[2])
+        torch.testing.assert_close(known[:, t].exp(), posterior[:, t])
+
+
+def test_codes_that_a_token_tells_apart_by_hundreds_of_nats():
+    (initial, transitions, emissions), lengths = chain(4, 3, dtype=torch.float32)
+    told = emissions.detach().clone()
+    told[:, 1, 0] += 300.0
+    told[:, 2, 1] += 400.0
+    parts = [initial, transitions, told.requires_grad_()]
+    found, _ = LogEvidence.apply(*parts, lengths)
+    exact = [part.detach().double().requires_grad_() for part in parts]
+    expected = by_enumeration(exact, lengths)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0.0)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), exact), strict=True
+    ):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
