@@ -6,11 +6,13 @@ import pyro
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.data.batches import collate
 from ppl_text.distributions.codes import CodeSequences, IndependentCodes, NearestCodes, StoppedCodes, TiltedCodes
+from ppl_text.distributions.steps import AutoregressiveNormals
 from ppl_text.distributions.tokens import TokenSequence
 from ppl_text.nn.causal import CausalConvolutions, EmbeddedIndices
 from ppl_text.nn.codebook import nearest
@@ -223,3 +225,41 @@ def test_under_a_point_mass_the_kl_is_the_cost_of_the_codes_and_every_bound_is_o
     bounds["elbo"].loss.backward()
     assert guide.embedding.weight.grad.abs().sum() > 0
     assert all(parameter.grad is not None for parameter in model.prior.network.parameters())
+
+
+class Counting(CausalConvolutions):
+    """Counts how often all steps are computed at once, and how often one is."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.passes = self.steps = 0
+
+    def forward(self, x):
+        self.passes += 1
+        return super().forward(x)
+
+    def output(self, state):
+        self.steps += 1
+        return super().output(state)
+
+
+@pytest.mark.parametrize("kind", ["codes", "gaussian"])
+def test_drawing_costs_a_step_of_convolutions_for_each_latent_and_scoring_one_pass(kind, codes):
+    """Of steps, and of the multiplications in them: S latents cost S times what one does."""
+    work = []
+    for steps in (1, 5, 10):
+        network = Counting(4 if kind == "codes" else WIDTH, BOOK if kind == "codes" else 2 * WIDTH, width=5, layers=3)
+        network, lengths = network.double().requires_grad_(False), torch.full((2,), steps)
+        if kind == "codes":
+            embedded = EmbeddedIndices(nn.Embedding(BOOK, 4).double(), network)
+            p = CodeSequences(embedded, codes, lengths, steps)
+        else:
+            p = AutoregressiveNormals(network, WIDTH, lengths, steps)
+        with FlopCounterMode(display=False) as counter:
+            value = p.sample()
+        assert (network.passes, network.steps) == (0, steps)
+        work.append(counter.get_total_flops())
+        p.log_prob(value)
+        assert (network.passes, network.steps) == (1, steps)
+    assert work[0] > 0
+    assert work == [work[0], 5 * work[0], 10 * work[0]]
