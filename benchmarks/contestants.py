@@ -39,11 +39,15 @@ LATENT_CONTESTANTS = {
         "ours, in the trainer": f"benchmarks.latent_sequences:build_in_trainer:{kind}",
         "ours, captured": f"benchmarks.latent_sequences:build_captured:{kind}",
         "ours, captured, bf16": f"benchmarks.latent_sequences:build_captured_bf16:{kind}",
-        "PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}",
+        **(
+            {}
+            if kind == "codes-contextual"
+            else {"PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}"}
+        ),
     }
-    for kind in ("vae-attn", "gavam", "davam-codes", "davam-prior")
+    for kind in ("vae-attn", "gavam", "davam-codes", "davam-prior", "codes-contextual")
 }
-"""Of latent sequences, by what is trained."""
+"""Of latent sequences and of switched codes, by what is trained."""
 
 REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
@@ -58,10 +62,10 @@ def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> li
     return [name for name in table if (device == "cuda" or name not in ON_GPU) and _runs(REQUIRES.get(name), device)]
 
 
-def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS) -> Any:
+def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS, *more: Any) -> Any:
     """Build one contestant with its initial parameters, on a device; what stands behind its name is an argument."""
     module, attribute, *arguments = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)(*arguments, seed, device)
+    return getattr(importlib.import_module(module), attribute)(*arguments, seed, device, *more)
 
 
 def _runs(package: str | None, device: str) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -120,7 +121,15 @@ def gradient(way: Callable[[Chain], Tensor], given: Chain) -> tuple[Tensor, ...]
     return torch.autograd.grad(way(given).sum(), list(given))
 
 
-def run(codes: int, steps: int, *, rounds: int, repeats: int = 5, device: str = "cpu") -> dict[str, list[float]]:
+def run(
+    codes: int,
+    steps: int,
+    *,
+    rounds: int,
+    repeats: int = 5,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of ln Z and its gradient by contestant and round."""
     given = Chain(*(part.detach().to(device).requires_grad_() for part in chain(codes, steps)))
 
@@ -132,7 +141,9 @@ def run(codes: int, steps: int, *, rounds: int, repeats: int = 5, device: str = 
         return work
 
     runners = {name: repeated(way) for name, way in WAYS.items()}
-    return race.interleaved(runners, rounds=rounds, steps=repeats, warmup=3, settle=1, wait=race.waiting(device))
+    return race.interleaved(
+        runners, rounds=rounds, steps=repeats, warmup=3, settle=1, wait=race.waiting(device), clock=clock
+    )
 
 
 def table(found: dict[tuple[int, int], dict[str, list[float]]]) -> str:
@@ -152,14 +163,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15, help="with every contestant each (default 15)")
     parser.add_argument("--threads", type=int, help="CPUs and threads (default: all there are)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all contestants (default cpu)")
+    parser.add_argument("--clock", choices=race.CLOCKS, default="wall", help="processor: beside other programs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write times here")
     options = parser.parse_args(arguments)
     threads = race.limit_threads(options.threads)
     sizes = [(codes, steps) for codes in CODES for steps in STEPS]
-    found = {size: run(*size, rounds=options.rounds, device=options.device) for size in sizes}
+    found = {
+        size: run(*size, rounds=options.rounds, device=options.device, clock=race.CLOCKS[options.clock])
+        for size in sizes
+    }
     where = race.environment(threads, options.device)
     print(table(found))
-    print(f"\n{threads} threads, {where['cpu']}, load average {where['load_average']:.1f}; in brackets: ours = 1")
+    place = f"{where['cpu']}, load average {where['load_average']:.1f}"
+    print(f"\n{threads} threads, {options.clock} time, {place}; in brackets: ours = 1")
     if options.json:
         seconds = {f"M={codes} T={steps}": times for (codes, steps), times in found.items()}
         report = {"environment": where, "seconds": seconds}

@@ -1,17 +1,18 @@
 """Race one training step of latent sequences at the sizes of the Penn Treebank: ours beside hand-written PyTorch loops.
 
     python -m benchmarks.latent_sequences gavam --threads 1
-    python -m benchmarks.latent_sequences davam-codes --device cuda
+    python -m benchmarks.latent_sequences davam-codes davam-prior --device cuda
 
-Four kinds of training: ``vae-attn``, ``gavam``, and the two stages of DAVAM, ``davam-codes`` and ``davam-prior``
-(:mod:`benchmarks.peers.latent_sequence`). A step is both programs, loss, backward, clipping and the optimiser, and in
-``davam-codes`` the moving averages of the codes. Rounds are interleaved as in :mod:`benchmarks.race`.
+Kinds of training: ``vae-attn``, ``gavam``, and the two stages of DAVAM, ``davam-codes`` and ``davam-prior``
+(:mod:`benchmarks.peers.latent_sequence`); ``codes-contextual``, the switching language model, is ours alone. A step is
+both programs, loss, backward, clipping and the optimiser, and in ``davam-codes`` the moving averages of the codes.
+Rounds are interleaved as in :mod:`benchmarks.race`; ``--small`` only tries whether everything runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -26,14 +27,19 @@ from benchmarks import race
 from benchmarks.contestants import LATENT_CONTESTANTS
 from benchmarks.ours import InTrainer, as_batch
 from benchmarks.peers import Parameters, Words, lstm_vae
-from benchmarks.peers.latent_sequence import BATCH, CLIP_NORM, COMMITMENT, KINDS, PRIOR_RATE, RATE, STEPS, Sizes
+from benchmarks.peers.latent_sequence import BATCH, CLIP_NORM, COMMITMENT, PRIOR_RATE, RATE, STEPS, Sizes
 from guides.latent_sequence import GaussianGuide, QuantisedGuide
+from guides.switching_language_model import ExactGuide
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.latent_sequence import LatentSequence
+from ppl_text.models.switching_language_model import SwitchingLanguageModel
 from ppl_text.nn.statistics import commit, discard, statistics_of
 from ppl_text.training.programs import Joint
+
+SWITCHING = "codes-contextual"
+"""Ours alone: nobody has written its peer."""
 
 PRIORS = {"vae-attn": "normal", "gavam": "autoregressive", "davam-codes": "codes", "davam-prior": "codes"}
 OBJECTIVES = {
@@ -41,9 +47,13 @@ OBJECTIVES = {
     "gavam": "elbo-analytic",
     "davam-codes": "reconstruction",
     "davam-prior": "rate",
+    SWITCHING: "elbo",
 }
 TRAINED = {"davam-prior": ["model.prior"]}
 """Submodules that are trained, where not all are."""
+
+SMALL = Sizes(vocabulary=50, embedding=8, hidden=8, latent=4, codes=8, width=8, layers=2)
+"""Of a try."""
 
 NAMES = (
     ("encoder.embedding.", "guide.reader.embedding."),
@@ -60,28 +70,41 @@ NAMES = (
 """How the peer's names begin, and how ours do; the first that fits."""
 
 
+def sequences(kind: str, sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """``LatentSequence`` and its guide."""
+    prior = PRIORS[kind]
+    model = LatentSequence(
+        Vocabulary(sizes.vocabulary),
+        prior=prior,
+        latent_length="given",
+        latent_dim=sizes.latent,
+        embedding_dim=sizes.embedding,
+        hidden_dim=sizes.hidden,
+        codes=sizes.codes,
+        code_start="uniform",
+        prior_width=sizes.width,
+        prior_layers=sizes.layers,
+        prior_kernel=sizes.kernel,
+        init="torch",
+    )
+    return model, QuantisedGuide(model, commitment=COMMITMENT) if prior == "codes" else GaussianGuide(model)
+
+
+def switching(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
+    """A language model whose softmax is switched by contextual codes, and the exact posterior of these."""
+    model = SwitchingLanguageModel(
+        Vocabulary(sizes.vocabulary), codes=4, embedding_dim=sizes.embedding, hidden_dim=sizes.hidden
+    )
+    return model, ExactGuide(model)
+
+
 class Ours:
     """The contestant: ``LatentSequence`` and its guide under the objective of one kind of training."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
         torch.manual_seed(seed)
-        self.kind, self.device, prior = kind, device, PRIORS[kind]
-        self.model = LatentSequence(
-            Vocabulary(sizes.vocabulary),
-            prior=prior,
-            latent_length="given",
-            latent_dim=sizes.latent,
-            embedding_dim=sizes.embedding,
-            hidden_dim=sizes.hidden,
-            codes=sizes.codes,
-            code_start="uniform",
-            prior_width=sizes.width,
-            prior_layers=sizes.layers,
-            prior_kernel=sizes.kernel,
-            init="torch",
-        )
-        quantised = partial(QuantisedGuide, commitment=COMMITMENT)
-        self.guide: Any = quantised(self.model) if prior == "codes" else GaussianGuide(self.model)
+        self.kind, self.device = kind, device
+        self.model, self.guide = switching(sizes) if kind == SWITCHING else sequences(kind, sizes)
         self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
         self.objective = objectives.build(OBJECTIVES[kind])
         joint = Joint(self.model, self.guide, self.objective)
@@ -157,27 +180,43 @@ build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
 
 
 def run(
-    kind: str, names: Sequence[str], *, rounds: int, steps: int, warmup: int = 2, device: str = "cpu"
+    kind: str,
+    names: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int = 2,
+    device: str = "cpu",
+    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
+    clock: Callable[[], float] = time.perf_counter,
 ) -> race.Raced:
     """Race contestants of one kind of training, interleaved."""
-    words, table = lstm_vae.sentences(), LATENT_CONTESTANTS[kind]
-    return race.run(names, rounds=rounds, steps=steps, warmup=warmup, device=device, table=table, words=words)
+    words = lstm_vae.sentences(0, lstm_vae.Sizes(vocabulary=sizes.vocabulary))
+    counts = {"rounds": rounds, "steps": steps, "warmup": warmup}
+    return race.run(
+        names, **counts, device=device, table=LATENT_CONTESTANTS[kind], words=words, sizes=[sizes], clock=clock
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the race of one kind and print the table."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    kind = argparse.ArgumentParser(prog="python -m benchmarks.latent_sequences", add_help=False)
-    kind.add_argument("kind", choices=KINDS)
-    chosen, rest = kind.parse_known_args(given)
-    table = LATENT_CONTESTANTS[chosen.kind]
-    options = race.parse_for(f"benchmarks.latent_sequences {chosen.kind}", table, rest, rounds=15, steps=1, warmup=2)
-    threads = race.limit_threads(options.threads)
-    names = race.chosen(options, table)
-    raced = run(
-        chosen.kind, names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device
-    )
-    race.tell(options, raced, {"B": BATCH, "T": STEPS, **Sizes()._asdict()}, threads)
+    """Run the race of one kind after the other and print the tables."""
+    first = argparse.ArgumentParser(prog="python -m benchmarks.latent_sequences", add_help=False)
+    first.add_argument("kinds", choices=LATENT_CONTESTANTS, nargs="+")
+    first.add_argument("--small", action="store_true")
+    chosen, rest = first.parse_known_args(arguments)
+    sizes = SMALL if chosen.small else Sizes()
+    everybody = {name: place for kind in chosen.kinds for name, place in LATENT_CONTESTANTS[kind].items()}
+    module = "benchmarks.latent_sequences KIND [KIND ...] [--small]"
+    options = race.parse_for(module, everybody, rest, rounds=15, steps=1, warmup=2)
+    threads, reports = race.limit_threads(options.threads), {}
+    for kind in chosen.kinds:
+        names = race.chosen(options, LATENT_CONTESTANTS[kind])
+        counts = {"rounds": options.rounds, "steps": options.steps, "warmup": options.warmup}
+        raced = run(kind, names, **counts, device=options.device, sizes=sizes, clock=race.CLOCKS[options.clock])
+        print(f"{kind}\n")
+        reports[kind] = race.describe(options, raced, {"B": BATCH, "T": STEPS, **sizes._asdict()}, threads)
+        print()
+    race.write(options.json, reports)
 
 
 if __name__ == "__main__":

@@ -82,6 +82,21 @@ def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[s
     return command
 
 
+def latent_races(options: Options, folder: Path) -> list[str]:
+    """Make the command of the races of latent sequences, one kind of training after the other."""
+    kinds = ["vae-attn", "gavam", "davam-codes", "davam-prior", "codes-contextual"]
+    tiny = ["--small", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
+    size = tiny if options.cpu else ["--rounds", "15", "--steps", "3", "--warmup", "5"]
+    place = ["--device", options.device, "--json", str(folder / "result.json")]
+    return ["benchmarks.latent_sequences", *kinds, *place, *size]
+
+
+def forward_race(options: Options, folder: Path) -> list[str]:
+    """Make the command of the race of ways to sum over the paths of a chain."""
+    tiny = ["--rounds", "1", "--threads", "1"] if options.cpu else []
+    return ["benchmarks.forward_algorithm", "--device", options.device, "--json", str(folder / "result.json"), *tiny]
+
+
 def reproduction(options: Options, folder: Path) -> list[str]:
     """One row of Table II: the language model on PTB, or a few steps on the built-in verses."""
     place = ["--out", str(folder / "row"), "--jobs", "1"]
@@ -121,6 +136,8 @@ PARTS: dict[str, Part] = {
     "race: sentence VAE": Part(
         race("benchmarks.sentence_vae", (*CAPTURED, "stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
     ),
+    "races: latent sequences": Part(latent_races, 90),
+    "race: forward algorithm": Part(forward_race, 30),
     "reproduction: language model on PTB": Part(reproduction, 240, no_ptb, "row/results.json"),
     "ArviZ 1": Part(arviz_tests, 120, no_arviz_1),
 }

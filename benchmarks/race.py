@@ -27,6 +27,9 @@ from benchmarks.contestants import CONTESTANTS, OURS, available, build
 from benchmarks.peers import BATCH, STATE, STEPS, Words, synthetic_words
 
 PACKAGES = ("torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "numpy")
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
+"""What is timed: on a busy machine with one thread, what the processor has spent on this process alone."""
+
 SETTLE = 2
 """Untimed steps after a change of contestant: the other's worker threads go to sleep meanwhile."""
 
@@ -94,13 +97,16 @@ def run(
     device: str = "cpu",
     table: Mapping[str, str] = CONTESTANTS,
     words: Words | None = None,
+    sizes: Sequence[Any] = (),
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Raced:
-    """Race contestants of a table; the words are those of the state-space model where they are not given."""
+    """Race contestants of a table; words and sizes are those of the state-space model where they are not given."""
     like_for_like(device)
     words = synthetic_words(seed) if words is None else words
-    entrants = {name: Entrant(build(name, seed, device, table), words, device) for name in names}
+    entrants = {name: Entrant(build(name, seed, device, table, *sizes), words, device) for name in names}
     wait = waiting(device)
-    times = interleaved(entrants, rounds=rounds, steps=steps, warmup=warmup, settle=SETTLE, seed=seed, wait=wait)
+    counts = {"rounds": rounds, "steps": steps, "warmup": warmup, "settle": SETTLE}
+    times = interleaved(entrants, **counts, seed=seed, wait=wait, clock=clock)
     return Raced(times, {name: entrant.peak_bytes() for name, entrant in entrants.items()})
 
 
@@ -195,7 +201,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     threads = limit_threads(options.threads)
     names = chosen(options, CONTESTANTS)
-    raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
+    raced = run(
+        names,
+        rounds=options.rounds,
+        steps=options.steps,
+        warmup=options.warmup,
+        device=options.device,
+        clock=CLOCKS[options.clock],
+    )
     tell(options, raced, {"B": BATCH, "T": STEPS, "D": STATE}, threads)
 
 
@@ -214,6 +227,7 @@ def parse_for(
     parser.add_argument("--warmup", type=int, default=warmup, help=f"steps before the clock starts (default {warmup})")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all contestants (default cpu)")
     parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: beside other programs, one thread")
     parser.add_argument("--only", action="append", choices=[*table], help="race this one and ours; repeatable")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write times, ratios and versions here")
     return parser.parse_args(arguments)
@@ -231,21 +245,31 @@ def chosen(options: argparse.Namespace, table: Mapping[str, str]) -> list[str]:
 
 def tell(options: argparse.Namespace, raced: Raced, sizes: dict[str, int], threads: int) -> None:
     """Print the table and where it was made; write the file if one is wanted."""
+    write(options.json, describe(options, raced, sizes, threads))
+
+
+def write(file: Path | None, report: dict[str, Any]) -> None:
+    """Write a report if a file is wanted."""
+    if file is not None:
+        file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def describe(options: argparse.Namespace, raced: Raced, sizes: dict[str, int], threads: int) -> dict[str, Any]:
+    """Print the table and where it was made; return all of it."""
     rows, where = standings(raced.seconds), environment(threads, options.device)
     print(table(rows, raced.peaks))
     packages = ", ".join(f"{name} {version}" for name, version in where["packages"].items())
     place = f"on {where['device']}, CUDA {where['cuda']}; " if options.device == "cuda" else ""
-    print(f"\n{place}{threads} threads each, {where['cpu']}, {options.rounds} rounds of {options.steps} steps")
+    rounds = f"{options.rounds} rounds of {options.steps} steps, {options.clock} time"
+    print(f"\n{place}{threads} threads each, {where['cpu']}, {rounds}")
     print(f"Python {where['python']}, {packages}")
-    if options.json:
-        report = {
-            "sizes": sizes,
-            "environment": where,
-            "standings": [row._asdict() for row in rows],
-            "peak_bytes": raced.peaks,
-            "seconds_per_step": raced.seconds,
-        }
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    return {
+        "sizes": sizes,
+        "environment": where,
+        "standings": [row._asdict() for row in rows],
+        "peak_bytes": raced.peaks,
+        "seconds_per_step": raced.seconds,
+    }
 
 
 def _version(package: str) -> str:

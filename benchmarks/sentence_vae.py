@@ -10,6 +10,7 @@ clipping at norm 5 and SGD. Rounds are interleaved as in :mod:`benchmarks.race`.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -122,11 +123,26 @@ build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
 """The same with the networks in bf16."""
 
 
-def run(names: Sequence[str], *, rounds: int, steps: int, warmup: int = 3, device: str = "cpu") -> race.Raced:
+def run(
+    names: Sequence[str],
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int = 3,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> race.Raced:
     """Race contestants of the sentence VAE, interleaved."""
     words = lstm_vae.sentences()
     return race.run(
-        names, rounds=rounds, steps=steps, warmup=warmup, device=device, table=SENTENCE_CONTESTANTS, words=words
+        names,
+        rounds=rounds,
+        steps=steps,
+        warmup=warmup,
+        device=device,
+        table=SENTENCE_CONTESTANTS,
+        words=words,
+        clock=clock,
     )
 
 
@@ -146,7 +162,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     threads = race.limit_threads(options.threads)
     names = race.chosen(options, SENTENCE_CONTESTANTS)
-    raced = run(names, rounds=options.rounds, steps=options.steps, warmup=options.warmup, device=options.device)
+    raced = run(
+        names,
+        rounds=options.rounds,
+        steps=options.steps,
+        warmup=options.warmup,
+        device=options.device,
+        clock=race.CLOCKS[options.clock],
+    )
     race.tell(options, raced, {"B": lstm_vae.BATCH, "T": lstm_vae.STEPS, **Sizes()._asdict()}, threads)
 
 

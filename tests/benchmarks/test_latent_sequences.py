@@ -214,12 +214,10 @@ def test_codes_follow_the_vectors_of_a_step_and_dead_ones_come_back(make: Any) -
 
 def test_a_race_runs_both_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, names = "gavam", [contestants.OURS, "PyTorch loop"]
-    makers = {contestants.OURS: Ours, "PyTorch loop": LatentSequences}
-    monkeypatch.setattr(race, "build", lambda name, seed, device, table: makers[name](kind, seed, device, SIZES))
-    monkeypatch.setattr(latent_sequences.lstm_vae, "sentences", lambda: WORDS)
-    raced = latent_sequences.run(kind, names, rounds=2, steps=1, warmup=1)
+    monkeypatch.setattr(latent_sequences.lstm_vae, "sentences", lambda seed, sizes: WORDS)
+    raced = latent_sequences.run(kind, names, rounds=2, steps=1, warmup=1, sizes=SIZES)
     rows = {row.name: row for row in race.standings(raced.seconds)}
     assert rows.keys() == raced.peaks.keys() == set(names)
     assert rows[contestants.OURS].ratio == 1.0
     assert all(contestants.LATENT_CONTESTANTS[kind][name].endswith(f":{kind}") for name in names)
-    assert contestants.LATENT_CONTESTANTS.keys() == set(KINDS)
+    assert contestants.LATENT_CONTESTANTS.keys() == {*KINDS, latent_sequences.SWITCHING}

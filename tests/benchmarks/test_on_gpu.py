@@ -48,9 +48,10 @@ def test_every_part_runs_in_its_tiny_form(tmp_path):
     assert all("--arviz DIR" in part["reason"] for part in lacking.values())
     assert all(part["status"] == "done" for name, part in found["parts"].items() if name not in lacking), found
     assert done.returncode == 0
-    races = [part["result"] for name, part in found["parts"].items() if name.startswith("race")]
+    races = [part["result"] for name, part in found["parts"].items() if name.startswith("race:")]
+    races += found["parts"]["races: latent sequences"]["result"].values()
     assert all(race["environment"]["device"] == "cpu" for race in races)
-    assert len(races) == 2
+    assert len(races) == 3 + 5
     row = found["parts"]["reproduction: language model on PTB"]["result"]
     assert any(row["measures"].get("ppl") for row in row["rows"])
     assert found["environment"]["packages"]["torch"] == torch.__version__
