@@ -118,6 +118,16 @@ class SentenceOptions(_Options):
     )
     empty: Literal["drop", "refuse"] = Field("drop", description="what becomes of a line without text")
     limit: Count | None = Field(None, description="stop reading when train has so many sentences; null: read all")
+    train_limit: Count | None = Field(
+        None,
+        description="train on so many of the training sentences, drawn by seed, each draw within the larger ones; "
+        "vocabulary and other splits stay those of all; null: on all",
+    )
+    extra: Name | None = Field(
+        None,
+        description="file of further training sentences, such as generated ones, in the vocabulary of the others",
+    )
+    extra_limit: Count | None = Field(None, description="take so many of extra, the first; null: all")
     seed: Seed = Field(0, description="seed of the division of a lone file, and of a split that a folder lacks")
     test_share: Share = Field(0.1, description="share of all sentences that goes to test")
     valid_share: Share = Field(0.1, description="share of all sentences that goes to valid", validate_default=True)
@@ -157,6 +167,13 @@ class SentenceOptions(_Options):
     def _is_another_column(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and value == info.data.get("column"):
             raise ValueError(f"expected another column than that of the text; got {value!r}")
+        return value
+
+    @field_validator("source")
+    @classmethod
+    def _has_no_extra(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("extra") is not None:
+            raise ValueError(f"extra sentences have no sources: expected none with extra; got {value!r}")
         return value
 
     @field_validator("source_max_tokens")

@@ -161,6 +161,7 @@ def assemble(
     for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=False):
         told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
     splits = {split: encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
+    splits["train"] = _trained_on(splits["train"], options, tokenizers, told)
     told.extend(untrained_unknown(splits))
     found_twice, noun = repeats(splits), "sentences" if options.source is None else "pairs"
     told.extend(
@@ -177,6 +178,29 @@ def assemble(
         clean=partial(clean, lower=options.lower),
         repeats=found_twice,
     )
+
+
+def _trained_on(train: Split, options: SentenceOptions, tokenizers: Sequence[Tokenizer], told: list[str]) -> Split:
+    """Return ``train_limit`` of the training sentences, and the first ``extra_limit`` of ``extra`` behind them."""
+    if options.train_limit is not None:
+        if options.train_limit > len(train):
+            raise DataError(f"train_limit={options.train_limit:,} of {len(train):,} training sentences; lower it")
+        order = np.random.default_rng(options.seed).permutation(len(train))
+        train = train.take(np.sort(order[: options.train_limit]))
+        told.append(f"train: {len(train):,} of them drawn (train_limit)")
+    if options.extra is None:
+        return train
+    origin = file_origin(Path(options.extra).expanduser(), Columns(None, None))
+    # A generated text that does not end is as long as there are any.
+    free = options.model_copy(update={"limit": None, "long": "truncate"})
+    texts = collected(origin, "train", free, lambda _: "train", told)["train"]
+    more = encoded("extra", texts, tokenizers, free, origin, told).target
+    if options.extra_limit is not None:
+        if options.extra_limit > len(more):
+            raise DataError(f"extra_limit={options.extra_limit:,} of {len(more):,} sentences; lower it", origin.where)
+        more = more.take(np.arange(options.extra_limit))
+    table = TokenTable.joined([train.target.table, more.table], more.tokenizer.vocabulary.ids)
+    return Split(Side([*train.texts, *more.texts], more.tokenizer, table), long=train.long)
 
 
 def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -> str:

@@ -102,6 +102,21 @@ def distances_figure(rows: Sequence[Mapping[str, Any]], target: Path) -> None:
     save_figure(draw_distances(rows), target)
 
 
+def augmentation_figure(lines: Mapping[str, Sequence[tuple[int, float, float]]], target: Path) -> None:
+    """Draw perplexities over the number of training texts, a line by its name, as PNG.
+
+    A point is the number of texts, the perplexity, and its standard deviation between seeds (0 for one).
+    """
+    figure = blank_figure(5.5, 3.4)
+    axes = figure.subplots()
+    for name, points in lines.items():
+        places, values, errors = zip(*sorted(points), strict=True)
+        axes.errorbar(places, values, errors, fmt="o-", ms=4, lw=1, capsize=2, label=name)
+    axes.set(xlabel="training texts, generated ones counted", ylabel="test perplexity", xscale="log")
+    axes.legend(frameon=False)
+    save_figure(figure, target)
+
+
 def draw_gaps(gaps: Gaps) -> Figure:
     """Box plots of H_gap by position t and by word length (figures 1 and 2 of the paper); nats, bits on the right.
 

@@ -250,7 +250,7 @@ def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
 
     Names of corpora, models, guides and objectives stay as they are.
     """
-    places = {"data.corpus": corpus_reference, **dict.fromkeys(KEYS, absolute)}
+    places = {"data.corpus": corpus_reference, "data.extra": _absolute_file, **dict.fromkeys(KEYS, absolute)}
     for dotted, replaced in places.items():
         section, _, key = dotted.rpartition(".")
         part = tree.get(section) if section else tree
@@ -262,6 +262,10 @@ def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
         stages = [with_absolute_paths(stage) if isinstance(stage, dict) else stage for stage in training["stages"]]
         tree = {**tree, "training": {**training, "stages": stages}}
     return tree
+
+
+def _absolute_file(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def corpus_reference(name: str) -> str:

@@ -37,7 +37,11 @@ class _Job(NamedTuple):
 
 
 class RowsFailedError(PplTextError):
-    """One or more rows ended with an error; the others are kept."""
+    """One or more rows ended with an error; the others are kept. ``rows``: what each of them said."""
+
+    def __init__(self, rows: Sequence[str]) -> None:
+        super().__init__("rows that failed (the same command runs them again):\n- " + "\n- ".join(rows))
+        self.rows = list(rows)
 
 
 def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
@@ -68,7 +72,7 @@ def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
 def raise_failed(failed: Sequence[str]) -> None:
     """Raise :class:`RowsFailedError` where there is a failed row."""
     if failed:
-        raise RowsFailedError("rows that failed (the same command runs them again):\n- " + "\n- ".join(failed))
+        raise RowsFailedError(failed)
 
 
 def _start(task: Task, say: Say) -> _Job:

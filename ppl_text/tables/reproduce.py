@@ -17,7 +17,7 @@ from ..recipes import build, folders
 from ..recipes.errors import Errors
 from ..recipes.tree import corpus_reference
 from ..training.progress import Progress, Quiet
-from .jobs import GO_ON, raise_failed, run_at_once
+from .jobs import GO_ON, RowsFailedError, raise_failed, run_at_once
 from .page import figure_links, table_markdown
 from .results import RESULTS, gather
 from .rows import Task, run_task
@@ -61,6 +61,7 @@ def reproduce(
     once, each in a process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told
     to ``progress``). ``settings`` of the measures win over the budget's. A row that fails does not stop the others. All
     rows are checked, and their data loaded, before the first is trained; what was reached is written whatever happens.
+    Rows whose texts others are trained on are run with those, and before them.
     """
     part, data = choose_part(table, table_parts(table), data)
     data = None if data is None else corpus_reference(data)
@@ -68,6 +69,8 @@ def reproduce(
     about = found.budget(budget).about
     place = _place(out, "-".join(name for name in (table, part, budget) if name))
     chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))
+    wanted = {row.name for row in chosen} | {row.extra for row in chosen}
+    chosen = tuple(row for row in found.rows if row.name in wanted)
     if not (chosen and seeds) or min(seeds) < 0:
         raise UserError("reproduce needs one row or more and one seed or more, 0 or above, e.g. --seeds 0,1,2")
     tasks = [Task(found, row, budget, seed, place, data) for seed in seeds for row in chosen]
@@ -75,10 +78,16 @@ def reproduce(
     at_once = min(_jobs(jobs, missing), max(1, len(missing)))
     say(f"{len(tasks)} rows and seeds, {len(tasks) - len(missing)} of them done before; {budget}: {about}")
     with _written(found, place, budget, data):
-        if at_once > 1:
-            run_at_once(missing, at_once, say)
-        else:
-            _run_here(missing, progress or Quiet(), say)
+        failed = list[str]()
+        for tasks in ([t for t in missing if t.before is None], [t for t in missing if t.before is not None]):
+            try:
+                if at_once > 1:
+                    run_at_once(tasks, at_once, say)
+                else:
+                    _run_here(tasks, progress or Quiet(), say)
+            except RowsFailedError as error:
+                failed += error.rows
+        raise_failed(failed)
     return Reproduction(place, gather(found, place, budget, data))
 
 
@@ -100,11 +109,13 @@ def _missing(tasks: Sequence[Task]) -> list[Task]:
 
 def _is_missing(task: Task) -> bool:
     config = task.config()
-    build.load_data(config)
+    waits = task.before is not None and not task.before.texts.is_file()
+    if not waits:
+        build.load_data(config)
     if task.row.recipe is not None:
         for check in (build.check_programs, build.build_objective, build.build_fabric):
             check(config)
-    return task.done() is None
+    return waits or task.done() is None
 
 
 def _jobs(given: int | None, tasks: Sequence[Task]) -> int:

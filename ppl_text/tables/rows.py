@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..core.atomic import PARTIAL_SUFFIX
 from ..core.errors import RunFolderError, UserError
 from ..fitting import fit
 from ..measures import load_measure, measures_of
-from ..measures.base import Measured, Numbers
+from ..measures.base import SEED, Measured, Numbers
 from ..recipes import build, folders
 from ..recipes.config import RunConfig, check_config, recipe_tree
 from ..recipes.tree import source_of
@@ -26,6 +26,9 @@ from ..training.machine import describe_environment, torch_threads
 from ..training.programs import count_parameters
 from ..training.progress import Progress
 from .table import Row, Table
+
+TEXTS = "texts.txt"
+"""The file of a row's folder with what its run has written, one text a line, for rows that train on it."""
 
 RECORD = "measures.json"
 """The file of a row's folder with what was measured of it; written last, so it says that the row is done."""
@@ -48,6 +51,25 @@ class Task:
         return self.out / f"{self.row.name}-s{self.seed}"
 
     @property
+    def texts(self) -> Path:
+        """The file of what the row's run writes, where another row trains on it."""
+        return self.folder / TEXTS
+
+    @property
+    def writes(self) -> int:
+        """How many texts the row's run writes: what the rows that train on them take, and some for empty ones."""
+        takers = [replace(self, row=row) for row in self.table.rows if row.extra == self.row.name]
+        return max((int(1.1 * task.changes["data.extra_limit"]) + 10 for task in takers), default=0)
+
+    @property
+    def before(self) -> Task | None:
+        """The row whose texts this one trains on: it has to be run first; None for no such."""
+        if self.row.extra is None:
+            return None
+        (row,) = self.table.select([self.row.extra])
+        return replace(self, row=row)
+
+    @property
     def corpus(self) -> str:
         """Name or path of what is trained on; raises :class:`UserError` where the table needs to be given it."""
         given = self.data or self.table.corpus
@@ -61,7 +83,8 @@ class Task:
         """Dotted key to value: what is changed of the row's recipe."""
         changes = self.row.changes(self.table.budget(self.budget), self.seed)
         corpus = {"data.corpus": self.corpus}
-        return {**corpus, **changes, **(corpus if self.data else {})}
+        extra = {} if self.before is None else {"data.extra": str(self.before.texts.absolute())}
+        return {**corpus, **changes, **(corpus if self.data else {}), **extra}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -141,6 +164,8 @@ def run_task(task: Task, progress: Progress) -> dict[str, Any]:
         config = task.config()
         run = None if task.row.recipe is None else _trained(task, progress)
         with torch_threads(config.threads):
+            if run is not None and task.writes and not task.texts.is_file():
+                folders.write_text(task.texts, "\n".join(run.generate(task.writes, SEED)) + "\n")
             measured = _measured(task, run, progress)
         record = _record(task, config, measured, run)
         folders.write_record(task.folder / RECORD, record)

@@ -75,7 +75,8 @@ class Row(_Part):
     ``group`` is the part of the table that it stands in; ``remark`` what the comparison must know (a reason for a
     difference, a fault of the paper); ``data`` changes that hold for rows which train nothing too; ``at`` the number
     that it differs in from the other rows of its group, where a figure is drawn over it. ``recomputed``: which of the
-    published figures are not printed but follow from those that are (:mod:`~ppl_text.tables.published`).
+    published figures are not printed but follow from those that are (:mod:`~ppl_text.tables.published`). ``extra``:
+    the row that is run before this one, of whose run ``data.extra_limit`` texts are added to the training texts.
     """
 
     name: Name
@@ -88,6 +89,7 @@ class Row(_Part):
     remark: str = ""
     at: float | None = None
     recomputed: tuple[str, ...] = ()
+    extra: Name | None = None
 
     def changes(self, budget: Budget, seed: int) -> dict[str, Any]:
         """Return the dotted key to value of everything that is changed of the recipe; the more special value wins."""
@@ -275,6 +277,9 @@ def _check_references(table: Table) -> None:
     if table.measure not in MEASURES:
         known = ", ".join(MEASURES)
         faults.append(f"measures '{table.measure}' are not known{nearest(table.measure, MEASURES)}; known: {known}")
+    faults += [
+        f"row '{row.name}' adds texts of no row '{row.extra}'" for row in table.rows if row.extra not in {None, *names}
+    ]
     faults += [f"there is no baseline row '{name}'" for name in table.baselines if name not in names]
     for claim in table.claims:
         faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]
@@ -321,11 +326,15 @@ def choose_part(table: str, parts: Mapping[str, Any], data: str | None) -> Chose
 
 
 def of_part(tree: Any, part: str, parts: Sequence[str]) -> Any:
-    """Make every choice of a tree and replace every ``{part}``; raises :class:`ConfigError` for an unknown part."""
+    """Make every choice of a tree and replace every ``{part}``; raises :class:`ConfigError` for an unknown part.
+
+    An entry of a list that is chosen to be null is not there.
+    """
     if isinstance(tree, str):
         return tree.replace("{part}", part)
     if isinstance(tree, list):
-        return [of_part(item, part, parts) for item in tree]
+        chosen = (of_part(item, part, parts) for item in tree)
+        return [item for item in chosen if item is not None]
     if not isinstance(tree, Mapping):
         return tree
     if tree and all(isinstance(key, str) and (key == _ELSE or key.startswith(_IN)) for key in tree):

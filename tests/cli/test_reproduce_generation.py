@@ -1,4 +1,4 @@
-"""``reproduce davam-generation``: runs of Table II measured by what they write, at the smoke budget on the verses."""
+"""What runs write, at the smoke budget on the verses: ``reproduce davam-generation``, and ``davam-figure3``."""
 
 import json
 import re
@@ -6,6 +6,7 @@ import re
 import pytest
 from click.testing import CliRunner
 
+import ppl_text as pt
 from ppl_text.cli import cli
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
@@ -54,3 +55,38 @@ def test_a_judge_belongs_to_tables_that_ask_one(ppl, tmp_path):
     done = ppl("reproduce", "davam-table2", "--judge", "gpt2", "--out", tmp_path)
     assert (done.status, done.out) == (2, "")
     assert "table davam-table2 has no setting 'judge' of its measures; it has: sentences" in done.err
+
+
+@pytest.fixture(scope="module")
+def augmented(tmp_path_factory, one_thread):
+    """One language model on generated texts beside its own: what was said, and the folder."""
+    out = tmp_path_factory.mktemp("figure3")
+    arguments = ["reproduce", "davam-figure3", "--budget", "smoke", "--jobs", "1", "--rows", "lm-1k-x05,lm-1k"]
+    done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    return done.output, out
+
+
+def test_a_row_is_trained_on_the_texts_of_the_row_before_it(augmented):
+    text, out = augmented
+    found = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    trained = {row["name"]: row["measures"]["train_texts"] for row in found["rows"] if row["seeds"]}
+    assert trained == {"generator-1k": 10, "lm-1k": 10, "lm-1k-x05": 15}
+    assert "3 rows and seeds, 0 of them done before" in text
+    written = (out / "generator-1k-s0" / "texts.txt").read_text(encoding="utf-8").splitlines()
+    assert len(written) == int(1.1 * 40) + 10, "as many as the row that takes most"
+    run = pt.load(out / "lm-1k-x05-s0")
+    added = list(run.corpus.splits["train"].texts)[10:]
+    own = set(pt.load(out / "lm-1k-s0").corpus.splits["train"].texts)
+    assert set(list(run.corpus.splits["train"].texts)[:10]) == own
+    assert own == set(pt.load(out / "generator-1k-s0").corpus.splits["train"].texts), "nothing leaks"
+    taken = [" ".join(line.split()[:24]) for line in written if line][:5]
+    assert added == taken
+
+
+def test_the_perplexities_are_drawn_over_the_number_of_texts(augmented):
+    _, out = augmented
+    assert (out / "figures" / "augmentation.png").stat().st_size > 1000
+    page = (out / "table.md").read_text(encoding="utf-8")
+    assert "](figures/augmentation.png)" in page
+    assert re.search(r"^\| and half as many generated ones \| 15 \| \d+\.\d\d \|", page, re.MULTILINE)

@@ -195,6 +195,7 @@ def test_a_small_table_is_read():
         ("groups: {g: G}", "groups: {g: G", "is not valid YAML"),
         ("measure: words", "measure: wrods", "measures 'wrods' are not known (did you mean 'words'?)"),
         ("measure: words", "measure: words\nbaselines: [a, c]", "there is no baseline row 'c'"),
+        ("title: B, group: g", "title: B, group: g, extra: c", "row 'b' adds texts of no row 'c'"),
     ],
 )
 def test_faults_of_a_file_are_named(old, new, says):
@@ -255,3 +256,21 @@ def test_a_table_of_other_measures_trains_the_rows_of_another(part, tmp_path):
             assert configs[0] == configs[1]
     assert table.budget("small").measure == {"samples": 3}
     assert table.parts == base.parts
+
+
+@pytest.mark.parametrize(("part", "generators"), [("verses", 3), ("verses-full", 1)])
+def test_generators_of_figure_3_know_their_subset_unless_the_leaking_part_is_asked_for(part, generators, tmp_path):
+    table = load_table("davam-figure3", part)
+    rows = {row.name: Task(table, row, "small", 0, tmp_path) for row in table.rows}
+    assert len(rows) == generators + 3 * 5
+    for name, task in rows.items():
+        options = task.config().data.options
+        assert task.config().training.steps == 1500
+        if task.before is None:
+            continue
+        size = 1000 * int(name[3])
+        assert options["train_limit"] == size
+        assert options["extra_limit"] == size * {"05": 0.5, "1": 1, "2": 2, "4": 4}[name.split("x")[1]]
+        assert options["extra"] == str(tmp_path / f"{task.before.row.name}-s0" / "texts.txt")
+        assert task.before.writes >= options["extra_limit"]
+        assert task.before.config().data.options.get("train_limit") == (size if part == "verses" else None)
