@@ -53,7 +53,7 @@ def explain(
     click.echo("Guide   " + summary(programs.guide))
     about = OBJECTIVES.get(bound.name.partition(":")[0], "")
     click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *shown.remarks]))
-    lines = [*config.training.described(config.objective), config.training.optimizer]
+    lines = [*config.training.described(config.objective), *config.training.one_optimizer]
     click.echo("Trained " + "\n        ".join(lines) + "\n")
     click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
     click.echo(shown.sites)

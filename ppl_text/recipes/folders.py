@@ -290,7 +290,7 @@ def report_facts(
         "model": f"{config.model.family}, {model}{frozen}",
         "guide": f"{config.guide.name}, {guide}",
         "objective": config.objective,
-        "training": f"{'; '.join(config.training.described(config.objective))}; {config.training.optimizer}",
+        "training": "; ".join([*config.training.described(config.objective), *config.training.one_optimizer]),
         "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {rows}",
         "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
         "seed": str(config.seed),

@@ -244,9 +244,15 @@ class TrainingSection(Procedure):
     def described(self, objective: str) -> list[str]:
         """Return a line for each stage, with its name where there are several."""
         stages = self.in_stages()
-        several = len({stage.optimizer for stage in stages}) > 1
+        several = not self.one_optimizer
         lines = [(own.name, own.described(objective) + f", by {own.optimizer}" * several) for own in stages]
         return [f"{name}: {line}" for name, line in lines] if self.stages else [line for _, line in lines]
+
+    @property
+    def one_optimizer(self) -> list[str]:
+        """Return the optimiser that all stages share; none where each names its own."""
+        names = {stage.optimizer for stage in self.in_stages()}
+        return list(names) if len(names) == 1 else []
 
     def in_stages(self) -> list[StageSection]:
         """Return each stage with all that it inherits; of a training without stages, the one that it is."""

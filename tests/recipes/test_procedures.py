@@ -375,6 +375,7 @@ def test_a_stage_inherits_what_it_does_not_name():
     )
     assert [(own.optimizer, own.betas) for own in section.in_stages()] == [("adam", (0.8, 0.9)), ("sgd", None)]
     assert section.described("elbo") == ["a: 1 steps of elbo, by adam", "b: 1 steps of elbo, by sgd"]
+    assert (section.one_optimizer, TrainingSection(steps=1).one_optimizer) == ([], ["adam"])
     with pytest.raises(ConfigError, match=r"training\.epochs: a word list"):
         TrainingSection(epochs=2).in_stages()[0].in_steps(None)
 
