@@ -81,7 +81,6 @@ class CodeChain(SharedParts):
     """
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
-    support = constraints.independent(constraints.nonnegative_integer, 1)
     has_rsample = False
     parts: ClassVar[tuple[str, ...]] = ("initial", "transitions", "lengths")
     initial: Tensor
@@ -93,6 +92,11 @@ class CodeChain(SharedParts):
     ) -> None:
         self.initial, self.transitions, self.lengths = initial, transitions, lengths
         super().__init__(lengths.shape, torch.Size((transitions.shape[1] + 1,)), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=1)
+    def support(self) -> constraints.Constraint:
+        """0..M-1 at every step."""
+        return constraints.independent(constraints.integer_interval(0, self.initial.shape[-1] - 1), 1)
 
     @property
     def mask(self) -> Tensor:
@@ -179,13 +183,17 @@ class Codes(SharedParts):
     """p(z = k) = softmax(logits)[k] of one code for a text, event (): ``logits`` (B, M); 0..M-1."""
 
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012 - torch's class-level declaration
-    support = constraints.nonnegative_integer
     has_rsample = False
     parts: ClassVar[tuple[str, ...]] = ("logits",)
 
     def __init__(self, logits: Tensor, validate_args: bool | None = None) -> None:
         self.logits = at_least_float32(logits).log_softmax(-1)
         super().__init__(logits.shape[:-1], torch.Size(), validate_args=validate_args)
+
+    @constraints.dependent_property(is_discrete=True, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        """0..M-1."""
+        return constraints.integer_interval(0, self.logits.shape[-1] - 1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(z), (…, B), nats."""

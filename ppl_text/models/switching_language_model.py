@@ -60,7 +60,7 @@ class SwitchingLanguageModel(nn.Module):
         "s_t = LSTM(w_{t-1}, s_{t-1});  z_t ~ softmax(W s_t + B_{z_{t-1}});  w_t ~ softmax(E tanh(U_{z_t} s_t))",
         "p(z, w) = Π_t p(z_t | z_{t-1}, w_{<t}) P(w_t | w_{<t}, z_t): z is interleaved with w, not drawn first",
     )
-    measures = ("sentences",)
+    measures = ("sentences", "codes")
     start: nn.Parameter
 
     def __init__(
@@ -86,7 +86,7 @@ class SwitchingLanguageModel(nn.Module):
         self.switching, self.codes = switching, codes**books
         self.embedding_dim, self.hidden_dim, self.init = embedding_dim, hidden_dim, init
         axes = () if switching == "sentence" else ("T",)
-        self.latents = (LatentSpec("z", axes=axes, sizes={}, support="nonnegative_integer"),)
+        self.latents = (LatentSpec("z", axes=axes, sizes={}, support="integer_interval"),)
         width = embedding_dim if output_dim is None else output_dim
         self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.lstm = nn.LSTM(embedding_dim, hidden_dim, batch_first=True)
