@@ -260,8 +260,8 @@ def check_path(model: Any, path: str) -> None:
         raise UnknownNameError("path", path, PATHS)
     if has_own_way(model) and path != PATHS[0]:
         raise UserError(
-            f"this model ({model.family}) interpolates spherically, in the noise that drives its latent paths; leave "
-            f"out the path '{path}'"
+            f"this model ({model.family}) has a way of its own between two texts, and no choice of one; leave out the "
+            f"path '{path}'"
         )
 
 

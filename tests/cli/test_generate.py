@@ -221,7 +221,7 @@ def test_what_does_not_go_together_ends_in_one_message(ppl, run, arguments, mess
         (["--strategy", "beam"], "feeds no token back"),
         (["--top-k", "3"], "feeds no token back"),
         (["--reconstruct", "ba", "--strategy", "sample"], "feeds no token back"),
-        (["--interpolate", "ba", "ma", "--path", "linear"], "interpolates spherically"),
+        (["--interpolate", "ba", "ma", "--path", "linear"], "has a way of its own"),
         (["--neighbours", "ba"], "has a latent for each token"),
     ],
     ids=str,

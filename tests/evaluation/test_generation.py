@@ -280,7 +280,7 @@ def test_the_texts_of_an_interpolation_follow_the_strategy():
 def test_paths_that_are_unknown_or_do_not_apply_are_refused(programs):
     with pytest.raises(UnknownNameError, match=r"unknown path 'linaer' \(did you mean 'linear'\?\)"):
         interpolate_texts(Spelling(), Reader(), TOKENIZER, "a", "b", points=3, path="linaer", **SPELLED)
-    with pytest.raises(UserError, match=r"\(deep_state_space\) interpolates spherically.*leave out the path 'linear'"):
+    with pytest.raises(UserError, match=r"\(deep_state_space\) has a way of its own.*leave out the path 'linear'"):
         interpolate_texts(*programs, "ma", "ro", points=3, max_steps=6, seed=0, path="linear")
 
 
