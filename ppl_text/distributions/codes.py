@@ -288,7 +288,7 @@ class TiltedCodes(ChosenCodes):
 def draw_index(logits: Tensor) -> Tensor:
     """Draw from softmax(logits) (…, M), (…,): as the largest of logits with Gumbel noise, which asks no device."""
     logits = at_least_float32(logits)
-    return (logits - torch.empty_like(logits).exponential_().log()).argmax(-1)
+    return (logits - (-torch.rand_like(logits).log()).log()).argmax(-1)
 
 
 def _picked(log_shares: Tensor, value: Tensor, codes: Tensor) -> Tensor:
