@@ -94,14 +94,17 @@ class CodeSequences(StepDistribution):
 
     def log_shares(self, value: Tensor) -> Tensor:
         """ln γ_s(k | z_{<s}) of every code along a path, (…, S, M), nats; no gradient for the path."""
-        logits = self.network(nearest(value.detach(), self.codes))[..., : len(self.codes)]
-        return at_least_float32(logits).log_softmax(-1)
+        return self._shares_along(nearest(value.detach(), self.codes))
+
+    def _shares_along(self, indices: Tensor) -> Tensor:
+        return at_least_float32(self.network(indices)[..., : len(self.codes)]).log_softmax(-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Σ_{s ≤ length} ln γ_s(k_s | z_{<s}), (…, B), nats."""
         if self._validate_args:
             self._validate_sample(value)
-        return self.total(_picked(self.log_shares(value), value, self.codes))
+        indices = nearest(value.detach(), self.codes)
+        return self.total(_picked(self._shares_along(indices), indices))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -164,7 +167,7 @@ class StoppedCodes(CodeSequences):
             self._validate_sample(value)
         shares = self._all_shares(value)
         counted = self.counted(value)
-        steps = torch.where(counted, _picked(shares[..., :-1, :-1], value, self.codes), 0.0).sum(-1)
+        steps = torch.where(counted, _picked(shares[..., :-1, :-1], nearest(value.detach(), self.codes)), 0.0).sum(-1)
         found = steps + shares[..., -1].gather(-1, counted.sum(-1, keepdim=True)).squeeze(-1)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
@@ -208,7 +211,7 @@ class ChosenCodes(StepDistribution):
         """Σ_{s ≤ length} ln q(z_s | z_{<s}, x), (…, B), nats."""
         if self._validate_args:
             self._validate_sample(value)
-        return self.total(_picked(self.log_shares(value), value, self.codes))
+        return self.total(_picked(self.log_shares(value), nearest(value.detach(), self.codes)))
 
 
 class IndependentCodes(ChosenCodes):
@@ -291,8 +294,7 @@ def draw_index(logits: Tensor) -> Tensor:
     return (logits - (-torch.rand_like(logits).log()).log()).argmax(-1)
 
 
-def _picked(log_shares: Tensor, value: Tensor, codes: Tensor) -> Tensor:
+def _picked(log_shares: Tensor, indices: Tensor) -> Tensor:
     """Return what each step's code has of shares (…, S, M), (…, S)."""
-    indices = nearest(value.detach(), codes)
     shape = torch.broadcast_shapes(indices.shape, log_shares.shape[:-1])
     return log_shares.expand(*shape, -1).gather(-1, indices.expand(shape).unsqueeze(-1)).squeeze(-1)
