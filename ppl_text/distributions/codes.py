@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..nn.attention import is_step
 from ..nn.codebook import distances, nearest
+from .choices import draw_index, picked
 from .precision import at_least_float32
 from .steps import Autoregressive, StepDistribution, draw_in_order
 
@@ -75,15 +76,39 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-class CodeSequences(StepDistribution):
-    """p(z | n) = Π_{s ≤ n} softmax(o_s(k_{<s}))[k_s] over code vectors z_s = e_{k_s}, o_s from a network of indices.
+class CodePaths(StepDistribution):
+    """Π_{s ≤ n} p(z_s = e_k | z_{<s}): base of what draws codes, prior or posterior; event (S, D).
 
-    The autoregressive ``network`` gives M outputs (what it gives beyond them is left out), from embeddings of its own,
-    so that codes that move do not move the prior. Event (S, D). A value is read as the codes that it is nearest to; one
-    that is no code would have no probability, and none is asked for it here.
+    Subclasses say the shares along a path, and how a path is drawn. A value is read as the codes that it is nearest to;
+    one that is no code would have no probability, and none is asked for it here. A draw cannot be differentiated.
     """
 
     has_rsample = False
+    codes: Tensor
+
+    def shares_along(self, indices: Tensor) -> Tensor:
+        """ln p(z_s = e_k | z_{<s}) of every code, (…, S, M), nats, along the path of codes ``indices`` (…, S)."""
+        raise NotImplementedError
+
+    def log_shares(self, value: Tensor) -> Tensor:
+        """ln p(z_s = e_k | z_{<s}) of every code along a path, (…, S, M), nats; no gradient for the path."""
+        return self.shares_along(nearest(value.detach(), self.codes))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Σ_{s ≤ length} ln p(z_s | z_{<s}), (…, B), nats."""
+        if self._validate_args:
+            self._validate_sample(value)
+        indices = nearest(value.detach(), self.codes)
+        return self.total(picked(self.shares_along(indices), indices))
+
+
+class CodeSequences(CodePaths):
+    """p(z | n) = Π_{s ≤ n} softmax(o_s(k_{<s}))[k_s] over code vectors z_s = e_{k_s}, o_s from a network of indices.
+
+    The autoregressive ``network`` gives M outputs (what it gives beyond them is left out), from embeddings of its own,
+    so that codes that move do not move the prior. Event (S, D).
+    """
+
     parts = ("lengths", "network", "codes")
 
     def __init__(
@@ -92,19 +117,9 @@ class CodeSequences(StepDistribution):
         self.network, self.codes, self.lengths = network, codes, lengths
         super().__init__(lengths.shape, torch.Size((steps, codes.shape[-1])), validate_args=validate_args)
 
-    def log_shares(self, value: Tensor) -> Tensor:
-        """ln γ_s(k | z_{<s}) of every code along a path, (…, S, M), nats; no gradient for the path."""
-        return self._shares_along(nearest(value.detach(), self.codes))
-
-    def _shares_along(self, indices: Tensor) -> Tensor:
+    def shares_along(self, indices: Tensor) -> Tensor:
+        """ln γ_s(k | z_{<s}) of every code, (…, S, M), nats."""
         return at_least_float32(self.network(indices)[..., : len(self.codes)]).log_softmax(-1)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_{s ≤ length} ln γ_s(k_s | z_{<s}), (…, B), nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        indices = nearest(value.detach(), self.codes)
-        return self.total(_picked(self._shares_along(indices), indices))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -125,7 +140,7 @@ class CodeSequences(StepDistribution):
         """
         if isinstance(q, NearestCodes):
             return -self.log_prob(value)
-        if not isinstance(q, ChosenCodes | CodeSequences):
+        if not isinstance(q, CodePaths):
             return None
         log_q = q.log_shares(value)
         return q.total((log_q.exp() * (log_q - self.log_shares(value))).sum(-1))
@@ -143,32 +158,29 @@ class StoppedCodes(CodeSequences):
         """Return the steps that the value has, (…, B, S)."""
         return is_step(value)
 
-    def _all_shares(self, value: Tensor) -> Tensor:
+    def _all_shares(self, indices: Tensor) -> Tensor:
         """ln softmax(o_s) of codes and stop, (…, S + 1, M + 1)."""
-        indices = nn.functional.pad(nearest(value.detach(), self.codes), (0, 1))
-        logits = at_least_float32(self.network(indices))
+        logits = at_least_float32(self.network(nn.functional.pad(indices, (0, 1))))
         first = torch.arange(logits.shape[-2], device=logits.device).unsqueeze(-1) == 0
         stop = torch.arange(logits.shape[-1], device=logits.device) == len(self.codes)
         return logits.masked_fill(first & stop, -torch.inf).log_softmax(-1)
 
-    def log_shares(self, value: Tensor) -> Tensor:
-        """ln γ_s(k | z_{<s}) of every code along a path, (…, S, M), nats: they sum to 1 - p(stop)."""
-        return self._all_shares(value)[..., :-1, :-1]
+    def shares_along(self, indices: Tensor) -> Tensor:
+        """ln γ_s(k | z_{<s}) of every code, (…, S, M), nats: they sum to 1 - p(stop)."""
+        return self._all_shares(indices)[..., :-1, :-1]
 
-    def _log_stop(self, value: Tensor) -> Tensor:
-        """ln p(stop) behind the last step of a value, (…, B)."""
-        number = self.counted(value).sum(-1, keepdim=True)
-        stops = self._all_shares(value)[..., -1]
-        return stops.expand(*number.shape[:-1], -1).gather(-1, number).squeeze(-1)
+    def _log_stop(self, value: Tensor, shares: Tensor) -> Tensor:
+        """ln p(stop) behind the last step of a value, (…, B), given all shares along it."""
+        return picked(shares[..., -1], self.counted(value).sum(-1))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(z_{1:n}), (…, B), nats, n the steps that the value has."""
         if self._validate_args:
             self._validate_sample(value)
-        shares = self._all_shares(value)
-        counted = self.counted(value)
-        steps = torch.where(counted, _picked(shares[..., :-1, :-1], nearest(value.detach(), self.codes)), 0.0).sum(-1)
-        found = steps + shares[..., -1].gather(-1, counted.sum(-1, keepdim=True)).squeeze(-1)
+        indices = nearest(value.detach(), self.codes)
+        shares = self._all_shares(indices)
+        steps = torch.where(self.counted(value), picked(shares[..., :-1, :-1], indices), 0.0).sum(-1)
+        found = steps + self._log_stop(value, shares)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     @torch.no_grad()
@@ -191,30 +203,12 @@ class StoppedCodes(CodeSequences):
     def kl_from(self, q: Any, value: Tensor) -> Tensor | None:
         """KL(q ‖ p) along a path drawn from q, (…, B), nats, its stop included; None for a q of another kind."""
         steps = super().kl_from(q, value)
-        return steps if steps is None or isinstance(q, NearestCodes) else steps - self._log_stop(value)
+        if steps is None or isinstance(q, NearestCodes):
+            return steps
+        return steps - self._log_stop(value, self._all_shares(nearest(value.detach(), self.codes)))
 
 
-class ChosenCodes(StepDistribution):
-    """q(z | x) = Π_{s ≤ n} q(z_s = e_k | z_{<s}, x): base of posteriors that draw codes; event (S, D).
-
-    Subclasses say ``log_shares(value)`` and how a path is drawn. A draw cannot be differentiated.
-    """
-
-    has_rsample = False
-    codes: Tensor
-
-    def log_shares(self, value: Tensor) -> Tensor:
-        """ln q(z_s = e_k | z_{<s}, x) of every code along a path, (…, B, S, M), nats."""
-        raise NotImplementedError
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Σ_{s ≤ length} ln q(z_s | z_{<s}, x), (…, B), nats."""
-        if self._validate_args:
-            self._validate_sample(value)
-        return self.total(_picked(self.log_shares(value), nearest(value.detach(), self.codes)))
-
-
-class IndependentCodes(ChosenCodes):
+class IndependentCodes(CodePaths):
     """q(z | x) = Π_{s ≤ n} softmax(logits_s)[k_s], from logits (…, B, S, M): each code by itself, given the text."""
 
     parts = ("lengths", "codes", "logits")
@@ -229,7 +223,7 @@ class IndependentCodes(ChosenCodes):
         """Σ_k q_k e_k, zero behind the lengths."""
         return self.kept(self.logits.softmax(-1) @ self.codes)
 
-    def log_shares(self, value: Tensor) -> Tensor:
+    def shares_along(self, indices: Tensor) -> Tensor:
         """ln softmax(logits_s), (…, B, S, M), nats, whatever the path."""
         return self.logits.log_softmax(-1)
 
@@ -240,7 +234,7 @@ class IndependentCodes(ChosenCodes):
         return self.kept(self.codes[draw_index(self.logits.expand(*shape[:-1], -1))])
 
 
-class TiltedCodes(ChosenCodes):
+class TiltedCodes(CodePaths):
     """q(z_s = e_k | z_{<s}, x) ∝ γ_k(z_{<s}) exp(-‖h_s - e_k‖²/τ): the ``prior``'s shares, tilted to the states' codes.
 
     KL(q ‖ p) along a path is Σ_s [-E_q d/τ - ln Σ_k γ_k e^{-d_k/τ}] with d_k = ‖h_s - e_k‖² (specification 6.iii). As τ
@@ -270,9 +264,9 @@ class TiltedCodes(ChosenCodes):
         batch = torch.broadcast_shapes(states.shape[:-2], lengths.shape)
         super().__init__(batch, states.shape[-2:], validate_args=validate_args)
 
-    def log_shares(self, value: Tensor) -> Tensor:
-        """ln q(z_s = e_k | z_{<s}, x) of every code along a path, (…, B, S, M), nats."""
-        return (self.prior.log_shares(value) + self.tilt).log_softmax(-1)
+    def shares_along(self, indices: Tensor) -> Tensor:
+        """ln q(z_s = e_k | z_{<s}, x) of every code, (…, B, S, M), nats."""
+        return (self.prior.shares_along(indices) + self.tilt).log_softmax(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
@@ -286,15 +280,3 @@ class TiltedCodes(ChosenCodes):
 
         indices = draw_in_order(self.prior.network, shape[:-2].numel(), shape[-2], draw)
         return self.kept(self.codes[indices].view(shape))
-
-
-def draw_index(logits: Tensor) -> Tensor:
-    """Draw from softmax(logits) (…, M), (…,): as the largest of logits with Gumbel noise, which asks no device."""
-    logits = at_least_float32(logits)
-    return (logits - (-torch.rand_like(logits).log()).log()).argmax(-1)
-
-
-def _picked(log_shares: Tensor, indices: Tensor) -> Tensor:
-    """Return what each step's code has of shares (…, S, M), (…, S)."""
-    shape = torch.broadcast_shapes(indices.shape, log_shares.shape[:-1])
-    return log_shares.expand(*shape, -1).gather(-1, indices.expand(shape).unsqueeze(-1)).squeeze(-1)

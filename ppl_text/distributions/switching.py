@@ -18,14 +18,10 @@ from torch.distributions import constraints
 
 from ..core.vocabulary import OWN_IDS, ReservedIds
 from ..nn.forward_algorithm import LogEvidence
+from .choices import draw_index, picked
 from .precision import at_least_float32
 from .shared import SharedParts
 from .tokens import TokenDistribution, score_outcomes
-
-
-def draw_codes(logits: Tensor) -> Tensor:
-    """Draw indices (…,) from softmax(logits (…, M)) by Gumbel noise: nothing asks the device."""
-    return (logits - (-torch.rand_like(logits).log()).log()).argmax(-1)
 
 
 class Emissions:
@@ -70,8 +66,7 @@ class SwitchedTokens(TokenDistribution):
         return self.emissions.logits(self.codes)
 
     def _score(self, value: Tensor, mask: Tensor) -> Tensor:
-        table = self.emissions.of(value).expand(*self.codes.shape, -1)
-        return table.gather(-1, self.codes.unsqueeze(-1)).squeeze(-1)
+        return picked(self.emissions.of(value), self.codes)
 
 
 class CodeChain(SharedParts):
@@ -111,10 +106,9 @@ class CodeChain(SharedParts):
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     def _along(self, value: Tensor) -> Tensor:
-        first = self.initial.expand(*value.shape[:-1], -1).gather(-1, value[..., :1]).squeeze(-1)
-        size = self.initial.shape[-1]
-        pairs = (size * value[..., :-1] + value[..., 1:]).unsqueeze(-1)
-        steps = self.transitions.flatten(-2).expand(*pairs.shape[:-1], -1).gather(-1, pairs).squeeze(-1)
+        first = picked(self.initial, value[..., 0])
+        pairs = self.initial.shape[-1] * value[..., :-1] + value[..., 1:]
+        steps = picked(self.transitions.flatten(-2), pairs)
         return first + torch.where(self.mask[..., 1:], steps, 0.0).sum(-1)
 
     @torch.no_grad()
@@ -122,10 +116,10 @@ class CodeChain(SharedParts):
         """Draw codes (…, B, T), from the first to the last."""
         shape = self._extended_shape(sample_shape)
         lead = shape[:-1]
-        current = draw_codes(self.initial.expand(*lead, -1))
+        current = draw_index(self.initial.expand(*lead, -1))
         drawn = [current]
         for step in self.transitions.unbind(-3):
-            current = draw_codes(_row(step.expand(*lead, -1, -1), current))
+            current = draw_index(_row(step.expand(*lead, -1, -1), current))
             drawn.append(current)
         return torch.where(self.mask, torch.stack(drawn, -1), 0)
 
@@ -146,8 +140,7 @@ class CodeChainPosterior(CodeChain):
         super().__init__(chain.initial, chain.transitions, chain.lengths, validate_args=validate_args)
 
     def _along(self, value: Tensor) -> Tensor:
-        scores = self.emissions.expand(*value.shape, -1).gather(-1, value.unsqueeze(-1)).squeeze(-1)
-        emitted = torch.where(self.mask, scores, 0.0).sum(-1)
+        emitted = torch.where(self.mask, picked(self.emissions, value), 0.0).sum(-1)
         return super()._along(value) + emitted - self.evidence
 
     @property
@@ -172,7 +165,7 @@ class CodeChainPosterior(CodeChain):
                 index = current[..., None, None].expand(*lead, onward.shape[-2], 1)
                 inner = (t + 1 < self.lengths).unsqueeze(-1)
                 logits = logits + torch.where(inner, onward.gather(-1, index).squeeze(-1), 0.0)
-            current = draw_codes(logits)
+            current = draw_index(logits)
             drawn.append(current)
         return torch.where(self.mask, torch.stack(drawn[::-1], -1), 0)
 
@@ -197,13 +190,13 @@ class Codes(SharedParts):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """ln p(z), (…, B), nats."""
-        found = self.logits.expand(*value.shape, -1).gather(-1, value.unsqueeze(-1)).squeeze(-1)
+        found = picked(self.logits, value)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     @torch.no_grad()
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008 - torch's signature
         """Draw codes (…, B)."""
-        return draw_codes(self.logits.expand(*self._extended_shape(sample_shape), -1))
+        return draw_index(self.logits.expand(*self._extended_shape(sample_shape), -1))
 
 
 class CodePosterior(Codes):

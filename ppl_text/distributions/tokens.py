@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.vocabulary import OWN_IDS, ReservedIds
 from ..nn.fused import worthwhile
+from .choices import picked
 from .precision import at_least_float32
 from .shared import SharedParts
 
@@ -175,9 +176,7 @@ class TokenSequence(TokenDistribution):
 
     def _score(self, value: Tensor, mask: Tensor) -> Tensor:
         outcome = self._outcomes(value)
-        shape = torch.broadcast_shapes(outcome.shape, self.logits.shape[:-1])
-        picked = self.logits.expand(*shape, -1).gather(-1, outcome.expand(shape).unsqueeze(-1)).squeeze(-1)
-        return picked - self.logits.logsumexp(-1)
+        return picked(self.logits, outcome) - self.logits.logsumexp(-1)
 
 
 class DecodedTokens(TokenDistribution):

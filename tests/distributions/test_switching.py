@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 
+from ppl_text.distributions.choices import draw_index
 from ppl_text.distributions.switching import (
     CodeChain,
     CodeChainPosterior,
@@ -12,7 +13,6 @@ from ppl_text.distributions.switching import (
     Codes,
     Emissions,
     SwitchedTokens,
-    draw_codes,
 )
 
 LENGTHS = torch.tensor([3, 1, 2])
@@ -127,7 +127,7 @@ def test_tokens_are_scored_by_the_softmax_of_their_code():
 def test_codes_are_drawn_in_proportion():
     torch.manual_seed(3)
     logits = torch.tensor([0.0, 1.0, -torch.inf])
-    drawn = draw_codes(logits.expand(DRAWS, 3))
+    drawn = draw_index(logits.expand(DRAWS, 3))
     assert (drawn == 2).sum() == 0
     share = float((drawn == 1).double().mean())
     assert abs(share - float(logits.softmax(0)[1])) < 0.02
