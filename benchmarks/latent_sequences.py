@@ -211,8 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     threads, reports = race.limit_threads(options.threads), {}
     for kind in chosen.kinds:
         names = race.chosen(options, LATENT_CONTESTANTS[kind])
-        counts = {"rounds": options.rounds, "steps": options.steps, "warmup": options.warmup}
-        raced = run(kind, names, **counts, device=options.device, sizes=sizes, clock=race.CLOCKS[options.clock])
+        raced = run(kind, names, sizes=sizes, **race.settings(options))
         print(f"{kind}\n")
         reports[kind] = race.describe(options, raced, {"B": BATCH, "T": STEPS, **sizes._asdict()}, threads)
         print()

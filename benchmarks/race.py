@@ -196,19 +196,18 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
     }
 
 
+def settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options of any race say of its run."""
+    counts = {"rounds": options.rounds, "steps": options.steps, "warmup": options.warmup}
+    return {**counts, "device": options.device, "clock": CLOCKS[options.clock]}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race and print the table."""
     options = parse(arguments)
     threads = limit_threads(options.threads)
     names = chosen(options, CONTESTANTS)
-    raced = run(
-        names,
-        rounds=options.rounds,
-        steps=options.steps,
-        warmup=options.warmup,
-        device=options.device,
-        clock=CLOCKS[options.clock],
-    )
+    raced = run(names, **settings(options))
     tell(options, raced, {"B": BATCH, "T": STEPS, "D": STATE}, threads)
 
 

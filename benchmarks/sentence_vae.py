@@ -162,14 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     threads = race.limit_threads(options.threads)
     names = race.chosen(options, SENTENCE_CONTESTANTS)
-    raced = run(
-        names,
-        rounds=options.rounds,
-        steps=options.steps,
-        warmup=options.warmup,
-        device=options.device,
-        clock=race.CLOCKS[options.clock],
-    )
+    raced = run(names, **race.settings(options))
     race.tell(options, raced, {"B": lstm_vae.BATCH, "T": lstm_vae.STEPS, **Sizes()._asdict()}, threads)
 
 

@@ -22,7 +22,7 @@ from ..nn.codebook import nearest
 from ..objectives.terms import LatentTerms
 from .latents import divergence, latent_terms
 from .scores import steps_of
-from .sentences import CommonSentences, chosen_rows, common_sentences, subset
+from .sentences import CommonSentences, watched
 
 SENTENCES = 256
 """How many sentences a monitor looks at."""
@@ -143,17 +143,14 @@ class CodeMonitor:
     """
 
     def __init__(self, data: CommonSentences | EvaluationSet, sentences: int | None = SENTENCES) -> None:
-        common = data if isinstance(data, CommonSentences) else common_sentences(data)
-        self._data = common if sentences is None else subset(common, chosen_rows(len(common.texts), sentences))
+        self._data = watched(data, sentences)
         self._silent = False
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> Mapping[str, Any]:
         """Numbers by name, for the line of a validation."""
         if self._silent:
             return {}
-        device = device_of(model)
-        here = CommonSentences(tuple(batch.to(device) for batch in self._data.batches), self._data.texts)
-        found = code_figures(model, guide, here)
+        found = code_figures(model, guide, self._data.to(device_of(model)))
         self._silent = not found
         by_site = {name: figures.as_dict() for name, figures in found.items()}
         if len(by_site) == 1:

@@ -29,7 +29,7 @@ from ..core.latents import of_sentence
 from ..core.printing import percent
 from ..data.batches import EvaluationSet
 from .latents import LatentFigures, SiteFigures, latent_figures
-from .sentences import CommonSentences, chosen_rows, common_sentences, subset
+from .sentences import CommonSentences, watched
 
 COLLAPSED_KL = 0.1
 """Nats per sentence below which the latents say nothing."""
@@ -212,17 +212,14 @@ class CollapseMonitor:
         sentences: int | None = SENTENCES,
         noun: str = "sentence",
     ) -> None:
-        common = data if isinstance(data, CommonSentences) else common_sentences(data)
-        number = len(common.texts)
-        self._data = common if sentences is None else subset(common, chosen_rows(number, sentences))
+        self._data = watched(data, sentences)
         self._draws, self._cures, self._noun = draws, cures, noun
 
     def __call__(self, model: nn.Module, guide: nn.Module) -> dict[str, Any]:
         """Numbers by name, for the line of a validation."""
         if not of_sentence(getattr(model, "latents", ())):
             return {}
-        device = device_of(model)
-        here = CommonSentences(tuple(batch.to(device) for batch in self._data.batches), self._data.texts)
+        here = self._data.to(device_of(model))
         figures = latent_figures(model, guide, here, draws=self._draws, costly=COSTLY_SENTENCES)
         if figures is None or figures.together is None:
             return {}

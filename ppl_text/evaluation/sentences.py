@@ -51,6 +51,10 @@ class CommonSentences:
         """Mean number of scored tokens: nats per sentence divided by it are nats per token."""
         return float((self.share * self.tokens).sum())
 
+    def to(self, device: torch.device | str) -> CommonSentences:
+        """Return the same sentences on another device."""
+        return CommonSentences(tuple(batch.to(device) for batch in self.batches), self.texts)
+
     def merged(self) -> Batch:
         """Return all N sentences as one batch, as wide as the longest of them."""
         return merge(self.batches)
@@ -101,6 +105,12 @@ def subset(sentences: CommonSentences, chosen: Tensor) -> CommonSentences:
     ]
     texts = tuple(text for text, wanted in zip(sentences.texts, chosen.tolist(), strict=True) if wanted)
     return CommonSentences(tuple(batches), texts)
+
+
+def watched(data: CommonSentences | EvaluationSet, most: int | None) -> CommonSentences:
+    """Return what a monitor looks at: at most so many sentences (None: all), the same ones every time."""
+    common = data if isinstance(data, CommonSentences) else common_sentences(data)
+    return common if most is None else subset(common, chosen_rows(len(common.texts), most))
 
 
 def tile(batch: Batch, repeats: int) -> Batch:

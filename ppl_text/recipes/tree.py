@@ -174,8 +174,12 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
             merged[section] = {key: value for key, value in merged[section].items() if key != option}
     for key, value in above.items():
         under = merged.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        merged[key] = {**under, **value} if both else value  # type: ignore[dict-item]
+        if not (isinstance(under, Mapping) and isinstance(value, Mapping)):
+            merged[key] = value
+        elif key == WITH:
+            merged[key] = {name: _over(under.get(name, {}), value.get(name, {})) for name in {**under, **value}}
+        else:
+            merged[key] = {**under, **value}
     return merged
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+import ppl_text as pt
 from ppl_text.recipes import build
 
 SPECS = [
@@ -35,3 +36,36 @@ def trained_soundly(run):
         assert start.keys() == end.keys()
         if start:
             assert any(not torch.equal(start[name], end[name]) for name in start)
+
+
+def fitted(folder, tiny, changes):
+    """Runs by name: each recipe of ``changes`` (a name, and after a comma what tells it from others) on short texts.
+
+    With one thread, whatever the machine has.
+    """
+    texts = folder / "sentences.txt"
+    words = ["see", "the", "small", "dog", "run", "up", "and", "down", "a", "hill"]
+    lines = [" ".join(words[i % 5 : i % 5 + 2 + i % 4]) + f" . {words[i % 9]}" for i in range(160)]
+    texts.write_text("\n".join(lines), encoding="utf-8")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = {
+        name: pt.fit(name.split(",")[0], data=texts, set={**tiny, **own, "data.min_count": 1}, out=folder / name)
+        for name, own in changes.items()
+    }
+    torch.set_num_threads(threads)
+    return made
+
+
+class Stopping:
+    """A progress that fails after so many steps, as a machine might."""
+
+    def __init__(self, stop):
+        self.stop = stop
+
+    def __getattr__(self, name):
+        return lambda *given: None
+
+    def step(self, record):
+        if record.step == self.stop:
+            raise KeyError("the machine")

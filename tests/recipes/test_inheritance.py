@@ -66,6 +66,9 @@ def test_a_recipe_of_corpus_and_procedure_needs_no_file():
     assert config.training.beta == {"name": "linear", "start": 0.1, "end": 1.0, "epochs": 4}
     assert load_config("ptb-anneal").training.beta["epochs"] == 10
     assert load_config("ptb-small-davam-q").model.options["prior_width"] == 64
+    both = load_config("ptb-codes-sentence")
+    assert both.model.options["output_dim"] == 243, "of on-ptb"
+    assert [stage.epochs for stage in both.training.stages] == [50, 50], "of public-baselines, which it extends"
     corpora = {corpus for corpus, _ in compositions().values()}
     procedures = {procedure for _, procedure in compositions().values()}
     assert {f"{corpus.removeprefix('on-')}-{name}" for corpus in corpora for name in procedures} <= set(recipe_names())

@@ -16,6 +16,8 @@ from ppl_text.recipes.config import load_config, recipe_tree
 from ppl_text.recipes.errors import RecipeError
 from ppl_text.recipes.procedures import TrainingSection
 
+from .soundness import Stopping
+
 WORDS = [
     "the",
     "cat",
@@ -170,20 +172,6 @@ def test_stopped_runs_of_stages_equal_uninterrupted_ones(fit, monkeypatch):
 def weights(run):
     state = torch.load(run.folder / f"checkpoints/step-{3 * BATCHES:08d}.pt", weights_only=True)["state"]
     return state["parameters"]
-
-
-class Stopping:
-    """A progress that fails after so many steps, as a machine might."""
-
-    def __init__(self, stop):
-        self.stop = stop
-
-    def __getattr__(self, name):
-        return lambda *given: None
-
-    def step(self, record):
-        if record.step == self.stop:
-            raise KeyError("the machine")
 
 
 def test_a_reset_draws_other_parameters_the_same_ones_for_the_same_seed(fit):

@@ -8,7 +8,7 @@ import torch
 
 import ppl_text as pt
 
-from .soundness import trained_soundly
+from .soundness import fitted, trained_soundly
 
 TINY = {
     "data.buckets": 4,
@@ -39,19 +39,7 @@ SHAPES = {"verses-gavam": (1, 2, 3), "verses-davam, last": (1, 3)}
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Each recipe, trained for a few steps on short sentences."""
-    folder = tmp_path_factory.mktemp("latent-sequences")
-    texts = folder / "sentences.txt"
-    words = ["see", "the", "small", "dog", "run", "up", "and", "down", "a", "hill"]
-    lines = [" ".join(words[i % 5 : i % 5 + 2 + i % 4]) + " ." for i in range(160)]
-    texts.write_text("\n".join(f"{line} {words[i % 9]}" for i, line in enumerate(lines)), encoding="utf-8")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    made = {
-        name: pt.fit(name.split(",")[0], data=texts, set={**TINY, **changes, "data.min_count": 1}, out=folder / name)
-        for name, changes in CHANGES.items()
-    }
-    torch.set_num_threads(threads)
-    return made
+    return fitted(tmp_path_factory.mktemp("latent-sequences"), TINY, CHANGES)
 
 
 @pytest.mark.parametrize("name", CHANGES)

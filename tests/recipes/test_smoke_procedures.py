@@ -9,7 +9,7 @@ import ppl_text as pt
 from ppl_text.recipes import compositions
 from ppl_text.recipes.config import load_config
 
-from .soundness import trained_soundly
+from .soundness import Stopping, trained_soundly
 
 TINY = {
     "data.buckets": 4,
@@ -73,20 +73,6 @@ def test_the_published_procedures(corpus):
         assert (training.decay.patience, training.decay.limit) == (2, 5)
 
 
-class Failing:
-    """A progress that fails after so many steps, as a machine might."""
-
-    def __init__(self, stop):
-        self.stop = stop
-
-    def __getattr__(self, name):
-        return lambda *given: None
-
-    def step(self, record):
-        if record.step == self.stop:
-            raise KeyError(self.stop)
-
-
 def test_codes_by_two_optimisers_under_a_commitment_that_rises_are_resumed_anywhere(sentences, tmp_path, one_thread):
     def fit(name, **options):
         return pt.fit("ptb-davam", data=sentences, set=CODES, out=tmp_path / name, **options)
@@ -97,7 +83,7 @@ def test_codes_by_two_optimisers_under_a_commitment_that_rises_are_resumed_anywh
     assert [record["beta"] for record in records(whole)] == [*({"commitment": b} for b in (0.5, 0.5, 2.5)), *[1.0] * 3]
     for stop in (2, 3, 5):
         with pytest.raises(KeyError):
-            fit(f"part-{stop}", progress=Failing(stop))
+            fit(f"part-{stop}", progress=Stopping(stop))
         part = pt.fit(resume=tmp_path / f"part-{stop}")
         first, second = (
             torch.load(run.folder / "checkpoints/step-00000006.pt", weights_only=True)["state"] for run in (whole, part)

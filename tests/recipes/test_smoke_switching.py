@@ -3,12 +3,10 @@
 import json
 
 import pytest
-import torch
 
-import ppl_text as pt
 from ppl_text.core.errors import UserError
 
-from .soundness import trained_soundly
+from .soundness import fitted, trained_soundly
 
 TINY = {
     "data.buckets": 4,
@@ -32,18 +30,7 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Each recipe, trained for a few steps on short sentences."""
-    folder = tmp_path_factory.mktemp("switching")
-    texts = folder / "sentences.txt"
-    words = ["see", "the", "small", "dog", "run", "up", "and", "down", "a", "hill"]
-    lines = [" ".join(words[i % 5 : i % 5 + 2 + i % 4]) + f" . {words[i % 9]}" for i in range(160)]
-    texts.write_text("\n".join(lines), encoding="utf-8")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    made = {
-        name: pt.fit(name, data=texts, set={**TINY, **changes}, out=folder / name) for name, changes in CHANGES.items()
-    }
-    torch.set_num_threads(threads)
-    return made
+    return fitted(tmp_path_factory.mktemp("switching"), TINY, CHANGES)
 
 
 @pytest.mark.parametrize("name", CHANGES)
