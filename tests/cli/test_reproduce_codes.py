@@ -10,7 +10,7 @@ from ppl_text.recipes.config import check_config, recipe_tree
 from ppl_text.tables.table import load_table
 from ppl_text.training.programs import count_parameters
 
-EXACT = ["lm", "one-code", "contextual", "contextual-4", "markov", "sentence"]
+EXACT = ["lm", "one-code", "contextual", "contextual-4", "markov", "lm-two-stages", "sentence"]
 OUTCOMES = {"verses": 3001, "ptb-small": 2001}
 
 
@@ -21,14 +21,14 @@ def test_rows_with_codes_are_exact(tmp_path):
 
     from ppl_text.cli import cli
 
-    rows = "lm,contextual,sentence"
+    rows = "lm,contextual,lm-two-stages,sentence"
     command = ["reproduce", "davam-codes", "--rows", rows, "--budget", "smoke", "--jobs", "1", "--out", str(tmp_path)]
     done = CliRunner().invoke(cli, command)
     assert done.exit_code == 0, done.output
     found = {row["name"]: row["measures"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
-    for name in ("contextual", "sentence"):
+    for name in ("contextual", "lm-two-stages", "sentence"):
         assert found[name]["ppl"] == pytest.approx(found[name]["ppl_elbo"], rel=1e-5)
-        assert found[name]["kl"] > 0
+        assert (found[name]["kl"] > 0) == (name != "lm-two-stages")
     assert "kl" not in found["lm"]
     assert "contextual codes beat the language model" in done.output
 
@@ -44,4 +44,4 @@ def test_no_exact_row_has_more_parameters_than_the_language_model(part):
             sizes[row.name] = sum(count_parameters(*programs))
     assert list(sizes) == EXACT
     for name, size in sizes.items():
-        assert 0.99 * sizes["lm"] < size <= sizes["lm"], name
+        assert 0.994 * sizes["lm"] < size <= sizes["lm"], name
