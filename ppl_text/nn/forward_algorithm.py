@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """Return float64, or what the device has (Metal has no float64)."""
     return tensor if tensor.device.type == "mps" else tensor.double()
 
@@ -24,10 +24,10 @@ def _forward(initial: Tensor, transitions: Tensor, emissions: Tensor) -> tuple[T
 
     α̂_t(k) = Σ_j α̂_{t-1}(j) A_t(j, k) b_t(k) / c_t, with b_t divided by its largest entry.
     """
-    moves = _wide(transitions).exp()
-    emitted = _wide(emissions)
+    moves = wide(transitions).exp()
+    emitted = wide(emissions)
     emitted = (emitted - emitted.amax(-1, keepdim=True)).exp()
-    current = (_wide(initial).exp() * emitted[:, 0]).unsqueeze(1)
+    current = (wide(initial).exp() * emitted[:, 0]).unsqueeze(1)
     norm = current.sum(-1, keepdim=True)
     current = current / norm
     found, norms = [current], [norm]
@@ -59,7 +59,7 @@ class LogEvidence(torch.autograd.Function):
     def forward(ctx: Any, initial: Tensor, transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Any:
         """Return ln p and what is known of each code at its own step."""
         filtered, norms, moves, weighed = _forward(initial, transitions, emissions)
-        steps = norms.squeeze(-1).log() + _wide(emissions).amax(-1)
+        steps = norms.squeeze(-1).log() + wide(emissions).amax(-1)
         counted = torch.arange(steps.shape[1], device=lengths.device) < lengths.unsqueeze(-1)
         evidence = torch.where(counted, steps, 0.0).sum(-1).to(emissions.dtype)
         ctx.save_for_backward(filtered, moves, weighed, counted)
@@ -73,7 +73,7 @@ class LogEvidence(torch.autograd.Function):
         """Return the gradients of initial, transitions and emissions."""
         filtered, moves, weighed, counted = ctx.saved_tensors
         onward = _backward(moves, weighed, counted)
-        scale = _wide(grad).view(-1, 1, 1)
+        scale = wide(grad).view(-1, 1, 1)
         of_codes = torch.where(counted.unsqueeze(-1), filtered * onward, 0.0) * scale
         of_codes = of_codes.to(grad.dtype)
         ahead = torch.where(counted.unsqueeze(-1), weighed * onward, 0.0)[:, 1:] * scale

@@ -26,6 +26,8 @@ class HostNoise(TorchDispatchMode):
             return _drawn(torch.rand, args[0].shape, args[0])
         if name is aten.randn_like:
             return _drawn(torch.randn, args[0].shape, args[0])
+        if name is aten._standard_gamma:
+            return torch._standard_gamma(args[0].detach().cpu().double()).to(args[0].device, args[0].dtype)
         if name is aten.normal_:
             mean, scale = (*args[1:], 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
             return args[0].copy_(mean + scale * _drawn(torch.randn, args[0].shape, args[0]))
