@@ -1,13 +1,17 @@
 """The forward algorithm of hidden Markov chains whose transitions differ from step to step, with its gradient.
 
-Probabilities are carried from step to step as they are, each row's divided by their sum, whose logarithms add up to the
-evidence; in float64, so that codes may differ by 700 nats at a token. A step is then one small product of matrices, a
-third of the time of a logsumexp, and long texts lose no digits.
+The best path to each code comes first, h_t(k) = max_j h_{t-1}(j) + s_t(j, k) with s_t(j, k) = ln A_t(j, k) + ln b_t(k):
+a sum and a maximum. What all paths weigh beside it is a_t(k) = Σ_j a_{t-1}(j) exp(h_{t-1}(j) + s_t(j, k) - h_t(k)), a
+small product with a matrix whose entries are at most 1, with a 1 in each column: nothing underflows however many nats
+lie between codes, and a_t ≤ M^t overflows after a known number of steps, before which its logarithm goes into h. These
+three operations a step, and one on the way back, are a third of the time of a logsumexp; in float64, so that long texts
+lose no digits.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,26 +23,50 @@ def wide(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == "mps" else tensor.double()
 
 
-def _forward(initial: Tensor, transitions: Tensor, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return p(z_t = k | x_1..x_t) (B, T, M), its norms c_t (B, T, 1), exp of transitions, and of emissions by norms.
+class _Filtered(NamedTuple):
+    """What the way along the steps has found.
 
-    α̂_t(k) = Σ_j α̂_{t-1}(j) A_t(j, k) b_t(k) / c_t, with b_t divided by its largest entry.
+    ``joint`` (B, T, M): ln p(z_t = k, x_1..x_t); ``along`` (B, T, M): a_t; ``shares`` (B, T - 1, M, M): what step t is
+    multiplied by, a_t(k) = Σ_j a_{t-1}(j) shares_t(j, k).
     """
-    moves = wide(transitions).exp()
-    emitted = wide(emissions)
-    emitted = (emitted - emitted.amax(-1, keepdim=True)).exp()
-    current = (wide(initial).exp() * emitted[:, 0]).unsqueeze(1)
-    norm = current.sum(-1, keepdim=True)
-    current = current / norm
-    found, norms = [current], [norm]
-    for move, likelihood in zip(moves.unbind(1), emitted[:, 1:].unsqueeze(2).unbind(1), strict=True):
-        current = torch.bmm(current, move).mul_(likelihood)
-        norm = current.sum(-1, keepdim=True)
-        current = current.div_(norm)
-        found.append(current)
-        norms.append(norm)
-    filtered, divided = torch.cat(found, 1), torch.cat(norms, 1)
-    return filtered, divided, moves, emitted / divided
+
+    joint: Tensor
+    along: Tensor
+    shares: Tensor
+
+
+def _filtered(initial: Tensor, transitions: Tensor, emissions: Tensor, counted: Tensor) -> _Filtered:
+    """Go along all steps, in stretches that a_t cannot overflow in; where no step is counted all stays as it is."""
+    scores = wide(transitions) + wide(emissions)[:, 1:].unsqueeze(-2)
+    before = wide(initial) + wide(emissions[:, 0])
+    stay = torch.eye(before.shape[-1], dtype=scores.dtype, device=scores.device).log()
+    scores = torch.where(counted[:, 1:, None, None], scores, stay)
+    joint, along = [before.unsqueeze(1)], [torch.ones_like(before).unsqueeze(1)]
+    stretch = int(0.4 * math.log(torch.finfo(scores.dtype).max) / math.log(max(2, initial.shape[-1])))
+    for some in scores.split(stretch, 1) if scores.shape[1] else ():
+        highest, weights = _stretch(joint[-1][:, -1], some)
+        some[:, 0].div_(along[-1][:, -1].clamp(min=1.0).unsqueeze(-1))  # 0 of a code that no path leads to, else >= 1
+        joint.append(highest + weights.log())
+        along.append(weights)
+    return _Filtered(torch.cat(joint, 1), torch.cat(along, 1), scores)
+
+
+def _stretch(before: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Go on from ln p(z_s, x_1..x_s) (B, M) by ``scores`` (B, T, M, M), ln A_t(j, k) + ln b_t(k); a_s = 1.
+
+    Returns h and a, (B, T, M) each; ``scores`` become the shares, since memory is what a step costs.
+    """
+    steps = scores.unbind(1)
+    best = [before]
+    for step in steps:
+        best.append(step.add_(best[-1].unsqueeze(-1)).amax(-2))
+    highest = torch.stack(best[1:], 1)
+    # Of a code that no path leads to all shares are 0, where -inf - -inf were no number.
+    scores.sub_(highest.masked_fill(highest == -math.inf, 0.0).unsqueeze(-2)).exp_()
+    weights = [torch.ones_like(before).unsqueeze(1)]
+    for step in steps:
+        weights.append(torch.bmm(weights[-1], step))
+    return highest, torch.cat(weights[1:], 1)
 
 
 class LogEvidence(torch.autograd.Function):
@@ -58,35 +86,30 @@ class LogEvidence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, initial: Tensor, transitions: Tensor, emissions: Tensor, lengths: Tensor) -> Any:
         """Return ln p and what is known of each code at its own step."""
-        filtered, norms, moves, weighed = _forward(initial, transitions, emissions)
-        steps = norms.squeeze(-1).log() + wide(emissions).amax(-1)
-        counted = torch.arange(steps.shape[1], device=lengths.device) < lengths.unsqueeze(-1)
-        evidence = torch.where(counted, steps, 0.0).sum(-1).to(emissions.dtype)
-        ctx.save_for_backward(filtered, moves, weighed, counted)
-        known = filtered.log().to(emissions.dtype)
+        counted = torch.arange(emissions.shape[1], device=lengths.device) < lengths.unsqueeze(-1)
+        found = _filtered(initial, transitions, emissions, counted)
+        total = found.joint.logsumexp(-1, keepdim=True)
+        known = found.joint - total.masked_fill(total == -math.inf, 0.0)
+        ctx.save_for_backward(known[:, -1], found.along, found.shares, counted)
+        known = known.to(emissions.dtype)
         ctx.mark_non_differentiable(known)
-        return evidence, known
+        return total[:, -1, 0].to(emissions.dtype), known
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         """Return the gradients of initial, transitions and emissions."""
-        filtered, moves, weighed, counted = ctx.saved_tensors
-        onward = _backward(moves, weighed, counted)
-        scale = wide(grad).view(-1, 1, 1)
-        of_codes = torch.where(counted.unsqueeze(-1), filtered * onward, 0.0) * scale
-        of_codes = of_codes.to(grad.dtype)
-        ahead = torch.where(counted.unsqueeze(-1), weighed * onward, 0.0)[:, 1:] * scale
-        of_pairs = (filtered[:, :-1].unsqueeze(-1) * ahead.unsqueeze(-2)).mul_(moves)
+        known, along, shares, counted = ctx.saved_tensors
+        last = known.exp() / along[:, -1].clamp(min=1.0) * wide(grad).unsqueeze(-1)
+        onward = torch.where(counted.unsqueeze(-1), _onward(last, shares), 0.0)
+        of_codes = (along * onward).to(grad.dtype)
+        of_pairs = (along[:, :-1].unsqueeze(-1) * onward[:, 1:].unsqueeze(-2)).mul_(shares)
         return of_codes[:, 0], of_pairs.to(grad.dtype), of_codes, None
 
 
-def _backward(moves: Tensor, weighed: Tensor, counted: Tensor) -> Tensor:
-    """β̂_t(j) = p(x_{t+1}..x_n | z_t = j) / Π_{u>t} c_u, (B, T, M); 1 from n on."""
-    current = torch.ones_like(weighed[:, 0]).unsqueeze(-1)
-    found, ends = [current], counted[:, :, None, None].unbind(1)
-    likelihoods, steps = weighed.unsqueeze(-1).unbind(1), moves.unbind(1)
-    for t in range(len(steps), 0, -1):
-        current = torch.where(ends[t], torch.bmm(steps[t - 1], likelihoods[t] * current), current)
-        found.append(current)
+def _onward(last: Tensor, shares: Tensor) -> Tensor:
+    """p(z_t = k | x_1..x_n) / a_t(k), (B, T, M), given that of the last step (B, M)."""
+    found = [last.unsqueeze(-1)]
+    for share in reversed(shares.unbind(1)):
+        found.append(torch.bmm(share, found[-1]))
     return torch.stack(found[::-1], 1).squeeze(-1)

@@ -101,3 +101,97 @@ def test_codes_that_a_token_tells_apart_by_hundreds_of_nats():
         torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), exact), strict=True
     ):
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def by_logarithms(parts, lengths):
+    """The recursion in logarithms, row by row, for autograd."""
+    initial, transitions, emissions = parts
+    current = [initial + emissions[:, 0]]
+    for t in range(1, emissions.shape[1]):
+        current.append((current[-1].unsqueeze(-1) + transitions[:, t - 1]).logsumexp(-2) + emissions[:, t])
+    return torch.stack(current, 1)[torch.arange(len(lengths)), lengths - 1].logsumexp(-1)
+
+
+def apart(steps, codes, *, emitted=0.0, moved=0.0, begun=0.0):
+    """A chain with a code of its own at every step, these many nats ahead; other codes are left to as hardly."""
+    parts, lengths = chain(steps, codes)
+    initial, transitions, emissions = (part.detach().clone() for part in parts)
+    favoured = torch.randint(codes, (len(lengths), steps))
+    rows, places = torch.arange(len(lengths)).unsqueeze(-1), torch.arange(steps)
+    emissions[rows, places, favoured] += emitted
+    transitions -= moved * (1 - torch.eye(codes, dtype=transitions.dtype))
+    initial[:, 0] += begun
+    return [part.requires_grad_() for part in (initial, transitions, emissions)], lengths
+
+
+APART = {
+    "tokens tell codes apart": {"emitted": 1e4},
+    "and codes do not change": {"emitted": 1e4, "moved": 1e4},
+    "and change too dearly": {"emitted": 1e4, "moved": 3e4, "begun": -1e4},
+    "codes never change": {"emitted": 1e4, "moved": torch.inf},
+}
+
+
+@pytest.mark.parametrize("nats", APART.values(), ids=APART)
+@pytest.mark.parametrize(("steps", "codes"), [(6, 3), (2, 2)])
+def test_codes_may_lie_ten_thousands_of_nats_apart(nats, steps, codes):
+    if nats.get("moved") == torch.inf:
+        parts, lengths = apart(steps, codes, emitted=nats["emitted"])
+        stay = torch.eye(codes, dtype=torch.bool)
+        parts[1] = parts[1].detach().masked_fill(~stay, -torch.inf).requires_grad_()
+    else:
+        parts, lengths = apart(steps, codes, **nats)
+    found, known = LogEvidence.apply(*parts, lengths)
+    expected = by_logarithms(parts, lengths)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-9)
+    assert known.isfinite().all()
+    for ours, theirs in zip(
+        torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), parts), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def test_what_stands_behind_a_text_may_be_no_number():
+    parts, _ = chain(5, 3)
+    lengths = torch.tensor([3, 1, 2])
+    plain, _ = LogEvidence.apply(*parts, lengths)
+    behind = torch.arange(5) >= lengths.unsqueeze(-1)
+    broken = [
+        parts[0],
+        parts[1].detach().masked_fill(behind[:, 1:, None, None], torch.nan).requires_grad_(),
+        parts[2].detach().masked_fill(behind.unsqueeze(-1), torch.inf).requires_grad_(),
+    ]
+    found, _ = LogEvidence.apply(*broken, lengths)
+    assert torch.equal(found, plain)
+    for got, wanted in zip(
+        torch.autograd.grad(found.sum(), broken), torch.autograd.grad(plain.sum(), parts), strict=True
+    ):
+        assert torch.equal(got, wanted)
+
+
+def test_a_text_that_no_code_can_emit_has_no_evidence_and_spoils_no_other():
+    (initial, transitions, emissions), lengths = chain(4, 3)
+    blocked = emissions.detach().clone()
+    blocked[0, 2] = -torch.inf
+    parts = [initial, transitions, blocked.requires_grad_()]
+    found, _ = LogEvidence.apply(*parts, lengths)
+    assert found[0] == -torch.inf
+    expected = by_enumeration([part[1:] for part in parts], lengths[1:])
+    torch.testing.assert_close(found[1:], expected)
+    ours = torch.autograd.grad(found[1:].sum(), parts)
+    theirs = torch.autograd.grad(expected.sum(), parts)
+    for got, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize("nats", [0.0, 1e4])
+def test_long_texts_of_many_codes_are_taken_in_stretches(nats):
+    parts, _ = apart(250, 16, emitted=nats, moved=nats / 2)
+    lengths = torch.tensor([250, 249, 101])
+    found, _ = LogEvidence.apply(*parts, lengths)
+    expected = by_logarithms(parts, lengths)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0.0)
+    for ours, theirs in zip(
+        torch.autograd.grad(found.sum(), parts), torch.autograd.grad(expected.sum(), parts), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-9)
