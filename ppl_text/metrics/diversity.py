@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 from ppl_text.core.errors import DataError
@@ -41,6 +41,49 @@ def diversity(texts: Sequence[Sequence[str]]) -> Diversity:
     pairs = Counter(pair for text in texts for pair in pairwise(text))
     if not pairs:
         raise DataError("diversity needs a text of two words or more")
+    return Diversity(*_of_words(words), len(pairs) / pairs.total())
+
+
+class SourceDiversity(NamedTuple):
+    """Means over the sources of what the texts that were written for one source have together.
+
+    ``entropy`` (nats), ``distinct_1`` and ``distinct_2`` are those of :class:`Diversity`. ``distinct_2_paper`` is what
+    the variational-attention paper prints as Dist-2 (specification 3D): the texts of a source joined to one, so that
+    pairs lie across their borders, and different pairs divided by the number of *words*.
+    """
+
+    entropy: float
+    distinct_1: float
+    distinct_2: float
+    distinct_2_paper: float
+
+
+def diversity_by_source(sources: Iterable[Sequence[Sequence[str]]]) -> SourceDiversity:
+    """Average over the sources the diversity of the texts of each, given as words without EOS.
+
+    Compare equal numbers of texts a source: shares fall as texts are added. A source whose texts have no word (or, for
+    pairs of words, no pair) has no variety, and counts as 0. Raises :class:`DataError` for no source.
+
+    Example::
+
+        >>> found = diversity_by_source([[["a", "b"], ["a", "c"]], [["d"], ["d"]]])
+        >>> [round(share, 3) for share in found[1:]]  # (3/4 + 1/2)/2, (2/2 + 0)/2, (3/4 + 1/2)/2
+        [0.625, 0.5, 0.625]
+    """
+    rows = [_of_source(texts) for texts in sources]
+    if not rows:
+        raise DataError("diversity by source needs one source or more")
+    return SourceDiversity(*(math.fsum(column) / len(rows) for column in zip(*rows, strict=True)))
+
+
+def _of_source(texts: Sequence[Sequence[str]]) -> SourceDiversity:
+    joined = list(chain.from_iterable(texts))
+    found = diversity(texts) if any(len(text) > 1 for text in texts) else Diversity(*_of_words(Counter(joined)), 0.0)
+    return SourceDiversity(*found, len(set(pairwise(joined))) / max(1, len(joined)))
+
+
+def _of_words(words: Counter[str]) -> tuple[float, float]:
+    """Return Ent and Dist-1 of counted words; 0 where there is none."""
     total = words.total()
     entropy = math.fsum(n / total * math.log(total / n) for n in words.values())
-    return Diversity(entropy, len(words) / total, len(pairs) / pairs.total())
+    return entropy, len(words) / max(1, total)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.metrics.diversity import diversity
+from ppl_text.metrics.diversity import diversity, diversity_by_source
 
 
 def test_one_word_over_and_over_has_no_variety():
@@ -41,3 +41,32 @@ def test_pairs_lie_within_texts_and_in_order():
 def test_texts_without_a_pair_are_refused(texts):
     with pytest.raises(DataError, match="a text of two words or more"):
         diversity(texts)
+
+
+def test_diversity_by_source_is_counted_by_hand():
+    """First source: a b, b a, a; words a×3, b×2; pairs ab, ba of 2; joined a b b a a: ab, bb, ba, aa over 5 words.
+
+    Second source: all of 4 words alike; pairs cc of 2, joined cc over 4. Pooled, the two would have other figures.
+    """
+    first = [["a", "b"], ["b", "a"], ["a"]]
+    second = [["c", "c"], ["c", "c"]]
+    found = diversity_by_source([first, second])
+    assert found.entropy == pytest.approx(-(3 / 5 * math.log(3 / 5) + 2 / 5 * math.log(2 / 5)) / 2)
+    assert found.distinct_1 == pytest.approx((2 / 5 + 1 / 4) / 2)
+    assert found.distinct_2 == pytest.approx((2 / 2 + 1 / 2) / 2)
+    assert found.distinct_2_paper == pytest.approx((4 / 5 + 1 / 4) / 2)
+
+
+def test_one_text_over_and_over_has_what_it_has():
+    """Ten times the same n different words: Ent ln n, Dist-1 and Dist-2 a tenth of a text's own."""
+    words = [f"w{i}" for i in range(6)]
+    found = diversity_by_source([[words] * 10, [words[::-1]] * 10])
+    assert found[:3] == pytest.approx((math.log(6), 1 / 10, 1 / 10))
+    assert found.distinct_2_paper == pytest.approx(6 / 60), "five pairs, and that of last and first word"
+
+
+def test_a_source_without_words_or_pairs_has_no_variety():
+    assert diversity_by_source([[[], []]]) == (0.0, 0.0, 0.0, 0.0)
+    assert diversity_by_source([[["a"], ["b"]]]) == pytest.approx((math.log(2), 1.0, 0.0, 1 / 2))
+    with pytest.raises(DataError, match="one source or more"):
+        diversity_by_source([])
