@@ -266,10 +266,16 @@ class Run(Writer):
         measures = measures_of(self.model, self.corpus)
         return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
 
-    def neighbours(self, text: str, n: int = 5, seed: int = 0, progress: Any = None) -> list[Neighbour]:
-        """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance."""
+    def neighbours(
+        self, text: str, n: int = 5, seed: int = 0, progress: Any = None, source: str | None = None
+    ) -> list[Neighbour]:
+        """The n training texts whose posterior means lie nearest to that of ``text``, each with its distance.
+
+        ``source``: what a conditional model reads beside ``text``.
+        """
         self.require_weights()
         options: dict[str, Any] = {"n": n, "max_steps": self.corpus.max_steps, "seed": seed}
+        options["source"] = self._beside([text], None if source is None else [source])
         options |= {} if progress is None else {"report": progress}
         split = self.corpus.splits["train"]
         return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, self.corpus.clean(text), **options)

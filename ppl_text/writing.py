@@ -12,15 +12,8 @@ from .core.errors import UserError
 from .core.latents import Latents
 from .data.forms import TextForm
 from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import (
-    PATHS,
-    check_texts,
-    encode_batch,
-    encode_texts,
-    interpolate_texts,
-    reconstruct_texts,
-    sample_texts,
-)
+from .evaluation.generation import encode_batch, encode_texts, interpolate_texts, reconstruct_texts, sample_texts
+from .evaluation.storytelling import LATENTS, PATHS, check_texts
 
 
 class Writer:
@@ -52,18 +45,21 @@ class Writer:
         strategy: Strategy | str = "sample",
         source: str | Sequence[str] | None = None,
         length: int | None = None,
+        latents: str = LATENTS[0],
     ) -> list[str]:
         """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
 
         Where nothing is latent, ``greedy`` and ``beam`` know one text only, and it comes once. ``source``: what a
         conditional model reads, one text or several; n texts are written for each. ``length``: how many tokens each
         text has, EOS not counted (words, or what else the run's tokenizer makes of a text); None: as it comes.
+        ``latents``: ``sample``, or ``mean``: posterior means, where the story decodes from its guide (with ``greedy``
+        the variational-attention paper's MAP); a deterministic strategy then knows one text for each source.
         """
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
         self.require_weights()
         options: dict[str, Any] = {"steps": 2 * self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
-        options |= {"length": length}
+        options |= {"length": length, "latents": latents}
         options["source"] = self._read([source] if isinstance(source, str) else source)
         return sample_texts(self.model, self.form.tokenizer, n, guide=self.guide, **options).texts
 
@@ -75,7 +71,7 @@ class Writer:
         if tokenizer is None:
             raise UserError("the data of this run have no sources; leave the source out")
         sources = [self.form.clean(text) for text in sources]
-        check_texts(tokenizer, sources, self.form.max_source_steps)
+        check_texts(tokenizer, sources, self.form.max_source_steps, "source")
         return encode_batch(tokenizer, sources)
 
     def reconstruct(

@@ -40,6 +40,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 @click.option("--length-penalty", type=float, metavar="ALPHA", help="beam: score ln p / length^ALPHA (0).")
 @click.option("--reconstruct", metavar="FILE|TEXT", help="Encode each line of FILE (or TEXT) and decode it again.")
 @click.option("--source", metavar="FILE|TEXT", help="What a conditional model reads: a text, or one a line of FILE.")
+@click.option("--latents", metavar="NAME", help="sample (default) or mean: posterior means, if texts are made from q.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Texts on the way from A to B.")
 @click.option("--path", metavar="NAME", help="Of --interpolate: spherical (default) or linear.")
 @click.option("--neighbours", metavar="TEXT", help="Training texts with the nearest posterior means, and distances.")
@@ -53,6 +54,7 @@ def generate(
     strategy: str | None,
     reconstruct: str | None,
     source: str | None,
+    latents: str | None,
     interpolate: tuple[str, str] | None,
     path: str | None,
     neighbours: str | None,
@@ -65,15 +67,17 @@ def generate(
 
     With --reconstruct each text goes through the guide and back (text, tab, reconstruction); with
     --interpolate N texts lead from one text to the other; with --neighbours N training texts follow one
-    text (distance, tab, text). A conditional model reads --source: N texts for each, or one beside each text.
+    text (distance, tab, text). A conditional model reads --source: N texts for each, or one beside each text;
+    --latents mean takes posterior means for draws.
     """
     from ..run import load
 
     asked = {"--reconstruct": reconstruct, "--interpolate": interpolate, "--neighbours": neighbours}
     mode = the_one_given(asked)
     given = {name: value for name, value in options.items() if value is not None}
+    alone = {"--length": length, "--latents": latents}
     check_belonging(
-        mode, number, length, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)]
+        mode, number, alone, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)]
     )
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
     sources = None if source is None else read_texts(source)
@@ -82,33 +86,36 @@ def generate(
         texts = read_texts(reconstruct)
         lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen, sources), strict=True)]
     elif interpolate is not None:
-        way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources)}
+        way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources, mode)}
         lines = opened.interpolate(*interpolate, seed=seed, strategy=chosen, **way)
     elif neighbours is not None:
-        found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"))
+        own = the_only_one(sources, mode)
+        found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"), source=own)
         lines = [f"{distance:z.4f}\t{text}" for text, distance in found]
     else:
-        lines = from_prior(opened, count, seed, chosen, sources, length)
+        lines = from_prior(opened, count, seed, chosen, sources, length, latents or "sample")
     for line in lines:
         click.echo(line)
 
 
 def from_prior(
-    run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None, length: int | None
+    run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None, length: int | None, latents: str
 ) -> list[str]:
     """Texts from the prior, for each source if there are any; says on stderr where they are fewer than asked for."""
-    texts = run.generate(count, seed, strategy, sources, length)
+    texts = run.generate(count, seed, strategy, sources, length, latents)
     if len(texts) < count * len(sources or [""]):
-        click.echo(f"nothing is latent and {strategy.name} leaves nothing to chance: there is one text only", err=True)
+        why = "latents are at their means" if latents == "mean" else "nothing is latent"
+        most = "there is one text only" if sources is None else "there is one text for each source"
+        click.echo(f"{why} and {strategy.name} leaves nothing to chance: {most}", err=True)
     return texts
 
 
-def the_only_one(sources: list[str] | None) -> str | None:
-    """The source, if any, that all texts between two texts have; raises where there are several."""
+def the_only_one(sources: list[str] | None, mode: str | None) -> str | None:
+    """The source, if any, of what is asked for; raises where there are several."""
     from ..core.errors import UserError
 
     if sources is not None and len(sources) > 1:
-        raise UserError(f"--interpolate takes one source for all texts; --source has {len(sources)}")
+        raise UserError(f"{mode} takes one source; --source has {len(sources)}")
     return None if sources is None else sources[0]
 
 
@@ -123,15 +130,19 @@ def the_one_given(options: dict[str, Any]) -> str | None:
 
 
 def check_belonging(
-    mode: str | None, number: int | None, length: int | None, path: str | None, decoding: list[str]
+    mode: str | None, number: int | None, alone: dict[str, Any], path: str | None, decoding: list[str]
 ) -> None:
-    """Raise for options that what is asked for has no use for; ``decoding``: those of strategies."""
+    """Raise for options that what is asked for has no use for.
+
+    ``alone``: those of texts from the prior, by name; ``decoding``: those of strategies.
+    """
     from ..core.errors import UserError
 
     if path is not None and mode != "--interpolate":
         raise UserError("--path belongs to --interpolate A B; leave it out, or give two texts to lead from and to")
-    if length is not None and mode is not None:
-        raise UserError(f"--length belongs to texts from the prior; leave it out with {mode}")
+    for name, value in alone.items():
+        if value is not None and mode is not None:
+            raise UserError(f"{name} belongs to texts from the prior; leave it out with {mode}")
     if number is not None and mode == "--reconstruct":
         raise UserError("-n does not belong to --reconstruct: every text has one reconstruction; leave it out")
     if decoding and mode == "--neighbours":

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
-from ..evaluation.generation import is_conditional
 from ..evaluation.information import (
     DrawMoments,
     MutualInformation,
@@ -22,6 +21,7 @@ from ..evaluation.information import (
 from ..evaluation.likelihood import AT_ONCE, measuring
 from ..evaluation.scores import Draws, draw
 from ..evaluation.sentences import CommonSentences, stream_seed
+from ..evaluation.storytelling import is_conditional
 from ..objectives.bounds import effective_share
 from ..plots.inference_data import pareto_k
 from .candidates import Candidate

@@ -12,11 +12,12 @@ from torch import Tensor
 from ..core.batch import Batch, device_of
 from ..core.latents import Latents, LatentSpec
 from ..core.printing import percent
-from ..evaluation.generation import ANCESTRAL, feeds_back, has_steps, storyteller, write
+from ..evaluation.generation import ANCESTRAL, write
 from ..evaluation.likelihood import AT_ONCE, measuring
 from ..evaluation.scores import Draws, draw
 from ..evaluation.sentences import CommonSentences, chosen_rows, stream_seed, subset, tile
 from ..evaluation.standard_errors import is_unreliable
+from ..evaluation.storytelling import feeds_back, has_steps, storyteller
 from ..plots.inference_data import OK, Inference, Posterior, Predicted, evidence_draws, khat_shares
 from .candidates import Candidate
 from .draws import DrawFigures
@@ -138,7 +139,8 @@ def _predicted(candidate: Candidate, sentences: CommonSentences, trusted: Tensor
         latents = {name: value.flatten(0, 1).to(device_of(model)) for name, value in values.items()}
         source = None if batch.source is None else tile(batch.source, TEXTS)
         most = batch.steps if has_steps(model) else limit
-        tokens = write(model, candidate.guide, latents, TEXTS * batch.size, ANCESTRAL, most, source)
+        teller = storyteller(model, candidate.guide)
+        tokens = write(model, teller, latents, TEXTS * batch.size, ANCESTRAL, most, source)
         found = _length(tokens, model.vocabulary.ids.eos).reshape(TEXTS, batch.size)
         lengths.append(torch.minimum(found, batch.lengths) if has_steps(model) else found)
     rows = chosen.nonzero().squeeze(-1).numpy()

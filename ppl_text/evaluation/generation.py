@@ -12,20 +12,33 @@ from pyro import poutine
 from torch import Tensor
 
 from ..core.batch import Batch, device_of
-from ..core.errors import UnknownNameError, UserError
+from ..core.errors import UserError
 from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
 from .decoding import Greedy, OfLength, Sample, Strategy, search
+from .storytelling import (
+    LATENTS,
+    PATHS,
+    check_latent,
+    check_latents,
+    check_length,
+    check_path,
+    check_source,
+    check_strategy,
+    check_teller,
+    check_texts,
+    feeds_back,
+    has_own_way,
+    has_steps,
+    storyteller,
+)
 
 CHUNK = 256
 """Texts that are encoded at once, and rows that are searched at once."""
 
 ANCESTRAL, GREEDY = Sample(), Greedy()
 """The strategies by default: for texts from the prior, and for texts of given latents."""
-
-PATHS = ("spherical", "linear")
-"""Ways between two latents."""
 
 
 class Samples(NamedTuple):
@@ -46,6 +59,7 @@ def sample_texts(
     guide: Any = None,
     source: Batch | None = None,
     length: int | None = None,
+    latents: str = LATENTS[0],
 ) -> Samples:
     """Write n texts of the story: latents drawn for each, then the tokens by ``strategy``, by default drawn as well.
 
@@ -61,25 +75,29 @@ def sample_texts(
         length: tokens of every text, EOS not counted (:class:`~ppl_text.evaluation.decoding.OfLength`), whatever
             ``steps`` is; latents that run along the text have as many steps, and one for EOS. None: each text ends
             where it does.
+        latents: ``sample``, or ``mean`` for posterior means (:data:`LATENTS`).
 
     Returns:
-        The texts. Where nothing is latent, a deterministic strategy knows one text only (of each source), which comes
+        The texts. Where no latent is drawn, a deterministic strategy knows one text only (of each source), which comes
         once whatever n is.
 
     Raises:
-        UserError: the strategy does not apply, a source is missing, there is one that the model does not read, or the
-            model cannot be held to a length.
+        UserError: the strategy does not apply, a source is missing, there is one that the model does not read, the
+            model cannot be held to a length, or there are no posterior means to decode from.
     """
     check_strategy(model, strategy, ANCESTRAL)
     check_source(model, source)
+    check_teller(model, guide)
     check_length(model, length)
-    if not model.latents and strategy.deterministic:
+    check_latents(model, guide, latents)
+    if strategy.deterministic and (not model.latents or latents == "mean"):
         n = 1
     rows = n if source is None else n * source.size
     with seeded(seed), torch.no_grad():
         given = None if source is None else repeated(source.to(device_of(model)), n)
-        latents = from_prior(storyteller(model, guide), rows, steps, given, length)
-        tokens = write(model, guide, latents, rows, strategy, steps, given, length).cpu()
+        teller = storyteller(model, guide, latents)
+        drawn = from_prior(teller, rows, steps, given, length)
+        tokens = write(model, teller, drawn, rows, strategy, steps, given, length).cpu()
     unfinished = int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
     return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
 
@@ -127,6 +145,7 @@ def reconstruct_texts(
     check_latent(model, "reconstruct from")
     check_strategy(model, strategy, GREEDY)
     check_source(model, source)
+    check_teller(model, guide)
     check_texts(tokenizer, texts, max_steps)
     decoded: list[str] = []
     with seeded(seed), torch.no_grad():
@@ -136,7 +155,8 @@ def reconstruct_texts(
             batch = encode_batch(tokenizer, [texts[i] for i in chosen], own).to(device_of(model))
             latents = encoded(model, guide, batch)
             limit = batch.steps if has_steps(model) else 2 * max_steps
-            rows = write(model, guide, latents, batch.size, strategy, limit, batch.source).tolist()
+            teller = storyteller(model, guide)
+            rows = write(model, teller, latents, batch.size, strategy, limit, batch.source).tolist()
             if has_steps(model):
                 rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
             decoded += [tokenizer.decode(row) for row in rows]
@@ -167,6 +187,7 @@ def interpolate_texts(
     check_latent(model, "interpolate between")
     check_strategy(model, strategy, GREEDY)
     check_source(model, source)
+    check_teller(model, guide)
     check_path(model, path)
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
@@ -183,7 +204,7 @@ def interpolate_texts(
             latents = {name: points_between(ends[0][name], ends[1][name], points, path) for name in found}
         steps = batch.steps if has_steps(model) else 2 * max_steps
         given = None if source is None else repeated(source.to(device_of(model)), points)
-        tokens = write(model, guide, latents, points, strategy, steps, given)
+        tokens = write(model, storyteller(model, guide), latents, points, strategy, steps, given)
     return [tokenizer.decode(row) for row in tokens.tolist()]
 
 
@@ -218,83 +239,6 @@ def _on_an_arc(a: Tensor, b: Tensor, shares: tuple[Tensor, Tensor]) -> tuple[Ten
     return share(shares[0], a), share(shares[1], b)
 
 
-def check_latent(model: Any, purpose: str) -> None:
-    """Raise :class:`UserError` where a model has no latent site: a text has no encoding then."""
-    if not model.latents:
-        raise UserError(
-            f"this model ({model.family}) has no latent to {purpose}: it can only generate; take a run of a model with "
-            "latents, such as the recipe words"
-        )
-
-
-def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
-    """Raise :class:`UserError` for any strategy but the model's ``own`` where it feeds no token back."""
-    if strategy != own and not feeds_back(model):
-        raise UserError(
-            f"this model ({model.family}) feeds no token back, so there is nothing to search token by token: texts are "
-            "sampled from the prior (strategy sample, without options) and decoded greedily from given latents "
-            "(strategy greedy); leave the other options out"
-        )
-
-
-def is_conditional(model: Any) -> bool:
-    """Return whether the model reads a source: its ``conditional``, else whether its vocabulary has a source side."""
-    vocabulary = getattr(model, "vocabulary", None)
-    return bool(getattr(model, "conditional", vocabulary is not None and vocabulary.source is not None))
-
-
-def check_source(model: Any, source: Batch | None) -> None:
-    """Raise :class:`UserError` where a source is missing, or is there and not read."""
-    if is_conditional(model) and source is None:
-        raise UserError(
-            f"this model ({model.family}) writes a text given a source; say which, e.g. "
-            "run.generate(5, source=TEXT) or run.reconstruct(texts, sources=TEXTS)"
-        )
-    if source is not None and not is_conditional(model):
-        raise UserError(f"this model ({model.family}) reads no source; leave it out")
-
-
-def check_path(model: Any, path: str) -> None:
-    """Raise :class:`UserError` for a path that is unknown, or that a model with its own way does not take."""
-    if path not in PATHS:
-        raise UnknownNameError("path", path, PATHS)
-    if has_own_way(model) and path != PATHS[0]:
-        raise UserError(
-            f"this model ({model.family}) has a way of its own between two texts, and no choice of one; leave out the "
-            f"path '{path}'"
-        )
-
-
-def check_length(model: Any, length: int | None) -> None:
-    """Raise :class:`UserError` for a length of texts below 1, and where the latents alone say how long a text is."""
-    if length is None:
-        return
-    if length < 1:
-        raise UserError(f"the length of texts, in tokens without EOS, must be 1 or more; got {length}")
-    if not feeds_back(model):
-        raise UserError(
-            f"this model ({model.family}) feeds no token back: a text ends where its latents say, and no length can be "
-            "stated; leave it out, and choose among the texts by their lengths"
-        )
-
-
-def check_texts(tokenizer: Tokenizer, texts: Sequence[str], max_steps: int) -> None:
-    """Raise :class:`UserError` for texts that are empty, longer than the run has seen, or of unknown characters."""
-    for text in texts:
-        if "\0" in text:
-            raise UserError(f"text {text!r} has a NUL character; remove it")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise UserError(
-                f"text {text!r} has {text[error.start]!r} at place {error.start + 1}, half a character or a byte that "
-                "is not UTF-8; mend the text"
-            ) from error
-    for text, row in zip(texts, tokenizer.encode(texts), strict=True):
-        if not row or len(row) + 1 > max_steps:
-            raise UserError(f"text {text!r} has {len(row)} tokens; this run takes 1 to {max_steps - 1}")
-
-
 def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | None = None) -> Batch:
     """Put texts into one batch, as wide as the longest of them; ``source``: what stands beside each, as many rows."""
     ids = tokenizer.encode(texts)
@@ -306,26 +250,6 @@ def encode_batch(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | Non
 def repeated(batch: Batch, times: int) -> Batch:
     """Repeat every row ``times`` times: row r of the batch becomes rows r·times, r·times + 1, …."""
     return batch.take(torch.arange(batch.size, device=batch.tokens.device).repeat_interleave(times))
-
-
-def has_steps(model: Any) -> bool:
-    """Return whether a latent runs along the target text, so that a text is as long as its latents."""
-    return any(spec.step_axis == "T" for spec in model.latents)
-
-
-def has_own_way(model: Any) -> bool:
-    """Return whether the model says what lies between two values of its latents."""
-    return callable(getattr(model, "between", None))
-
-
-def feeds_back(model: Any) -> bool:
-    """Return whether tokens are fed back, so that a text is searched token by token."""
-    return not callable(getattr(model, "emit", None))
-
-
-def storyteller(model: Any, guide: Any) -> Any:
-    """Return the program that texts are generated by: the model, or the guide where the story decodes from q."""
-    return guide if getattr(model, "generation", "prior") == "posterior" else model
 
 
 def from_prior(teller: Any, rows: int, steps: int, source: Batch | None, length: int | None) -> Latents:
@@ -340,7 +264,7 @@ def from_prior(teller: Any, rows: int, steps: int, source: Batch | None, length:
 
 def write(
     model: Any,
-    guide: Any,
+    teller: Any,
     latents: Latents,
     rows: int,
     strategy: Strategy,
@@ -350,13 +274,14 @@ def write(
 ) -> Tensor:
     """Return the ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
 
+    ``teller``: the model's :func:`storyteller`.
     With a ``length`` each text has so many and EOS. A bounded number of rows, a beam's counted, is searched at once.
     """
     if not feeds_back(model):
         emitted = model.emit(latents)
         tokens: Tensor = emitted.sample() if strategy == ANCESTRAL else emitted.mode
         return tokens
-    teller, size = storyteller(model, guide), max(1, CHUNK // strategy.width)
+    size = max(1, CHUNK // strategy.width)
     found = []
     for start in range(0, rows, size):
         chosen = slice(start, min(rows, start + size))

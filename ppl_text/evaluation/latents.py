@@ -23,7 +23,6 @@ from ..core.batch import Batch
 from ..core.latents import LatentSpec, of_sentence
 from ..objectives.bounds import is_masked, site_kl
 from ..objectives.terms import LatentTerms, is_auxiliary, particle_plate, stochastic_sites
-from .generation import is_conditional
 from .information import (
     VERY_ACTIVE,
     DrawMoments,
@@ -35,6 +34,7 @@ from .information import (
 )
 from .scores import steps_of
 from .sentences import CommonSentences, chosen_rows, subset
+from .storytelling import is_conditional
 
 
 @dataclass(frozen=True)

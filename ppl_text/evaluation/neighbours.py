@@ -14,8 +14,9 @@ from ..core.errors import UserError
 from ..core.latents import of_sentence
 from ..data.corpus import Rows, Split
 from ..data.tokenizers import Tokenizer
-from .generation import check_latent, check_texts, encode_batch, encoded
+from .generation import encode_batch, encoded
 from .likelihood import measuring
+from .storytelling import check_latent, check_source, check_texts
 
 CHUNK = 256
 """Texts that are encoded at once."""
@@ -42,27 +43,30 @@ def nearest_texts(
     max_steps: int,
     seed: int = 0,
     report: Callable[[int, int], Any] = lambda done, total: None,
+    source: Batch | None = None,
 ) -> list[Neighbour]:
     """Return the n texts of ``split`` with the least ‖E_q[z | x] - E_q[z | text]‖, nearest first, or all it has.
 
     Texts of the same tokens count once, and so does ``text`` itself where the split has it (at distance 0; where means
     are those of draws, at the distance that their noise makes). The split is encoded in chunks of which only the n
     nearest are kept, so that its size does not matter; ``report(done, total)`` is called after each. ``seed``: of the
-    draws, where :func:`posterior_means` needs some.
+    draws, where :func:`posterior_means` needs some. ``source``: the one row that a conditional model reads beside
+    ``text``; the texts of the split have their own.
 
     Raises :class:`UserError` where the model has nothing latent or a latent for each token (paths of different lengths
-    have no distance), for n < 1, and for a text that does not fit.
+    have no distance), for n < 1, for a text that does not fit, and for a source that is missing or not read.
     """
     check_comparable(model)
     if n < 1:
         raise UserError(f"the number of neighbours must be 1 or more; got {n}")
+    check_source(model, source)
     check_texts(tokenizer, [text], max_steps)
     table, device = split.target.table, device_of(model)
     order = np.argsort(table.lengths, kind="stable")
     starts = range(0, len(order), CHUNK)
     best: dict[tuple[int, ...], tuple[float, int]] = {}
     with measuring(seed, model, guide):
-        query = posterior_means(model, guide, encode_batch(tokenizer, [text]).to(device))
+        query = posterior_means(model, guide, encode_batch(tokenizer, [text], source).to(device))
         for done, start in enumerate(starts, 1):
             rows, batch = _distinct(split, order[start : start + CHUNK])
             distances = (posterior_means(model, guide, batch.to(device)) - query).norm(dim=-1)

@@ -19,12 +19,13 @@ from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus
 from ..evaluation.collapse import NO_CURES, Cures
-from ..evaluation.generation import is_conditional, sample_texts
+from ..evaluation.generation import sample_texts
 from ..evaluation.latents import LatentFigures, latent_figures, says_more
 from ..evaluation.likelihood import Likelihood, estimate_bounds, measuring, sentence_bounds, summarize
 from ..evaluation.report import Section
 from ..evaluation.scores import SentenceScores, join_scores, store_scores
 from ..evaluation.sentences import common_sentences, evaluation_set
+from ..evaluation.storytelling import is_conditional
 from ..metrics.words import share_in_list, share_unique
 from ..plots.inference_data import FEWEST_DRAWS, khat_columns, pareto_k
 

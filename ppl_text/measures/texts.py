@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 from ..core.printing import decimal, percent
 from ..data.corpus import Corpus, Split
 from ..data.shares import Shares, shares_of
-from ..evaluation.generation import is_conditional
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import Row, Section, latent_sections
+from ..evaluation.storytelling import is_conditional
 from ..metrics.words import entropy, merged_counts
 from .base import Evaluation, Measure, ObjectiveBound, Subject
 

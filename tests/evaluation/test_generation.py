@@ -12,14 +12,8 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.tokenizers import bpe_tokenizer, open_character_tokenizer, word_tokenizer
 from ppl_text.evaluation import generation
 from ppl_text.evaluation.decoding import Beam, Greedy, Sample
-from ppl_text.evaluation.generation import (
-    check_texts,
-    interpolate_texts,
-    points_between,
-    reconstruct_texts,
-    sample_texts,
-    seeded,
-)
+from ppl_text.evaluation.generation import interpolate_texts, points_between, reconstruct_texts, sample_texts, seeded
+from ppl_text.evaluation.storytelling import check_texts
 from ppl_text.models.language_model import LanguageModel
 
 from .spelling import MAX_STEPS, TOKENIZER, Reader, Spelling, constant

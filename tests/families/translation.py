@@ -150,6 +150,97 @@ class Reading(nn.Module):
             pyro.sample("a", Normal(mean, spread).to_event(2))
 
 
+class FromSource(Translation):
+    """The same story, but texts are written from draws of q, which reads the source and what has been written."""
+
+    generation = "posterior"
+    measures = ("sentences",)
+
+
+class Encoding(nn.Module):
+    """q(z, a | x, w) = N(z; m(x̄), s²) Π_t N(a_t; m(w_{t-1}, z), s²): no token is read before it is written."""
+
+    family = "translation"
+
+    def __init__(self, model: FromSource, *, scale: float = 0.5) -> None:
+        super().__init__()
+        self._model = (model,)
+        dim, width = model.latent_dim, model.width
+        self.of_source = nn.Linear(width, dim)
+        self.of_step = nn.Linear(width + dim, dim)
+        self.log_scale = nn.Parameter(torch.full((2,), scale).log())
+
+    @property
+    def model(self) -> FromSource:
+        """The model that this guide was built for."""
+        return self._model[0]
+
+    def step_means(self, words: Tensor, z: Tensor) -> Tensor:
+        """m (…, B, T, D) given words fed back (B, T) and z (…, B, D)."""
+        before = self.model.embedding(words)
+        lead: Sequence[int] = torch.broadcast_shapes(before.shape[:-1], (*z.shape[:-1], 1))
+        parts = [before.expand(*lead, -1), z.unsqueeze(-2).expand(*lead, -1)]
+        return self.of_step(torch.cat(parts, -1))
+
+    def forward(self, batch: Batch) -> None:
+        """The Pyro program."""
+        scale = self.log_scale.exp()
+        with pyro.plate("sentences", batch.size, dim=-1):
+            z = pyro.sample("z", Normal(self.of_source(self.model.read(batch.source)), scale[0]).to_event(1))
+            scored = batch.scored.unsqueeze(-1)
+            mean = torch.where(scored, self.step_means(batch.decoder_inputs, z), 0.0)
+            pyro.sample("a", Normal(mean, torch.where(scored, scale[1], 1.0)).to_event(2))
+
+    @torch.no_grad()
+    def draw(self, n: int, steps: int, source: Batch | None = None, spread: float = 1.0) -> Latents:
+        """z (n, D) of the sources; a is drawn as the text goes on."""
+        mean = self.of_source(self.model.read(source))
+        return {"z": mean + spread * self.log_scale[0].exp() * torch.randn_like(mean)}
+
+    def decoder(self, latents: Latents, source: Batch | None = None, spread: float = 1.0) -> Drawing:
+        """What writes the target, drawing a_t before w_t."""
+        return Drawing(self, latents["z"], self.model.read(source), spread)
+
+    def at_means(self) -> Means:
+        """The same at posterior means."""
+        return Means(self)
+
+
+class Means:
+    """A guide without spread."""
+
+    def __init__(self, guide: Encoding) -> None:
+        self._guide = guide
+
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """Posterior means of z."""
+        return self._guide.draw(n, steps, source, spread=0.0)
+
+    def decoder(self, latents: Latents, source: Batch | None = None) -> Drawing:
+        """What writes the target at posterior means of a."""
+        return self._guide.decoder(latents, source, spread=0.0)
+
+
+class Drawing:
+    """Step by step: the state is z and x̄ of each row."""
+
+    def __init__(self, guide: Encoding, z: Tensor, read: Tensor, spread: float) -> None:
+        self._guide, self._z, self._read, self._spread = guide, z, read, spread
+
+    def begin(self, rows: int) -> State:
+        """Nothing has been written."""
+        assert len(self._read) == rows
+        return self._z, self._read
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Logits (R, O) given a draw of a_t."""
+        z, read = state
+        guide, words = self._guide, tokens.unsqueeze(-1)
+        mean = guide.step_means(words, z)
+        a = mean + self._spread * guide.log_scale[1].exp() * torch.randn_like(mean)
+        return guide.model.head(guide.model.states(words, z, a, read).squeeze(-2)), state
+
+
 class Blind(nn.Module):
     """q(z, a | w, x) = N(0, I), whatever the texts say."""
 
