@@ -26,9 +26,15 @@ EULER = 0.5772156649015329
 """Euler's γ = -ψ(1)."""
 
 
+def hidden(scores: Tensor, counted: Tensor) -> Tensor:
+    """Return scores (…, S), where nothing counts the lowest finite number: a row of nothing then has a softmax, too."""
+    scores = at_least_float32(scores)
+    return scores.masked_fill(~counted, torch.finfo(scores.dtype).min)
+
+
 def log_shares(scores: Tensor, counted: Tensor) -> Tensor:
     """ln softmax of scores (…, S) over the positions that count (…, S); 0 at the others."""
-    return torch.where(counted, _hidden(scores, counted).log_softmax(-1), 0.0)
+    return torch.where(counted, hidden(scores, counted).log_softmax(-1), 0.0)
 
 
 def draw_dirichlet(concentration: Tensor, counted: Tensor) -> Tensor:
@@ -190,13 +196,13 @@ class LogisticNormalLogWeights(LogWeights):
     @property
     def _shares(self) -> Tensor:
         """π_i ∝ 1/σ_i², (…, B, T, S)."""
-        return _hidden(-2.0 * self.scale.log(), self.cells).softmax(-1)
+        return hidden(-2.0 * self.scale.log(), self.cells).softmax(-1)
 
     @property
     def _log_det(self) -> Tensor:
         """ln det of the covariance of y, Σ_i ln σ_i² + ln Σ_i σ_i⁻², (…, B, T)."""
         log_variance = 2.0 * self.scale.log()
-        return self.kept(log_variance).sum(-1) + _hidden(-log_variance, self.cells).logsumexp(-1)
+        return self.kept(log_variance).sum(-1) + hidden(-log_variance, self.cells).logsumexp(-1)
 
 
 class WeibullLogWeights(LogWeights):
@@ -294,12 +300,6 @@ def _weibull_gamma_kl(q: WeibullLogWeights, p: GammaLogWeights) -> Tensor:
     cells = EULER * (concentration / shape - 1.0) - 1.0 + shape.log() + (q.log_mean + p.log_rate).exp()
     cells = cells - concentration * (q.log_scale + p.log_rate) + concentration.lgamma()
     return q.total(q.kept(cells).sum(-1))
-
-
-def _hidden(scores: Tensor, counted: Tensor) -> Tensor:
-    """Scores, the lowest finite number where nothing counts: a row of nothing then has a softmax, too."""
-    scores = at_least_float32(scores)
-    return scores.masked_fill(~counted, torch.finfo(scores.dtype).min)
 
 
 def _log_uniform(like: Tensor) -> Tensor:
