@@ -251,13 +251,15 @@ def _trained_on(train: Split, options: SentenceOptions, tokenizers: Sequence[Tok
     # A generated text that does not end is as long as there are any.
     free = options.model_copy(update={"limit": None, "long": "truncate"})
     texts = collected(origin, "train", free, lambda _: "train", told)["train"]
-    more = encoded("extra", texts, tokenizers, free, origin, told).target
+    more = encoded("extra", texts, tokenizers, free, origin, told)
     if options.extra_limit is not None:
         if options.extra_limit > len(more):
             raise DataError(f"extra_limit={options.extra_limit:,} of {len(more):,} sentences; lower it", origin.where)
         more = more.take(np.arange(options.extra_limit))
-    table = TokenTable.joined([train.target.table, more.table], more.tokenizer.vocabulary.ids)
-    return Split(Side([*train.texts, *more.texts], more.tokenizer, table), long=train.long)
+    tables, tokenizer = [split.target.table for split in (train, more)], more.target.tokenizer
+    side = Side([*train.texts, *more.texts], tokenizer, TokenTable.joined(tables, tokenizer.vocabulary.ids))
+    long = Long(train.long.truncated + more.long.truncated, train.long.dropped + more.long.dropped)
+    return Split(side, long=long, read=train.read + more.read)
 
 
 def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -> str:
