@@ -14,7 +14,7 @@ import numpy as np
 
 from ppl_text.core.errors import DataError
 
-from .corpus import SPLITS, Corpus, Repeat, Side, Split, TokenTable, repeats
+from .corpus import SPLITS, Corpus, Long, Repeat, Side, Split, TokenTable, repeats
 from .options import BPE_VOCABULARY, SentenceOptions
 from .origins import Columns, Origin, Raw, file_origin, hub_origins, split_files, unread
 from .reading import Home, Sides, clean, collected, encoded
