@@ -90,7 +90,7 @@ class AttentiveDecoder(nn.Module):
         states = []
         for step in gates.unbind(1):
             read = self.attention(hidden, keys, memory, valid)
-            hidden, cell = _lstm(step + F.linear(torch.cat([read, hidden], dim=-1), recurrent), cell)
+            hidden, cell = lstm_step(step + F.linear(torch.cat([read, hidden], dim=-1), recurrent), cell)
             states.append(hidden)
         return self.dropout_out(torch.stack(states, 1)).unflatten(0, lead)
 
@@ -117,7 +117,7 @@ def is_step(z: Tensor) -> Tensor:
     return (z != 0.0).any(-1)
 
 
-def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     """Return s_t and c_t from the gates' pre-activations (R, 4H) and c_{t-1}, in torch's order of gates."""
     into, forget, new, out = gates.chunk(4, -1)
     cell = forget.sigmoid() * cell + into.sigmoid() * new.tanh()

@@ -88,13 +88,17 @@ def registered_scores(terms: Terms) -> Scores:
 def site_kl(site: LatentTerms) -> Tensor | None:
     """KL(q ‖ p) in closed form given the sampled path, or None where none is registered.
 
-    A distribution of steps that depend on each other says it along the path, by its ``kl_from(q, value)``; for other
-    distributions it is what ``torch.distributions.kl`` (and Pyro) have registered.
+    A distribution of steps that depend on each other says it along the path, p by ``kl_from(q, value)`` or q by
+    ``kl_to(p, value)``; for other distributions it is what ``torch.distributions.kl`` (and Pyro) have registered.
     """
     if is_masked(site):
         return None
-    along = getattr(site.p, "kl_from", None)
-    found: Tensor | None = None if along is None else along(site.q, site.value)
+    from_p, from_q = getattr(site.p, "kl_from", None), getattr(site.q, "kl_to", None)
+    found: Tensor | None = None
+    if from_p is not None:
+        found = from_p(site.q, site.value)
+    if found is None and from_q is not None:
+        found = from_q(site.p, site.value)
     return registered_kl(site) if found is None else found
 
 
