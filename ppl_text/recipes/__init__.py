@@ -1,7 +1,8 @@
 """L4: what to build and how to train it. YAML files, typed by ``config``, built by ``build``.
 
-A file in this folder is a recipe. ``parts/`` holds what recipes are put together from: each part with a description
-that is called ``on-CORPUS`` makes a recipe ``CORPUS-PROCEDURE`` with each other part that has one.
+A file in this folder is a recipe. The folders in ``parts/`` hold what recipes are put together from: in each, every
+part with a description that is called ``on-CORPUS`` makes a recipe ``CORPUS-PROCEDURE`` with each other part that has
+one. Texts and pairs of texts have a folder each, since no procedure is for both.
 """
 
 from __future__ import annotations
@@ -23,22 +24,31 @@ def recipe_names() -> list[str]:
 
 def part_names() -> list[str]:
     """Names of the parts that recipes are put together from."""
-    return list(_names(_PARTS))
+    return [name for kind in _kinds() for name in _names(kind)]
 
 
 @cache
 def compositions() -> dict[str, tuple[str, str]]:
     """Return the recipes without a file of their own, by name: the parts for corpus and procedure."""
-    described = [name for name in part_names() if _DESCRIBED in f"\n{recipe_text(name)}"]
-    corpora = [name for name in described if name.startswith(_CORPUS)]
-    procedures = [name for name in described if name not in corpora]
-    found = {f"{corpus.removeprefix(_CORPUS)}-{name}": (corpus, name) for corpus in corpora for name in procedures}
+    found: dict[str, tuple[str, str]] = {}
+    for kind in _kinds():
+        described = [name for name in _names(kind) if _DESCRIBED in f"\n{recipe_text(name)}"]
+        corpora = [name for name in described if name.startswith(_CORPUS)]
+        procedures = [name for name in described if name not in corpora]
+        found |= {f"{corpus.removeprefix(_CORPUS)}-{name}": (corpus, name) for corpus in corpora for name in procedures}
     return {name: parts for name, parts in found.items() if name not in _names("")}
 
 
 def recipe_text(name: str) -> str:
     """YAML text of a recipe or a part that has a file."""
-    return _folder("" if name in _names("") else _PARTS).joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    inner = next(inner for inner in ("", *_kinds()) if name in _names(inner))
+    return _folder(inner).joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+
+
+@cache
+def _kinds() -> tuple[str, ...]:
+    """Folders of parts, in this folder."""
+    return tuple(sorted(f"{_PARTS}/{entry.name}" for entry in _folder(_PARTS).iterdir() if entry.is_dir()))
 
 
 @cache

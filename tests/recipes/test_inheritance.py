@@ -69,9 +69,12 @@ def test_a_recipe_of_corpus_and_procedure_needs_no_file():
     both = load_config("ptb-codes-sentence")
     assert both.model.options["output_dim"] == 243, "of on-ptb"
     assert [stage.epochs for stage in both.training.stages] == [50, 50], "of public-baselines, which it extends"
-    corpora = {corpus for corpus, _ in compositions().values()}
-    procedures = {procedure for _, procedure in compositions().values()}
-    assert {f"{corpus.removeprefix('on-')}-{name}" for corpus in corpora for name in procedures} <= set(recipe_names())
+    of_corpus = {
+        corpus: {name for own, name in compositions().values() if own == corpus}
+        for corpus, _ in compositions().values()
+    }
+    assert of_corpus["on-verses"] == of_corpus["on-yahoo"] != of_corpus["on-pairs"] == of_corpus["on-plays"]
+    assert not of_corpus["on-verses"] & of_corpus["on-pairs"], "no procedure is for texts and for pairs of texts"
 
 
 def test_a_recipe_leaves_out_options_of_what_it_extends():
