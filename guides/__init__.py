@@ -16,6 +16,15 @@ GUIDES: dict[str, dict[str, str]] = {
         "look-ahead": "guides.deep_state_space:LookAheadGuide",
         "prior": "guides.deep_state_space:PriorGuide",
     },
+    "encoder_decoder": {
+        "exact": "guides.encoder_decoder:ExactGuide",
+        "gaussian": "guides.encoder_decoder:GaussianGuide",
+        "attention": "guides.encoder_decoder:VectorGuide",
+        "dirichlet": "guides.encoder_decoder:DirichletGuide",
+        "logistic-normal": "guides.encoder_decoder:LogisticNormalGuide",
+        "weibull": "guides.encoder_decoder:WeibullGuide",
+        "prior": "guides.encoder_decoder:PriorGuide",
+    },
     "language_model": {"exact": "guides.language_model:ExactGuide"},
     "latent_sequence": {
         "gaussian": "guides.latent_sequence:GaussianGuide",

@@ -2,6 +2,7 @@
 
 MODELS = {
     "deep_state_space": "ppl_text.models.deep_state_space:DeepStateSpace",
+    "encoder_decoder": "ppl_text.models.encoder_decoder:EncoderDecoder",
     "language_model": "ppl_text.models.language_model:LanguageModel",
     "latent_sequence": "ppl_text.models.latent_sequence:LatentSequence",
     "sentence_vae": "ppl_text.models.sentence_vae:SentenceVAE",

@@ -6,7 +6,7 @@ A new family needs a line in ``MODELS``; its guides and all objectives are taken
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyro
@@ -28,11 +28,19 @@ from ppl_text.training.programs import Joint, set_up, to_device
 from ppl_text.training.stopping import make_guard
 from ppl_text.training.update import Setting, Update
 
-VOCABULARY = Vocabulary(12)
+VOCABULARY = Vocabulary(12, source=Vocabulary(12))
 IDS = [[3, 4, 5], [], [6, 7, 8, 9], [11, 10, 3, 3, 5]]
 
 MODELS: dict[str, dict[str, Any]] = {
     "deep_state_space": {"state_dim": 3, "hidden": (5,)},
+    "encoder_decoder": {
+        "latent_dim": 3,
+        "embedding_dim": 5,
+        "encoder_dim": 3,
+        "hidden_dim": 6,
+        "output_dim": 4,
+        "attention": "vectors",
+    },
     "language_model": {"hidden_dim": 5},
     "latent_sequence": {
         "latent_dim": 3,
@@ -50,6 +58,11 @@ MODELS: dict[str, dict[str, Any]] = {
 """Options that make each family small."""
 
 MODEL_OPTIONS: dict[str, dict[str, Any]] = {
+    "encoder_decoder exact": {"attention": "deterministic", "latent_dim": 0},
+    "encoder_decoder gaussian": {"attention": "deterministic", "start": "encoder"},
+    "encoder_decoder dirichlet": {"attention": "weights"},
+    "encoder_decoder logistic-normal": {"attention": "weights", "attention_prior": "logistic-normal"},
+    "encoder_decoder weibull": {"attention": "weights", "attention_prior": "gamma"},
     "sentence_vae exact": {"latent_dim": 0},
     "latent_sequence quantised": {"prior": "codes"},
     "latent_sequence soft": {"prior": "codes", "stride": 2, "latent_length": "eos_code"},
@@ -165,9 +178,11 @@ class Steps:
 
 
 def batch(steps: int = 7, turn: int = 0) -> Batch:
-    """Four sentences, one of them empty, and a filler row; in another order with each ``turn``."""
+    """Four sentences, one of them empty, and a filler row; in another order with each ``turn``; each with a source."""
     texts = IDS[turn % len(IDS) :] + IDS[: turn % len(IDS)]
-    return collate(texts, torch.ones(len(texts)), steps, len(texts) + 1)
+    weights = torch.ones(len(texts))
+    source = collate(texts[::-1], weights, steps, len(texts) + 1)
+    return replace(collate(texts, weights, steps, len(texts) + 1), source=source)
 
 
 def annealed() -> Callable[[int], float]:

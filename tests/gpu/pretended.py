@@ -232,9 +232,14 @@ class _Everything(TorchDispatchMode):
 
 
 def _recurrent(layer: Any, inputs: Tensor, start: Any = None) -> Any:
-    """An LSTM or GRU of one layer, batch first, step by step; refuses gradients in evaluation mode, as cuDNN does."""
-    input_weight, weight, input_bias, bias = layer._flat_weights
-    lstm, zero = isinstance(layer, nn.LSTM), inputs.new_zeros(len(inputs), layer.hidden_size)
+    """An LSTM or GRU of one layer, batch first, step by step."""
+    return _steps(layer._flat_weights, inputs, start, lstm=isinstance(layer, nn.LSTM), training=layer.training)
+
+
+def _steps(weights: Any, inputs: Tensor, start: Any, *, lstm: bool, training: bool) -> Any:
+    """Refuse gradients in evaluation mode, as cuDNN does."""
+    input_weight, weight, input_bias, bias = weights
+    zero = inputs.new_zeros(len(inputs), weight.shape[1])
     hidden, cell = (zero, zero) if start is None else (part[0] for part in (start if lstm else (start, start)))
     states = []
     for x in inputs.unbind(1):
@@ -249,7 +254,7 @@ def _recurrent(layer: Any, inputs: Tensor, start: Any = None) -> Any:
             hidden = (1 - update) * (x_n + (x_r + h_r).sigmoid() * h_n).tanh() + update * hidden
         states.append(hidden)
     path = torch.stack(states, 1)
-    if path.requires_grad and not layer.training:
+    if path.requires_grad and not training:
         path.register_hook(_refuse)
     return path, (hidden[None], cell[None]) if lstm else hidden[None]
 
@@ -280,7 +285,7 @@ def _move(module: nn.Module) -> nn.Module:
 def pretending() -> Iterator[None]:
     """Context in which the device can be used."""
     kept = {(kind, name): getattr(kind, name) for kind, name in ((nn.LSTM, "forward"), (nn.GRU, "forward"))}
-    kept[nn.Module, "to"] = nn.Module.to
+    kept[nn.Module, "to"], kept[torch, "lstm"] = nn.Module.to, torch.lstm
 
     def forward(original: Any) -> Any:
         return lambda self, x, hx=None: _recurrent(self, x, hx) if isinstance(x, Pretended) else original(self, x, hx)
@@ -290,6 +295,13 @@ def pretending() -> Iterator[None]:
         there = device is not None and device.type == NAME
         return _move(self) if there else kept[nn.Module, "to"](self, *args, **kwargs)
 
+    def lstm(x: Tensor, hx: Any, weights: Any, *options: Any) -> Any:
+        if not isinstance(x, Pretended):
+            return kept[torch, "lstm"](x, hx, weights, *options)
+        path, (hidden, cell) = _steps(weights, x, hx, lstm=True, training=options[3])
+        return path, hidden, cell
+
+    torch.lstm = lstm
     for kind in (nn.LSTM, nn.GRU):
         kind.forward = forward(kept[kind, "forward"])
     nn.Module.to = to
