@@ -83,10 +83,11 @@ def spaced(verse: str) -> str:
     """Return words and signs with a space between them, without the brackets of supplied words.
 
     What a user types is put into the corpus's form by the same rule, a straight apostrophe within a word included.
+    Some versions write a grave accent for it, and two hyphens for a dash, which stands apart.
 
     Example:
         >>> spaced("And darkness [was] upon the face of the deep.")
         'And darkness was upon the face of the deep .'
     """
     plain = re.sub(r"[][]", "", verse)
-    return " ".join(_SIGNS_AND_WORDS.findall(re.sub(r"(?<=\w)'(?=\w)", "’", plain)))
+    return " ".join(_SIGNS_AND_WORDS.findall(re.sub(r"(?<=\w)['`](?=\w)", "’", plain).replace("--", " -- ")))

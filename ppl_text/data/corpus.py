@@ -177,6 +177,7 @@ class Split:
             texts that count once each. Word types carry token counts and occur once; sentences may repeat.
         source: what stands beside each text; None for unconditional text.
         long: what became of texts that were too long.
+        read: how many texts were read for it, those that were dropped counted; None: these N and the dropped ones.
 
     Raises:
         DataError: counts that are not of that form.
@@ -188,11 +189,17 @@ class Split:
     """
 
     def __init__(
-        self, target: Side, counts: ArrayLike | None = None, source: Side | None = None, long: Long = NONE_LONG
+        self,
+        target: Side,
+        counts: ArrayLike | None = None,
+        source: Side | None = None,
+        long: Long = NONE_LONG,
+        read: int | None = None,
     ) -> None:
         if source is not None and len(source) != len(target):
             raise ValueError(f"{len(target)} texts have {len(source)} sources")
         self.target, self.source, self.long = target, source, long
+        self.read = len(target) + long.dropped if read is None else read
         # Ones that take no memory.
         self.counts: NDArray[np.int64] = np.broadcast_to(np.int64(1), len(target))
         if counts is not None:
@@ -218,9 +225,9 @@ class Split:
         return self.counts / self.total
 
     def take(self, rows: Rows) -> Split:
-        """Return the texts ``rows`` (R,) with their counts and sources, in that order."""
+        """Return the texts ``rows`` (R,) with their counts and sources, in that order; ``long`` is as it was read."""
         source = None if self.source is None else self.source.take(rows)
-        return Split(self.target.take(rows), self.counts[rows], source)
+        return Split(self.target.take(rows), self.counts[rows], source, self.long, self.read)
 
     def batch(
         self,

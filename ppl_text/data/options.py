@@ -141,13 +141,25 @@ class SentenceOptions(_Options):
     )
     subset: Name | None = Field(None, description="configuration of a hub: data set that has several")
     source: Name | None = Field(
-        None, description="column of what stands beside each text, for conditional models; null: nothing does"
+        None,
+        description="column of what stands beside each text, for conditional models; null: that of a known pair "
+        "(source and target, answer and question, line and reply), else nothing does",
+    )
+    autoencode: bool = Field(
+        False, description="let each text be its own source, cut like it and of its vocabulary", validate_default=True
     )
     source_max_tokens: Count | None = Field(
         None, description="most tokens of a source, EOS not counted; null: any number"
     )
+    source_vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+        None, description="largest V of the sources, like vocabulary, which it is where null", validate_default=True
+    )
+    shared_vocabulary: bool = Field(False, description="one vocabulary for both sides, made of both")
+    fit_on: Literal["train", "all"] = Field(
+        "train", description="splits that vocabularies are made from; all: valid and test too, as some papers did"
+    )
 
-    @field_validator("vocabulary")
+    @field_validator("vocabulary", "source_vocabulary")
     @classmethod
     def _holds_all_bytes(cls, value: int | None, info: ValidationInfo) -> int | None:
         if info.data.get("tokenizer") == "bpe" and value is not None and value < LEAST_BPE:
@@ -169,19 +181,33 @@ class SentenceOptions(_Options):
             raise ValueError(f"expected another column than that of the text; got {value!r}")
         return value
 
-    @field_validator("source")
+    @field_validator("autoencode")
     @classmethod
-    def _has_no_extra(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is not None and info.data.get("extra") is not None:
-            raise ValueError(f"extra sentences have no sources: expected none with extra; got {value!r}")
+    def _is_its_own_source(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("source") is not None:
+            raise ValueError(
+                f"a text that is its own source needs no column: expected none; got {info.data['source']!r}"
+            )
         return value
 
-    @field_validator("source_max_tokens")
+    @field_validator("source_max_tokens", "source_vocabulary", "shared_vocabulary")
     @classmethod
-    def _has_a_source(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("source", "") is None:
-            raise ValueError(f"expected a source, the name of its column; got source_max_tokens={value} without one")
+    def _is_not_the_text(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("autoencode"):
+            raise ValueError(f"the sources are the texts themselves, cut and encoded alike: expected none; got {value}")
         return value
+
+    @field_validator("shared_vocabulary")
+    @classmethod
+    def _is_one(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("source_vocabulary") is not None:
+            raise ValueError("one vocabulary has one size, data.vocabulary: expected no source_vocabulary beside it")
+        return value
+
+    @property
+    def source_limit(self) -> int | None:
+        """Most tokens of a source."""
+        return self.max_tokens if self.autoencode else self.source_max_tokens
 
 
 Options: TypeAlias = WordListOptions | SentenceOptions

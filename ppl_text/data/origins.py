@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,9 @@ ENDINGS = (".txt", ".tsv", ".csv", *JSON, ".parquet")
 COLUMNS = ("text", "sentence")
 """Columns that are taken for the text where none is named."""
 
+PAIRS = (("target", "source"), ("question", "answer"), ("reply", "line"))
+"""Columns that are taken for a text and its source where none is named: a question is asked about its answer."""
+
 HUB_STRINGS = ("string", "large_string", "string_view")
 """What ``datasets`` calls columns that hold texts."""
 
@@ -62,7 +66,8 @@ class Origin:
     """Texts in their order: ``rows()`` reads them, as often as it is called.
 
     ``name`` stands in notes, ``where`` in errors, ``unit`` says what is read, ``notes`` what was noticed; ``numbered``
-    is what the numbers are of, where that is not the unit: a row of csv may go over several lines.
+    is what the numbers are of, where that is not the unit: a row of csv may go over several lines. ``source`` says
+    where the source of each text stands; it is empty where there are none.
     """
 
     name: str
@@ -71,6 +76,12 @@ class Origin:
     unit: str = "line"
     notes: tuple[str, ...] = ()
     numbered: str = ""
+    source: str = ""
+
+    @property
+    def paired(self) -> bool:
+        """Whether a source stands beside each text."""
+        return bool(self.source)
 
     def fault(self, number: int, message: str) -> DataError:
         """Return the error for a line or row."""
@@ -99,8 +110,8 @@ def file_origin(path: Path, columns: Columns) -> Origin:
     Raises:
         DataError: a table that cannot be read, or a text file where a source is asked for.
     """
-    names = (columns.text, columns.source) if columns.text else (*COLUMNS, columns.source)
-    table = table_of(path, [name for name in names if name is not None], columns.asked)
+    names = columns.asked if columns.text else (*COLUMNS, *(columns.asked or chain.from_iterable(PAIRS)))
+    table = table_of(path, names, columns.asked)
     if table is not None:
         return table_origin(path.name, table, columns)
     if columns.source is not None:
@@ -179,10 +190,11 @@ def _labelled_texts(path: Path) -> Iterator[tuple[int, str]]:
 
 def table_origin(name: str, table: Table, columns: Columns) -> Origin:
     """Return the texts of a table, and their sources where they are asked for; its note says which columns are read."""
+    known = None if columns.asked else known_pair(table)
     source = None if columns.source is None else asked_column(table, columns.source, "source")
-    text = text_column(table, columns.text, COLUMNS, apart_from=source)
+    text, source = known or (text_column(table, columns.text, COLUMNS, apart_from=source), source)
     read = f"column '{text}' given column '{source}'" if source is not None else f"column '{text}' is the text"
-    read += "" if columns.text or has_name([text], COLUMNS) else ", the only one of strings"
+    read += "" if columns.text or known or has_name([text], COLUMNS) else ", the only one of strings"
     chosen = [text] if source is None else [text, source]
 
     def rows() -> Iterator[Raw]:
@@ -190,7 +202,16 @@ def table_origin(name: str, table: Table, columns: Columns) -> Origin:
             yield Raw(number, tuple(as_text(v, table, number, name) for v, name in zip(values, chosen, strict=True)))
 
     note = "; ".join(part for part in (f"{name}: {read}", table.assumed) if part)
-    return Origin(name, table.where, rows, unit="row", notes=(note,), numbered=table.numbered)
+    beside = "" if source is None else f"column '{source}'"
+    return Origin(name, table.where, rows, unit="row", notes=(note,), numbered=table.numbered, source=beside)
+
+
+def known_pair(table: Table) -> tuple[str, str] | None:
+    """Return the columns of the first of :data:`PAIRS` that is there, if no column is called like a lone text."""
+    if any(table.column(name) in table.likely for name in COLUMNS):
+        return None
+    found = ((table.column(text), table.column(source)) for text, source in PAIRS)
+    return next(((t, s) for t, s in found if t in table.likely and s in table.likely if t and s), None)
 
 
 def as_text(value: Any, table: Table, number: int, column: str) -> str:

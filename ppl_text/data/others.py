@@ -8,14 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ppl_text.core.errors import UserError
+from ppl_text.core.errors import DataError, UserError
 
 from .catalogue import HUB
 from .corpus import Corpus, Side, Split
 from .forms import TextForm
 from .options import SENTENCES, WORD_LIST, SentenceOptions, WordListOptions
 from .origins import Columns, Origin, file_origin, hub_origins, split_files
-from .sentences import clean, collected, encoded
+from .reading import clean, collected, encoded
+from .sentences import read_as_sources, without_sources
 from .tokenizers import SPECIALS
 from .word_files import check_alphabet, load_file
 
@@ -43,12 +44,26 @@ def other_texts(name: str, unit: str, options: Any, form: TextForm, split: str) 
 def _sentences(name: str, options: SentenceOptions, form: TextForm, split: str) -> Corpus:
     told: list[str] = []
     label, origin = _origin(name, options, split)
+    origin = _with_sources(origin, options) if form.source_tokenizer is not None else without_sources(origin)
     free = options.model_copy(update={"limit": None})
     texts = collected(origin, label, free, lambda _: label, told)[label]
     tokenizers = [t for t in (form.tokenizer, form.source_tokenizer) if t is not None]
     found = encoded(label, texts, tokenizers, free, origin, told)
     cleaned = partial(clean, lower=options.lower)
     return Corpus(label, {label: found}, tuple(told), "sentence", "token", weighted=False, clean=cleaned)
+
+
+def _with_sources(origin: Origin, options: SentenceOptions) -> Origin:
+    """Return the pairs of an origin; raise :class:`DataError` where it has texts alone."""
+    if options.autoencode:
+        return read_as_sources(origin)
+    if not origin.paired:
+        raise DataError(
+            "the run reads a source beside each text, and here are texts alone; expected pairs: a table with columns "
+            "source and target (or those of the run's data), or parallel files such as test.src and test.tgt",
+            origin.where,
+        )
+    return origin
 
 
 def _origin(name: str, options: SentenceOptions, split: str) -> tuple[str, Origin]:

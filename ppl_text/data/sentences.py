@@ -1,38 +1,25 @@
-"""Sentences of one corpus, a user's or built in: cleaned, divided, given a vocabulary, encoded once.
-
-What is done to a text, once, before anything else sees it: lower case where asked for, Unicode's NFC, one space for
-each run of white space, none at the ends. Where texts come in pairs, the same is done to their sources, which have a
-vocabulary of their own.
-"""
+"""Sentences of one corpus, a user's or built in: read, divided, given vocabularies, encoded once."""
 
 from __future__ import annotations
 
 import os
-import unicodedata
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from itertools import compress
-from operator import and_, ne
+from itertools import chain
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from ppl_text.core.errors import DataError
 
-from .corpus import SPLITS, Corpus, Long, Side, Split, TokenTable, chunks, repeats
-from .lines import shortened
+from .corpus import SPLITS, Corpus, Long, Repeat, Side, Split, TokenTable, repeats
 from .options import BPE_VOCABULARY, SentenceOptions
-from .origins import Columns, Origin, file_origin, hub_origins, split_files, unread
+from .origins import Columns, Origin, Raw, file_origin, hub_origins, split_files, unread
+from .reading import Home, Sides, clean, collected, encoded
 from .shares import untrained_unknown
 from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
-
-Home = Callable[[str], str]
-"""A cleaned text to the name of its split."""
-
-Sides: TypeAlias = tuple[list[str], ...]
-"""Cleaned texts, and where they come in pairs, their sources."""
 
 
 def load_sentences(path: Path | str, options: SentenceOptions) -> Corpus:
@@ -76,27 +63,17 @@ def _with_missing_splits(
     told = [*notes, f"not used: {', '.join(unused)}"] if unused else [*notes]
     if not os.path.isfile(name):
         told += [f"no {split} in {name}: taken from train" for split in missing]
-    return assemble(name, origins, options, division(options, missing), told)
+    return assemble(name, origins, options, division(options, missing, origins["train"].paired), told)
 
 
-def clean(text: str, lower: bool = False) -> str:
-    """Return the text as tokenizers see it: NFC, single spaces, in lower case where asked for.
-
-    Example:
-        >>> clean("  Cafe\\u0301\\tau  lait\\r\\n", lower=True)
-        'café au lait'
-    """
-    # Lower case first: of J and j with a caron, only the small one has a composed form.
-    return " ".join(unicodedata.normalize("NFC", text.lower() if lower else text).split())
-
-
-def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid")) -> Home:
+def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid"), paired: bool = False) -> Home:
     """Return what says to which split a sentence of undivided data belongs: what is scored of it, and the seed.
 
     u(x) = keyed BLAKE2 of x in lower case, as a number in [0, 1): test where u < test_share, valid where
     test_share ≤ u < test_share + valid_share, else train. x is the sentence without what :func:`_beginning` says is
     cut off. So equal sentences share a split (none of test is in train), adding or sorting lines moves no other, and
-    sizes are binomial. Of pairs the source decides. ``wanted`` leaves out a split that comes from elsewhere.
+    sizes are binomial. Of pairs (``paired``) x is the source: none stands in two splits. ``wanted`` leaves out a split
+    that comes from elsewhere.
     """
     if not wanted:
         return lambda _: "train"
@@ -104,7 +81,7 @@ def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid
     test, valid = options.test_share, options.test_share + options.valid_share
     regions = [("test", 0.0, test), ("valid", test, valid)]
     taken = [(name, low, high) for name, low, high in regions if name in wanted]
-    beginning = _beginning(options)
+    beginning = _beginning(options, options.source_limit if paired else options.max_tokens)
 
     def place(text: str) -> str:
         digest = blake2b(clean(beginning(text), lower=True).encode(), digest_size=8, key=key).digest()
@@ -114,14 +91,13 @@ def division(options: SentenceOptions, wanted: Collection[str] = ("test", "valid
     return place
 
 
-def _beginning(options: SentenceOptions) -> Callable[[str], str]:
+def _beginning(options: SentenceOptions, most: int | None) -> Callable[[str], str]:
     """Return what takes of a text the part that decides its split: equal for texts that are equal once truncated.
 
     That is the truncated text itself for words and characters, whose tokens are known without a vocabulary. That of
     byte pairs comes from train, and so after the division; but M tokens hold M bytes or more, less the three of a
     character that the cut would part and one space: so many bytes decide.
     """
-    most = options.max_tokens if options.source is None else options.source_max_tokens
     if most is None or options.long != "truncate" or options.divide == "whole":
         return lambda text: text
     sure = max(1, most - 4)
@@ -150,6 +126,9 @@ def assemble(
         DataError: data that cannot be read or leave a split empty.
     """
     told = list(notes)
+    if options.autoencode:
+        origins = {split: read_as_sources(origin) for split, origin in origins.items()}
+    _check_sides(name, origins, options)
     found: dict[str, Sides] = {}
     for split, origin in origins.items():
         found |= collected(origin, split, options, home, told)
@@ -157,17 +136,12 @@ def assemble(
     for split in SPLITS:
         if split not in found or not found[split][0]:
             raise DataError(_too_few(split, found, options), of_split[split].where)
-    tokenizers = [_tokenizer(texts, options, origins["train"]) for texts in found["train"]]
-    for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=False):
-        told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), made from train")
+    tokenizers = _tokenizers(found, options, origins["train"], told)
     splits = {split: encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
     splits["train"] = _trained_on(splits["train"], options, tokenizers, told)
     told.extend(untrained_unknown(splits))
-    found_twice, noun = repeats(splits), "sentences" if options.source is None else "pairs"
-    told.extend(
-        f"{split}: {number:,} of {len(splits[split]):,} {noun} stand in {other} too, as they are scored"
-        for split, other, number in found_twice
-    )
+    found_twice = repeats(splits)
+    told.extend(_told_twice(splits, found_twice))
     return Corpus(
         name=name,
         splits=splits,
@@ -180,6 +154,89 @@ def assemble(
     )
 
 
+def read_as_sources(origin: Origin) -> Origin:
+    """Return the texts of an origin, each with itself as its source."""
+    notes = [f"{origin.name}: each text is its own source (autoencode)"]
+    notes += [f"{origin.name}: the sources in {origin.source} are not read"] * origin.paired
+
+    def rows() -> Iterator[Raw]:
+        return (raw._replace(sides=raw.sides[:1] * 2) for raw in origin.rows())
+
+    return replace(origin, rows=rows, notes=(*origin.notes, *notes), source="the text itself")
+
+
+def without_sources(origin: Origin) -> Origin:
+    """Return the texts of an origin alone, and say so where they have sources."""
+    if not origin.paired:
+        return origin
+
+    def rows() -> Iterator[Raw]:
+        return (raw._replace(sides=raw.sides[:1]) for raw in origin.rows())
+
+    notes = (*origin.notes, f"{origin.name}: the sources in {origin.source} are not read")
+    return replace(origin, rows=rows, notes=notes, source="")
+
+
+def _check_sides(name: str, origins: Mapping[str, Origin], options: SentenceOptions) -> None:
+    """Raise where some splits have sources and others none, or options are about sources where there are none."""
+    paired = {split: origin.paired for split, origin in origins.items()}
+    if len(set(paired.values())) > 1:
+        has = ", ".join(f"{split} {'has' if there else 'lacks'} sources" for split, there in paired.items())
+        raise DataError(f"all splits need sources, or none: {has}; give pairs throughout", name)
+    about = options.unused("source_max_tokens", "source_vocabulary", "shared_vocabulary")
+    if about and not paired["train"]:
+        raise DataError(
+            f"it has no sources, which {', '.join(f'data.{option}' for option in about)} is about; expected pairs: "
+            "a table with columns source and target (or data.source and data.column with their names), parallel files "
+            "train.src and train.tgt, or data.autoencode=true, by which each text is its own source",
+            name,
+        )
+    if options.extra is not None and paired["train"]:
+        raise DataError("extra sentences have no sources: expected none (data.extra) where texts come in pairs", name)
+
+
+def _tokenizers(
+    found: Mapping[str, Sides], options: SentenceOptions, origin: Origin, told: list[str]
+) -> list[Tokenizer]:
+    """Return the tokenizer of each side, made from train, or where the options say so from all splits."""
+    over = SPLITS if options.fit_on == "all" else ("train",)
+    sides = [list(chain.from_iterable(texts)) for texts in zip(*(found[split] for split in over), strict=True)]
+    made = f"made from {', '.join(over)}"
+    made += " (fit_on): words of valid and test alone are never trained, and yet no <unk>" * (len(over) > 1)
+    if len(sides) == 1 or options.autoencode or options.shared_vocabulary:
+        both = "" if len(sides) == 1 else " of both sides"
+        one = _tokenizer(chain(*(sides[:1] if options.autoencode else sides)), options, options.vocabulary, origin)
+        told.append(f"vocabulary{both}: {one.size:,} symbols ({options.tokenizer}), {made}")
+        return [one] * len(sides)
+    sizes = (options.vocabulary, options.source_vocabulary or options.vocabulary)
+    tokenizers = [_tokenizer(texts, options, size, origin) for texts, size in zip(sides, sizes, strict=True)]
+    for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=True):
+        told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), {made}")
+    return tokenizers
+
+
+def _tokenizer(texts: Iterable[str], options: SentenceOptions, vocabulary: int | None, origin: Origin) -> Tokenizer:
+    try:
+        if options.tokenizer == "bpe":
+            return bpe_tokenizer(texts, vocabulary=vocabulary or BPE_VOCABULARY)
+        make = {"word": word_tokenizer, "character": open_character_tokenizer}[options.tokenizer]
+        return make(texts, vocabulary=vocabulary, min_count=options.min_count)
+    except DataError as error:
+        raise DataError(str(error), origin.where) from error
+
+
+def _told_twice(splits: Mapping[str, Split], whole: Iterable[Repeat]) -> Iterator[str]:
+    """Say what stands in two splits, as it is scored: sentences, or pairs and each side of them."""
+    found = [("sentences" if splits["train"].source is None else "pairs", whole)]
+    sides = {"targets": {name: Split(split.target) for name, split in splits.items()}}
+    sides["sources"] = {name: Split(split.source) for name, split in splits.items() if split.source is not None}
+    if sides["sources"]:
+        found += [(noun, repeats(side)) for noun, side in sides.items()]
+    for noun, twice in found:
+        for split, other, number in twice:
+            yield f"{split}: {number:,} of {len(splits[split]):,} {noun} stand in {other} too, as they are scored"
+
+
 def _trained_on(train: Split, options: SentenceOptions, tokenizers: Sequence[Tokenizer], told: list[str]) -> Split:
     """Return ``train_limit`` of the training sentences, and the first ``extra_limit`` of ``extra`` behind them."""
     if options.train_limit is not None:
@@ -190,17 +247,19 @@ def _trained_on(train: Split, options: SentenceOptions, tokenizers: Sequence[Tok
         told.append(f"train: {len(train):,} of them drawn (train_limit)")
     if options.extra is None:
         return train
-    origin = file_origin(Path(options.extra).expanduser(), Columns(None, None))
+    origin = without_sources(file_origin(Path(options.extra).expanduser(), Columns()))
     # A generated text that does not end is as long as there are any.
     free = options.model_copy(update={"limit": None, "long": "truncate"})
     texts = collected(origin, "train", free, lambda _: "train", told)["train"]
-    more = encoded("extra", texts, tokenizers, free, origin, told).target
+    more = encoded("extra", texts, tokenizers, free, origin, told)
     if options.extra_limit is not None:
         if options.extra_limit > len(more):
             raise DataError(f"extra_limit={options.extra_limit:,} of {len(more):,} sentences; lower it", origin.where)
         more = more.take(np.arange(options.extra_limit))
-    table = TokenTable.joined([train.target.table, more.table], more.tokenizer.vocabulary.ids)
-    return Split(Side([*train.texts, *more.texts], more.tokenizer, table), long=train.long)
+    tables, tokenizer = [split.target.table for split in (train, more)], more.target.tokenizer
+    side = Side([*train.texts, *more.texts], tokenizer, TokenTable.joined(tables, tokenizer.vocabulary.ids))
+    long = Long(train.long.truncated + more.long.truncated, train.long.dropped + more.long.dropped)
+    return Split(side, long=long, read=train.read + more.read)
 
 
 def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -> str:
@@ -209,147 +268,3 @@ def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -
         f"test_share={options.test_share:g}, valid_share={options.valid_share:g}, seed={options.seed}; give more "
         "sentences or larger shares, or a folder with train, valid and test files"
     )
-
-
-def collected(origin: Origin, split: str, options: SentenceOptions, home: Home, told: list[str]) -> dict[str, Sides]:
-    """Return the cleaned texts of one origin by split; ``told`` hears what was dropped."""
-    pairs = options.source is not None
-    parts: dict[str, Sides] = {}
-    read = empty = 0
-    limited = False
-    for raw in origin.rows():
-        read += 1
-        texts = [_cleaned(text, raw.number, options, origin) for text in raw.sides]
-        if not all(texts):
-            empty += 1
-            if options.empty == "refuse":
-                what = "no text" if not texts[0] else f"no source in column '{options.source}'"
-                raise origin.fault(raw.number, f"{what}; remove the line, or drop such lines with data.empty=drop")
-            continue
-        part = parts.setdefault(home(texts[-1]) if split == "train" else split, tuple([] for _ in texts))
-        for side, text in zip(part, texts, strict=True):
-            side.append(text)
-        limited = split == "train" and "train" in parts and len(parts["train"][0]) == options.limit
-        if limited:
-            break
-    if read == empty:
-        raise DataError("there is no sentence in it; expected one on each line (or in each row)", origin.where)
-    told.append(
-        f"{origin.name}: {read:,} {origin.unit}s read"
-        + (f", {empty:,} without text{' or source' * pairs} dropped" if empty else "")
-        + (f"; stopped at {options.limit:,} training sentences (limit)" if limited else "")
-    )
-    told.extend(origin.notes)
-    return parts
-
-
-def _cleaned(raw: str, number: int, options: SentenceOptions, origin: Origin) -> str:
-    text = clean(raw, options.lower)
-    if "\0" in text:
-        raise origin.fault(number, f"a NUL character in {shortened(text)}; remove it")
-    return text
-
-
-def _tokenizer(texts: Iterable[str], options: SentenceOptions, origin: Origin) -> Tokenizer:
-    try:
-        if options.tokenizer == "bpe":
-            return bpe_tokenizer(texts, vocabulary=options.vocabulary or BPE_VOCABULARY)
-        make = {"word": word_tokenizer, "character": open_character_tokenizer}[options.tokenizer]
-        return make(texts, vocabulary=options.vocabulary, min_count=options.min_count)
-    except DataError as error:
-        raise DataError(str(error), origin.where) from error
-
-
-def encoded(
-    split: str,
-    texts: Sides,
-    tokenizers: Sequence[Tokenizer],
-    options: SentenceOptions,
-    origin: Origin,
-    told: list[str],
-) -> Split:
-    """Encode both sides of a split, long sentences treated as the options say; a row goes with either side."""
-    fits = [_Fit(side, tokenizer, options, origin) for side, tokenizer in enumerate(tokenizers)]
-    truncated = dropped = 0
-    for parts in zip(*map(chunks, texts), strict=True):
-        fitted = [fit(part) for fit, part in zip(fits, parts, strict=True)]
-        # A first character of more bytes than max_tokens leaves nothing of its sentence.
-        kept = [all(row) for row in zip(*(ids for _, ids in fitted), strict=True)]
-        dropped += kept.count(False)
-        cut = map(ne, zip(*(shown for shown, _ in fitted), strict=True), zip(*parts, strict=True))
-        truncated += sum(map(and_, cut, kept))
-        for fit, (shown, ids) in zip(fits, fitted, strict=True):
-            fit.keep(compress(shown, kept), compress(ids, kept))
-    if not fits[0].texts:
-        limits = " or ".join(f"{fit.option}={fit.most}" for fit in fits if fit.most is not None)
-        raise DataError(
-            f"every sentence of {split} has more than {limits} tokens; raise it or set long=truncate", origin.where
-        )
-    for fit in fits:
-        told.extend(fit.notes(split))
-    source = fits[1].side() if len(fits) > 1 else None
-    return Split(fits[0].side(), source=source, long=Long(truncated, dropped))
-
-
-class _Fit:
-    """The texts of one side of a split that are kept, and their ids; counts the long ones."""
-
-    def __init__(self, side: int, tokenizer: Tokenizer, options: SentenceOptions, origin: Origin) -> None:
-        self.option, self.most, self.noun = (
-            ("max_tokens", options.max_tokens, "sentences"),
-            ("source_max_tokens", options.source_max_tokens, "sources"),
-        )[side]
-        self.texts: list[str] = []
-        self._place, self._tokenizer, self._options, self._origin = side, tokenizer, options, origin
-        self._tables: list[TokenTable] = []
-        self._long = 0
-
-    def __call__(self, texts: Sequence[str]) -> tuple[Sequence[str], list[list[int]]]:
-        """Return texts and ids, without any ids where a text is to be dropped."""
-        ids = self._tokenizer.encode(texts)
-        if self.most is None or max(map(len, ids)) <= self.most:
-            return texts, ids
-        rows = [self._shortened(text, row, self.most) for text, row in zip(texts, ids, strict=True)]
-        return [text for text, _ in rows], [row for _, row in rows]
-
-    def keep(self, texts: Iterable[str], ids: Iterable[list[int]]) -> None:
-        """Store some texts with their ids."""
-        self.texts.extend(texts)
-        self._tables.append(TokenTable.build(list(ids)))
-
-    def side(self) -> Side:
-        """Return what was kept."""
-        table = TokenTable.joined(self._tables, self._tokenizer.vocabulary.ids)
-        return Side(self.texts, self._tokenizer, table)
-
-    def notes(self, split: str) -> list[str]:
-        """Say how much was kept, how much was too long and how much is unknown."""
-        ids = np.concatenate([table.ids for table in self._tables])
-        number, scored = len(self.texts), len(ids) + len(self.texts)
-        unknown = int((ids == self._tokenizer.vocabulary.ids.unk).sum()) / max(1, len(ids))
-        became = {"truncate": "truncated"}.get(self._options.long, "dropped")
-        too_long = [f"{split}: {self._long:,} {self.noun} of more than {self.most} tokens {became}"] * bool(self._long)
-        return [
-            *too_long,
-            f"{split}: {number:,} {self.noun}, {scored:,} scored tokens ({scored / number:z.3f} a sentence, EOS "
-            f"counted), {unknown:z.2%} <unk>",
-        ]
-
-    def _shortened(self, text: str, ids: list[int], most: int) -> tuple[str, list[int]]:
-        if len(ids) <= most:
-            return text, ids
-        self._long += 1
-        if self._options.long == "refuse":
-            raise self._refusal(text, len(ids), most)
-        if self._options.long == "drop":
-            return "", []
-        prefix = self._tokenizer.prefix(text, most)
-        return prefix, self._tokenizer.encode([prefix])[0]
-
-    def _refusal(self, text: str, tokens: int, most: int) -> DataError:
-        """Name the line, which only now is looked for."""
-        lower = self._options.lower
-        numbers = (raw.number for raw in self._origin.rows() if clean(raw.sides[self._place], lower) == text)
-        advice = f"raise {self.option}, or truncate or drop such sentences with data.long"
-        message = f"{tokens:,} tokens, more than {self.option}={most}: {shortened(text)}; {advice}"
-        return self._origin.fault(next(numbers), message)

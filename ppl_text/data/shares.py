@@ -25,9 +25,9 @@ def shares_of(split: Split) -> Shares | None:
     """Return the shares of a split; None where its vocabulary is closed and every text stands in it whole."""
     if split.target.tokenizer.vocabulary.ids.unk is None and not any(split.long):
         return None
-    read = len(split) + split.long.dropped
     words = max(1, split.target.table.scored_tokens - len(split))
-    return Shares(unknown_tokens(split.target) / words, split.long.truncated / read, split.long.dropped / read)
+    truncated, dropped = (number / split.read for number in split.long)
+    return Shares(unknown_tokens(split.target) / words, truncated, dropped)
 
 
 def unknown_tokens(side: Side) -> int:

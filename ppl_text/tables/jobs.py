@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import NamedTuple
@@ -37,11 +37,12 @@ class _Job(NamedTuple):
 
 
 class RowsFailedError(PplTextError):
-    """One or more rows ended with an error; the others are kept. ``rows``: what each of them said."""
+    """One or more rows ended with an error; the others are kept. ``rows``: what each said, by its folder's name."""
 
-    def __init__(self, rows: Sequence[str]) -> None:
-        super().__init__("rows that failed (the same command runs them again):\n- " + "\n- ".join(rows))
-        self.rows = list(rows)
+    def __init__(self, rows: Mapping[str, str]) -> None:
+        lines = (f"\n- {name}: {reason}" for name, reason in rows.items())
+        super().__init__("rows that failed (the same command runs them again):" + "".join(lines))
+        self.rows = dict(rows)
 
 
 def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
@@ -50,7 +51,7 @@ def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
     A row that fails does not stop the others: :class:`RowsFailedError` names all that did, at the end. SIGINT,
     SIGTERM and SIGHUP are passed on to the workers, which save and stop; then :class:`Interrupted` is raised.
     """
-    waiting, running, failed = list(tasks), list[_Job](), list[str]()
+    waiting, running, failed = list(tasks), list[_Job](), dict[str, str]()
     with _passed_on_signals(running) as received:
         try:
             while running or (waiting and not received):
@@ -60,7 +61,7 @@ def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
                         running[-1].process.send_signal(_known_to_workers(number))
                 for job in _wait_for_one(running):
                     running.remove(job)
-                    failed += [] if received or not job.process.returncode else [_why(job)]
+                    failed |= {} if received or not job.process.returncode else {job.task.folder.name: _why(job)}
         finally:
             for job in running:  # only where something went wrong here
                 job.process.terminate()
@@ -69,8 +70,8 @@ def run_at_once(tasks: Sequence[Task], jobs: int, say: Say) -> None:
     raise_failed(failed)
 
 
-def raise_failed(failed: Sequence[str]) -> None:
-    """Raise :class:`RowsFailedError` where there is a failed row."""
+def raise_failed(failed: Mapping[str, str]) -> None:
+    """Raise :class:`RowsFailedError` where there is a failed row; ``failed``: folder's name to reason."""
     if failed:
         raise RowsFailedError(failed)
 
@@ -114,8 +115,8 @@ def _why(job: _Job) -> str:
     code = job.process.returncode
     if code < 0:
         memory = " (is the memory used up? try fewer --jobs)" if -code == signal.SIGKILL else ""
-        return f"{job.task.folder.name}: killed by {signal.Signals(-code).name}{memory}"
-    return f"{job.task.folder.name}: " + ("\n  ".join(job.last) or f"ended with status {code} and no message")
+        return f"killed by {signal.Signals(-code).name}{memory}"
+    return "\n  ".join(job.last) or f"ended with status {code} and no message"
 
 
 def _known_to_workers(number: int) -> int:

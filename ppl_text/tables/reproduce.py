@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,17 +79,31 @@ def reproduce(
     at_once = min(_jobs(jobs, missing), max(1, len(missing)))
     say(f"{len(tasks)} rows and seeds, {len(tasks) - len(missing)} of them done before; {budget}: {about}")
     with _written(found, place, budget, data):
-        failed = list[str]()
-        for tasks in ([t for t in missing if t.before is None], [t for t in missing if t.before is not None]):
-            try:
-                if at_once > 1:
-                    run_at_once(tasks, at_once, say)
-                else:
-                    _run_here(tasks, progress or Quiet(), say)
-            except RowsFailedError as error:
-                failed += error.rows
-        raise_failed(failed)
+        run = partial(run_at_once, jobs=at_once) if at_once > 1 else partial(_run_here, progress=progress or Quiet())
+        raise_failed(_in_order(missing, run, say))
     return Reproduction(place, gather(found, place, budget, data))
+
+
+def _in_order(tasks: Sequence[Task], run: Callable[..., None], say: Say) -> dict[str, str]:
+    """Run tasks, those whose texts others train on before the others; return why any of them failed.
+
+    A row that trains on texts which are not there then is not run, for the reason that they were not written.
+    """
+    failed = dict[str, str]()
+    for waiting in (False, True):
+        ready = []
+        for task in (task for task in tasks if (task.before is not None) == waiting):
+            if task.before is None or task.before.written:
+                ready.append(task)
+                continue
+            name = task.before.folder.name
+            failed[task.folder.name] = f"not run, for want of the texts of {name}: {failed.get(name, 'there are none')}"
+            say(f"[{task.folder.name}] error: {failed[task.folder.name]}")
+        try:
+            run(ready, say=say)
+        except RowsFailedError as error:
+            failed |= error.rows
+    return failed
 
 
 def _place(out: str | Path | None, name: str) -> Path:
@@ -109,13 +124,13 @@ def _missing(tasks: Sequence[Task]) -> list[Task]:
 
 def _is_missing(task: Task) -> bool:
     config = task.config()
-    waits = task.before is not None and not task.before.texts.is_file()
+    waits = task.before is not None and not task.before.written
     if not waits:
         build.load_data(config)
     if task.row.recipe is not None:
         for check in (build.check_programs, build.build_objective, build.build_fabric):
             check(config)
-    return waits or task.done() is None
+    return waits or task.done() is None or not task.written
 
 
 def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
@@ -130,7 +145,7 @@ def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
 
 def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:
     """Run one row after the other in this process; a failed one does not stop the others, a full disk does."""
-    failed = []
+    failed = dict[str, str]()
     for number, task in enumerate(tasks, 1):
         say(f"row {number} of {len(tasks)}: {task.folder.name}")
         try:
@@ -142,7 +157,7 @@ def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:
         except CheckpointError:
             raise
         except PplTextError as error:
-            failed.append(f"{task.folder.name}: {error}")
+            failed[task.folder.name] = str(error)
             say(f"[{task.folder.name}] error: {error}")
     raise_failed(failed)
 

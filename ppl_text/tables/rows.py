@@ -30,6 +30,9 @@ from .table import Row, Table
 TEXTS = "texts.txt"
 """The file of a row's folder with what its run has written, one text a line, for rows that train on it."""
 
+TRIES = 10
+"""How often a run is asked for texts before it is said to write hardly anything but empty ones."""
+
 RECORD = "measures.json"
 """The file of a row's folder with what was measured of it; written last, so it says that the row is done."""
 
@@ -57,9 +60,17 @@ class Task:
 
     @property
     def writes(self) -> int:
-        """How many texts the row's run writes: what the rows that train on them take, and some for empty ones."""
+        """How many texts the row's run writes: as many as that of the rows takes which takes most of them."""
         takers = [replace(self, row=row) for row in self.table.rows if row.extra == self.row.name]
-        return max((int(1.1 * task.changes["data.extra_limit"]) + 10 for task in takers), default=0)
+        return max((task.changes["data.extra_limit"] for task in takers), default=0)
+
+    @property
+    def written(self) -> bool:
+        """Whether all texts that other rows train on are there; also where none does."""
+        if not self.writes:
+            return True
+        lines = self.texts.read_text(encoding="utf-8").splitlines() if self.texts.is_file() else []
+        return sum(bool(line.strip()) for line in lines) >= self.writes
 
     @property
     def before(self) -> Task | None:
@@ -155,21 +166,43 @@ def is_current(record: Mapping[str, Any], settings: Mapping[str, Any], measure: 
 def run_task(task: Task, progress: Progress) -> dict[str, Any]:
     """Bring a row to its end, from wherever it stands, and return its record.
 
-    A finished row is read, a trained one measured, a stopped one resumed, a new one trained. Raises
-    :class:`RunFolderError` where another process is at work on it.
+    A finished row is read, a trained one measured, a stopped one resumed, a new one trained; texts that others train on
+    are written where they are not there, or not all. Raises :class:`RunFolderError` where another process is at work on
+    it.
     """
     with _locked(task):
-        if (record := task.done()) is not None:
+        record = task.done()
+        if record is not None and task.written:
             return record
         config = task.config()
         run = None if task.row.recipe is None else _trained(task, progress)
         with torch_threads(config.threads):
-            if run is not None and task.writes and not task.texts.is_file():
-                folders.write_text(task.texts, "\n".join(run.generate(task.writes, SEED)) + "\n")
+            if run is not None and not task.written:
+                folders.write_text(task.texts, "\n".join(_texts(task, run)) + "\n")
+            if record is not None:
+                return record
             measured = _measured(task, run, progress)
         record = _record(task, config, measured, run)
         folders.write_record(task.folder / RECORD, record)
         return record
+
+
+def _texts(task: Task, run: Run) -> list[str]:
+    """Return as many texts of a run as other rows need, empty ones left out; raises where it has hardly any others."""
+    found, drawn = list[str](), 0
+    most = int(1.1 * task.writes) + 10
+    for number in range(TRIES):
+        # By the share of them that has not been empty so far.
+        wanted = most if not found else int(1.1 * (task.writes - len(found)) * drawn / len(found)) + 10
+        texts = run.generate(min(wanted, most), SEED + number)
+        drawn += len(texts)
+        found += [text for text in texts if text.strip()]
+        if len(found) >= task.writes:
+            return found[: task.writes]
+    raise UserError(
+        f"row '{task.row.name}' has written {len(found):,} texts that are not empty among {drawn:,}, and the rows that "
+        f"train on them need {task.writes:,}: train it longer (another --budget), or leave those rows out"
+    )
 
 
 @contextmanager

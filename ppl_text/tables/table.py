@@ -280,6 +280,14 @@ def _check_references(table: Table) -> None:
     faults += [
         f"row '{row.name}' adds texts of no row '{row.extra}'" for row in table.rows if row.extra not in {None, *names}
     ]
+    faults += [
+        f"row '{row.name}' adds texts of row '{row.extra}' and does not say how many under budget '{name}': set "
+        "data.extra_limit"
+        for row in table.rows
+        if row.extra is not None
+        for name, budget in table.budgets.items()
+        if not isinstance(row.changes(budget, 0).get("data.extra_limit"), int)
+    ]
     faults += [f"there is no baseline row '{name}'" for name in table.baselines if name not in names]
     for claim in table.claims:
         faults += [f"claim '{claim.text}' names no row '{n}'" for n in (claim.better, claim.worse) if n not in names]

@@ -2,8 +2,8 @@
 
 import pytest
 
-from ppl_text.core.errors import ConfigError, DataError
-from ppl_text.data.options import SentenceOptions, corpus_options
+from ppl_text.core.errors import DataError
+from ppl_text.data.options import SentenceOptions
 from ppl_text.data.sentences import load_sentences
 
 WORDS = ["sun", "moon", "star", "sea", "sand"]
@@ -63,6 +63,6 @@ def test_what_is_not_there_is_named(folder, options, message):
         loaded(folder, **options)
 
 
-def test_pairs_take_no_further_texts():
-    with pytest.raises(ConfigError, match="extra sentences have no sources"):
-        corpus_options("sentences", {"source": "source", "extra": "more.txt"})
+def test_pairs_take_no_further_texts(folder):
+    with pytest.raises(DataError, match="extra sentences have no sources"):
+        loaded(folder, extra=str(folder.parent / "more.txt"), autoencode=True)

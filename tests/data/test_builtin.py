@@ -16,7 +16,7 @@ from ppl_text.data.batches import EpochBatches, TrainingBatches, default_buckets
 from ppl_text.data.builtin import spaced
 from ppl_text.data.catalogue import load_corpus
 from ppl_text.data.corpus import SPLITS
-from ppl_text.data.sentences import clean
+from ppl_text.data.reading import clean
 
 PTB = Path(os.environ.get("PPL_TEXT_PTB", "no folder given"))
 

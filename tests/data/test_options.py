@@ -70,7 +70,7 @@ WRONG = {
         "lower": [1],
         "column": ["", 3],
         "valid_share": [0.9],
-        "source_max_tokens": [5],
+        "source_max_tokens": [0],
     },
 }
 

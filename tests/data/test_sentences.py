@@ -10,7 +10,8 @@ from ppl_text.core.vocabulary import UNK_ID
 from ppl_text.data.catalogue import load_corpus
 from ppl_text.data.corpus import SPLITS
 from ppl_text.data.options import SentenceOptions
-from ppl_text.data.sentences import clean, division
+from ppl_text.data.reading import clean
+from ppl_text.data.sentences import division
 
 LINES = [f"sentence number {i} of {i % 7}" for i in range(60)]
 

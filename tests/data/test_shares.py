@@ -1,5 +1,6 @@
 """Shares of <unk>, truncated and dropped texts, by hand; the warning of an <unk> that is scored and never trained."""
 
+import numpy as np
 import pytest
 
 from ppl_text.data.corpus import Long
@@ -39,6 +40,20 @@ def test_a_pair_is_long_where_either_side_is(tmp_path):
     for long, expected in (("truncate", Long(truncated=3)), ("drop", Long(dropped=3))):
         corpus = load_sentences(tmp_path, SentenceOptions(**limits, long=long))
         assert corpus.splits["train"].long == expected
+
+
+def test_a_part_of_a_split_has_the_shares_of_what_was_read(tmp_path):
+    long = "a b c\na b\nb a c\nb\n"
+    whole = load(tmp_path, long, max_tokens=2, long="truncate").splits["train"]
+    assert (whole.long, whole.read) == (Long(truncated=2), 4)
+    part = whole.take(np.array([3]))
+    assert (part.long, part.read) == (whole.long, whole.read)
+    assert shares_of(part).truncated == 2 / 4
+    more = tmp_path / "more.txt"
+    more.write_text("a a a a\nb\n", encoding="utf-8")
+    both = load(tmp_path, long, max_tokens=2, long="drop", train_limit=1, extra=str(more)).splits["train"]
+    assert (len(both), both.long, both.read) == (3, Long(truncated=1, dropped=2), 6)
+    assert shares_of(both) == Shares(unknown=0.0, truncated=1 / 6, dropped=2 / 6)
 
 
 def test_a_closed_vocabulary_has_no_shares(trained):

@@ -10,7 +10,7 @@ import pytest
 
 import ppl_text as pt
 from ppl_text.core.atomic import finite_or_none
-from ppl_text.core.errors import Interrupted, RunFolderError
+from ppl_text.core.errors import Interrupted, RunFolderError, UserError
 from ppl_text.data.options import WordListOptions
 from ppl_text.data.word_lists import WordCounts, character_corpus, divide
 from ppl_text.evaluation.likelihood import sentence_bounds
@@ -19,7 +19,8 @@ from ppl_text.measures.words import PAPER_UNIQUE, WordMeasure, _tightest
 from ppl_text.metrics.words import entropy
 from ppl_text.recipes import build
 from ppl_text.tables.results import gather
-from ppl_text.tables.rows import RECORD, Task, _locked, run_task
+from ppl_text.tables.rows import RECORD, TRIES, Task, _locked, _texts, run_task
+from ppl_text.tables.table import load_table
 from ppl_text.training.progress import Quiet
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -275,3 +276,39 @@ def test_seeds_have_folders_and_draws_of_their_own(tiny_table, finished, tmp_pat
     other = Task(tiny_table, task.row, "small", 1, tmp_path)
     assert other.folder.name == "chain-s1"
     assert run_task(other, Quiet())["measures"]["test"] != record["measures"]["test"]
+
+
+class Terse:
+    """Writes a text that says something every so often, and empty ones or spaces between."""
+
+    def __init__(self, every):
+        self.every, self.written, self.seeds = every, 0, []
+
+    def generate(self, n, seed):
+        self.seeds.append(seed)
+        places = range(self.written, self.written + n)
+        self.written += n
+        return [f"text {i}" if i % self.every == 0 else " " * (i % 2) for i in places]
+
+
+def generator(out):
+    """A row whose run writes 40 texts for others."""
+    table = load_table("davam-figure3", "verses")
+    return Task(table, table.select(["generator-1k"])[0], "smoke", 0, out)
+
+
+@pytest.mark.parametrize("every", [1, 2, 6])
+def test_empty_texts_are_left_out_and_more_are_drawn(tmp_path, every):
+    run = Terse(every)
+    found = _texts(generator(tmp_path), run)
+    assert found == [f"text {i * every}" for i in range(40)], "the first ones, in their order"
+    assert len(set(run.seeds)) == len(run.seeds), "every draw is another one"
+    assert run.written < 60 * every
+
+
+def test_a_run_that_writes_next_to_nothing_is_given_up(tmp_path):
+    run = Terse(100)
+    message = r"row 'generator-1k' has written 6 texts that are not empty among 540, and .* need 40: train it longer"
+    with pytest.raises(UserError, match=message):
+        _texts(generator(tmp_path), run)
+    assert len(run.seeds) == TRIES

@@ -196,6 +196,7 @@ def test_a_small_table_is_read():
         ("measure: words", "measure: wrods", "measures 'wrods' are not known (did you mean 'words'?)"),
         ("measure: words", "measure: words\nbaselines: [a, c]", "there is no baseline row 'c'"),
         ("title: B, group: g", "title: B, group: g, extra: c", "row 'b' adds texts of no row 'c'"),
+        ("title: B, group: g", "title: B, group: g, extra: a", "does not say how many under budget 'smoke': set data."),
     ],
 )
 def test_faults_of_a_file_are_named(old, new, says):
@@ -272,5 +273,5 @@ def test_generators_of_figure_3_know_their_subset_unless_the_leaking_part_is_ask
         assert options["train_limit"] == size
         assert options["extra_limit"] == size * {"05": 0.5, "1": 1, "2": 2, "4": 4}[name.split("x")[1]]
         assert options["extra"] == str(tmp_path / f"{task.before.row.name}-s0" / "texts.txt")
-        assert task.before.writes >= options["extra_limit"]
+        assert task.before.writes == 4 * size if part == "verses" else 16_000
         assert task.before.config().data.options.get("train_limit") == (size if part == "verses" else None)
