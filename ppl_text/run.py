@@ -353,8 +353,11 @@ class Run(Writer):
         options = {"objective": objective, "freeze": freeze, "set": set, "seed": seed, "out": out}
         parts = swap.child_parts(self, guide, steps=steps, **options)
         child = self.child(parts.folder, parts.config, parts.code)
-        if objective is None and progress is not None and parts.config.objective != self.config.objective:
+        progress = progress or Quiet()
+        if objective is None and parts.config.objective != self.config.objective:
             progress.message(f"guide {parts.config.guide.name} is trained by {parts.config.objective}")
+        for note in parts.notes:
+            progress.message(note)
         child.train(progress=progress)
         return child
 

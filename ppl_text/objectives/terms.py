@@ -96,6 +96,13 @@ def trace_terms(
     return collect_terms(guide_trace, model_trace, particles, batch, differentiable=differentiable)
 
 
+@torch.no_grad()
+def weighed_names(model: Program, guide: Program, batch: Batch) -> list[str]:
+    """Return what a β may name: latent sites, and side losses of either program."""
+    terms = trace_terms(model, guide, batch, differentiable=False)
+    return [*terms.latents, *terms.side]
+
+
 def trace_latents(model: Program, guide: Program, batch: Batch, particles: int = 1) -> Terms:
     """Collect the terms of the latent sites alone: the model is left after the last of them.
 

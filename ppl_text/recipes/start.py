@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +107,19 @@ def dry_run(model: nn.Module, guide: nn.Module, objective: Objective, batch: Bat
     Raises:
         UserError: programs or objective fail on ``batch``.
     """
+    with passing(batch, guide):
+        table = check_sites(model, guide, batch)
+        refuse_points(objective(model, guide, batch, training.first_beta()), objective)
+        remarks = getattr(objective, "remarks", None)
+        return DryRun(table, remarks(model, guide, batch) if remarks else [])
+
+
+@contextmanager
+def passing(batch: Batch, guide: nn.Module) -> Iterator[None]:
+    """Context in which a first batch goes through both programs: their errors become messages, draws leave no trace."""
     with torch.random.fork_rng(devices=[]):
         try:
-            table = check_sites(model, guide, batch)
-            refuse_points(objective(model, guide, batch, training.first_beta()), objective)
-            remarks = getattr(objective, "remarks", None)
-            return DryRun(table, remarks(model, guide, batch) if remarks else [])
+            yield
         except PplTextError:
             raise
         except Exception as error:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from ..core.errors import RunFolderError, UserError
 from ..data.corpus import Corpus
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import table
+from ..objectives.terms import weighed_names
 from ..schedules import IN_EPOCHS
 from ..training.programs import count_parameters
 from ..training.weights import weights_digest
@@ -27,6 +28,7 @@ from .code import Code, named, refer
 from .config import ReportSection, RunConfig, recipe_tree
 from .errors import Errors
 from .procedures import thawed
+from .start import first_batch, passing
 from .trust import as_tree
 
 __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
@@ -74,11 +76,12 @@ class Measurable(Trained, Protocol):
 
 
 class ChildParts(NamedTuple):
-    """A child that has no folder yet: its configuration, the code of the user's in it, where it will lie."""
+    """A child that has no folder yet: its configuration, the code of the user's in it, its place, what to tell."""
 
     config: RunConfig
     code: Code
     folder: Path
+    notes: tuple[str, ...] = ()
 
 
 def child_parts(
@@ -95,7 +98,8 @@ def child_parts(
     """Check all that a swap asks for; raises with all errors at once, before anything is written.
 
     Objective, seed, batches and report are the parent's unless they are given; a guide whose draws are
-    discrete names its own objective as a class attribute ``objective``. The parent's schedules are stretched to
+    discrete names its own objective as a class attribute ``objective``; β of what only the parent's guide has (a side
+    loss of it) is left out, with a note. The parent's schedules are stretched to
     ``steps``, and the child is validated :data:`VALIDATIONS` times; ``set`` (dotted keys: ``guide.``, ``training.``,
     ``report.``, …) comes after that.
     """
@@ -125,8 +129,13 @@ def child_parts(
     code = {**parent.code, **named(as_tree(changes)), **own_objective, **own_guide}
     parts = build.check_parts(tree, f"swap on {parent.folder}", errors, lambda _: parent.corpus, code)
     config = parts.config if bound or "objective" in changes else _trainable(parts.config, code)
+    given = {key.removeprefix("training.beta.") for key in changes}
+    gone = [] if "training.beta" in given else [name for name in _foreign(parent, config, code) if name not in given]
+    if gone:
+        config = _without_betas(config, gone)
+    notes = [f"guide {config.guide.name} has no {', '.join(gone)}: left out of training.beta"] if gone else []
     folder = folders.next_swap(parent.folder, config.guide.name) if out is None else Path(out)
-    return ChildParts(config, code, folder)
+    return ChildParts(config, code, folder, tuple(notes))
 
 
 def _trainable(config: RunConfig, code: Code) -> RunConfig:
@@ -135,6 +144,24 @@ def _trainable(config: RunConfig, code: Code) -> RunConfig:
     if own is None or own.partition(":")[0] == config.objective.partition(":")[0]:
         return config
     return config.model_copy(update={"objective": own})
+
+
+def _foreign(parent: Trained, config: RunConfig, code: Code) -> list[str]:
+    """Return what the parent's β names, and neither the model nor the child's guide has."""
+    beta = parent.config.training.in_stages()[-1].beta
+    if not isinstance(beta, Mapping) or "name" in beta:
+        return []
+    programs = build.build_programs(config, parent.corpus.vocabulary, code=code)
+    batch = first_batch(parent.corpus, config.data.batch_size)
+    with passing(batch, programs.guide):
+        there = weighed_names(*programs, batch)
+    return [name for name in beta if name not in there]
+
+
+def _without_betas(config: RunConfig, names: Sequence[str]) -> RunConfig:
+    beta = {name: spec for name, spec in config.training.beta.items() if name not in names}
+    training = config.training.model_copy(update={"beta": beta or 1.0})
+    return config.model_copy(update={"training": training})
 
 
 def _refuse_kept(changes: Mapping[str, Any]) -> None:

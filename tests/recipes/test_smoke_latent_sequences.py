@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import ppl_text as pt
+from ppl_text.core.errors import UnknownNameError
 
 from .soundness import fitted, trained_soundly
 
@@ -111,3 +112,46 @@ def test_guides_over_codes_are_refitted_by_a_score_function_on_frozen_codes(name
     assert child.config.objective == "vimco:8"
     assert torch.equal(child.model.book.codes, codes)
     assert child.evaluate(particles=3, limit=10).iw >= child.evaluate(particles=3, limit=10).elbo
+
+
+class Told:
+    """A progress that keeps its messages."""
+
+    def __init__(self):
+        self.messages = []
+
+    def message(self, text):
+        self.messages.append(text)
+
+    def __getattr__(self, name):
+        return lambda *given: None
+
+
+@pytest.fixture(scope="module")
+def weighted(runs, tmp_path_factory):
+    """Codes trained in one stage under a β of their commitment, which no other guide has, and one of their site."""
+    folder = tmp_path_factory.mktemp("weighted")
+    beta = {"commitment": {"name": "linear", "start": 0.5, "steps": 2}, "z": 0.5}
+    own = {"training.stages": [], "training.steps": 2, "training.beta": beta, "model.codes": 8}
+    return fitted(folder, TINY, {"verses-davam": own})["verses-davam"]
+
+
+def test_a_refit_leaves_out_betas_of_what_only_the_old_guide_had(weighted, tmp_path):
+    told = Told()
+    child = weighted.swap_guide("prior", steps=2, objective="vimco:2", out=tmp_path / "child", progress=told)
+    assert child.config.training.beta == {"z": 0.5}
+    assert told.messages.count("guide prior has no commitment: left out of training.beta") == 1
+    kept = weighted.swap_guide("quantised", steps=2, out=tmp_path / "kept", progress=(again := Told()))
+    assert kept.config.training.beta.keys() == {"commitment", "z"}
+    assert not [text for text in again.messages if "left out" in text]
+    found = weighted.compare(
+        guides=["quantised", "soft"], objectives=["vimco:2"], draws=8, repeats=2, sentences=10, steps=2
+    )
+    assert len(found.rows) == 2
+
+
+@pytest.mark.parametrize("given", [{"training.beta": {"comitment": 0.5}}, {"training.beta.comitment": 0.5}])
+def test_a_beta_of_what_never_was_stays_an_error(weighted, given, tmp_path):
+    with pytest.raises(UnknownNameError, match="side loss in β 'comitment' "):
+        weighted.swap_guide("quantised", steps=2, set=given, out=tmp_path / "child")
+    assert not (tmp_path / "child").exists()
