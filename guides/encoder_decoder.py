@@ -12,9 +12,10 @@ import pyro
 import torch
 from pyro.distributions import Independent, Normal, TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from ppl_text.core.batch import Batch
-from ppl_text.core.errors import UserError
+from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.latents import Latents, LatentSpec
 from ppl_text.distributions.in_order import DrawnInOrder
 from ppl_text.distributions.log_weights import (
@@ -27,12 +28,19 @@ from ppl_text.distributions.log_weights import (
     log_shares,
 )
 from ppl_text.distributions.precision import at_least_float32
+from ppl_text.distributions.side import record_side_loss
 from ppl_text.distributions.steps import StepNormals
 from ppl_text.nn.handed import HandedOn, Left
 from ppl_text.nn.initial import initialise
 from ppl_text.nn.source_attention import Attend, AttendingDecoder, Memory, Telling, laid_in, laid_out, softly
 
 from .language_model import ExactGuide as NothingLatent
+
+ATTENTION_KL = ("sum", "last_step_bug")
+"""Which steps of latent attention are paid for."""
+
+LAST_STEP = "last_step_kl"
+"""Name of the side loss of a KL that covers one step."""
 
 Parameters = tuple[Tensor, ...]
 """Of the attention of a step, (R, K, …) each."""
@@ -138,7 +146,11 @@ class SourceGuide(nn.Module):
             of_text = self.of_text(given.memory)
             z = None if of_text is None else pyro.sample("z", of_text)
             if self.model.site is not None:
-                pyro.sample(self.model.site, self.of_attention(given, z, batch))
+                q = self.of_attention(given, z, batch)
+                self.charge(q, pyro.sample(self.model.site, q), given.memory, batch)
+
+    def charge(self, q: Any, value: Tensor, memory: Memory, batch: Batch) -> None:
+        """Record side losses of what was drawn; by default there are none."""
 
     def attend(self, scores: Tensor, memory: Memory) -> Tensor:
         """Draw what is read of the sources at a step, (R, 1, M), given its scores (R, 1, S)."""
@@ -295,12 +307,21 @@ class VectorGuide(AttentionGuide):
     """q(a_t | ·) = N(a_t^det, diag σ_t²), ln σ_t = W_2 tanh(W_1 a_t^det + b_1) + b_2: variational attention (VAttn).
 
     a_t^det = Σ_i α_ti h_i is deterministic attention's vector.
+
+    Args:
+        model: with ``attention: vectors``.
+        attn_kl: ``sum``, or ``last_step_bug``: beside it the side loss ``last_step_kl``, KL_{a_T} / n at the last step
+            T of a batch, whatever the length n of a text. With β 0 for ``a`` it is all that is paid for the attention, as
+            in the public code (specification 3G.1).
     """
 
     sites = ("a",)
 
-    def __init__(self, model: SourceModel) -> None:
+    def __init__(self, model: SourceModel, *, attn_kl: str = "sum") -> None:
         super().__init__(model)
+        if attn_kl not in ATTENTION_KL:
+            raise UnknownNameError("KL of the attention", attn_kl, ATTENTION_KL)
+        self.attn_kl = attn_kl
         width = model.memory_dim
         self.scale = nn.Sequential(nn.Linear(width, width), nn.Tanh(), nn.Linear(width, width))
         initialise(self.scale, model.init)
@@ -314,6 +335,15 @@ class VectorGuide(AttentionGuide):
         """a^det + σ ε."""
         mean, scale = parameters
         return mean + scale * torch.randn_like(mean)
+
+    def charge(self, q: Any, value: Tensor, memory: Memory, batch: Batch) -> None:
+        """Record the KL of the last step, where it is asked for."""
+        if self.attn_kl == "sum":
+            return
+        law, last = q.law_along(value), torch.ones_like(batch.lengths)
+        alone = StepNormals(law.mean_[..., -1:, :], law.scale[..., -1:, :], last)
+        paid = kl_divergence(alone, self.model.prior_of_attention(memory, last, 1))
+        record_side_loss(LAST_STEP, paid / batch.lengths)
 
     def law(self, parameters: Parameters, memory: Memory, lengths: Tensor) -> StepNormals:
         """Return the Gaussians of all steps."""

@@ -17,6 +17,7 @@ OBJECTIVES = {
     "free-bits": "free-bits:LAMBDA[:UNIT], ELBO whose first LAMBDA nats of KL are free, a sentence, dimension or batch",
     "reconstruction": "reconstruction[:K], -E_q ln p(tokens | latents) alone: an autoencoder; the bound is the ELBO",
     "rate": "rate[:K], KL(q ‖ p) of the latents alone: a prior under frozen networks; the bound is the ELBO",
+    "per-token": "per-token[:K], ELBO whose tokens and step-wise KLs are averaged over a text, other KLs not",
     "pyro": "pyro:Trace_ELBO, pyro:RenyiELBO:K, ...: a stock Pyro ELBO, run as it is",
 }
 """Names for ``--objective`` with one line each."""

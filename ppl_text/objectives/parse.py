@@ -13,7 +13,7 @@ from ..core.registry import Registry
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
-from .regularizers import UNITS, FreeBits, Rate, Reconstruction
+from .regularizers import UNITS, FreeBits, PerToken, Rate, Reconstruction
 from .score_function import Vimco
 from .sequential import SCHEMES, STEPWISE, Resampling, SequentialObjective
 from .stock import StockObjective, parse_stock
@@ -39,6 +39,7 @@ USAGE = {
     "free-bits": "free-bits:LAMBDA[:sentence|dimension|batch][:K], e.g. free-bits:4, LAMBDA ≥ 0 in nats,",
     "reconstruction": "reconstruction or reconstruction:K",
     "rate": "rate or rate:K",
+    "per-token": "per-token or per-token:K",
 }
 """How each objective is written."""
 
@@ -146,6 +147,7 @@ _MAKERS: dict[str, Callable[[str, list[str]], Objective]] = {
     "free-bits": _free_bits,
     "reconstruction": _alone(Reconstruction),
     "rate": _alone(Rate),
+    "per-token": _alone(PerToken),
 }
 
 

@@ -1,4 +1,4 @@
-"""Losses that weigh the KL otherwise than the ELBO does: free bits, one of its two terms alone; the bound is the ELBO.
+"""Losses that weigh the KL otherwise than the ELBO does: free bits, one of its two terms alone, one of them averaged.
 
 Free bits: a part of the KL is not paid for, so that a strong decoder does not switch the latents off (Kingma et al.
 2016), in the form of a mask, 1[KL > λ] KL, whose gradient is that of max(λ, KL) (specification 0). Reconstruction is
@@ -8,9 +8,9 @@ by when all else is done (specification 1C).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from pyro.distributions import Distribution
@@ -19,6 +19,7 @@ from torch.distributions import kl_divergence
 
 from ..core.batch import Batch
 from ..core.errors import UserError
+from ..core.latents import LatentSpec
 from ..core.protocols import Estimate
 from .bounds import Reading, Scores, closed_form_scores, elbo, is_masked, registered_scores, total_kl
 from .estimate import Beta, assemble
@@ -153,3 +154,26 @@ class Rate:
             raise UserError("objective rate is the KL of the latents, and this model has none; use elbo")
         reading = elbo(scores)
         return assemble(reading._replace(target=-total_kl(reading)), scores, batch, beta)
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """``per-token:K``: loss = Σ_b w_b [(-E_q ln p(x_b | z) + Σ_stepwise β KL_b) / n_b + Σ_others β KL_b] / Σ_b w_b.
+
+    n_b are the scored tokens of a text. Tokens, and KLs of sites with a step for each of them, are averaged over the
+    text; the KL of a site of the whole text is not, and so weighs n_b times as much as in the ELBO. The public code of
+    variational attention descends this (specification 3G.3). Side losses are added; the reported bound is the ELBO.
+    """
+
+    name: str
+    particles: int
+
+    def __call__(self, model: nn.Module, guide: nn.Module, batch: Batch, beta: Beta = 1.0) -> Estimate:
+        """See :class:`~ppl_text.core.protocols.Estimate`."""
+        scores = closed_form_scores(trace_terms(model, guide, batch, self.particles))
+        reading, sites = elbo(scores), cast("Iterable[LatentSpec]", getattr(model, "latents", ()))
+        averaged = {spec.name for spec in sites if spec.step_axis is not None}
+        n = batch.lengths.to(reading.bound.dtype)
+        weighed = {name: kl / n if name in averaged else kl for name, kl in reading.kl.items()}
+        target = scores.log_likelihood.mean(0) / n - sum(weighed.values(), start=torch.zeros_like(reading.bound))
+        return assemble(Reading(target, reading.bound, reading.kl, weighed), scores, batch, beta)

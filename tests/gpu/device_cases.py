@@ -89,6 +89,7 @@ OBJECTIVES = {
     "free-bits": "free-bits:0.5:batch",
     "reconstruction": "reconstruction",
     "rate": "rate:2",
+    "per-token": "per-token",
 }
 """One spec each; ``pyro:…`` is not among them, since stock Pyro asks the host in every step."""
 

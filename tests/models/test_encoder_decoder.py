@@ -133,6 +133,30 @@ def test_vectors_have_the_published_kl():
     assert_close(closed_form_scores(terms).kl["a"].squeeze(0), wanted)
 
 
+def test_the_public_codes_loss_averages_tokens_and_pays_for_one_step():
+    """Specification 3C and 3G: Rec / n + β_z KL_z + β_a KL_a / n, and with its bug KL of the batch's last step / n."""
+    model, guide = programs({"attention": "vectors"}, lambda model: VectorGuide(model, attn_kl="last_step_bug"))
+    batch, n = pairs(), pairs().lengths
+    torch.manual_seed(1)
+    terms = trace_terms(model, guide, batch)
+    kl = {site: value.squeeze(0) for site, value in closed_form_scores(terms).kl.items()}
+    law = terms.latents["a"].q._drawn[1]
+    mean = model.reading.take(batch).memory.mean
+    last = 0.5 * ((law.mean_[:, -1] - mean).square() + law.scale[:, -1].square() - 1.0).sum(-1)
+    last = last - law.scale[:, -1].log().sum(-1)
+    assert_close(terms.side["last_step_kl"], last / n)
+    rec = -terms.log_likelihood.squeeze(0)
+    for beta_a in (0.0, 0.5):
+        beta = {"z": 0.3, "a": beta_a, "last_step_kl": 0.1}
+        torch.manual_seed(1)
+        found = objectives.build("per-token")(model, guide, batch, beta)
+        wanted = rec / n + 0.3 * kl["z"] + beta_a * kl["a"] / n + 0.1 * last / n
+        assert_close(found.loss, wanted.mean())
+        assert_close(found.bound, -rec - kl["z"] - kl["a"])
+    with pytest.raises(UnknownNameError, match="KL of the attention"):
+        VectorGuide(model, attn_kl="last")
+
+
 def test_texts_are_written_from_the_guide_or_from_the_prior():
     class Ids:
         def decode(self, row):

@@ -90,7 +90,8 @@ UNKNOWN = {
     "iwe:4": "unknown objective 'iwe' (did you mean 'iwae'?)",
     "": "unknown objective ''",
     "something else": (
-        "known: dreg, elbo, elbo-analytic, fivo, free-bits, iwae, pyro, rate, reconstruction, renyi, stepwise, stl"
+        "known: dreg, elbo, elbo-analytic, fivo, free-bits, iwae, per-token, pyro, rate, reconstruction, renyi, "
+        "stepwise, stl"
     ),
 }
 

@@ -14,7 +14,7 @@ SPECS = [
     *("pyro:RenyiELBO:0.5:2", "pyro:TraceGraph_ELBO", "pyro:TraceMeanField_ELBO"),
     *("stl", "stl:2", "dreg:3", "stepwise:1", "stepwise:3", "stepwise:2:score", "fivo:3", "fivo:3:multinomial:1:score"),
     *("free-bits:1", "free-bits:1:batch:2", "renyi:-inf:3", "vr-max:2", "iwae:4/2", "dreg:5/2", "elbo-analytic:3/2"),
-    *("reconstruction", "reconstruction:2", "rate", "vimco:3"),
+    *("reconstruction", "reconstruction:2", "rate", "per-token:2", "vimco:3"),
 ]
 """Every objective, in the ways to write it that any model can be trained by."""
 
