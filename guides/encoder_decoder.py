@@ -311,7 +311,7 @@ class VectorGuide(AttentionGuide):
     Args:
         model: with ``attention: vectors``.
         attn_kl: ``sum``, or ``last_step_bug``: beside it the side loss ``last_step_kl``, KL_{a_T} / n at the last step
-            T of a batch, whatever the length n of a text. With β 0 for ``a`` it is all that is paid for the attention, as
+            T of a batch, whatever the length n of a text. With β 0 for ``a`` it is all that attention pays, as
             in the public code (specification 3G.1).
     """
 
