@@ -72,8 +72,17 @@ CORPORA = {
 HUB = "hub:"
 """What the name of a data set of the Hugging Face hub begins with."""
 
-ELSEWHERE = {"ptb": "Penn Treebank", "yahoo": "Yahoo Answers", "snli": "SNLI sentences"}
-"""Corpora that recipes are named after and that a user has to bring."""
+TEXTS = "train.txt, valid.txt and test.txt"
+PAIRS = "train.csv, valid.csv and test.csv with columns {}, or pairs of files such as src-train.txt and tgt-train.txt"
+
+ELSEWHERE = {
+    "ptb": ("Penn Treebank", TEXTS),
+    "yahoo": ("Yahoo Answers", TEXTS),
+    "snli": ("SNLI sentences", TEXTS),
+    "squad": ("questions about sentences of SQuAD", PAIRS.format("question and answer")),
+    "dialogue": ("film dialogues of Cornell", PAIRS.format("line and reply")),
+}
+"""Corpora that recipes are named after and that a user has to bring: what they are, and the files that hold them."""
 
 
 OWN_TEXT = "own-text"
@@ -138,9 +147,10 @@ def locate(name: str, unit: str | None = None) -> Located:
             "csv, jsonl, parquet, …), a folder with train, valid and test files, or hub:NAME"
         )
     if name in ELSEWHERE:
+        what, files = ELSEWHERE[name]
         raise UserError(
-            f"the data of '{name}' ({ELSEWHERE[name]}) do not come with the package: give the folder that holds "
-            "train.txt, valid.txt and test.txt with --data DIR"
+            f"the data of '{name}' ({what}) do not come with the package: give the folder that holds {files} with "
+            "--data DIR"
         )
     if name not in CORPORA:
         hint = f"The path of a file or a folder is accepted too, but '{name}' does not exist (seen from {Path.cwd()})"

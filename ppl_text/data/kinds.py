@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from ppl_text.core.errors import UserError
 
-from .origins import JSON, Columns, file_origin, is_tabbed, split_files
+from .origins import Columns, file_origin, is_tabbed
+from .split_files import JSON, split_files
 
 TABLES = (".csv", ".parquet", *JSON)
 """Endings of files that are no lines of text."""
@@ -40,7 +41,7 @@ def held_in(name: str, column: str | None = None) -> Held | None:
     """
     path = Path(os.path.expanduser(name))
     try:
-        path = split_files(path)["train"] if os.path.isdir(path) else path
+        path = next(iter(split_files(path).values()), path) if os.path.isdir(path) else path
         if not os.path.isfile(path):
             return None
         rows = [raw.sides[0].split() for raw in islice(file_origin(path, Columns(column)).rows(), 5 * ROWS)]

@@ -143,10 +143,13 @@ class SentenceOptions(_Options):
     source: Name | None = Field(
         None,
         description="column of what stands beside each text, for conditional models; null: that of a known pair "
-        "(source and target, answer and question, line and reply), else nothing does",
+        "(source and target, answer and question, line and reply), else nothing does; of parallel files their ending",
     )
-    autoencode: bool = Field(
-        False, description="let each text be its own source, cut like it and of its vocabulary", validate_default=True
+    sources: Literal["given", "none", "text"] = Field(
+        "given",
+        description="given: those of the data, where these are pairs; none: left out, for a model that reads none; "
+        "text: each text is its own source, cut like it and of its vocabulary",
+        validate_default=True,
     )
     source_max_tokens: Count | None = Field(
         None, description="most tokens of a source, EOS not counted; null: any number"
@@ -181,20 +184,11 @@ class SentenceOptions(_Options):
             raise ValueError(f"expected another column than that of the text; got {value!r}")
         return value
 
-    @field_validator("autoencode")
+    @field_validator("sources")
     @classmethod
-    def _is_its_own_source(cls, value: bool, info: ValidationInfo) -> bool:
-        if value and info.data.get("source") is not None:
-            raise ValueError(
-                f"a text that is its own source needs no column: expected none; got {info.data['source']!r}"
-            )
-        return value
-
-    @field_validator("source_max_tokens", "source_vocabulary", "shared_vocabulary")
-    @classmethod
-    def _is_not_the_text(cls, value: Any, info: ValidationInfo) -> Any:
-        if value and info.data.get("autoencode"):
-            raise ValueError(f"the sources are the texts themselves, cut and encoded alike: expected none; got {value}")
+    def _is_no_column(cls, value: str, info: ValidationInfo) -> str:
+        if value == "text" and (column := info.data.get("source")) is not None:
+            raise ValueError(f"expected no column of sources (data.source) beside it; got {column!r}")
         return value
 
     @field_validator("shared_vocabulary")
@@ -207,7 +201,7 @@ class SentenceOptions(_Options):
     @property
     def source_limit(self) -> int | None:
         """Most tokens of a source."""
-        return self.max_tokens if self.autoencode else self.source_max_tokens
+        return self.max_tokens if self.sources == "text" else self.source_max_tokens
 
 
 Options: TypeAlias = WordListOptions | SentenceOptions

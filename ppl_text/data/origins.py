@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,6 +16,7 @@ from ppl_text.core.errors import DataError, UserError
 
 from .corpus import SPLITS
 from .lines import fault, listed, shortened, text_lines
+from .split_files import ALIASES, JSON, parallel_to
 from .table_files import (
     SAMPLE,
     Table,
@@ -32,12 +33,6 @@ from .table_files import (
 if TYPE_CHECKING:
     from datasets import Dataset
 
-JSON = (".json", ".jsonl", ".ndjson")
-"""Endings of JSON, which may all hold an object on each line or one list of objects."""
-
-ENDINGS = (".txt", ".tsv", ".csv", *JSON, ".parquet")
-"""All endings of a split's file."""
-
 COLUMNS = ("text", "sentence")
 """Columns that are taken for the text where none is named."""
 
@@ -49,9 +44,6 @@ HUB_STRINGS = ("string", "large_string", "string_view")
 
 MESSAGE = 300
 """Most characters of a library's own message that are passed on."""
-
-ALIASES = {"validation": "valid", "dev": "valid", "val": "valid"}
-"""What data sets and folders call their splits, where it is not what we call them."""
 
 
 class Raw(NamedTuple):
@@ -89,7 +81,10 @@ class Origin:
 
 
 class Columns(NamedTuple):
-    """Names of columns in a recipe: of the text, where it is not found by itself, and of the source, if any."""
+    """Names of columns in a recipe: of the text, where it is not found by itself, and of the source, if any.
+
+    Of parallel files they are the endings.
+    """
 
     text: str | None = None
     source: str | None = None
@@ -99,17 +94,26 @@ class Columns(NamedTuple):
         """The names that are given."""
         return tuple(name for name in self if name is not None)
 
+    @property
+    def endings(self) -> tuple[str, str]:
+        """Endings, or beginnings, of the names of parallel files: of texts and of their sources."""
+        return self.text or "tgt", self.source or "src"
+
 
 def file_origin(path: Path, columns: Columns) -> Origin:
     """Return the sentences of one file: lines of text, ``label<TAB>text`` lines, or columns of a table.
 
     Endings of tables are those of csv, JSON and parquet. A ``.tsv``, or a text file whose first line with text has a
     tab, is a table where that line is a heading with the name of the column; else it holds ``label<TAB>text`` lines,
-    whose labels are not used. Any other ending is text.
+    whose labels are not used. Any other ending is text. One of two parallel files (``x.src`` and ``x.tgt``, or
+    ``src-x.txt`` and ``tgt-x.txt``) stands for both.
 
     Raises:
         DataError: a table that cannot be read, or a text file where a source is asked for.
     """
+    parallel = parallel_to(path, columns.endings)
+    if parallel is not None:
+        return parallel_origin(*parallel)
     names = columns.asked if columns.text else (*COLUMNS, *(columns.asked or chain.from_iterable(PAIRS)))
     table = table_of(path, names, columns.asked)
     if table is not None:
@@ -117,7 +121,7 @@ def file_origin(path: Path, columns: Columns) -> Origin:
     if columns.source is not None:
         raise DataError(
             f"a text file has no column '{columns.source}'; expected pairs (data.source is set) in csv, tsv, jsonl or "
-            "parquet, with the names of the columns",
+            "parquet, with the names of the columns, or in parallel files, such as NAME.src beside NAME.tgt",
             path,
         )
     labelled = is_tabbed(path)
@@ -183,6 +187,29 @@ def _labelled_texts(path: Path) -> Iterator[tuple[int, str]]:
                 path,
                 number,
             )
+
+
+# -- parallel files ---------------------------------------------------------------------------------
+
+
+def parallel_origin(target: Path, source: Path) -> Origin:
+    """Return texts with their sources, line by line; what differs in its number of lines is refused as it is read."""
+
+    def rows() -> Iterator[Raw]:
+        lines = zip_longest(text_lines(target), text_lines(source))
+        for read, (text, given) in enumerate(lines):
+            if text is None or given is None:
+                more = read + 1 + sum(1 for _ in lines)
+                texts, sources = (read, more) if text is None else (more, read)
+                raise DataError(
+                    f"{texts:,} lines, and {source.name} has {sources:,}; expected as many: line i of the one is the "
+                    "source of line i of the other",
+                    target,
+                )
+            yield Raw(text[0], (text[1], given[1]))
+
+    note = f"{target.name}: the source of each line stands in {source.name}"
+    return Origin(target.name, target, rows, notes=(note,), source=source.name)
 
 
 # -- columns ----------------------------------------------------------------------------------------
@@ -338,36 +365,3 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     words = " ".join(str(error).split()) or type(error).__name__
     return (words if len(words) <= MESSAGE else words[: MESSAGE - 1] + "…").rstrip(".")
-
-
-def split_files(folder: Path) -> dict[str, Path]:
-    """Return the file of each split that the folder has; train must be there, and none may be there twice.
-
-    Raises :class:`DataError` otherwise. ``val``, ``dev`` and ``validation`` are valid.
-    """
-    try:
-        present = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise DataError(f"the folder cannot be read: {error.strerror}", folder) from error
-    found: dict[str, list[str]] = {split: [] for split in SPLITS}
-    for name in present:
-        stem, ending = os.path.splitext(name.lower())
-        if ending in ENDINGS and (split := ALIASES.get(stem, stem)) in found:
-            found[split].append(name)
-    for names in found.values():
-        if len(names) > 1:
-            raise DataError(f"both {' and '.join(names)} are there; keep the one that is meant", folder)
-    if not found["train"]:
-        raise DataError(
-            f"no training file in the folder: expected train.txt (or {', '.join(ENDINGS[1:])}) and, if there are any, "
-            "valid (or val, dev, validation) and test; "
-            f"found {listed(present) or 'nothing'}",
-            folder,
-        )
-    return {split: folder / names[0] for split, names in found.items() if names}
-
-
-def unread(folder: Path, found: Mapping[str, Path]) -> list[str]:
-    """Return a note of the folder's other files, hidden ones excepted; none where there are no others."""
-    others = sorted(path.name for path in folder.iterdir() if path not in found.values() and path.name[0] != ".")
-    return [f"not read in {folder}: {listed(others)}"] if others else []

@@ -14,9 +14,10 @@ from .catalogue import HUB
 from .corpus import Corpus, Side, Split
 from .forms import TextForm
 from .options import SENTENCES, WORD_LIST, SentenceOptions, WordListOptions
-from .origins import Columns, Origin, file_origin, hub_origins, split_files
+from .origins import Columns, Origin, file_origin, hub_origins
 from .reading import clean, collected, encoded
 from .sentences import read_as_sources, without_sources
+from .split_files import PARALLEL, split_files
 from .tokenizers import SPECIALS
 from .word_files import check_alphabet, load_file
 
@@ -55,7 +56,7 @@ def _sentences(name: str, options: SentenceOptions, form: TextForm, split: str) 
 
 def _with_sources(origin: Origin, options: SentenceOptions) -> Origin:
     """Return the pairs of an origin; raise :class:`DataError` where it has texts alone."""
-    if options.autoencode:
+    if options.sources == "text":
         return read_as_sources(origin)
     if not origin.paired:
         raise DataError(
@@ -72,19 +73,19 @@ def _origin(name: str, options: SentenceOptions, split: str) -> tuple[str, Origi
     if name.startswith(HUB):
         splits: Mapping[str, Origin] = hub_origins(name.removeprefix(HUB), options.subset, columns)
         return f"{name}, {split}", _chosen(splits, split, name)
-    path = _path(name, split)
+    path = _path(name, split, columns.endings)
     return str(path), file_origin(path, columns)
 
 
-def _path(name: str, split: str) -> Path:
+def _path(name: str, split: str, endings: tuple[str, str] = PARALLEL) -> Path:
     """Return the absolute path of a file, or of the file of a split in a folder."""
     path = Path(os.path.abspath(os.path.expanduser(name)))
-    return path if not path.is_dir() else _chosen(split_files(path), split, name)
+    return path if not path.is_dir() else _chosen(split_files(path, endings), split, name)
 
 
 def _chosen(splits: Mapping[str, Any], split: str, name: str) -> Any:
     if split not in splits:
-        raise UserError(f"{name} has no split '{split}'; it has {', '.join(splits)}: choose one with --split")
+        raise UserError(f"{name} has no split '{split}'; it has {', '.join(splits) or 'none'}: choose one with --split")
     return splits[split]
 
 

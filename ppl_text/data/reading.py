@@ -87,7 +87,8 @@ def encoded(
     told: list[str],
 ) -> Split:
     """Encode both sides of a split, long sentences treated as the options say; a row goes with either side."""
-    fits = [_Fit(side, tokenizer, options, origin) for side, tokenizer in enumerate(tokenizers)]
+    nouns = ["sentences"] if len(tokenizers) == 1 else ["targets", "sources"]
+    fits = [_Fit(side, noun, tokenizers[side], options, origin) for side, noun in enumerate(nouns)]
     truncated = dropped = 0
     for parts in zip(*map(chunks, texts), strict=True):
         fitted = [fit(part) for fit, part in zip(fits, parts, strict=True)]
@@ -112,11 +113,12 @@ def encoded(
 class _Fit:
     """The texts of one side of a split that are kept, and their ids; counts the long ones."""
 
-    def __init__(self, side: int, tokenizer: Tokenizer, options: SentenceOptions, origin: Origin) -> None:
-        self.option, self.most, self.noun = (
-            ("max_tokens", options.max_tokens, "sentences"),
-            ("source_max_tokens", options.source_limit, "sources"),
+    def __init__(self, side: int, noun: str, tokenizer: Tokenizer, options: SentenceOptions, origin: Origin) -> None:
+        self.option, self.most = (
+            ("max_tokens", options.max_tokens),
+            ("source_max_tokens", options.source_limit),
         )[side]
+        self.noun = noun
         self.texts: list[str] = []
         self._place, self._tokenizer, self._options, self._origin = side, tokenizer, options, origin
         self._tables: list[TokenTable] = []

@@ -16,9 +16,10 @@ from ppl_text.core.errors import DataError
 
 from .corpus import SPLITS, Corpus, Long, Repeat, Side, Split, TokenTable, repeats
 from .options import BPE_VOCABULARY, SentenceOptions
-from .origins import Columns, Origin, Raw, file_origin, hub_origins, split_files, unread
+from .origins import Columns, Origin, Raw, file_origin, hub_origins
 from .reading import Home, Sides, clean, collected, encoded
 from .shares import untrained_unknown
+from .split_files import split_files, unread, with_train
 from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
 
 
@@ -27,21 +28,31 @@ def load_sentences(path: Path | str, options: SentenceOptions) -> Corpus:
 
     A FILE is text with one sentence on each line (``label<TAB>text`` in a ``.tsv``, or where the first line has a
     tab), or csv, JSON or parquet with a column of texts. A DIR needs ``train.{txt,tsv,csv,jsonl,…}``; of ``valid``
-    (``val``, ``dev``, ``validation``) and ``test``, one that it lacks is taken from train. ``limit`` is for train
-    alone.
+    (``val``, ``dev``, ``validation``) and ``test``, one that it lacks is taken from train; without train, valid takes
+    its place. Two parallel files, such as ``train.src`` and ``train.tgt``, hold pairs. ``limit`` is for train alone.
 
     Raises:
         DataError: all that is wrong with the data.
     """
     path, columns = Path(path).expanduser(), Columns(options.column, options.source)
     if os.path.isdir(path):
-        found = split_files(path)
+        found, told = _trained_on_some(path, split_files(path, columns.endings))
         origins = {split: file_origin(file, columns) for split, file in found.items()}
-        return _with_missing_splits(str(path), origins, options, unread(path, found))
+        told += unread(path, found.values(), columns.endings)
+        return _with_missing_splits(str(path), origins, options, told)
     if not os.path.isfile(path):
         problem = "neither a file nor a folder" if os.path.exists(path) else "no such file or folder"
         raise DataError(f"{problem}; expected sentences, or a folder with train.txt", path)
     return _with_missing_splits(str(path), {"train": file_origin(path, columns)}, options)
+
+
+def _trained_on_some(folder: Path, found: Mapping[str, Path]) -> tuple[dict[str, Path], list[str]]:
+    """Return the files of splits, valid in the place of a train that is missing, and what to tell of that."""
+    if "train" in found or "valid" not in found:
+        return with_train(folder, found), []
+    rest = {split: file for split, file in found.items() if split != "valid"}
+    told = f"warning: no training file in {folder}: {found['valid'].name} is trained on, and valid is taken from it"
+    return {"train": found["valid"], **rest}, [told]
 
 
 def load_hub(name: str, options: SentenceOptions) -> Corpus:
@@ -126,12 +137,14 @@ def assemble(
         DataError: data that cannot be read or leave a split empty.
     """
     told = list(notes)
-    if options.autoencode:
+    if options.sources == "text":
         origins = {split: read_as_sources(origin) for split, origin in origins.items()}
-    _check_sides(name, origins, options)
+    told += _check_sides(name, origins, options)
     found: dict[str, Sides] = {}
     for split, origin in origins.items():
         found |= collected(origin, split, options, home, told)
+    if options.sources == "none":
+        found = {split: sides[:1] for split, sides in found.items()}
     of_split = {split: origins.get(split, origins["train"]) for split in SPLITS}
     for split in SPLITS:
         if split not in found or not found[split][0]:
@@ -156,7 +169,7 @@ def assemble(
 
 def read_as_sources(origin: Origin) -> Origin:
     """Return the texts of an origin, each with itself as its source."""
-    notes = [f"{origin.name}: each text is its own source (autoencode)"]
+    notes = [f"{origin.name}: each text is its own source (sources=text)"]
     notes += [f"{origin.name}: the sources in {origin.source} are not read"] * origin.paired
 
     def rows() -> Iterator[Raw]:
@@ -177,22 +190,28 @@ def without_sources(origin: Origin) -> Origin:
     return replace(origin, rows=rows, notes=notes, source="")
 
 
-def _check_sides(name: str, origins: Mapping[str, Origin], options: SentenceOptions) -> None:
-    """Raise where some splits have sources and others none, or options are about sources where there are none."""
+def _check_sides(name: str, origins: Mapping[str, Origin], options: SentenceOptions) -> list[str]:
+    """Raise where some splits have sources and others none, or options want some; return what is not used of them."""
     paired = {split: origin.paired for split, origin in origins.items()}
     if len(set(paired.values())) > 1:
         has = ", ".join(f"{split} {'has' if there else 'lacks'} sources" for split, there in paired.items())
         raise DataError(f"all splits need sources, or none: {has}; give pairs throughout", name)
-    about = options.unused("source_max_tokens", "source_vocabulary", "shared_vocabulary")
-    if about and not paired["train"]:
+    about = ", ".join(options.unused("source_max_tokens", "source_vocabulary", "shared_vocabulary"))
+    if about and not paired["train"] and options.sources == "given":
         raise DataError(
-            f"it has no sources, which {', '.join(f'data.{option}' for option in about)} is about; expected pairs: "
-            "a table with columns source and target (or data.source and data.column with their names), parallel files "
-            "train.src and train.tgt, or data.autoencode=true, by which each text is its own source",
+            f"it has no sources, which {about} is about; expected pairs: a table with columns source and target (or "
+            "data.source and data.column with their names), parallel files train.src and train.tgt, or "
+            "data.sources=text, by which each text is its own source",
             name,
         )
-    if options.extra is not None and paired["train"]:
+    if options.extra is not None and paired["train"] and options.sources != "none":
         raise DataError("extra sentences have no sources: expected none (data.extra) where texts come in pairs", name)
+    told = []
+    if options.sources == "none" and paired["train"]:
+        told.append("the sources are not read (sources=none); of undivided data they decide the split all the same")
+    if about and options.sources != "given":
+        told.append(f"not used, with sources={options.sources}: {about}")
+    return told
 
 
 def _tokenizers(
@@ -203,9 +222,11 @@ def _tokenizers(
     sides = [list(chain.from_iterable(texts)) for texts in zip(*(found[split] for split in over), strict=True)]
     made = f"made from {', '.join(over)}"
     made += " (fit_on): words of valid and test alone are never trained, and yet no <unk>" * (len(over) > 1)
-    if len(sides) == 1 or options.autoencode or options.shared_vocabulary:
+    if len(sides) == 1 or options.sources == "text" or options.shared_vocabulary:
         both = "" if len(sides) == 1 else " of both sides"
-        one = _tokenizer(chain(*(sides[:1] if options.autoencode else sides)), options, options.vocabulary, origin)
+        one = _tokenizer(
+            chain(*(sides[:1] if options.sources == "text" else sides)), options, options.vocabulary, origin
+        )
         told.append(f"vocabulary{both}: {one.size:,} symbols ({options.tokenizer}), {made}")
         return [one] * len(sides)
     sizes = (options.vocabulary, options.source_vocabulary or options.vocabulary)

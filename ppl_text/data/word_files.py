@@ -18,7 +18,8 @@ from ppl_text.core.errors import DataError
 from .corpus import Corpus
 from .lines import fault, shortened, text_lines
 from .options import WordListOptions
-from .origins import COLUMNS, as_text, asked_column, is_tabbed, split_files, table_of, text_column, unread
+from .origins import COLUMNS, as_text, asked_column, is_tabbed, table_of, text_column
+from .split_files import split_files, unread, with_train
 from .table_files import Table
 from .tokenizers import describe_character
 from .word_lists import Tally, WordCounts, character_corpus, divide, frequent
@@ -105,7 +106,7 @@ def _alphabet(words: WordCounts) -> str:
 
 
 def _load_folder(folder: Path, options: WordListOptions) -> Corpus:
-    found = split_files(folder)
+    found = with_train(folder, split_files(folder))
     train = load_file(found["train"], options)
     lengths_only = options.model_copy(update={"min_count": 1, "limit": None})
     own = {name: load_file(path, lengths_only) for name, path in found.items() if name != "train"}
@@ -120,7 +121,7 @@ def _load_folder(folder: Path, options: WordListOptions) -> Corpus:
     if not missing and unused:
         notes.append(f"the folder holds all three splits: {', '.join(unused)} not used")
     parts |= {name: read.words for name, read in own.items()}
-    return character_corpus(str(folder), parts, alphabet, [*notes, *unread(folder, found)])
+    return character_corpus(str(folder), parts, alphabet, [*notes, *unread(folder, found.values())])
 
 
 def check_alphabet(read: WordFile, alphabet: str, options: WordListOptions) -> None:

@@ -18,9 +18,8 @@ LATENTS = ("sample", "mean")
 
 
 def is_conditional(model: Any) -> bool:
-    """Return whether the model reads a source: its ``conditional``, else whether its vocabulary has a source side."""
-    vocabulary = getattr(model, "vocabulary", None)
-    return bool(getattr(model, "conditional", vocabulary is not None and vocabulary.source is not None))
+    """Return whether the model, or its class, reads a source: its ``conditional``."""
+    return bool(getattr(model, "conditional", False))
 
 
 def has_steps(model: Any) -> bool:

@@ -10,6 +10,7 @@ from ..core.errors import UserError
 from ..data.corpus import Corpus
 from ..data.kinds import held_in
 from ..data.options import SENTENCES, WORD_LIST
+from ..evaluation.storytelling import is_conditional
 from . import build
 from .code import Code
 from .config import RunConfig
@@ -58,6 +59,27 @@ def check_length(config: RunConfig, corpus: Corpus, code: Code) -> None:
         f"{command(FITTING[SENTENCES], name)}. To cut them, or to say how long they may be: "
         f"--set data.{options.bound}={longest - 1}"
     )
+
+
+def check_sources(config: RunConfig, corpus: Corpus, code: Code) -> None:
+    """Raise :class:`UserError` for a model that reads a source on data without, and for one that reads none on pairs.
+
+    A model class says that it reads a source by ``conditional``.
+    """
+    model, _ = build.check_programs(config, code)
+    reads, there = is_conditional(model.kind), corpus.source_tokenizer is not None
+    family, name = config.model.family, config.data.corpus
+    if reads and not there:
+        raise UserError(
+            f"{family} reads a source beside each text, and {name} holds texts alone. Give pairs: verse-pairs, a table "
+            "with columns source and target (data.source and data.column name others), or parallel files such as "
+            "train.src and train.tgt. To let each text be its own source: --set data.sources=text"
+        )
+    if there and not reads:
+        raise UserError(
+            f"{family} reads no source, and {name} holds pairs. To model its targets alone: --set data.sources=none. A "
+            "class of yours that reads sources says conditional = True"
+        )
 
 
 def command(recipe: str, corpus: str, *settings: str) -> str:

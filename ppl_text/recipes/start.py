@@ -25,7 +25,7 @@ from . import build, folders, trust
 from .code import Code, absolute, is_own, named, own_references
 from .config import RunConfig, check_config, load_config, recipe_tree
 from .errors import Errors, place_of
-from .pairing import check_kind, check_length
+from .pairing import check_kind, check_length, check_sources
 from .procedures import Procedure
 from .stages import stage_objective
 from .tree import source_of, value_at
@@ -235,6 +235,7 @@ def checked_parts(recipe: str, changes: Mapping[str, Any], code: Code, errors: E
         shown = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
         told.append(f"sizes for {tokens:,} training tokens: {shown}")
     check_length(parts.config, parts.corpus, code)
+    check_sources(parts.config, parts.corpus, code)
     return parts
 
 

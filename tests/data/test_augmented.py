@@ -65,4 +65,4 @@ def test_what_is_not_there_is_named(folder, options, message):
 
 def test_pairs_take_no_further_texts(folder):
     with pytest.raises(DataError, match="extra sentences have no sources"):
-        loaded(folder, extra=str(folder.parent / "more.txt"), autoencode=True)
+        loaded(folder, extra=str(folder.parent / "more.txt"), sources="text")

@@ -109,7 +109,7 @@ def test_columns_that_will_not_do(tmp_path):
     text.write_text("a\n")
     assert message_of(text) == (
         f"{text}: a text file has no column 'en'; expected pairs (data.source is set) in csv, tsv, jsonl or parquet, "
-        "with the names of the columns"
+        "with the names of the columns, or in parallel files, such as NAME.src beside NAME.tgt"
     )
 
 
@@ -130,7 +130,7 @@ LONG = {"en": ["a", "a b c d", "a b", "a b c"], "de": ["x y z", "x", "x y", "x y
 def test_long_sides_are_truncated_each_by_its_own_limit(tmp_path):
     corpus = load(folder(tmp_path, **LONG), max_tokens=2, source_max_tokens=3)
     assert rows_of(corpus.splits["train"]) == [("x y", "a"), ("x", "a b c"), ("x y", "a b"), ("x y", "a b c")]
-    assert "train: 2 sentences of more than 2 tokens truncated" in corpus.notes
+    assert "train: 2 targets of more than 2 tokens truncated" in corpus.notes
     assert "train: 1 sources of more than 3 tokens truncated" in corpus.notes
     for split in corpus.splits.values():
         for side in (split.target, split.source):

@@ -23,7 +23,7 @@ FIRST = TOKENIZER.encode(["a"])[0][0]
 class Moving(nn.Module):
     """z ~ N(1, 0.01²), w_t = source_t moved on by z letters, to the source's EOS."""
 
-    family = "moving"
+    family, conditional = "moving", True
 
     def __init__(self):
         super().__init__()

@@ -47,6 +47,7 @@ class Translation(nn.Module):
     family = "translation"
     story = ("z ~ N(0, I);  a_t ~ N(0, I);  w_t ~ softmax(W tanh(U [emb(w_{t-1}); z; a_t; x̄])), to EOS",)
     measures = ("sentences",)
+    conditional = True
     presets = (Choice("model.width", 4, 6, "a small paper had small networks"),)
 
     def __init__(self, vocabulary: Vocabulary, *, latent_dim: int = 2, width: int = 6) -> None:

@@ -121,3 +121,33 @@ def test_what_files_hold(tmp_path, lines, held):
 
 def test_what_is_not_there_holds_nothing(tmp_path):
     assert held_in("hub:x/y") is held_in(str(tmp_path)) is held_in("words") is None
+
+
+# -- sources ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    rows = [json.dumps({"source": f"{line} now", "target": line}) for line in SENTENCES]
+    return written(tmp_path_factory.mktemp("pairs") / "pairs.jsonl", rows)
+
+
+def test_a_model_that_reads_sources_is_given_some(tmp_path, pairs):
+    assert parts("pairs-ded", pairs).corpus.source_tokenizer is not None
+    texts = sentences_as(tmp_path, "txt")
+    with pytest.raises(UserError, match=r"has no sources, which source_max_tokens is about; expected pairs"):
+        parts("pairs-ded", texts)
+    with pytest.raises(UserError, match=r"encoder_decoder reads a source beside each text, and .* holds texts alone"):
+        parts("pairs-ded", texts, data__source_max_tokens=None)
+    found = parts("pairs-ded", texts, data__sources="text").corpus
+    assert found.source_tokenizer == found.tokenizer
+
+
+def test_a_model_that_reads_none_is_given_the_targets_alone(pairs):
+    with pytest.raises(
+        UserError, match=r"reads no source, and .* pairs\. To model its targets alone: --set data.sources=none"
+    ):
+        parts("text-lm", pairs)
+    found = parts("text-lm", pairs, data__sources="none").corpus
+    assert found.source_tokenizer is None
+    assert set(found.splits["train"].texts) <= set(SENTENCES)
