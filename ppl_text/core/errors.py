@@ -63,6 +63,17 @@ class NonFiniteLossError(PplTextError):
     """The loss is NaN or infinite; names the site where it arose."""
 
 
+class DivergedError(PplTextError):
+    """What trained weights give is NaN or infinite; ``what`` of them, for which this says what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: the weights have diverged. {RETRAIN}")
+
+
+RETRAIN = "Train again with a lower training.lr, a smaller training.clip_norm, or fewer steps"
+"""What to do about weights that have diverged."""
+
+
 class Interrupted(PplTextError):  # noqa: N818 - an event, not a fault
     """SIGINT or SIGTERM stopped the work after the state was saved (exit status 130 or 143)."""
 

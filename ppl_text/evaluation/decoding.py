@@ -24,7 +24,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ..core.errors import UnknownNameError, UserError
+from ..core.errors import DivergedError, UnknownNameError, UserError
 from ..core.protocols import Decoder, State
 from ..core.vocabulary import OWN_IDS, ReservedIds
 
@@ -268,8 +268,35 @@ def as_strategy(given: Strategy | str) -> Strategy:
 
 @torch.no_grad()
 def search(strategy: Strategy, decoder: Decoder, rows: int, steps: int, ids: ReservedIds = OWN_IDS) -> Tensor:
-    """Write texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off."""
-    return strategy.search(decoder, rows, steps, ids)
+    """Write texts of at most ``steps`` tokens: ids (rows, steps), padding after EOS; a row without EOS was cut off.
+
+    Raises :class:`DivergedError` for logits that are NaN or infinite; -inf forbids a token, but not all of them.
+    """
+    return strategy.search(_Finite(decoder), rows, steps, ids)
+
+
+class _Finite:
+    """A decoder whose logits are looked at."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    def begin(self, rows: int) -> State:
+        """Return the decoder's own."""
+        return self._decoder.begin(rows)
+
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Return the decoder's own; raises :class:`DivergedError`."""
+        logits, after = self._decoder.step(state, tokens)
+        check_logits(logits)
+        return logits, after
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raise :class:`DivergedError` where logits (…, O) are NaN or +inf, or all of a row are -inf."""
+    bad = ~logits.amax(-1).isfinite()
+    if bool(bad.any()):
+        raise DivergedError(f"the logits of tokens are NaN or infinite in {int(bad.sum()):,} of {bad.numel():,} rows")
 
 
 def _token_by_token(

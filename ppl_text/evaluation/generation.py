@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
 from ..core.batch import Batch, device_of
-from ..core.errors import UserError
+from ..core.errors import DivergedError, UserError
 from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
-from .decoding import Greedy, OfLength, Sample, Strategy, search
+from .decoding import Greedy, OfLength, Sample, Strategy, check_logits, search
 from .storytelling import (
     LATENTS,
     PATHS,
@@ -257,9 +259,9 @@ def from_prior(teller: Any, rows: int, steps: int, source: Batch | None, length:
     given = getattr(teller, "draw_given", None)
     if length is not None and callable(given):
         drawn: Latents = given(torch.full((rows,), length + 1, device=device_of(teller)), source)
-        return drawn
-    latents: Latents = teller.draw(rows, steps if length is None else length + 1, source)
-    return latents
+    else:
+        drawn = teller.draw(rows, steps if length is None else length + 1, source)
+    return _finite(drawn, "draws from scratch")
 
 
 def write(
@@ -279,6 +281,8 @@ def write(
     """
     if not feeds_back(model):
         emitted = model.emit(latents)
+        if isinstance(logits := getattr(emitted, "logits", None), Tensor):
+            check_logits(logits)
         tokens: Tensor = emitted.sample() if strategy == ANCESTRAL else emitted.mode
         return tokens
     size = max(1, CHUNK // strategy.width)
@@ -295,8 +299,19 @@ def write(
 
 def encoded(model: Any, guide: Any, batch: Batch) -> Latents:
     """Draw latents (B, …) that the guide draws for the texts of a batch."""
-    nodes = poutine.trace(guide).get_trace(batch).nodes
-    return {spec.name: nodes[spec.name]["value"] for spec in model.latents}
+    with pyro.validation_enabled(False):  # what is no number is told in our words
+        nodes = poutine.trace(guide).get_trace(batch).nodes
+    return _finite({spec.name: nodes[spec.name]["value"] for spec in model.latents}, "draws given the texts")
+
+
+def _finite(latents: Latents, what: str) -> Latents:
+    """Return latents (R, …) as they are; raises :class:`DivergedError` for NaN and +inf (a logarithm may be -inf)."""
+    for name, value in latents.items():
+        bad = (value.isnan() | (value == math.inf)).flatten(1).any(1) if value.dim() > 1 else value.isnan()
+        if bool(bad.any()):
+            texts = f"{int(bad.sum()):,} of {len(bad):,} texts"
+            raise DivergedError(f"latent '{name}' is NaN or infinite in {texts} ({what})")
+    return latents
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,6 +66,8 @@ class SentenceMeasure(TextMeasure):
         )
         if likelihood.finite:
             return (line, *stepwise_lines(likelihood, corpus.noun))
+        if math.isnan(likelihood.elbo):
+            return (line,)
         return (
             line,
             "KL = ∞: the guide puts all its mass on one point, which has no density under the prior, so every bound is "

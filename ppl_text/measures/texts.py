@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+from ..core.errors import RETRAIN, DivergedError
 from ..core.printing import decimal, percent
 from ..data.corpus import Corpus, Split
 from ..data.shares import Shares, shares_of
@@ -71,7 +72,7 @@ class TextMeasure(Measure):
         rows = bound_rows(found, evaluation.other, subject.model.latents)
         rows += reference_rows(references, corpus.symbol)
         shares = shares_of(corpus.splits[evaluation.split])
-        lines = (*self.perplexities(found, corpus), *doubt_lines(found, corpus.noun))
+        lines = (*self.perplexities(found, corpus), *doubt_lines(found, corpus.noun), *diverged_lines(found))
         of_split = (*share_lines(shares, corpus), *repeat_lines(corpus, evaluation.split))
         latents = ", ".join(spec.name for spec in subject.model.latents)
         length = f"{decimal(found.n_eos / found.n_sent, 2)} scored tokens a {corpus.noun}."
@@ -96,8 +97,11 @@ class TextMeasure(Measure):
         return ()
 
     def samples(self, subject: Subject, evaluation: Evaluation) -> Section:
-        """Draw texts from the model, and how many of them are new or cut off."""
-        drawn = subject.samples(evaluation.samples, evaluation.seed)
+        """Draw texts from the model, and how many of them are new or cut off; say so where none can be drawn."""
+        try:
+            drawn = subject.samples(evaluation.samples, evaluation.seed)
+        except DivergedError as error:
+            return Section("Samples", lines=(f"None: {error}.",), values={"samples": None})
         counts = f"distinct: {percent(drawn.unique, 1)} · cut off without EOS: {drawn.unfinished}"
         return Section(
             f"Samples from the {'model' if evaluation.likelihood.exact else 'prior'} ({drawn.drawn:,} drawn)",
@@ -148,6 +152,14 @@ def doubt_lines(likelihood: Likelihood, noun: str) -> tuple[str, ...]:
         "few draws carry the weight there, so what is importance-weighted is loose and its error claims no coverage; "
         "a guide nearer to the posterior helps, more --particles little.",
     )
+
+
+def diverged_lines(likelihood: Likelihood) -> tuple[str, ...]:
+    """Say what it means where a bound is no number."""
+    if not math.isnan(likelihood.elbo):
+        return ()
+    part = "the KL" if math.isnan(likelihood.kl) else "the reconstruction"
+    return (f"No bound is a number, since {part} is none: the weights have diverged. {RETRAIN}.",)
 
 
 def split_entropy(split: Split, conditional: bool) -> tuple[float, bool]:

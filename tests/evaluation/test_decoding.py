@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from ppl_text.core.errors import UnknownNameError, UserError
+from ppl_text.core.errors import DivergedError, UnknownNameError, UserError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, ReservedIds
 from ppl_text.evaluation.decoding import STRATEGIES, Beam, Greedy, OfLength, Sample, as_strategy, search
 
@@ -412,3 +412,23 @@ def test_strategies_have_names():
     assert as_strategy(Beam(7)) == Beam(7)
     with pytest.raises(UnknownNameError, match=r"'gready' \(did you mean 'greedy'\?\); known: beam, greedy, sample"):
         as_strategy("gready")
+
+
+BROKEN = {"NaN": [0.0, math.nan, 0.0], "+inf": [0.0, math.inf, 0.0], "all forbidden": [-math.inf] * 3}
+
+
+@pytest.mark.parametrize("strategy", [Sample(), Sample(temperature=0.5, top_k=2, top_p=0.9), Greedy(), Beam(2)])
+@pytest.mark.parametrize("row", BROKEN.values(), ids=BROKEN)
+def test_logits_that_are_no_numbers_end_in_one_message(strategy, row):
+    """The second text diverges at its second token; that a token is forbidden is none of it."""
+
+    def step(state, tokens):
+        sound = torch.tensor([-math.inf, 0.0, 0.0]).expand(len(tokens), -1)
+        broken = (state[0] == 1) & (tokens > EOS_ID)
+        return torch.where(broken.unsqueeze(-1), torch.tensor(row), sound), state
+
+    assert search(strategy, Given(step, (torch.zeros(2),)), rows=2, steps=3).shape == (2, 3)
+    with pytest.raises(
+        DivergedError, match=r"logits of tokens are NaN or infinite in \d of \d rows: the weights have .*lr"
+    ):
+        search(strategy, Given(step, (torch.arange(2),)), rows=2, steps=3)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from guides.language_model import ExactGuide
-from ppl_text.core.errors import DataError, UnknownNameError, UserError
+from ppl_text.core.errors import DataError, DivergedError, UnknownNameError, UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.tokenizers import bpe_tokenizer, open_character_tokenizer, word_tokenizer
@@ -16,6 +16,7 @@ from ppl_text.evaluation.generation import interpolate_texts, points_between, re
 from ppl_text.evaluation.storytelling import check_texts
 from ppl_text.models.language_model import LanguageModel
 
+from .emitting import Classes
 from .spelling import MAX_STEPS, TOKENIZER, Reader, Spelling, constant
 
 
@@ -342,3 +343,13 @@ def test_unicode_of_any_form_is_taken_and_half_characters_are_refused(tokenizer)
             check_texts(tokenizer, ["a", text], 100)
     with pytest.raises(UserError, match="has a NUL character; remove it"):
         check_texts(tokenizer, ["a\u0000b"], 100)
+
+
+@pytest.mark.parametrize("strategy", [generation.ANCESTRAL, generation.GREEDY])
+def test_emitted_logits_that_are_no_numbers_end_in_a_message(strategy):
+    latents = {"h": torch.zeros(2, 3, 1)}
+    sound = Classes([[0.5, 0.25, 0.25]])
+    assert generation.write(sound, sound, latents, 2, strategy, 3).shape == (2, 3)
+    broken = Classes([[0.5, torch.nan, 0.5]])
+    with pytest.raises(DivergedError, match="logits of tokens are NaN or infinite in 6 of 6 rows"):
+        generation.write(broken, broken, latents, 2, strategy, 3)

@@ -1,5 +1,7 @@
 """Latent sequences from their recipes: trained, written from, compared, swapped and stopped in between."""
 
+import copy
+import dataclasses
 import json
 import math
 
@@ -7,7 +9,10 @@ import pytest
 import torch
 
 import ppl_text as pt
-from ppl_text.core.errors import UnknownNameError
+from ppl_text.core.errors import DivergedError, UnknownNameError
+from ppl_text.evaluation.generation import encode_texts, reconstruct_texts, sample_texts
+from ppl_text.measures import measures_of
+from ppl_text.measures.base import Evaluation
 
 from .soundness import fitted, trained_soundly
 
@@ -155,3 +160,36 @@ def test_a_beta_of_what_never_was_stays_an_error(weighted, given, tmp_path):
     with pytest.raises(UnknownNameError, match="side loss in β 'comitment' "):
         weighted.swap_guide("quantised", steps=2, set=given, out=tmp_path / "child")
     assert not (tmp_path / "child").exists()
+
+
+def diverged(program, part):
+    """The same with a part whose weights are far too large, or no numbers."""
+    broken = copy.deepcopy(program)
+    for name, parameter in broken.named_parameters():
+        if name.startswith(part):
+            parameter.data.fill_(math.nan) if part != "prior" else parameter.data.mul_(1e4)
+    return broken
+
+
+@pytest.mark.parametrize("length", [None, 4])
+def test_a_prior_that_has_diverged_ends_generation_in_a_message_and_no_report(runs, length):
+    run = runs["verses-gavam"]
+    model, tokenizer = diverged(run.model, "prior"), run.form.tokenizer
+    with pytest.raises(DivergedError, match=r"latent 'z' is NaN or infinite in \d of 3 texts .*lower training\.lr"):
+        sample_texts(model, tokenizer, 3, steps=12, seed=0, length=length)
+    assert reconstruct_texts(model, run.guide, tokenizer, ["see the dog ."], max_steps=12, seed=0)
+    subject = dataclasses.replace(run.subject, model=model)
+    evaluation = Evaluation("test", subject.evaluate(particles=2, limit=6), 6, samples=3)
+    lines = [line for m in measures_of(model, run.corpus) for s in m.sections(subject, evaluation) for line in s.lines]
+    assert [line for line in lines if line.startswith("None: latent 'z' is NaN or infinite in 3 of 3 texts")]
+    assert [line for line in lines if line.startswith("No bound is a number, since the KL is none")]
+    assert not [line for line in lines if "all its mass on one point" in line]
+
+
+def test_a_decoder_or_a_guide_that_has_diverged_ends_in_a_message(runs):
+    run = runs["verses-gavam"]
+    given = {"max_steps": 12, "seed": 0}
+    with pytest.raises(DivergedError, match="logits of tokens are NaN"):
+        reconstruct_texts(diverged(run.model, "network"), run.guide, run.form.tokenizer, ["see the dog ."], **given)
+    with pytest.raises(DivergedError, match=r"latent 'z' is NaN or infinite in 1 of 1 texts \(draws given the texts\)"):
+        encode_texts(run.model, diverged(run.guide, "projection"), run.form.tokenizer, ["see the dog ."], **given)
