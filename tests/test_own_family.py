@@ -74,6 +74,7 @@ def test_fit_and_its_report(ppl, recipe, tmp_path):
     named = ["--model", f"{FILE}:Translation", "--guide", f"{FILE}:Reading"]
     ended = ppl("fit", tmp_path / "plain.yaml", *named, "--set", "model.width=6", "--out", tmp_path / "run")
     assert ended.status == 0, ended.err
+    assert f"generate {tmp_path / 'run'} --source TEXT" in ended.out
     report = (tmp_path / "run/report.md").read_text(encoding="utf-8")
     for text in (f"{FILE}:Translation", f"{FILE}:Reading", "ELBO", "I(x; site)", "Samples from the prior"):
         assert text in report, text

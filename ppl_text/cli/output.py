@@ -77,7 +77,8 @@ def print_report(run: Run) -> None:
     print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
     click.echo(f"The run is in {run.folder} (report.md, results.json, model.safetensors). Next:")
     own = trusting(run.folder)
-    for command in (f"evaluate {run.folder}{own}", f"generate {run.folder} -n 20{own}", "list guides"):
+    asked = "-n 20" if run.form.source_tokenizer is None else "--source TEXT"
+    for command in (f"evaluate {run.folder}{own}", f"generate {run.folder} {asked}{own}", "list guides"):
         click.echo(f"  python -m ppl_text {command}")
 
 

@@ -154,7 +154,7 @@ def assemble(
     splits["train"] = _trained_on(splits["train"], options, tokenizers, told)
     told.extend(untrained_unknown(splits))
     found_twice = repeats(splits)
-    told.extend(_told_twice(splits, found_twice))
+    told.extend(_told_twice(splits, found_twice, apart=options.sources == "given"))
     return Corpus(
         name=name,
         splits=splits,
@@ -246,13 +246,13 @@ def _tokenizer(texts: Iterable[str], options: SentenceOptions, vocabulary: int |
         raise DataError(str(error), origin.where) from error
 
 
-def _told_twice(splits: Mapping[str, Split], whole: Iterable[Repeat]) -> Iterator[str]:
-    """Say what stands in two splits, as it is scored: sentences, or pairs and each side of them."""
-    found = [("sentences" if splits["train"].source is None else "pairs", whole)]
-    sides = {"targets": {name: Split(split.target) for name, split in splits.items()}}
-    sides["sources"] = {name: Split(split.source) for name, split in splits.items() if split.source is not None}
-    if sides["sources"]:
-        found += [(noun, repeats(side)) for noun, side in sides.items()]
+def _told_twice(splits: Mapping[str, Split], whole: Iterable[Repeat], apart: bool) -> Iterator[str]:
+    """Say what stands in two splits, as it is scored: sentences, or pairs and, ``apart``, each side of them."""
+    sources = {name: Split(split.source) for name, split in splits.items() if split.source is not None}
+    found = [("sentences", whole)]
+    if sources and apart:
+        targets = {name: Split(split.target) for name, split in splits.items()}
+        found = [("pairs", whole), ("targets", repeats(targets)), ("sources", repeats(sources))]
     for noun, twice in found:
         for split, other, number in twice:
             yield f"{split}: {number:,} of {len(splits[split]):,} {noun} stand in {other} too, as they are scored"

@@ -219,6 +219,22 @@ def test_sources_of_pairs_make_room_for_the_texts_themselves(tmp_path):
     assert "train.tgt: the sources in train.src are not read" in corpus.notes
 
 
+def test_what_stands_in_two_splits_is_said_of_each_side(tmp_path):
+    rows = {"train": [("a", "x"), ("b", "y")], "valid": [("a", "z"), ("c", "y")], "test": [("b", "y"), ("d", "w")]}
+    for split, pairs in rows.items():
+        lines(tmp_path / f"{split}.src", [source for source, _ in pairs])
+        lines(tmp_path / f"{split}.tgt", [target for _, target in pairs])
+    corpus = load(tmp_path, fit_on="all")
+    assert [note for note in corpus.notes if "stand in" in note] == [
+        "test: 1 of 2 pairs stand in train too, as they are scored",
+        "valid: 1 of 2 targets stand in train too, as they are scored",
+        "test: 1 of 2 targets stand in train too, as they are scored",
+        "test: 1 of 2 targets stand in valid too, as they are scored",
+        "valid: 1 of 2 sources stand in train too, as they are scored",
+        "test: 1 of 2 sources stand in train too, as they are scored",
+    ]
+
+
 # -- vocabularies -----------------------------------------------------------------------------------
 
 
