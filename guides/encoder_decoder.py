@@ -76,6 +76,10 @@ class SourceModel(Protocol):
         """p(a_1..a_T | x), or that of the log weights."""
         ...
 
+    def concentrations(self, memory: Memory) -> Tensor:
+        """Return those of a Dirichlet prior, (B, S)."""
+        ...
+
     def read(self, value: Tensor, memory: Memory) -> Tensor:
         """Return what a drawn path (B, K, T, …) has the decoder read, (B, K, T, M)."""
         ...
@@ -377,15 +381,16 @@ class WeightGuide(AttentionGuide):
 
 
 class DirichletGuide(WeightGuide):
-    """q(w_t | ·) = Dirichlet(κ_t softmax_i(s_tᵀ W h_i) + ε), κ_t = κ sigmoid(u·a_t^det + b).
+    """q(w_t | ·) = Dirichlet(κ_t softmax_i(s_tᵀ W h_i) + C / n), κ_t = κ sigmoid(u·a_t^det + b).
+
+    C / n is the concentration of the model's Dirichlet prior at each of n positions, so that κ_t counts what the step
+    adds to it: positions that are of no use cost nothing, where a smaller number in its place would cost more nats the
+    smaller it is.
 
     Args:
         model: with ``attention: weights`` and a prior ``dirichlet`` or ``logistic-normal``.
         most: κ, the largest sum of a concentration; larger ones have no noise left to learn from.
     """
-
-    LEAST = 1e-3
-    """ε."""
 
     def __init__(self, model: SourceModel, *, most: float = 100.0) -> None:
         super().__init__(model)
@@ -396,7 +401,7 @@ class DirichletGuide(WeightGuide):
     def of_scores(self, scores: Tensor, memory: Memory) -> Parameters:
         """α (R, K, S)."""
         total = self.most * self.of_step(scores, memory).sigmoid()
-        return (total * at_least_float32(memory.shares(scores)) + self.LEAST,)
+        return (total * at_least_float32(memory.shares(scores)) + self.model.concentrations(memory).unsqueeze(1),)
 
     def drawn(self, parameters: Parameters, memory: Memory) -> Tensor:
         """ln w."""

@@ -75,8 +75,8 @@ class EncoderDecoder(nn.Module):
         attention: ``none``, ``deterministic``, ``vectors``, ``weights`` or ``exact``.
         attention_prior: of latent vectors ``mean`` (N(h̄, I)) or ``normal`` (N(0, I)); of latent weights ``dirichlet``,
             ``logistic-normal`` or ``gamma`` (of weights before they are normalised); null: the first.
-        concentration: of a Dirichlet prior in all, C: C / n for each of n positions; of a Gamma prior likewise, with
-            rate 1.
+        concentration: of a Dirichlet prior in all, C: C / n for each of n positions; of a Gamma prior, with rate 1, for
+            each position: 1 is the exponential.
         prior_scale: σ of a logistic-normal prior.
         attn_order: ``post`` (the state after a step attends; its output is fed to the next) or ``pre``.
         attention_start: ``torch``, or ``zero``: W_a is 0 at first, so that a stage without it trains a decoder that
@@ -218,10 +218,16 @@ class EncoderDecoder(nn.Module):
         if self.attention_prior == "logistic-normal":
             scale = (self.prior_scale * self.one).expand(shape)
             return LogisticNormalLogWeights(self.zero.expand(shape), scale, counted, lengths)
-        share = (self.concentration * self.one / counted.sum(-1)).view(-1, 1, 1).expand(shape)
         if self.attention_prior == "gamma":
-            return GammaLogWeights(share, self.zero.expand(shape), counted, lengths)
-        return DirichletLogWeights(share, counted, lengths)
+            return GammaLogWeights(
+                (self.concentration * self.one).expand(shape), self.zero.expand(shape), counted, lengths
+            )
+        return DirichletLogWeights(self.concentrations(memory).unsqueeze(1).expand(shape), counted, lengths)
+
+    def concentrations(self, memory: Memory) -> Tensor:
+        """C / n of each position of a source of n, (B, S): what a Dirichlet says before anything is read."""
+        counted = memory.counted
+        return (self.concentration * self.one / counted.sum(-1)).unsqueeze(-1).expand(counted.shape)
 
     def read(self, value: Tensor, memory: Memory) -> Tensor:
         """Return what a drawn path (B, K, T, …) has the decoder read, (B, K, T, M)."""

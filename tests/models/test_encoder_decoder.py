@@ -133,6 +133,15 @@ def test_vectors_have_the_published_kl():
     assert_close(closed_form_scores(terms).kl["a"].squeeze(0), wanted)
 
 
+def test_a_dirichlet_that_has_read_nothing_is_its_prior():
+    model, guide = programs({"attention": "weights", "latent_dim": 0}, DirichletGuide)
+    with torch.no_grad():
+        guide.width.weight.zero_()
+        guide.width.bias.fill_(-60.0)
+        kl = closed_form_scores(trace_terms(model, guide, pairs())).kl["alignment"]
+    assert_close(kl, torch.zeros_like(kl), atol=1e-9, rtol=0.0)
+
+
 def test_the_public_codes_loss_averages_tokens_and_pays_for_one_step():
     """Specification 3C and 3G: Rec / n + β_z KL_z + β_a KL_a / n, and with its bug KL of the batch's last step / n."""
     model, guide = programs({"attention": "vectors"}, lambda model: VectorGuide(model, attn_kl="last_step_bug"))
