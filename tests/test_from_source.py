@@ -111,6 +111,39 @@ def test_the_latents_of_means_are_the_mean_of_the_latents_drawn(run):
         assert bool(((drawn.mean(0) - run.guide.at_means().draw(1, 3, source)["z"][0]).abs() < 5 * error).all())
 
 
+def test_an_evaluation_says_which_way_the_source_goes_and_how_near_texts_come(ppl, run, pairs, tmp_path):
+    of_test = ppl("evaluate", run.folder, "--particles", "4", "--json", "--trust")
+    found = json.loads(of_test.out)
+    assert {"bleu4_map", "sacrebleu_sampling", "dist2_paper", "ppl_posterior", "lost_whole", "ways"} <= found.keys()
+    (tmp_path / "other.jsonl").write_bytes((pairs / "test.jsonl").read_bytes())
+    of_data = ppl("evaluate", run.folder, "--data", tmp_path / "other.jsonl", "--particles", "4", "--json", "--trust")
+    other = json.loads(of_data.out)
+    assert {name for name in found if found[name] != other[name]} <= {"data", "split", "ppl_posterior_se"}
+    plain = ppl("evaluate", run.folder, "--data", tmp_path / "other.jsonl", "--particles", "4", "--trust")
+    assert plain.status == 0, plain.err
+    for said in ("verdict: ", "PPL(y given x)", "BLEU-4", "Dist-2"):
+        assert said in plain.out
+
+
+PAIR_FILES = {
+    "no source column": ("jsonl", '{"target": "the king sees"}\n', "no column 'source'; its columns are target"),
+    "no text column": ("jsonl", '{"source": "le roi", "text": "the king"}\n', "no column 'target'"),
+    "a text alone": ("txt", "the king sees\n", "expected pairs"),
+    "no file": ("jsonl", None, "does not exist"),
+}
+
+
+@pytest.mark.parametrize(("ending", "content", "said"), PAIR_FILES.values(), ids=PAIR_FILES)
+def test_other_pairs_that_cannot_be_read_are_refused_in_one_message(ppl, run, tmp_path, ending, content, said):
+    path = tmp_path / f"other.{ending}"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    ended = ppl("evaluate", run.folder, "--data", path, "--trust")
+    assert (ended.status, ended.out) == (2, "")
+    assert said in ended.err
+    assert ended.err.count("\n") == 1
+
+
 MISTAKES = {
     "no source": ([], "this model (translation) writes a text given a source"),
     "no source of means": (["--latents", "mean"], "this model (translation) writes a text given a source"),

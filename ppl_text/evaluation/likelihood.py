@@ -111,7 +111,7 @@ class Likelihood:
     @property
     def elbo_perplexity(self) -> float:
         """PPL_ELBO = exp((rec_sum + kl_sum) / n_eos): EOS counted, BOS not; ∞ where it is beyond a float."""
-        return _exp((self.rec_sum + self.kl_sum) / self.n_eos)
+        return exp_or_infinite((self.rec_sum + self.kl_sum) / self.n_eos)
 
     @property
     def elbo_perplexity_se(self) -> float:
@@ -133,7 +133,7 @@ class Likelihood:
         if not self.n_steps:
             return math.nan
         other = self.kl_sum - self.step_kl_sum
-        return _exp((self.rec_sum + other + self.n_sent * self.kl_per_step) / self.n_eos)
+        return exp_or_infinite((self.rec_sum + other + self.n_sent * self.kl_per_step) / self.n_eos)
 
     @property
     def unreliable(self) -> bool:
@@ -148,7 +148,7 @@ class Likelihood:
     @property
     def perplexity(self) -> float:
         """PPL_IW = exp(-iw_sum / n_eos), from the importance-weighted bound: EOS counted, BOS not."""
-        return _exp(-self.iw_per_token)
+        return exp_or_infinite(-self.iw_per_token)
 
     @property
     def perplexity_se(self) -> float:
@@ -161,8 +161,9 @@ class Likelihood:
         return self.perplexity * self.token_sampling_se
 
 
-def _exp(exponent: float) -> float:
-    return math.exp(exponent) if exponent < _LARGEST else math.inf
+def exp_or_infinite(exponent: float) -> float:
+    """e^x; ∞ where it is beyond a float."""
+    return math.inf if exponent >= _LARGEST else math.exp(exponent)
 
 
 def sentence_bounds(

@@ -15,6 +15,7 @@ from ..core.printing import decimal, percent, plus_minus
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus, Split, TokenTable
 from ..evaluation.collapse import SENTENCES, CollapseMonitor
+from ..evaluation.latents import LatentFigures, StepFigures
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.standard_errors import is_unreliable
 from ..plots.scans import curves_figure, scan_figure
@@ -130,6 +131,7 @@ class SentenceMeasure(TextMeasure):
         latents = subject.latents("test", settings["representation"], SEED)
         if latents is not None:
             found |= {key: value for key, value in latents.as_dict().items() if not isinstance(value, list | dict)}
+        found |= kl_by_site(subject.model, latents, likelihood)
         return Measured(finite_or_none(found), {})
 
     def notes(self, results: Mapping[str, Any]) -> list[str]:
@@ -180,6 +182,22 @@ class SentenceMeasure(TextMeasure):
                 curves_figure(metrics, target)
             found += [(drawing["about"], target)] if target.is_file() else []
         return found
+
+
+def kl_by_site(model: Any, latents: LatentFigures | None, likelihood: Likelihood) -> Numbers:
+    """Return the KL of each site, nats per sentence and per step where it has some: ``kl_SITE``, ``kl_SITE_per_step``.
+
+    Those of ``latents``; of a lone site that these say nothing of, all the KL that there is.
+    """
+    if latents is None:
+        return {
+            key: value
+            for spec in model.latents
+            for key, value in ((f"kl_{spec.name}", likelihood.kl), (f"kl_{spec.name}_per_step", likelihood.kl_per_step))
+        }
+    found: Numbers = {f"kl_{name}": site.kl for name, site in latents.sites.items()}
+    stepwise = {name: site for name, site in latents.sites.items() if isinstance(site, StepFigures)}
+    return {**found, **{f"kl_{name}_per_step": site.kl_per_step for name, site in stepwise.items()}}
 
 
 def stepwise_lines(likelihood: Likelihood, noun: str) -> tuple[str, ...]:

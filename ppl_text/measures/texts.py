@@ -13,7 +13,7 @@ from ..data.corpus import Corpus, Split
 from ..data.shares import Shares, shares_of
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import Row, Section, latent_sections
-from ..evaluation.storytelling import is_conditional
+from ..evaluation.storytelling import decodes_from_guide, is_conditional
 from ..metrics.words import entropy, merged_counts
 from .base import Evaluation, Measure, ObjectiveBound, Subject
 
@@ -104,13 +104,20 @@ class TextMeasure(Measure):
             return Section("Samples", lines=(f"None: {error}.",), values={"samples": None})
         counts = f"distinct: {percent(drawn.unique, 1)} · cut off without EOS: {drawn.unfinished}"
         return Section(
-            f"Samples from the {'model' if evaluation.likelihood.exact else 'prior'} ({drawn.drawn:,} drawn)",
+            f"Samples from the {drawn_from(subject.model)} ({drawn.drawn:,} drawn)",
             lines=(
                 f"{subject.corpus.noun}s of the training list: {percent(drawn.in_list, 1)} · {counts}",
                 "> " + self.between.join(text or "∅" for text in drawn.texts[: self.shown]),
             ),
             values={"samples": {name: value for name, value in asdict(drawn).items() if name != "texts"}},
         )
+
+
+def drawn_from(model: Any) -> str:
+    """Return what the latents of samples are drawn from."""
+    if not model.latents:
+        return "model"
+    return "posterior given the source" if decodes_from_guide(model) else "prior"
 
 
 def bound_rows(likelihood: Likelihood, other: ObjectiveBound | None, latents: Sequence[Any]) -> list[Row]:

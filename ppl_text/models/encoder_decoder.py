@@ -95,7 +95,7 @@ class EncoderDecoder(nn.Module):
         "h = BiLSTM(x);  z ~ N(0, I);  a_t ~ N(h̄, I);  s_t = LSTM([emb(y_{t-1}); z; o_{t-1}], s_{t-1})",
         "p(z, a, y | x) = p(z) Π_t p(a_t | x) P(y_t | y_{<t}, z, a_{≤t}), o_t = W_s s_t + W_a a_t; z, a or both",
     )
-    measures = ("sentences",)
+    measures = ("sentences", "pairs")
     conditional = True
     presets: ClassVar[tuple[Choice, ...]] = (
         Choice("data.fit_on", "all", "train", "the vocabulary is made of all splits in the public code"),

@@ -155,7 +155,7 @@ class FromSource(Translation):
     """The same story, but texts are written from draws of q, which reads the source and what has been written."""
 
     generation = "posterior"
-    measures = ("sentences",)
+    measures = ("sentences", "pairs")
 
 
 class Encoding(nn.Module):
