@@ -49,6 +49,19 @@ LATENT_CONTESTANTS = {
 }
 """Of latent sequences and of switched codes, by what is trained."""
 
+PAIR_CONTESTANTS = {
+    kind: {
+        OURS: f"benchmarks.encoder_decoder:Ours:{kind}",
+        **({"ours, the path again": f"benchmarks.encoder_decoder:build_again:{kind}"} if kind == "vattn-h" else {}),
+        "ours, in the trainer": f"benchmarks.encoder_decoder:build_in_trainer:{kind}",
+        "ours, captured": f"benchmarks.encoder_decoder:build_captured:{kind}",
+        "ours, captured, bf16": f"benchmarks.encoder_decoder:build_captured_bf16:{kind}",
+        "PyTorch loop": f"benchmarks.peers.encoder_decoder:EncoderDecoder:{kind}",
+    }
+    for kind in ("ded-attn", "vattn-h")
+}
+"""Of texts given a source, by what is latent."""
+
 REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
