@@ -116,7 +116,7 @@ class Case:
     def programs(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the same parameters at each call, all of them away from where they vanish."""
         torch.manual_seed(0)
-        options = MODELS[self.family] | self.options | MODEL_OPTIONS.get(f"{self.family} {self.guide}", {})
+        options = MODELS[self.family] | MODEL_OPTIONS.get(f"{self.family} {self.guide}", {}) | self.options
         model = Registry("model", FAMILIES).load(self.family)(VOCABULARY, **options)
         own = {} if self.guide in ("prior", "exact") else GUIDE_OPTIONS.get(self.family, {})
         own = own | GUIDE_OPTIONS.get(f"{self.family} {self.guide}", {})
@@ -225,6 +225,10 @@ OTHER_CASES = {
     "LSTM language model": Case("language_model", "exact", options={"cell": "lstm"}),
     "tied, bag of words": Case(
         "sentence_vae", "gaussian", options={"hidden_dim": 5, "tied": True, "bag_of_words": 0.1, "initial": "hidden"}
+    ),
+    "exact attention": Case("encoder_decoder", "exact", "elbo", options={"attention": "exact"}),
+    "attention before the step": Case(
+        "encoder_decoder", "attention", "elbo-analytic", options={"attn_order": "pre", "layer_norm": True}
     ),
     **{f"optimizer {name}": Case("sentence_vae", "gaussian", "elbo", name) for name in OPTIMIZERS},
 }

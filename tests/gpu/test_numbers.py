@@ -38,8 +38,7 @@ def found(
         for parameter in joint.parameters():
             signs = torch.randint(0, 2, parameter.shape, generator=rng) * 2.0 - 1.0
             parameter.mul_(1.0 + shaken * signs.to(device, dtype))
-    given = batch().to(device)
-    given = given.__class__(given.tokens, given.lengths, given.weights.to(dtype), given.decoder_inputs)
+    given = batch().to(device).map(lambda values: values.to(dtype) if values.is_floating_point() else values)
     kind = torch.device(device).type
     with torch.random.fork_rng(), pyro.validation_enabled(False), HostNoise(2):
         with torch.autocast(kind, torch.bfloat16, enabled=autocast):
