@@ -6,6 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -120,12 +121,12 @@ class WrittenTexts:
     drawn: tuple[tuple[str, ...], ...]
     unfinished: int
 
-    @property
+    @cached_property
     def of_best(self) -> Bleu | None:
         """BLEU of the texts at posterior means."""
         return bleu(self.best, self.references) if self.best else None
 
-    @property
+    @cached_property
     def of_drawn(self) -> Bleu | None:
         """Mean over the draws of the BLEU of all sources."""
         if not self.drawn:
@@ -133,7 +134,7 @@ class WrittenTexts:
         by_draw = [bleu(texts, self.references) for texts in zip(*self.drawn, strict=True)]
         return Bleu._make(math.fsum(column) / len(by_draw) for column in zip(*by_draw, strict=True))
 
-    @property
+    @cached_property
     def diversity(self) -> SourceDiversity | None:
         """Of the texts that were drawn."""
         return diversity_by_source([[t.split() for t in texts] for texts in self.drawn]) if self.drawn else None
