@@ -102,6 +102,15 @@ def warmup(
     return _between(value, final, fallen)
 
 
+def exponential(step: float, *, value: float, factor: float, period: float, final: float = 0.0) -> float:
+    """Return a learning rate that is multiplied by ``factor`` after each ``period`` updates, and never below ``final``.
+
+    ``max(final, value · factor^⌊step / period⌋)``. The variational-attention paper's rate, with N updates in an epoch:
+    ``value=0.005, factor=0.95, period=N`` (its public code: ``factor=0.75``), ``final=1e-5`` (specification 3C).
+    """
+    return max(final, value * factor ** math.floor(step / period))
+
+
 def restarts(step: float, *, value: float, period: float, plateau: float = 1, final: float = 0.0) -> float:
     """Return a learning rate that falls along half a cosine, anew in each ``period`` (SGDR, Loshchilov 2017).
 
@@ -131,6 +140,7 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "logistic": logistic,
     "cyclical": cyclical,
     "warmup": warmup,
+    "exponential": exponential,
     "restarts": restarts,
 }
 """Name in a configuration -> function of the step."""
@@ -152,6 +162,7 @@ _RULES = {
     "cycles": _POSITIVE,
     "hold": _SHARE,
     "rise": _SHARE,
+    "factor": _SHARE,
 }
 _DECAYS = ("cosine", "linear")
 

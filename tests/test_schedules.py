@@ -5,7 +5,18 @@ import math
 import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError
-from ppl_text.schedules import SCHEDULES, build, constant, cyclical, in_steps, linear, logistic, restarts, warmup
+from ppl_text.schedules import (
+    SCHEDULES,
+    build,
+    constant,
+    cyclical,
+    exponential,
+    in_steps,
+    linear,
+    logistic,
+    restarts,
+    warmup,
+)
 
 BY_HAND = {
     "constant": (constant, {"value": 0.3}, {0: 0.3, 10**6: 0.3}),
@@ -58,6 +69,11 @@ BY_HAND = {
         warmup,
         {"value": 1.0, "warmup_steps": 0, "steps": 2, "decay": "linear"},
         {0: 1.0, 1: 0.5, 2: 0.0},
+    ),
+    "exponential": (
+        exponential,
+        {"value": 0.8, "factor": 0.5, "period": 10, "final": 0.15},
+        {0: 0.8, 9: 0.8, 10: 0.4, 19: 0.4, 20: 0.2, 30: 0.15, 10**6: 0.15},
     ),
     "restarts": (
         restarts,

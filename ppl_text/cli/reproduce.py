@@ -34,7 +34,9 @@ def reproduce(
     `words`: deep state-space models of words (Tables 1 and 2). `davam-table2`: sentence VAEs and the cures of
     posterior collapse, on the built-in verses or with --data [ptb|yahoo|snli=]DIR. `davam-generation`: what runs of
     that table write from scratch (Tables III to V; --judge names a pretrained model for their fluency).
-    `davam-figure3`: such texts as training data. Every row is a normal run folder; the same command goes on where it
+    `davam-figure3`: such texts as training data. `vattn-table2`: texts given a source, with attention that is
+    deterministic or latent, on built-in pairs or with --data [squad|dialogue=]DIR; `vattn-weights`: latent attention
+    weights of four kinds. Every row is a normal run folder; the same command goes on where it
     was stopped. The table, its figures and results.json lie in the folder of the reproduction.
     """
     from ..core.errors import UserError

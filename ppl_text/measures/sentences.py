@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from ..evaluation.collapse import SENTENCES, CollapseMonitor
 from ..evaluation.latents import LatentFigures, StepFigures
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.standard_errors import is_unreliable
-from ..plots.scans import curves_figure, scan_figure
 from .base import SEED, Measured, Numbers, Subject
 from .texts import TextMeasure, tail_of
 
@@ -145,8 +143,7 @@ class SentenceMeasure(TextMeasure):
         )
         notes = [
             f"{sentences:z,.0f} test sentences, {tokens:z,.0f} scored tokens (EOS counted, BOS not), by which the nats "
-            f"of perplexities are divided; the importance-weighted ones are from K = {particles:z,.0f} draws (the "
-            "published ones from 500)."
+            f"of perplexities are divided; the importance-weighted ones are from K = {particles:z,.0f} draws."
         ]
         for row in rows:
             if is_unreliable(row["measures"].get("khat_bad")):
@@ -167,21 +164,6 @@ class SentenceMeasure(TextMeasure):
                 f"{decimal(cap, 2)} nats at most."
             )
         return notes
-
-    def figures(self, place: Path, results: Mapping[str, Any], baselines: Sequence[str]) -> list[tuple[str, Path]]:
-        """Draw the table's own drawings: scans over a number that rows differ in, and curves of their training."""
-        found = []
-        for drawing in results.get("drawings", ()):
-            rows = [row for row in results["rows"] if row["group"] == drawing["group"] and row["seeds"]]
-            target = place / "figures" / f"{drawing['group']}.png"
-            if drawing["kind"] == "scan" and rows:
-                scan_figure(rows, drawing["label"], target)
-            paths = {row["title"]: place / f"{row['name']}-s{row['seeds'][0]}" / "metrics.jsonl" for row in rows}
-            metrics = {title: path for title, path in paths.items() if path.is_file()}
-            if drawing["kind"] == "curves" and metrics:
-                curves_figure(metrics, target)
-            found += [(drawing["about"], target)] if target.is_file() else []
-        return found
 
 
 def kl_by_site(model: Any, latents: LatentFigures | None, likelihood: Likelihood) -> Numbers:

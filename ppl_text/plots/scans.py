@@ -16,33 +16,32 @@ if TYPE_CHECKING:
 Rows = Sequence[Mapping[str, Any]]
 """Rows of a table's results: ``at``, ``measures``, ``spread``."""
 
-PANELS = (
-    ("nats per text", {"rec": "Rec"}),
-    ("nats per text", {"kl": "KL"}),
-    ("perplexity", {"ppl_elbo": "from the ELBO", "paper_ppl": "paper_ppl, no bound"}),
-)
-"""Title of the axis, and what is drawn: a measure and its name."""
+Panels = Sequence[Mapping[str, Any]]
+"""Of a table's drawing: the ``label`` of an axis, and the ``lines`` on it, by the key of a measure their names."""
 
 
-def scan_figure(rows: Rows, label: str, target: Path) -> None:
-    """Draw :data:`PANELS` over the number ``at`` which the rows stand, on a logarithmic axis called ``label``, as PNG.
+def scan_figure(rows: Rows, label: str, panels: Panels, target: Path, beside: Mapping[str, Any] | None = None) -> None:
+    """Draw ``panels`` over the number ``at`` which the rows stand, on a logarithmic axis called ``label``, as PNG.
 
-    Several seeds have a bar of a standard deviation to both sides.
+    Several seeds have a bar of a standard deviation to both sides. A row ``beside`` has a dashed line at its value.
     """
-    save_figure(draw_scan(rows, label), target)
+    save_figure(draw_scan(rows, label, panels, beside), target)
 
 
-def draw_scan(rows: Rows, label: str) -> Figure:
+def draw_scan(rows: Rows, label: str, panels: Panels, beside: Mapping[str, Any] | None = None) -> Figure:
     """Return the figure of :func:`scan_figure`; rows that were not measured are left out."""
     rows = sorted((row for row in rows if row["seeds"]), key=lambda row: row["at"])
-    figure = blank_figure(9.5, 3.0)
-    for axes, (title, lines) in zip(figure.subplots(1, len(PANELS)), PANELS, strict=True):
-        for key, name in lines.items():
+    levels = {} if beside is None else beside["measures"]
+    figure = blank_figure(1.0 + 2.8 * len(panels), 3.0)
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for place, (key, name) in enumerate(panel["lines"].items()):
+            if levels.get(key) is not None:
+                axes.axhline(levels[key], color=f"C{place}", ls="--", lw=1)
             points = [row for row in rows if row["measures"].get(key) is not None]
             values = [row["measures"][key] for row in points]
             errors = [row["spread"].get(key, 0.0) for row in points]
             axes.errorbar([row["at"] for row in points], values, errors, fmt="o-", ms=4, lw=1, capsize=2, label=name)
-        axes.set(xlabel=label, ylabel=title, xscale="log")
+        axes.set(xlabel=label, ylabel=panel["label"], xscale="log")
         axes.ticklabel_format(axis="y", useOffset=False)
         _plain_ticks(axes, [row["at"] for row in rows])
         axes.legend(frameon=False)

@@ -11,6 +11,7 @@ from ..core.printing import decimal
 from ..evaluation.report import table
 from ..measures import load_measure
 from ..measures.base import Measure
+from ..plots.scans import curves_figure, scan_figure
 from ..training.programs import Sizes
 from .table import Table, load_table
 
@@ -42,9 +43,26 @@ def figure_links(table: Table, place: Path, results: Mapping[str, Any]) -> str:
 
     Figures that were drawn when a row was measured are shown, too.
     """
-    drawn = _measure(results).figures(place, results, table.baselines)
+    drawn = [*_measure(results).figures(place, results, table.baselines), *drawings(place, results)]
     links = [f"![{about}]({path.relative_to(place).as_posix()})" for about, path in drawn]
     return "\n\n".join(["**Figures**", *links]) if links else ""
+
+
+def drawings(place: Path, results: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """Draw the table's own drawings: scans over a number that rows differ in, and curves of their training."""
+    found = []
+    known = {row["name"]: row for row in results["rows"] if row["seeds"]}
+    for drawing in results["drawings"]:
+        rows = [row for row in known.values() if row["group"] == drawing["group"]]
+        target = place / "figures" / f"{drawing['group']}.png"
+        if drawing["kind"] == "scan" and rows:
+            scan_figure(rows, drawing["label"], drawing["panels"], target, known.get(drawing["beside"]))
+        paths = {row["title"]: place / f"{row['name']}-s{row['seeds'][0]}" / "metrics.jsonl" for row in rows}
+        metrics = {title: path for title, path in paths.items() if path.is_file()}
+        if drawing["kind"] == "curves" and metrics:
+            curves_figure(metrics, target)
+        found += [(drawing["about"], target)] if target.is_file() else []
+    return found
 
 
 def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -109,16 +109,34 @@ class Corpus(_Part):
     tokens: float | None = None
 
 
+class Panel(_Part):
+    """One of the axes of a scan: its ``label``, and what is drawn, by the key of a measure the name of the line."""
+
+    label: str
+    lines: dict[str, str]
+
+
+PANELS = (
+    Panel(label="nats per text", lines={"rec": "Rec"}),
+    Panel(label="nats per text", lines={"kl": "KL"}),
+    Panel(label="perplexity", lines={"ppl_elbo": "from the ELBO", "paper_ppl": "paper_ppl, no bound"}),
+)
+"""What a scan shows that does not say it."""
+
+
 class Drawing(_Part):
     """A figure of the rows of a ``group``: ``scan`` over the number ``at`` which they stand, ``curves`` of training.
 
-    ``about``: what it shows; ``label``: of the axis of a scan.
+    ``about``: what it shows. Of a scan, ``label`` is that of its axis, ``panels`` what it shows over it, and ``beside``
+    the row that it is compared with, whose values are dashed lines.
     """
 
     group: str
     kind: Literal["scan", "curves"]
     about: str
     label: str = ""
+    panels: tuple[Panel, ...] = PANELS
+    beside: Name | None = None
 
 
 class Claim(_Part):
@@ -259,7 +277,8 @@ def _trained_as(tree: Mapping[str, Any], base: Table) -> dict[str, Any]:
     budgets = {key: budget.model_dump(include={"about", "set"}) for key, budget in base.budgets.items()}
     for key, budget in base.budgets.items():
         changes = {name: change for name, change in budget.rows.items() if name in names}
-        budgets[key] |= {"rows": changes, **tree["budgets"].get(key, {})}
+        own_budget = tree["budgets"].get(key, {})
+        budgets[key] |= {**own_budget, "rows": {**changes, **own_budget.get("rows", {})}}
     return {**tree, "rows": own, "budgets": budgets}
 
 
@@ -295,6 +314,9 @@ def _check_references(table: Table) -> None:
     for drawing in table.drawings:
         faults += (
             [] if drawing.group in table.groups else [f"figure '{drawing.about}' is of no group '{drawing.group}'"]
+        )
+        faults += (
+            [] if drawing.beside in {None, *names} else [f"figure '{drawing.about}' has no row '{drawing.beside}'"]
         )
         nowhere = [row.name for row in table.rows if row.group == drawing.group and row.at is None]
         faults += [f"row '{name}' of a scan does not say where it stands" for name in nowhere if drawing.kind == "scan"]

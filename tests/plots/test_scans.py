@@ -5,6 +5,9 @@ import json
 import pytest
 
 from ppl_text.plots.scans import curves_figure, draw_curves, draw_scan, scan_figure
+from ppl_text.tables.table import PANELS
+
+PANELS = [panel.model_dump() for panel in PANELS]
 
 
 def row(at, rec, *, ppl=2.0, spread=None, seeds=(0,)):
@@ -19,7 +22,7 @@ def lines_of(axes):
 
 def test_a_scan_shows_each_measured_row_where_it_stands():
     rows = [row(512, 3.0), row(128, 5.0), row(256, 4.0, spread={"rec": 0.5}, seeds=(0, 1)), row(1024, 0.0, seeds=())]
-    rec, kl, perplexity = draw_scan(rows, "codes M").axes
+    rec, kl, perplexity = draw_scan(rows, "codes M", PANELS).axes
     assert lines_of(rec) == {"Rec": [[128, 5], [256, 4], [512, 3]]}
     assert lines_of(kl) == {"KL": [[128, 50], [256, 40], [512, 30]]}
     assert set(lines_of(perplexity)) == {"from the ELBO", "paper_ppl, no bound"}
@@ -27,6 +30,15 @@ def test_a_scan_shows_each_measured_row_where_it_stands():
     assert rec.get_xlabel() == "codes M"
     bars = rec.containers[0][2][0].get_segments()
     assert bars[1].tolist() == [[256, 3.5], [256, 4.5]]
+
+
+def test_a_scan_has_the_panels_that_are_asked_for_and_a_level_line_of_the_row_beside():
+    panels = [{"label": "nats", "lines": {"rec": "Rec", "kl": "KL"}}]
+    beside = {"measures": {"rec": 7.0, "kl": None}}
+    (axes,) = draw_scan([row(1, 3.0), row(2, 4.0)], "x", panels, beside).axes
+    assert lines_of(axes) == {"Rec": [[1, 3], [2, 4]], "KL": [[1, 30], [2, 40]]}
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    assert [(line.get_color(), set(line.get_ydata())) for line in dashed] == [("C0", {7.0})]
 
 
 @pytest.fixture
@@ -53,7 +65,7 @@ def test_curves_are_those_of_the_validations_and_stages_are_marked(metrics):
 
 
 def test_figures_are_png_files(metrics, tmp_path):
-    scan_figure([row(1, 1.0)], "x", tmp_path / "figures" / "scan.png")
+    scan_figure([row(1, 1.0)], "x", PANELS, tmp_path / "figures" / "scan.png")
     curves_figure(metrics, tmp_path / "figures" / "curves.png")
     for path in (tmp_path / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
