@@ -78,7 +78,7 @@ def check_source(model: Any, source: Batch | None) -> None:
     """Raise :class:`UserError` where a source is missing, or is there and not read."""
     if is_conditional(model) and source is None:
         raise UserError(
-            f"this model ({model.family}) writes a text given a source; say which, e.g. "
+            f"this model ({model.family}) writes a text given a source; say which: --source TEXT or FILE, in Python "
             "run.generate(5, source=TEXT) or run.reconstruct(texts, sources=TEXTS)"
         )
     if source is not None and not is_conditional(model):
