@@ -109,7 +109,7 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 def test_a_source_that_is_missing_or_not_read_is_refused(call):
-    with pytest.raises(UserError, match=r"this model \(moving\) writes a text given a source; say which, e\.g\. run"):
+    with pytest.raises(UserError, match=r"this model \(moving\) writes a text given a source; say which"):
         call(Moving(), Difference(), None)
     with pytest.raises(UserError, match=r"this model \(spelling\) reads no source; leave it out"):
         call(Spelling(), Reader(), SOURCES)
