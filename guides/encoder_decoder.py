@@ -84,6 +84,10 @@ class SourceModel(Protocol):
         """Return what a drawn path (B, K, T, …) has the decoder read, (B, K, T, M)."""
         ...
 
+    def read_blindly(self, memory: Memory, *, drawn: bool) -> Tensor:
+        """Return what a step reads by the prior of latent attention, (R, 1, M)."""
+        ...
+
     def scores(self, states: Tensor, memory: Memory, start: Tensor | None) -> Tensor:
         """Return the attention scores (B, K, T, S) along states."""
         ...
@@ -379,6 +383,10 @@ class WeightGuide(AttentionGuide):
         """Return the number of each step, (R, K, 1)."""
         return at_least_float32(self.width(softly(scores, memory)))
 
+    def located(self, scores: Tensor, memory: Memory) -> Tensor:
+        """Return the scores (R, K, S), 0 at positions that do not count."""
+        return at_least_float32(torch.where(memory.counted.unsqueeze(1), scores, 0.0))
+
 
 class DirichletGuide(WeightGuide):
     """q(w_t | ·) = Dirichlet(κ_t softmax_i(s_tᵀ W h_i) + C / n), κ_t = κ sigmoid(u·a_t^det + b).
@@ -429,8 +437,7 @@ class LogisticNormalGuide(WeightGuide):
 
     def of_scores(self, scores: Tensor, memory: Memory) -> Parameters:
         """μ and σ, (R, K, S) each."""
-        located = at_least_float32(torch.where(memory.counted.unsqueeze(1), scores, 0.0))
-        return located, self.of_step(scores, memory).exp().expand(scores.shape)
+        return self.located(scores, memory), self.of_step(scores, memory).exp().expand(scores.shape)
 
     def drawn(self, parameters: Parameters, memory: Memory) -> Tensor:
         """ln w."""
@@ -451,8 +458,7 @@ class WeibullGuide(WeightGuide):
 
     def of_scores(self, scores: Tensor, memory: Memory) -> Parameters:
         """ln E S and k, (R, K, S) each."""
-        located = at_least_float32(torch.where(memory.counted.unsqueeze(1), scores, 0.0))
-        return located, (-self.of_step(scores, memory)).exp().expand(scores.shape)
+        return self.located(scores, memory), (-self.of_step(scores, memory)).exp().expand(scores.shape)
 
     def drawn(self, parameters: Parameters, memory: Memory) -> Tensor:
         """ln S."""
@@ -486,14 +492,8 @@ class PriorGuide(SourceGuide):
 
     def attend(self, scores: Tensor, memory: Memory) -> Tensor:
         """Draw from the prior of a step."""
-        return self._of_prior(memory, drawn=True)
+        return self.model.read_blindly(memory, drawn=True) if self.model.site else softly(scores, memory)
 
     def centre(self, scores: Tensor, memory: Memory) -> Tensor:
         """Return what is read in the middle of the prior."""
-        return self._of_prior(memory, drawn=False)
-
-    def _of_prior(self, memory: Memory, *, drawn: bool) -> Tensor:
-        one = torch.ones_like(memory.counted[:, 0], dtype=torch.long)
-        law = self.model.prior_of_attention(memory, one, 1)
-        value: Tensor = law.sample() if drawn else law.mean
-        return self.model.read(value.unsqueeze(1), memory).squeeze(1)
+        return self.model.read_blindly(memory, drawn=False) if self.model.site else softly(scores, memory)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_own_family import RECIPE, WORDS, sentences
+from test_own_family import RECIPE, sentences, write_pairs
 
 import ppl_text as pt
 from ppl_text.core.errors import UserError
@@ -20,11 +20,7 @@ FILE = Path(__file__).parent / "families" / "translation.py"
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    folder, texts = tmp_path_factory.mktemp("pairs"), sentences()
-    for name, own in {"train": texts[::2], "valid": texts[1::4], "test": texts[3::4]}.items():
-        rows = [{"source": " ".join(WORDS[word] for word in text.split()), "target": text} for text in own]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return folder
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")

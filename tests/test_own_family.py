@@ -43,14 +43,18 @@ def sentences():
     return [f"{s} {v}{o}" for s, v, o in itertools.product(subjects, ("sees", "hears", "sings"), objects)]
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """A folder with English targets and French sources, word for word."""
-    folder, texts = tmp_path_factory.mktemp("pairs"), sentences()
+def write_pairs(folder):
+    """Write English targets and French sources, word for word, into a folder; return it."""
+    texts = sentences()
     for name, own in {"train": texts[::2], "valid": texts[1::4], "test": texts[3::4]}.items():
         rows = [{"source": " ".join(WORDS[word] for word in text.split()), "target": text} for text in own]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    return write_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 @pytest.fixture(scope="module")

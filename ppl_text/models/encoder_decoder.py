@@ -50,6 +50,12 @@ GENERATION = ("posterior", "prior")
 """Whether texts are decoded from q(· | x), as published, or from the prior."""
 
 
+NO_SOURCES = (
+    "this model reads a source beside each text, and these data have none: choose --data verse-pairs, or name the "
+    "column of the sources with --set data.source=NAME"
+)
+
+
 class Reading(NamedTuple):
     """What a batch says before anything is drawn: the memory of its sources, its tokens fed back, embedded, and c_0."""
 
@@ -195,10 +201,7 @@ class EncoderDecoder(nn.Module):
 
     def _reading(self, batch: Batch) -> Reading:
         if batch.source is None:
-            raise UserError(
-                "this model reads a source beside each text, and these data have none: choose --data verse-pairs, or "
-                "name the column of the sources with --set data.source=NAME"
-            )
+            raise UserError(NO_SOURCES)
         memory, start = self.memory(batch.source)
         return Reading(memory, self.network.embedded(batch.decoder_inputs), start)
 
@@ -235,6 +238,13 @@ class EncoderDecoder(nn.Module):
             return value
         particles = value.shape[1]
         return memory.read(memory.shares(value.flatten(1, 2))).unflatten(1, (particles, -1))
+
+    def read_blindly(self, memory: Memory, *, drawn: bool) -> Tensor:
+        """Return what a step reads by the prior of latent attention, (R, 1, M): a draw, or the middle of it."""
+        one = torch.ones_like(memory.counted[:, 0], dtype=torch.long)
+        law = self.prior_of_attention(memory, one, 1)
+        value: Tensor = law.sample() if drawn else law.mean
+        return self.read(value.unsqueeze(1), memory).squeeze(1)
 
     def forward(self, batch: Batch) -> None:
         """The Pyro program: samples ``z`` and ``a`` or ``alignment`` where they are latent, and observes ``tokens``."""
@@ -304,9 +314,7 @@ class EncoderDecoder(nn.Module):
         memory, start = self.memory(source)
 
         def attend(scores: Tensor, memory: Memory) -> Tensor:
-            ones = torch.ones_like(memory.counted[:, 0], dtype=torch.long)
-            drawn = self.prior_of_attention(memory, ones, 1).sample()
-            return self.read(drawn.unsqueeze(1), memory).squeeze(1)
+            return self.read_blindly(memory, drawn=True)
 
         return self.telling(latents, memory, start, softly if self.site is None else attend)
 
@@ -349,10 +357,7 @@ def _source_of(vocabulary: Vocabulary, shared: bool) -> Vocabulary:
     """Return the vocabulary of the sources; raises :class:`UserError` where there is none, or not the one to share."""
     source = vocabulary.source
     if source is None:
-        raise UserError(
-            "this model reads a source beside each text, and these data have none: choose --data verse-pairs, or name "
-            "the column of the sources with --set data.source=NAME"
-        )
+        raise UserError(NO_SOURCES)
     if shared and source.size != vocabulary.size:
         raise UserError(
             f"shared_embedding needs one vocabulary for both sides; they have {source.size:,} and {vocabulary.size:,} "

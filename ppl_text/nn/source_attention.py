@@ -67,7 +67,6 @@ class SourceReader(nn.Module):
 
     def __init__(self, embedding: nn.Embedding, width: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.output_dim = 2 * width
         self.embedding = embedding
         self.onward = nn.LSTM(embedding.embedding_dim, width, batch_first=True)
         self.backward = nn.LSTM(embedding.embedding_dim, width, batch_first=True)

@@ -186,6 +186,15 @@ def test_texts_are_written_from_the_guide_or_from_the_prior():
     assert torch.equal(one, other)
 
 
+def test_a_blind_guide_leaves_attention_that_is_not_latent_to_the_decoder():
+    model, guide = programs({}, PriorGuide)
+    batch = pairs()
+    latents = {"z": torch.randn(3, 2, dtype=torch.float64)}
+    wanted = told(model.decoder(latents, batch.source), batch)
+    for teller in (guide, guide.at_means()):
+        assert_close(told(teller.decoder(latents, batch.source), batch), wanted)
+
+
 def test_attention_that_starts_at_zero_says_nothing_at_first():
     model, _ = programs({"attention": "deterministic"}, GaussianGuide)
     fresh = EncoderDecoder(VOCABULARY, **SIZES, attention="deterministic", attention_start="zero")
