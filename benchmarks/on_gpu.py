@@ -66,7 +66,8 @@ class Part(NamedTuple):
 
 def gpu_tests(options: Options, folder: Path) -> list[str]:
     """Tests of devices: on a GPU those marked so, on the CPU one file of the same bodies."""
-    chosen = ["tests/gpu/test_numbers.py", "-k", "cpu and elbo"] if options.cpu else ["tests/gpu", "-m", "gpu"]
+    spread = ["-n", "6"] if importlib.util.find_spec("xdist") else []
+    chosen = ["tests/gpu/test_numbers.py", "-k", "cpu and elbo"] if options.cpu else ["tests/gpu", "-m", "gpu", *spread]
     return ["pytest", "-p", "no:cacheprovider", *chosen]
 
 
@@ -184,7 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = {"environment": environment(options), "command": [*(arguments or sys.argv[1:])], "parts": {}}
     earlier = finished(parsed.done)
     end = time.monotonic() + parsed.seconds
-    for name, part in PARTS.items():
+    chosen = {name: part for name, part in PARTS.items() if name in earlier or any(o in name for o in parsed.only)}
+    for name, part in chosen.items():
         report["parts"][name] = earlier.get(name) or outcome(part, options, end - time.monotonic())
         found = report["parts"][name]
         print(f"{name}: {found['status']}{' (' + found['reason'] + ')' if found.get('reason') else ''}", flush=True)
@@ -200,9 +202,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", action="append", default=[], type=_pair, metavar="NAME=DIR", help="e.g. ptb=DIR")
     parser.add_argument("--arviz", default="", metavar="DIR", help="ArviZ 1.x, where the one on PYTHONPATH is older")
     parser.add_argument("--done", type=Path, metavar="FILE", help="earlier results, whose finished parts are kept")
+    parser.add_argument("--only", action="append", metavar="TEXT", help="parts with this in their names (repeatable)")
     parser.add_argument("--seconds", type=int, default=480, help="for everything (default 480)")
     parser.add_argument("--cpu", action="store_true", help="every part in a tiny form on the CPU")
     found = parser.parse_args(arguments)
+    found.only = found.only or [""]
+    for text in found.only:
+        if not any(text in name for name in PARTS):
+            parser.error(f"--only {text}: no part has that in its name; the parts: {', '.join(PARTS)}")
     for name, folder in found.data:
         if not Path(folder).is_dir():
             parser.error(f"--data {name}={folder}: there is no such folder")

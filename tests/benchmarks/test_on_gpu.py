@@ -85,6 +85,15 @@ def test_what_was_done_before_is_not_run_again(tmp_path, monkeypatch):
     assert results(tmp_path / "second")["parts"]["one"] == results(first)["parts"]["one"]
 
 
+def test_parts_are_chosen_by_a_part_of_their_names(tmp_path, monkeypatch, capsys):
+    quick(tmp_path, monkeypatch, one=ending("pass"), two=ending("raise SystemExit(1)"), three=ending("pass"))
+    assert on_gpu.main(["--cpu", "--only", "on", "--only", "hre"]) == 0
+    assert list(results(tmp_path)["parts"]) == ["one", "three"]
+    with pytest.raises(SystemExit):
+        on_gpu.main(["--cpu", "--only", "four"])
+    assert "--only four: no part has that in its name; the parts: one, two, three" in capsys.readouterr().err
+
+
 def test_a_part_that_takes_too_long_is_ended_and_one_without_time_is_not_begun(tmp_path, monkeypatch):
     quick(tmp_path, monkeypatch, slow=ending("import time; time.sleep(60)"), late=ending("pass"))
     monkeypatch.setitem(on_gpu.PARTS, "slow", on_gpu.PARTS["slow"]._replace(seconds=1))
