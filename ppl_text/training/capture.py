@@ -25,6 +25,9 @@ from ..core.batch import Batch
 from ..core.errors import UserError
 from .programs import own_random_numbers
 
+WAIT = "called a synchronizing CUDA operation"
+"""What torch warns of where the host waits for the device; its other warnings speak of synchronizing too."""
+
 LIBRARIES = ("site-packages", "dist-packages", "lib/python")
 """What a path holds that is none of the project's or of a user's."""
 
@@ -65,14 +68,15 @@ class CudaGraphs:
         found: list[str] = []
 
         def note(message: Warning | str, *rest: Any) -> None:
-            if "synchronizing" in str(message):
+            if WAIT in str(message):
                 found.append(describe_wait(traceback.extract_stack()))
             else:
                 shown(message, *rest)
 
         with warnings.catch_warnings():
             shown = warnings.showwarning
-            warnings.filterwarnings("always", message=".*synchronizing CUDA operation.*")
+            warnings.filterwarnings("always", message=f".*{WAIT}")
+            warnings.filterwarnings("ignore", message="Synchronization debug mode is a prototype")
             warnings.showwarning = note  # type: ignore[assignment]
             mode = torch.cuda.get_sync_debug_mode()
             torch.cuda.set_sync_debug_mode("warn")

@@ -1,6 +1,7 @@
 """What is recorded, when, and what happens where that cannot be; the recorder itself is a device's (``tests/gpu``)."""
 
 import traceback
+import warnings
 from contextlib import contextmanager
 
 import pyro
@@ -122,6 +123,27 @@ def test_what_cannot_be_recorded_is_said_once_and_runs_as_it_stands(tape, text):
     assert len(said) == 1
     assert said[0].startswith(f"not captured as a graph, step by step instead: {text}")
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_only_a_wait_is_noted_as_one_and_torchs_notice_of_the_mode_itself_is_not(monkeypatch):
+    def set_mode(mode):
+        if mode == "warn":
+            warnings.warn(
+                "Synchronization debug mode is a prototype feature and does not yet detect all synchronizing "
+                "operations (Triggered internally at torch/csrc/cuda/Module.cpp:1)",
+                stacklevel=2,
+            )
+
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", set_mode)
+    graphs = object.__new__(capture.CudaGraphs)
+    with graphs.watched() as waits:
+        total(batch())
+    assert waits == []
+    with graphs.watched() as waits:
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally at f.cpp:1)", stacklevel=2)
+    assert len(waits) == 1
+    assert waits[0].startswith("the host waits for the device at ")
 
 
 def test_a_generator_that_a_failure_has_spoilt_ends_with_advice(monkeypatch):
