@@ -283,7 +283,8 @@ def report_facts(
     model, guide = (f"{number:,} parameters" for number in count_parameters(*programs))
     rows = "types" if corpus.weighted else f"{corpus.noun}s"
     frozen = ", frozen" if not any(stage.trains("model") for stage in config.training.in_stages()) else ""
-    best = f"best validation at step {result.best_step:,}" if result.best_bound is not None else "never validated"
+    kept = f"weights of the {config.training.in_stages()[-1].keep} validation, step {result.best_step:,}"
+    kept = kept if result.best_bound is not None else "never validated"
     return {
         "run": f"Run {folder.name}: {config.recipe}",
         **_parent_fact(folder),
@@ -292,7 +293,7 @@ def report_facts(
         "objective": config.objective,
         "training": "; ".join([*config.training.described(config.objective), *config.training.one_optimizer]),
         "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {rows}",
-        "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {best}",
+        "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {kept}",
         "seed": str(config.seed),
         "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "
         f"torch {environment['packages']['torch']}",

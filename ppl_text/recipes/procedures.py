@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from ..core.errors import ConfigError
-from ..training.options import Decay, TrainingOptions
+from ..training.options import Decay, Keep, TrainingOptions
 from ..training.programs import EVERYTHING
 from .sections import (
     EPOCH,
@@ -85,6 +85,7 @@ class Procedure(Section):
     checkpoint_every: Interval = Field(500, description="steps between two checkpoints")
     patience: Count | None = Field(None, description="stop after so many validations without a better bound")
     decay: DecaySection | None = Field(None, description="rule that lowers the rate where validation stagnates")
+    keep: Keep = Field("best", description="weights that are left: of the best validation (its bound has β = 1), or last")
     update: Literal["joint", "aggressive"] = Field(
         "joint", description="aggressive: the guide is trained alone before each update of the model (He et al. 2019)"
     )
@@ -137,6 +138,7 @@ class Procedure(Section):
             steps=steps,
             clip_norm=self.clip_norm,
             patience=self.patience,
+            keep=self.keep,
             beta=as_schedules(self.beta, steps, epoch),
             learning_rate=as_schedule(self.lr, steps, epoch),
             decay=None if self.decay is None else self.decay.in_steps(epoch),

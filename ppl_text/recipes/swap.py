@@ -192,7 +192,7 @@ def _stretched_training(parent: Trained, steps: Any) -> dict[str, Any]:
     share = steps / build.last_steps(parent.config, parent.corpus)
     return {
         **({} if last.objective is None else {"objective": last.objective}),
-        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience", "optimizer", "betas")},
+        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience", "keep", "optimizer", "betas")},
         "training.stages": [],
         "training.decay": None,
         "training.update": "joint",

@@ -16,6 +16,9 @@ StepSchedule = Callable[[int], float]
 Stop = Literal["steps", "patience", "decays", "untrained"]
 """Why a training ended."""
 
+Keep = Literal["best", "last"]
+"""Which weights a training leaves: those of its best validation, or of its last."""
+
 _ALWAYS_ONE = build(1.0)
 
 
@@ -59,6 +62,7 @@ class TrainingOptions:
     beta             weight of the KL in the loss as a schedule of the step, or one by name of site or side loss
     learning_rate    schedule for all parameter groups; None: the optimizer's own rates stay
     decay            when the rate falls for want of progress; None: never
+    keep             which weights are left: ``"best"``, of the best validation, or ``"last"``
     ================ =============================================================================
     """
 
@@ -71,6 +75,7 @@ class TrainingOptions:
     beta: StepSchedule | Mapping[str, StepSchedule] = _ALWAYS_ONE
     learning_rate: StepSchedule | None = None
     decay: Decay | None = None
+    keep: Keep = "best"
 
     def __post_init__(self) -> None:
         counts = ("steps", "log_every", "validate_every", "checkpoint_every")
@@ -81,6 +86,8 @@ class TrainingOptions:
             errors.append(f"clip_norm must be above 0, or None for no clipping; got {self.clip_norm}")
         if self.decay is not None and self.learning_rate is None:
             errors.append("decay lowers a learning_rate: give its schedule, too")
+        if self.keep == "last" and not (self.patience is None and self.decay is None):
+            errors.append("keep: last looks for no best validation; leave out patience and decay, or keep: best")
         if errors:
             raise ConfigError("training options: " + "; ".join(errors))
 
@@ -114,7 +121,7 @@ class Plateau:
 class TrainingResult:
     """Say where a training ended: last update, best validation of its last stage (nats per sentence), why it stopped.
 
-    ``best_step`` is 0 and ``best_bound`` None when nothing was validated. ``stopped`` is ``"steps"`` when all
+    Where the last weights are kept, the last validation stands for the best. ``best_step`` is 0 and ``best_bound`` None when nothing was validated. ``stopped`` is ``"steps"`` when all
     updates were made, ``"patience"`` when the validation no longer improved, ``"decays"`` when the learning rate had
     decayed as often as it may, and ``"untrained"`` when there was no parameter to train.
     """

@@ -55,9 +55,9 @@ class StepRecord:
 class ValidationRecord:
     """Hold the bound at β = 1 on the validation data: nats per sentence and per token (EOS counted).
 
-    ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether no earlier bound was higher;
-    ``monitor`` holds what else was measured, by name, and is left out of the line where that is nothing; ``stage`` as
-    in :class:`StepRecord`.
+    ``sentences`` and ``tokens`` are sums of the weights; ``best`` says whether these weights are kept, since no earlier
+    bound was higher or the last ones are wanted; ``monitor`` holds what else was measured, by name, and is left out of
+    the line where that is nothing; ``stage`` as in :class:`StepRecord`.
     """
 
     step: int

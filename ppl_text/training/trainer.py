@@ -39,8 +39,8 @@ class Trainer:
     ::
 
         FOLDER/checkpoints/step-XXXXXXXX.pt  best.pt   see Checkpoints
-        FOLDER/model.safetensors                       weights of the stage's best validation; before the
-                                                       first validation those of the newest checkpoint
+        FOLDER/model.safetensors                       weights of the stage's best validation, or of its last
+                                                       (``keep``); before the first those of the newest checkpoint
         FOLDER/metrics.jsonl                           see records
 
     Args:
@@ -329,7 +329,8 @@ class Trainer:
         counters = self._state.counters
         record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed, estimate=self._estimate)
         score = float(getattr(record, self._state.stage.criterion))
-        best = math.isfinite(score) and (counters.best_score is None or score > counters.best_score)
+        last = self._state.stage.options.keep == "last"
+        best = math.isfinite(score) and (last or counters.best_score is None or score > counters.best_score)
         record = replace(record, best=best, seconds=self._clock.seconds, stage=self._state.label)
         if self._ranks.is_first and self._monitor is not None:
             record = replace(record, monitor=observe(self._joint, self._monitor, self._fabric, seed=self._seed))

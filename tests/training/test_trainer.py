@@ -425,6 +425,19 @@ def test_another_architecture_is_refused(make, whole):
         made.trainer.fit(resume=True)
 
 
+def test_the_last_weights_are_kept_where_a_training_says_so(make, tmp_path):
+    options = {"validation": held_out(1), "steps": 4, "validate_every": 2, "keep": "last"}
+    made = make(tmp_path, objective=Scripted([-4.0, -5.0]), **options)
+    result = made.trainer.fit()
+    assert (result.best_step, result.best_bound) == (4, -5.0)
+    assert equal(load_file(tmp_path / "model.safetensors"), made.parameters())
+
+
+def test_nothing_waits_for_a_best_validation_where_the_last_weights_are_kept():
+    with pytest.raises(ConfigError, match="keep: last .* leave out patience and decay"):
+        TrainingOptions(steps=1, patience=3, keep="last")
+
+
 def test_a_sampler_whose_position_cannot_be_read_back_is_refused_when_saved(make, tmp_path, monkeypatch):
     monkeypatch.setattr(Batches, "state_dict", lambda self: {"deep": [{"generator": self.generator}]})
     with pytest.raises(TypeError, match=r"batches.state_dict\(\)\['deep'\]\[0\]\['generator'\] is a .*Generator"):
