@@ -80,12 +80,15 @@ class Procedure(Section):
         1.0, description="weight of the KL in the loss, or of sites and side losses by name; reported bounds have 1"
     )
     clip_norm: Annotated[Real, Field(gt=0)] | None = Field(5.0, description="largest norm of the gradient; null: any")
+    clip_value: Annotated[Real, Field(gt=0)] | None = Field(
+        None, description="largest absolute value of each entry of the gradient, with clip_norm: null; null: any"
+    )
     log_every: Interval = Field(100, description="steps between two lines on training")
     validate_every: Interval = Field(500, description="steps between two validations")
     checkpoint_every: Interval = Field(500, description="steps between two checkpoints")
     patience: Count | None = Field(None, description="stop after so many validations without a better bound")
     decay: DecaySection | None = Field(None, description="rule that lowers the rate where validation stagnates")
-    keep: Keep = Field("best", description="weights that are left: of the best validation (its bound has β = 1), or last")
+    keep: Keep = Field("best", description="weights of which validation stay; best: highest bound at β = 1")
     update: Literal["joint", "aggressive"] = Field(
         "joint", description="aggressive: the guide is trained alone before each update of the model (He et al. 2019)"
     )
@@ -137,6 +140,7 @@ class Procedure(Section):
         return TrainingOptions(
             steps=steps,
             clip_norm=self.clip_norm,
+            clip_value=self.clip_value,
             patience=self.patience,
             keep=self.keep,
             beta=as_schedules(self.beta, steps, epoch),

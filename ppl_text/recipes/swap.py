@@ -36,6 +36,9 @@ __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label"
 VALIDATIONS = 5
 """About how often a refit is validated."""
 
+CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas")
+"""What a refit has of the training before it, as it stands."""
+
 _STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}
 _KEPT = ("model", "data", "parent", "parent_weights", "recipe")
 
@@ -192,7 +195,7 @@ def _stretched_training(parent: Trained, steps: Any) -> dict[str, Any]:
     share = steps / build.last_steps(parent.config, parent.corpus)
     return {
         **({} if last.objective is None else {"objective": last.objective}),
-        **{f"training.{name}": getattr(last, name) for name in ("clip_norm", "patience", "keep", "optimizer", "betas")},
+        **{f"training.{name}": getattr(last, name) for name in CARRIED_ON},
         "training.stages": [],
         "training.decay": None,
         "training.update": "joint",

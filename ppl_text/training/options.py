@@ -55,6 +55,7 @@ class TrainingOptions:
     ================ =============================================================================
     steps            updates in all
     clip_norm        largest norm of the whole gradient; None: not clipped
+    clip_value       largest absolute value of each entry of the gradient; None: not clipped
     log_every        updates between two lines of progress and of ``metrics.jsonl``
     validate_every   updates between two validations; the last update is always validated
     checkpoint_every updates between two checkpoints; the last update always has one
@@ -76,6 +77,7 @@ class TrainingOptions:
     learning_rate: StepSchedule | None = None
     decay: Decay | None = None
     keep: Keep = "best"
+    clip_value: float | None = None
 
     def __post_init__(self) -> None:
         counts = ("steps", "log_every", "validate_every", "checkpoint_every")
@@ -84,6 +86,10 @@ class TrainingOptions:
             errors.append(f"patience must be 1 or more, or None for no early stopping; got {self.patience}")
         if self.clip_norm is not None and not self.clip_norm > 0:
             errors.append(f"clip_norm must be above 0, or None for no clipping; got {self.clip_norm}")
+        if self.clip_value is not None and not self.clip_value > 0:
+            errors.append(f"clip_value must be above 0, or None for no clipping; got {self.clip_value}")
+        if self.clip_value is not None and self.clip_norm is not None:
+            errors.append("clip_norm and clip_value are two ways to clip a gradient; give None (null) for one of them")
         if self.decay is not None and self.learning_rate is None:
             errors.append("decay lowers a learning_rate: give its schedule, too")
         if self.keep == "last" and not (self.patience is None and self.decay is None):
@@ -121,9 +127,10 @@ class Plateau:
 class TrainingResult:
     """Say where a training ended: last update, best validation of its last stage (nats per sentence), why it stopped.
 
-    Where the last weights are kept, the last validation stands for the best. ``best_step`` is 0 and ``best_bound`` None when nothing was validated. ``stopped`` is ``"steps"`` when all
-    updates were made, ``"patience"`` when the validation no longer improved, ``"decays"`` when the learning rate had
-    decayed as often as it may, and ``"untrained"`` when there was no parameter to train.
+    Where the last weights are kept, the last validation stands for the best. ``best_step`` is 0 and ``best_bound`` None
+    when nothing was validated. ``stopped`` is ``"steps"`` when all updates were made, ``"patience"`` when the
+    validation no longer improved, ``"decays"`` when the learning rate had decayed as often as it may, and
+    ``"untrained"`` when there was no parameter to train.
     """
 
     step: int

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ..core.batch import Batch
 from ..core.errors import UserError
@@ -136,7 +136,8 @@ class Update:
     def __init__(self, setting: Setting) -> None:
         self._fabric, self._module, self._optimizer = setting.fabric, setting.module, setting.optimizer
         self._guard, self._parameters, self._began = setting.guard, setting.parameters, setting.began
-        self._clip, self._schedule = setting.options.clip_norm, setting.options.learning_rate
+        self._clip, self._clip_value = setting.options.clip_norm, setting.options.clip_value
+        self._schedule = setting.options.learning_rate
         self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
         self._step = Captured(self._compute, setting.graphs, setting.report)
         self._among: dict[str, Sequence[nn.Parameter]] = {}
@@ -211,6 +212,8 @@ class Update:
         self._guard.gradient(estimate.loss, norm)
         if self._clip is not None:
             clip_grads_with_norm_(self._parameters, self._clip, norm)
+        if self._clip_value is not None:
+            clip_grad_value_(self._parameters, self._clip_value)
         self._optimizer.step()
         commit(self._statistics, self._total)
         return estimate._replace(loss=estimate.loss.detach()), norm

@@ -354,20 +354,37 @@ def test_beta_by_site_and_a_rate_in_a_tensor(make, tmp_path):
     assert objective.betas == [{"z": pytest.approx(s / 12)} for s in range(6, 12)]
 
 
-def test_the_gradient_is_clipped_as_a_whole(make, tmp_path):
-    norms = []
-    made = make(tmp_path, clip_norm=0.01, optimizer=torch.optim.Adam)
-    step = made.optimizer.step
+def gradients_stepped_by(made):
+    """All entries of the gradient, joined, at each step of the optimizer; filled while it trains."""
+    seen, step = [], made.optimizer.step
     parameters = [*made.model.parameters(), *made.guide.parameters()]
 
     def observed(*a, **k):
-        norms.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+        seen.append(torch.cat([p.grad.flatten() for p in parameters]))
         return step(*a, **k)
 
     made.optimizer.step = observed
+    return seen
+
+
+def test_the_gradient_is_clipped_as_a_whole(make, tmp_path):
+    made = make(tmp_path, clip_norm=0.01, optimizer=torch.optim.Adam)
+    seen = gradients_stepped_by(made)
     made.trainer.fit()
-    assert norms == [pytest.approx(0.01, rel=1e-3)] * 12
+    assert [g.norm().item() for g in seen] == [pytest.approx(0.01, rel=1e-3)] * 12
     assert all(r["grad_norm"] > 0.02 for r in metrics(tmp_path) if r["split"] == "train")
+
+
+def test_the_gradient_is_clipped_entry_by_entry(make, tmp_path):
+    """At a rate of 0 all updates see the same parameters: the gradients are the free ones, cut off."""
+    frozen = {"optimizer": torch.optim.Adam, "learning_rate": build(0.0), "steps": 2, "clip_norm": None}
+    free, clipped = make(tmp_path / "free", **frozen), make(tmp_path / "clipped", **frozen, clip_value=0.01)
+    expected, seen = gradients_stepped_by(free), gradients_stepped_by(clipped)
+    free.trainer.fit()
+    clipped.trainer.fit()
+    assert any((g.abs() > 0.01).any() and (g.abs() < 0.01).any() for g in expected)
+    for given, found in zip(expected, seen, strict=True):
+        torch.testing.assert_close(found, given.clamp(-0.01, 0.01))
 
 
 def test_mixed_precision(make, tmp_path):
@@ -433,8 +450,10 @@ def test_the_last_weights_are_kept_where_a_training_says_so(make, tmp_path):
     assert equal(load_file(tmp_path / "model.safetensors"), made.parameters())
 
 
-def test_nothing_waits_for_a_best_validation_where_the_last_weights_are_kept():
-    with pytest.raises(ConfigError, match="keep: last .* leave out patience and decay"):
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(ConfigError, match=r"clip_norm and clip_value are two ways"):
+        TrainingOptions(steps=1, clip_value=5.0)
+    with pytest.raises(ConfigError, match=r"keep: last .* leave out patience and decay"):
         TrainingOptions(steps=1, patience=3, keep="last")
 
 
