@@ -9,12 +9,21 @@ from typing import Any
 
 OURS = "ours"
 
+
+def _ours(module: str, *kind: str) -> dict[str, str]:
+    """Our contestants of a module, bare and in the trainer; ``kind``: what they are built with first."""
+    places = {
+        OURS: "Ours",
+        "ours, in the trainer": "build_in_trainer",
+        "ours, captured": "build_captured",
+        "ours, captured, bf16": "build_captured_bf16",
+    }
+    return {name: ":".join((module, attribute, *kind)) for name, attribute in places.items()}
+
+
 CONTESTANTS = {
-    OURS: "benchmarks.ours:build",
-    "ours, in the trainer": "benchmarks.ours:build_in_trainer",
-    "ours, captured": "benchmarks.ours:build_captured",
-    "ours, captured, bf16": "benchmarks.ours:build_captured_bf16",
-    "ours, Pyro taken out": "benchmarks.ours:build_without_pyro",
+    **_ours("benchmarks.ours"),
+    "ours, Pyro taken out": "benchmarks.ours:OursWithoutPyro",
     "stock Pyro, a site per step": "benchmarks.peers.stock_pyro:build",
     "PyTorch loop": "benchmarks.peers.torch_loop:build",
     "PyTorch loop, parallel densities": "benchmarks.peers.torch_loop:build_parallel",
@@ -23,10 +32,7 @@ CONTESTANTS = {
 """Of the deep state-space word model."""
 
 SENTENCE_CONTESTANTS = {
-    OURS: "benchmarks.sentence_vae:Ours",
-    "ours, in the trainer": "benchmarks.sentence_vae:build_in_trainer",
-    "ours, captured": "benchmarks.sentence_vae:build_captured",
-    "ours, captured, bf16": "benchmarks.sentence_vae:build_captured_bf16",
+    **_ours("benchmarks.sentence_vae"),
     "stock Pyro": "benchmarks.peers.sentence_pyro:StockPyro",
     "PyTorch loop": "benchmarks.peers.lstm_vae:LSTMVAE",
     "NumPyro/JAX, jitted": "benchmarks.peers.sentence_jax:NumPyroJax",
@@ -35,30 +41,29 @@ SENTENCE_CONTESTANTS = {
 
 LATENT_CONTESTANTS = {
     kind: {
-        OURS: f"benchmarks.latent_sequences:Ours:{kind}",
-        "ours, in the trainer": f"benchmarks.latent_sequences:build_in_trainer:{kind}",
-        "ours, captured": f"benchmarks.latent_sequences:build_captured:{kind}",
-        "ours, captured, bf16": f"benchmarks.latent_sequences:build_captured_bf16:{kind}",
-        **(
-            {}
-            if kind == "codes-contextual"
-            else {"PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}"}
-        ),
+        **_ours("benchmarks.latent_sequences", kind),
+        **({"PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}"} if peer else {}),
     }
-    for kind in ("vae-attn", "gavam", "davam-codes", "davam-prior", "codes-contextual")
+    for kind, peer in {
+        "vae-attn": True,
+        "gavam": True,
+        "davam-codes": True,
+        "davam-prior": True,
+        "codes-contextual": False,
+    }.items()
 }
-"""Of latent sequences and of switched codes, by what is trained."""
+"""Of latent sequences and of switched codes, by what is trained; nobody has written a peer of the last."""
 
 PAIR_CONTESTANTS = {
     kind: {
-        OURS: f"benchmarks.encoder_decoder:Ours:{kind}",
-        **({"ours, the path again": f"benchmarks.encoder_decoder:build_again:{kind}"} if kind == "vattn-h" else {}),
-        "ours, in the trainer": f"benchmarks.encoder_decoder:build_in_trainer:{kind}",
-        "ours, captured": f"benchmarks.encoder_decoder:build_captured:{kind}",
-        "ours, captured, bf16": f"benchmarks.encoder_decoder:build_captured_bf16:{kind}",
+        **_ours("benchmarks.encoder_decoder", kind),
+        **more,
         "PyTorch loop": f"benchmarks.peers.encoder_decoder:EncoderDecoder:{kind}",
     }
-    for kind in ("ded-attn", "vattn-h")
+    for kind, more in {
+        "ded-attn": {},
+        "vattn-h": {"ours, the path again": "benchmarks.encoder_decoder:build_again:vattn-h"},
+    }.items()
 }
 """Of texts given a source, by what is latent."""
 

@@ -11,10 +11,7 @@ itself, in one call of an LSTM. Rounds are interleaved as in :mod:`benchmarks.ra
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import pyro
 import torch
@@ -22,7 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import PAIR_CONTESTANTS
-from benchmarks.ours import InTrainer, as_batch
+from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters
 from benchmarks.peers.encoder_decoder import CLIP_NORM, DROPOUT, PAPER, RATE, Pairs, Sizes, pairs
 from guides.encoder_decoder import ExactGuide, VectorGuide
@@ -120,61 +117,24 @@ def build_again(kind: str, seed: int, device: str = "cpu", sizes: Sizes = Sizes(
     return ours
 
 
-def build_in_trainer(kind: str, seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> InTrainer:  # noqa: B008
-    """Our step inside the trainer."""
-    return InTrainer(Ours(kind, seed, device, sizes), device)
-
-
-def build_captured(
-    kind: str,
-    seed: int,
-    device: str = "cpu",
-    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
-    precision: str = "32-true",
-) -> InTrainer:
-    """Our step inside the trainer, replayed as a graph."""
-    return InTrainer(Ours(kind, seed, device, sizes), device, captured=True, precision=precision)
-
-
-build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
-"""The same with the networks in bf16."""
-
-
-def run(
-    kind: str,
-    names: Sequence[str],
-    *,
-    rounds: int,
-    steps: int,
-    warmup: int = 2,
-    device: str = "cpu",
-    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
-    clock: Callable[[], float] = time.perf_counter,
-) -> race.Raced:
-    """Race contestants of one kind, interleaved."""
-    counts = {"rounds": rounds, "steps": steps, "warmup": warmup}
-    table, given = PAIR_CONTESTANTS[kind], pairs(0, sizes)
-    return race.run(names, **counts, device=device, table=table, words=given, sizes=[sizes], clock=clock)
+build_in_trainer = in_trainer(Ours)
+build_captured = in_trainer(Ours, captured=True)
+build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
+"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race of one kind after the other and print the tables."""
-    first = argparse.ArgumentParser(prog="python -m benchmarks.encoder_decoder", add_help=False)
-    first.add_argument("kinds", choices=PAIR_CONTESTANTS, nargs="+")
-    first.add_argument("--sizes", choices=SIZES, default="small")
-    chosen, rest = first.parse_known_args(arguments)
-    sizes = SIZES[chosen.sizes]
-    everybody = {name: place for kind in chosen.kinds for name, place in PAIR_CONTESTANTS[kind].items()}
-    module = f"benchmarks.encoder_decoder KIND [KIND ...] [--sizes {'|'.join(SIZES)}]"
-    options = race.parse_for(module, everybody, rest, rounds=15, steps=2, warmup=2)
-    threads, reports = race.limit_threads(options.threads), {}
-    for kind in chosen.kinds:
-        names = race.chosen(options, PAIR_CONTESTANTS[kind])
-        raced = run(kind, names, sizes=sizes, **race.settings(options))
-        print(f"{kind}, {chosen.sizes} sizes\n")
-        reports[kind] = race.describe(options, raced, sizes._asdict(), threads)
-        print()
-    race.write(options.json, reports)
+    race.run_kinds(
+        "benchmarks.encoder_decoder",
+        PAIR_CONTESTANTS,
+        SIZES,
+        lambda sizes: pairs(0, sizes),
+        arguments,
+        rounds=15,
+        steps=2,
+        warmup=2,
+    )
 
 
 if __name__ == "__main__":

@@ -6,15 +6,12 @@
 Kinds of training: ``vae-attn``, ``gavam``, and the two stages of DAVAM, ``davam-codes`` and ``davam-prior``
 (:mod:`benchmarks.peers.latent_sequence`); ``codes-contextual``, the switching language model, is ours alone. A step is
 both programs, loss, backward, clipping and the optimiser, and in ``davam-codes`` the moving averages of the codes.
-Rounds are interleaved as in :mod:`benchmarks.race`; ``--small`` only tries whether everything runs.
+Rounds are interleaved as in :mod:`benchmarks.race`; ``--sizes try`` only tries whether everything runs.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,9 +22,9 @@ from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import LATENT_CONTESTANTS
-from benchmarks.ours import InTrainer, as_batch
+from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters, Words, lstm_vae
-from benchmarks.peers.latent_sequence import BATCH, CLIP_NORM, COMMITMENT, PRIOR_RATE, RATE, STEPS, Sizes
+from benchmarks.peers.latent_sequence import CLIP_NORM, COMMITMENT, PRIOR_RATE, RATE, Sizes
 from guides.latent_sequence import GaussianGuide, QuantisedGuide
 from guides.switching_language_model import ExactGuide
 from ppl_text import objectives
@@ -52,8 +49,8 @@ OBJECTIVES = {
 TRAINED = {"davam-prior": ["model.prior"]}
 """Submodules that are trained, where not all are."""
 
-SMALL = Sizes(vocabulary=50, embedding=8, hidden=8, latent=4, codes=8, width=8, layers=2)
-"""Of a try."""
+SIZES = {"ptb": Sizes(), "try": Sizes(vocabulary=50, embedding=8, hidden=8, latent=4, codes=8, width=8, layers=2)}
+"""Of the Penn Treebank, and of a try whether everything runs."""
 
 NAMES = (
     ("encoder.embedding.", "guide.reader.embedding."),
@@ -159,63 +156,22 @@ def our_name(name: str, kind: str) -> str:
     return ours + name.removeprefix(theirs)
 
 
-def build_in_trainer(kind: str, seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> InTrainer:  # noqa: B008
-    """Our step inside the trainer."""
-    return InTrainer(Ours(kind, seed, device, sizes), device)
+build_in_trainer = in_trainer(Ours)
+build_captured = in_trainer(Ours, captured=True)
+build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
+"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
-def build_captured(
-    kind: str,
-    seed: int,
-    device: str = "cpu",
-    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
-    precision: str = "32-true",
-) -> InTrainer:
-    """Our step inside the trainer, replayed as a graph."""
-    return InTrainer(Ours(kind, seed, device, sizes), device, captured=True, precision=precision)
-
-
-build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
-"""The same with the networks in bf16."""
-
-
-def run(
-    kind: str,
-    names: Sequence[str],
-    *,
-    rounds: int,
-    steps: int,
-    warmup: int = 2,
-    device: str = "cpu",
-    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
-    clock: Callable[[], float] = time.perf_counter,
-) -> race.Raced:
-    """Race contestants of one kind of training, interleaved."""
-    words = lstm_vae.sentences(0, lstm_vae.Sizes(vocabulary=sizes.vocabulary))
-    counts = {"rounds": rounds, "steps": steps, "warmup": warmup}
-    return race.run(
-        names, **counts, device=device, table=LATENT_CONTESTANTS[kind], words=words, sizes=[sizes], clock=clock
-    )
+def sentences(sizes: Sizes) -> Words:
+    """Return the batch that is raced."""
+    return lstm_vae.sentences(0, lstm_vae.Sizes(vocabulary=sizes.vocabulary))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the race of one kind after the other and print the tables."""
-    first = argparse.ArgumentParser(prog="python -m benchmarks.latent_sequences", add_help=False)
-    first.add_argument("kinds", choices=LATENT_CONTESTANTS, nargs="+")
-    first.add_argument("--small", action="store_true")
-    chosen, rest = first.parse_known_args(arguments)
-    sizes = SMALL if chosen.small else Sizes()
-    everybody = {name: place for kind in chosen.kinds for name, place in LATENT_CONTESTANTS[kind].items()}
-    module = "benchmarks.latent_sequences KIND [KIND ...] [--small]"
-    options = race.parse_for(module, everybody, rest, rounds=15, steps=1, warmup=2)
-    threads, reports = race.limit_threads(options.threads), {}
-    for kind in chosen.kinds:
-        names = race.chosen(options, LATENT_CONTESTANTS[kind])
-        raced = run(kind, names, sizes=sizes, **race.settings(options))
-        print(f"{kind}\n")
-        reports[kind] = race.describe(options, raced, {"B": BATCH, "T": STEPS, **sizes._asdict()}, threads)
-        print()
-    race.write(options.json, reports)
+    race.run_kinds(
+        "benchmarks.latent_sequences", LATENT_CONTESTANTS, SIZES, sentences, arguments, rounds=15, steps=1, warmup=2
+    )
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[s
 def latent_races(options: Options, folder: Path) -> list[str]:
     """Make the command of the races of latent sequences, one kind of training after the other."""
     kinds = ["vae-attn", "gavam", "davam-codes", "davam-prior", "codes-contextual"]
-    tiny = ["--small", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
+    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
     size = tiny if options.cpu else ["--rounds", "15", "--steps", "3", "--warmup", "5"]
     place = ["--device", options.device, "--json", str(folder / "result.json")]
     return ["benchmarks.latent_sequences", *kinds, *place, *size]

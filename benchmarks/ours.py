@@ -8,7 +8,6 @@ trace or replay: what lies between it and ours is the price of Pyro.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -178,25 +177,19 @@ class InTrainer:
         raise RuntimeError(f"a race of captured steps, and this one is {reason}")
 
 
-def build(seed: int, device: str = "cpu") -> Ours:
-    """Our step, with nothing around it that the peers have not."""
-    return Ours(seed, device)
+def in_trainer(
+    contestant: Callable[..., Any], *, captured: bool = False, precision: Any = "32-true"
+) -> Callable[..., InTrainer]:
+    """Return what builds a contestant, by the same arguments, inside the trainer."""
+
+    def build(*arguments: Any) -> InTrainer:
+        built = contestant(*arguments)
+        return InTrainer(built, built.device, captured=captured, precision=precision)
+
+    return build
 
 
-def build_in_trainer(seed: int, device: str = "cpu") -> InTrainer:
-    """Our step inside the trainer."""
-    return InTrainer(Ours(seed, device), device)
-
-
-def build_captured(seed: int, device: str = "cpu", precision: str = "32-true") -> InTrainer:
-    """Our step inside the trainer, replayed as a graph."""
-    return InTrainer(Ours(seed, device), device, captured=True, precision=precision)
-
-
-def build_without_pyro(seed: int, device: str = "cpu") -> OursWithoutPyro:
-    """Our step with Pyro taken out."""
-    return OursWithoutPyro(seed, device)
-
-
-build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
-"""The same with the networks in bf16."""
+build_in_trainer = in_trainer(Ours)
+build_captured = in_trainer(Ours, captured=True)
+build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
+"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""

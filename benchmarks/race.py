@@ -96,7 +96,7 @@ def run(
     seed: int = 0,
     device: str = "cpu",
     table: Mapping[str, str] = CONTESTANTS,
-    words: Words | None = None,
+    words: Any = None,
     sizes: Sequence[Any] = (),
     clock: Callable[[], float] = time.perf_counter,
 ) -> Raced:
@@ -200,6 +200,42 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     """Return what the options of any race say of its run."""
     counts = {"rounds": options.rounds, "steps": options.steps, "warmup": options.warmup}
     return {**counts, "device": options.device, "clock": CLOCKS[options.clock]}
+
+
+def run_kinds(
+    module: str,
+    tables: Mapping[str, Mapping[str, str]],
+    sizes: Mapping[str, Any],
+    words: Callable[[Any], Any],
+    arguments: Sequence[str] | None,
+    *,
+    rounds: int,
+    steps: int,
+    warmup: int,
+) -> None:
+    """Run the races of a module with several, those that are named, one after the other; print the tables.
+
+    Args:
+        tables: contestants by kind.
+        sizes: named tuples by name, the default first; contestants are built with them.
+        words: the batch of these sizes.
+    """
+    first = argparse.ArgumentParser(prog=f"python -m {module}", add_help=False)
+    first.add_argument("kinds", choices=tables, nargs="+")
+    first.add_argument("--sizes", choices=sizes, default=next(iter(sizes)))
+    named, rest = first.parse_known_args(arguments)
+    own, batch = sizes[named.sizes], words(sizes[named.sizes])
+    everybody = {name: place for kind in named.kinds for name, place in tables[kind].items()}
+    usage = f"{module} KIND [KIND ...] [--sizes {'|'.join(sizes)}]"
+    options = parse_for(usage, everybody, rest, rounds=rounds, steps=steps, warmup=warmup)
+    threads, reports = limit_threads(options.threads), {}
+    for kind in named.kinds:
+        names = chosen(options, tables[kind])
+        raced = run(names, table=tables[kind], words=batch, sizes=[own], **settings(options))
+        print(f"{kind}, {named.sizes} sizes\n")
+        reports[kind] = describe(options, raced, own._asdict(), threads)
+        print()
+    write(options.json, reports)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

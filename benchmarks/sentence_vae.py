@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import SENTENCE_CONTESTANTS
-from benchmarks.ours import InTrainer, as_batch
+from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters, Words, lstm_vae
 from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
 from guides.sentence_vae import GaussianGuide
@@ -104,23 +103,10 @@ class Ours:
         return poutine.replay(self.guide, trace=trace)
 
 
-def build_in_trainer(seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> InTrainer:  # noqa: B008 - numbers
-    """Our step inside the trainer."""
-    return InTrainer(Ours(seed, device, sizes), device)
-
-
-def build_captured(
-    seed: int,
-    device: str = "cpu",
-    sizes: Sizes = Sizes(),  # noqa: B008 - numbers
-    precision: str = "32-true",
-) -> InTrainer:
-    """Our step inside the trainer, replayed as a graph."""
-    return InTrainer(Ours(seed, device, sizes), device, captured=True, precision=precision)
-
-
-build_captured_bf16 = partial(build_captured, precision="bf16-mixed")
-"""The same with the networks in bf16."""
+build_in_trainer = in_trainer(Ours)
+build_captured = in_trainer(Ours, captured=True)
+build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
+"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
 def run(

@@ -28,7 +28,8 @@ CASES = [
 def raced(kind: str, size: str) -> race.Raced:
     """The interleaved race of one kind."""
     names = contestants.available(TABLE[kind])
-    return encoder_decoder.run(kind, names, rounds=9, steps=1, sizes=encoder_decoder.SIZES[size])
+    own = encoder_decoder.SIZES[size]
+    return race.run(names, rounds=9, steps=1, warmup=2, table=TABLE[kind], words=pairs(0, own), sizes=[own])
 
 
 @pytest.mark.benchmark(disable_gc=False)

@@ -33,6 +33,9 @@ LEARNING_RATE, CLIP_NORM = 1e-3, 5.0
 MODEL_FLOOR, GUIDE_FLOOR = 0.1, 1e-3
 """delta of the transition's and of the guide's scale: softplus(raw + shift) + delta."""
 
+BEGIN, END, IGNORED = 1, 2, -100
+"""BOS, EOS, and what ``cross_entropy`` leaves out."""
+
 Parameters = dict[str, np.ndarray]
 
 

@@ -26,14 +26,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.peers import Parameters, Words
+from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
 
 KINDS = ("ded-attn", "vattn-h")
 """DED+DAttn and VED+VAttn-h̄: nothing latent, or the text and its attention."""
 
 DROPOUT, CLIP_NORM, RATE = 0.2, 5.0, 4e-3
-BEGIN, END, IGNORED = 1, 2, -100
-"""BOS, EOS, and what ``cross_entropy`` leaves out."""
 
 
 class Sizes(NamedTuple):

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.peers import Parameters, Words
+from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
 
 KINDS = ("vae-attn", "gavam", "davam-codes", "davam-prior")
 """What is trained: two models jointly, and the two stages of a third."""
@@ -34,9 +34,6 @@ BATCH, STEPS = 32, 24
 DROPOUT, CLIP_NORM, RATE, PRIOR_RATE = 0.5, 5.0, 0.1, 1e-3
 COMMITMENT, DECAY, EPSILON, REVIVE = 0.25, 0.99, 1e-5, 1.0
 """lambda; of the moving averages; what smooths their counts; the count below which a code is dead."""
-
-BEGIN, END, IGNORED = 1, 2, -100
-"""BOS, EOS, and what ``cross_entropy`` leaves out."""
 
 
 class Sizes(NamedTuple):

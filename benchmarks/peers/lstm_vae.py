@@ -19,13 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.peers import Parameters, Words
+from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
 
 BATCH, STEPS = 32, 24
 VOCABULARY, EMBEDDING, HIDDEN, LATENT = 10_000, 256, 256, 32
 DROPOUT, LEARNING_RATE, CLIP_NORM = 0.5, 1.0, 5.0
-BEGIN, END, IGNORED = 1, 2, -100
-"""BOS, EOS, and what ``cross_entropy`` leaves out."""
 
 
 class Sizes(NamedTuple):

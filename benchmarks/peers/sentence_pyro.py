@@ -22,8 +22,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.distributions import kl_divergence
 
-from benchmarks.peers import Parameters, Words
-from benchmarks.peers.lstm_vae import CLIP_NORM, IGNORED, LEARNING_RATE, LSTMVAE, Networks, Prepared, Sizes
+from benchmarks.peers import IGNORED, Parameters, Words
+from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, LSTMVAE, Networks, Prepared, Sizes
 
 INSTANCES = itertools.count()
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import contestants, encoder_decoder, race
+from benchmarks import contestants, race
 from benchmarks.encoder_decoder import Ours, build_again, our_parameters
 from benchmarks.peers import Parameters, Words
-from benchmarks.peers.encoder_decoder import KINDS, EncoderDecoder, Pairs, Sizes
+from benchmarks.peers.encoder_decoder import KINDS, EncoderDecoder, Pairs, Sizes, pairs
 
 SIZES = Sizes(vocabulary=12, embedding=4, encoder=3, hidden=5, output=4, latent=3, batch=3, steps=5, source_steps=4)
 PAIRS = Pairs(
@@ -172,7 +172,8 @@ def test_a_timed_step_draws_drops_clips_and_updates_the_same(kind: str) -> None:
 
 def test_a_race_runs_all_in_every_round() -> None:
     kind, names = "vattn-h", [contestants.OURS, "ours, the path again", "PyTorch loop"]
-    raced = encoder_decoder.run(kind, names, rounds=2, steps=1, warmup=1, sizes=SIZES)
+    table = contestants.PAIR_CONTESTANTS[kind]
+    raced = race.run(names, rounds=2, steps=1, warmup=1, table=table, words=pairs(0, SIZES), sizes=[SIZES])
     rows = {row.name: row for row in race.standings(raced.seconds)}
     assert rows.keys() == raced.peaks.keys() == set(names)
     assert rows[contestants.OURS].ratio == 1.0

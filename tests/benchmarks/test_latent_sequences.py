@@ -212,10 +212,10 @@ def test_codes_follow_the_vectors_of_a_step_and_dead_ones_come_back(make: Any) -
     np.testing.assert_allclose(direction.max(1), 1.0, rtol=1e-5)
 
 
-def test_a_race_runs_both_in_every_round(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_race_runs_both_in_every_round() -> None:
     kind, names = "gavam", [contestants.OURS, "PyTorch loop"]
-    monkeypatch.setattr(latent_sequences.lstm_vae, "sentences", lambda seed, sizes: WORDS)
-    raced = latent_sequences.run(kind, names, rounds=2, steps=1, warmup=1, sizes=SIZES)
+    table = contestants.LATENT_CONTESTANTS[kind]
+    raced = race.run(names, rounds=2, steps=1, warmup=1, table=table, words=WORDS, sizes=[SIZES])
     rows = {row.name: row for row in race.standings(raced.seconds)}
     assert rows.keys() == raced.peaks.keys() == set(names)
     assert rows[contestants.OURS].ratio == 1.0
