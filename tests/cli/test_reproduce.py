@@ -15,16 +15,10 @@ ROWS = "tril,gru8,oracle"
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory):
-    """The smoke budget of the whole table, in this process; what it printed, and its folder."""
-    from click.testing import CliRunner
-
-    from ppl_text.cli import cli
-
+def filled(tmp_path_factory, reproduce):
+    """The smoke budget of the whole table; what it printed, and its folder."""
     out = tmp_path_factory.mktemp("smoke") / "words"
-    done = CliRunner().invoke(cli, ["reproduce", "words", "--budget", "smoke", "--jobs", "1", "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    return done.output, out
+    return reproduce("words", out), out
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -16,21 +16,14 @@ OUTCOMES = {"verses": 3001, "ptb-small": 2001}
 
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("one_thread")
-def test_rows_with_codes_are_exact(tmp_path):
-    from click.testing import CliRunner
-
-    from ppl_text.cli import cli
-
-    rows = "lm,contextual,lm-two-stages,sentence"
-    command = ["reproduce", "davam-codes", "--rows", rows, "--budget", "smoke", "--jobs", "1", "--out", str(tmp_path)]
-    done = CliRunner().invoke(cli, command)
-    assert done.exit_code == 0, done.output
+def test_rows_with_codes_are_exact(tmp_path, reproduce):
+    text = reproduce("davam-codes", tmp_path, "--rows", "lm,contextual,lm-two-stages,sentence")
     found = {row["name"]: row["measures"] for row in json.loads((tmp_path / "results.json").read_text())["rows"]}
     for name in ("contextual", "lm-two-stages", "sentence"):
         assert found[name]["ppl"] == pytest.approx(found[name]["ppl_elbo"], rel=1e-5)
         assert (found[name]["kl"] > 0) == (name != "lm-two-stages")
     assert "kl" not in found["lm"]
-    assert "contextual codes beat the language model" in done.output
+    assert "contextual codes beat the language model" in text
 
 
 @pytest.mark.parametrize("part", OUTCOMES)

@@ -13,16 +13,13 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory, one_thread):
+def filled(tmp_path_factory, one_thread, reproduce):
     """The language model as Table II trained it, and a row that is trained here; what was said, and the folder."""
     root = tmp_path_factory.mktemp("generation")
     told = []
     for table, rows in (("davam-table2", "lm"), ("davam-generation", "lm,davam")):
         out = root / f"{table}-verses-smoke"
-        arguments = ["reproduce", table, "--budget", "smoke", "--jobs", "1", "--rows", rows, "--out", str(out)]
-        done = CliRunner().invoke(cli, arguments)
-        assert done.exit_code == 0, done.output
-        told.append(done.output)
+        told.append(reproduce(table, out, "--rows", rows))
     return told[1], root, out
 
 
@@ -58,13 +55,10 @@ def test_a_judge_belongs_to_tables_that_ask_one(ppl, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def augmented(tmp_path_factory, one_thread):
+def augmented(tmp_path_factory, one_thread, reproduce):
     """One language model on generated texts beside its own: what was said, and the folder."""
     out = tmp_path_factory.mktemp("figure3")
-    arguments = ["reproduce", "davam-figure3", "--budget", "smoke", "--jobs", "1", "--rows", "lm-1k-x05,lm-1k"]
-    done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    return done.output, out
+    return reproduce("davam-figure3", out, "--rows", "lm-1k-x05,lm-1k"), out
 
 
 def test_a_row_is_trained_on_the_texts_of_the_row_before_it(augmented):
@@ -94,7 +88,7 @@ def test_the_perplexities_are_drawn_over_the_number_of_texts(augmented):
 
 
 @pytest.mark.parametrize("left", [None, 7], ids=["lost", "cut short"])
-def test_texts_that_are_not_there_any_more_are_written_again(augmented, monkeypatch, left):
+def test_texts_that_are_not_there_any_more_are_written_again(augmented, monkeypatch, left, reproduce):
     _, out = augmented
     texts = out / "generator-1k-s0" / "texts.txt"
     before = texts.read_text(encoding="utf-8")
@@ -104,9 +98,7 @@ def test_texts_that_are_not_there_any_more_are_written_again(augmented, monkeypa
         texts.write_text("\n".join(before.splitlines()[:left]) + "\n", encoding="utf-8")
     monkeypatch.setattr("ppl_text.tables.rows.fit", None)
     monkeypatch.setattr("ppl_text.tables.rows._measured", None)
-    arguments = ["reproduce", "davam-figure3", "--budget", "smoke", "--jobs", "1", "--rows", "lm-1k-x05"]
-    done = CliRunner().invoke(cli, [*arguments, "--out", str(out)])
-    assert done.exit_code == 0, done.output
+    reproduce("davam-figure3", out, "--rows", "lm-1k-x05")
     assert texts.read_text(encoding="utf-8") == before
 
 

@@ -3,9 +3,7 @@
 import json
 
 import pytest
-from click.testing import CliRunner
 
-from ppl_text.cli import cli
 from ppl_text.tables.rows import Task
 from ppl_text.tables.table import load_table, table_parts
 
@@ -13,16 +11,13 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory, one_thread):
+def filled(tmp_path_factory, one_thread, reproduce):
     """A row without latents and one with, and that one again in a scan: what was printed of the two, and the root."""
     root = tmp_path_factory.mktemp("pairs")
     told = []
     for table, rows in (("vattn-table2", "ded-attn,vattn-h"), ("vattn-figure5", "vattn-h")):
         out = root / f"{table}-pairs-smoke"
-        command = ["reproduce", table, "--budget", "smoke", "--jobs", "1", "--rows", rows, "--out", str(out)]
-        done = CliRunner().invoke(cli, command)
-        assert done.exit_code == 0, done.output
-        told.append(done.output)
+        told.append(reproduce(table, out, "--rows", rows))
     return told, root
 
 

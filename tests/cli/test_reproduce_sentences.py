@@ -24,16 +24,10 @@ pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory, one_thread):
-    """The smoke budget of the whole table on the verses, in this process; what it printed, and its folder."""
-    from click.testing import CliRunner
-
-    from ppl_text.cli import cli
-
+def filled(tmp_path_factory, one_thread, reproduce):
+    """The smoke budget of the whole table on the verses; what it printed, and its folder."""
     out = tmp_path_factory.mktemp("smoke") / "verses"
-    done = CliRunner().invoke(cli, [*TABLE, "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    return done.output, out
+    return reproduce("davam-table2", out), out
 
 
 def results(out):
@@ -93,17 +87,10 @@ def test_the_same_command_reads_what_is_there(filled, ppl):
 
 
 @pytest.fixture(scope="module")
-def of_ptb(tmp_path_factory, sentences, one_thread):
+def of_ptb(tmp_path_factory, sentences, one_thread, reproduce):
     """Rows 1, 2 and 7 on a folder that is called the Penn Treebank."""
-    from click.testing import CliRunner
-
-    from ppl_text.cli import cli
-
     out = tmp_path_factory.mktemp("smoke") / "ptb"
-    data = ["--data", f"ptb={sentences}", "--out", str(out)]
-    done = CliRunner().invoke(cli, [*TABLE, "--rows", "1-2,pretrain-fbp", *data])
-    assert done.exit_code == 0, done.output
-    return done.output, out
+    return reproduce("davam-table2", out, "--rows", "1-2,pretrain-fbp", "--data", f"ptb={sentences}"), out
 
 
 def test_own_data_fill_a_part_beside_its_published_figures(of_ptb, sentences):
