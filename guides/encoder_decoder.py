@@ -6,7 +6,7 @@ Source: Bahuleyan et al. 2018 (specification 3B, 3G.5); latent weights as in spe
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -44,6 +44,13 @@ LAST_STEP = "last_step_kl"
 
 Parameters = tuple[Tensor, ...]
 """Of the attention of a step, (R, K, …) each."""
+
+
+class Attention(NamedTuple):
+    """Weights (B, T, S) of the sources, and how wide q is at each step, (B, T); None: they are no random variables."""
+
+    weights: Tensor
+    spread: Tensor | None = None
 
 
 class SourceModel(Protocol):
@@ -90,6 +97,10 @@ class SourceModel(Protocol):
 
     def scores(self, states: Tensor, memory: Memory, start: Tensor | None) -> Tensor:
         """Return the attention scores (B, K, T, S) along states."""
+        ...
+
+    def weights(self, batch: Batch, z: Tensor | None) -> Tensor | None:
+        """Return how texts weigh their sources, (B, T, S), given z (B, D); None where attention is latent or none."""
         ...
 
     def telling(self, latents: Latents, memory: Memory, start: Tensor | None, attend: Attend = softly) -> Telling:
@@ -168,6 +179,13 @@ class SourceGuide(nn.Module):
         """Return the mean of what is read at a step."""
         return softly(scores, memory)
 
+    @torch.no_grad()
+    def attention(self, batch: Batch) -> Attention | None:
+        """Return the attention of the texts at the mean of q(z | x); None where it is latent, or there is none."""
+        q = self.of_text(self.model.reading.leave(batch).memory)
+        weights = self.model.weights(batch, None if q is None else q.mean)
+        return None if weights is None else Attention(weights)
+
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
         """z (n, D) ~ q(z | x) for n sources; latent attention is drawn while a text is written."""
         return Teller(self, self.attend, means=False).draw(n, steps, source)
@@ -216,6 +234,12 @@ class ExactGuide(NothingLatent):
             names = ", ".join(spec.name for spec in model.latents)
             raise UserError(f"this model has latents ({names}), so its likelihood is not exact; choose another guide")
         super().__init__(model)  # type: ignore[arg-type]
+        self._model = (model,)
+
+    def attention(self, batch: Batch) -> Attention | None:
+        """Return the attention of the texts; None where the decoder has none."""
+        weights = self._model[0].weights(batch, None)
+        return None if weights is None else Attention(weights)
 
 
 class GaussianGuide(SourceGuide):
@@ -294,8 +318,8 @@ class AttentionGuide(SourceGuide):
         return DrawnInOrder(draw, law, torch.Size((batch.size,)), torch.Size((batch.steps, width)))
 
     @torch.no_grad()
-    def attention(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the attention (B, T, S) of the texts in the middle of q, and how wide q is at each step, (B, T)."""
+    def attention(self, batch: Batch) -> Attention:
+        """Return the attention of the texts in the middle of q, and how wide q is."""
         given, weights, spreads = self.model.reading.leave(batch), [], []
 
         def attend(scores: Tensor, memory: Memory) -> Tensor:
@@ -308,7 +332,7 @@ class AttentionGuide(SourceGuide):
         q = self.of_text(given.memory)
         latent = None if q is None else laid_in(q.mean, 1)
         self.model.network.unroll(given.embedded, latent, given.memory, given.start, attend)
-        return torch.cat(weights, 1), torch.cat(spreads, 1)
+        return Attention(torch.cat(weights, 1), torch.cat(spreads, 1))
 
 
 class VectorGuide(AttentionGuide):

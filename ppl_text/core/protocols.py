@@ -93,8 +93,9 @@ class Guide(Protocol):
 
     Its optional ``draw`` and ``decoder`` are those of :class:`Model`, for stories that decode from q; ``at_means()``
     returns an object with the same two, which takes posterior means in the place of draws. ``attention(batch)``, for
-    pictures, returns the mean weights (B, T, S) of a source and their spread, (B, T, S) or (B, T). Where its draws
-    cannot be differentiated, a class attribute ``objective`` names the bound that it is refitted by.
+    pictures, returns the mean weights (B, T, S) of a source and their spread, (B, T, S), (B, T), or None where they are
+    not drawn; None in the place of both where there are no weights. Where its draws cannot be differentiated, a class
+    attribute ``objective`` names the bound that it is refitted by.
     """
 
     family: str

@@ -361,13 +361,16 @@ def attention_lines(subject: Subject, data: CommonSentences) -> tuple[str, ...]:
     if batch.source is None or reader is None:
         return ()
     with measuring(0, subject.model, subject.guide):
-        weights, spread = (value.cpu().numpy() for value in attention(batch))
+        seen = attention(batch)
+    if seen is None:
+        return ()
+    weights, spread = seen[0].cpu().numpy(), None if seen[1] is None else seen[1].cpu().numpy()
     found = []
     for i in range(batch.size):
         steps, places = int(batch.lengths[i]), int(batch.source.lengths[i])
         target = [subject.corpus.tokenizer.symbols[token] for token in batch.tokens[i, :steps].tolist()]
         source = [reader.symbols[token] for token in batch.source.tokens[i, :places].tolist()]
-        width = spread[i, :steps] if spread.ndim == 2 else spread[i, :steps, :places]
+        width = None if spread is None else spread[i, :steps] if spread.ndim == 2 else spread[i, :steps, :places]
         picture = f"figures/attention-{i + 1}.png"
         attention_figure(Pair(target, source, weights[i, :steps, :places], width), subject.folder / picture)
         found.append(f"![attention of pair {i + 1}]({picture})")

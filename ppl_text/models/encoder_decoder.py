@@ -133,14 +133,7 @@ class EncoderDecoder(nn.Module):
         init: str = "torch",
     ) -> None:
         super().__init__()
-        for what, name, names in (
-            ("attention", attention, ATTENTION),
-            ("start of the decoder", start, STARTS),
-            ("generation", generation, GENERATION),
-            ("start of the attention", attention_start, ("torch", "zero")),
-        ):
-            if name not in names:
-                raise UnknownNameError(what, name, names)
+        _refuse_unknown(attention, start, generation, attention_start)
         if latent_dim < 0 or min(concentration, prior_scale) <= 0:
             raise UserError(
                 "latent_dim must be 0 or more, concentration and prior_scale above 0; got "
@@ -293,6 +286,18 @@ class EncoderDecoder(nn.Module):
         queries = self.network.queries(states, start)
         return (queries.flatten(1, 2) @ memory.keys.transpose(1, 2)).unflatten(1, states.shape[1:3])
 
+    @torch.no_grad()
+    def weights(self, batch: Batch, z: Tensor | None) -> Tensor | None:
+        """Return how the texts weigh their sources, (B, T, S), given z (B, D); None where attention is latent or none.
+
+        Where positions are summed over, these are the probabilities before the token is seen.
+        """
+        if self.site is not None or not self.network.memory_dim:
+            return None
+        memory, embedded, start = self.reading.leave(batch)
+        states, _ = self.network.unroll(embedded, None if z is None else laid_in(z, 1), memory, start)
+        return memory.shares(self.scores(states, memory, start).squeeze(1))
+
     def telling(self, latents: Latents, memory: Memory, start: Tensor | None, attend: Attend = softly) -> Telling:
         """Return what writes texts given z (R, D), what is read by ``attend``, or of a drawn path (R, T, …)."""
         path = None if self.site is None else latents.get(self.site)
@@ -339,6 +344,18 @@ class _Summed:
             emissions = AlignedEmissions(of_memory, memory.counted, network.head.weight, network.head.bias)
             self._kept = memory, emissions
         return self._kept[1].step(network.from_state(hidden), log_shares(scores, memory.counted))
+
+
+def _refuse_unknown(attention: str, start: str, generation: str, attention_start: str) -> None:
+    """Raise :class:`UnknownNameError` for a name that an option does not take."""
+    for what, name, names in (
+        ("attention", attention, ATTENTION),
+        ("start of the decoder", start, STARTS),
+        ("generation", generation, GENERATION),
+        ("start of the attention", attention_start, ("torch", "zero")),
+    ):
+        if name not in names:
+            raise UnknownNameError(what, name, names)
 
 
 def _prior_of(attention: str, name: str | None) -> str | None:

@@ -42,7 +42,7 @@ class Memory(NamedTuple):
 
     def shares(self, scores: Tensor) -> Tensor:
         """softmax of scores (R, K, S) over the positions that count."""
-        return scores.masked_fill(~self.counted.unsqueeze(1), -torch.inf).softmax(-1)
+        return torch.where(self.counted.unsqueeze(1), scores, -torch.inf).softmax(-1)
 
     def read(self, shares: Tensor) -> Tensor:
         """Σ_i α_i h_i, (R, K, M), of weights (R, K, S) that are 0 where nothing counts."""

@@ -1,4 +1,4 @@
-"""A picture of attention: what each token of a text reads of its source, and how sure that is."""
+"""A picture of attention: what each token of a text reads of its source, and how sure that is where it is drawn."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ CELL = 0.3
 class Pair(NamedTuple):
     """A text of T tokens and its source of S: ``weights`` (T, S), mean attention, each row of sum 1.
 
-    ``spread``: standard deviations, of what a step reads (T,), or of each weight (T, S).
+    ``spread``: standard deviations, of what a step reads (T,), or of each weight (T, S); None: nothing is drawn.
     """
 
     target: Sequence[str]
     source: Sequence[str]
     weights: NDArray[np.floating]
-    spread: NDArray[np.floating]
+    spread: NDArray[np.floating] | None = None
 
 
 def attention_figure(pair: Pair, target: Path) -> None:
@@ -39,23 +39,27 @@ def attention_figure(pair: Pair, target: Path) -> None:
 def draw_attention(pair: Pair) -> Figure:
     """Heat map of the mean weights, source tokens across and target tokens down; beside it how wide each step is.
 
-    That is a bar for a spread a step, and a second heat map for one a weight.
+    That is a bar for a spread a step, and a second heat map for one a weight; without a spread the first map is alone.
     """
     steps, places = pair.weights.shape
-    by_weight = pair.spread.ndim == 2
-    widths = (places, places if by_weight else 4)
+    widths = [places] if pair.spread is None else [places, places if pair.spread.ndim == 2 else 4]
     figure = blank_figure(2.5 + CELL * sum(widths), 1.8 + CELL * steps)
-    left, right = figure.subplots(1, 2, sharey=True, gridspec_kw={"width_ratios": widths})
+    left, *others = figure.subplots(1, len(widths), sharey=True, squeeze=False, width_ratios=widths)[0]
     _heat(left, pair.weights, 1.0, pair)
-    left.set_title("mean attention")
-    if by_weight:
-        _heat(right, pair.spread, None, pair)
-        right.set_title("standard deviation")
-    else:
-        right.barh(range(steps), pair.spread, color="C0")
-        right.set_title("scale")
+    left.set_title("attention" if pair.spread is None else "mean attention")
+    if pair.spread is not None:
+        _draw_spread(others[0], pair.spread, pair)
     left.set_yticks(range(steps), [_plain(token) for token in pair.target])
     return figure
+
+
+def _draw_spread(axes: Axes, spread: NDArray[np.floating], pair: Pair) -> None:
+    if spread.ndim == 2:
+        _heat(axes, spread, None, pair)
+        axes.set_title("standard deviation")
+    else:
+        axes.barh(range(len(spread)), spread, color="C0")
+        axes.set_title("scale")
 
 
 def _heat(axes: Axes, values: NDArray[np.floating], most: float | None, pair: Pair) -> None:

@@ -235,3 +235,29 @@ def test_data_without_sources_and_guides_of_other_models_are_refused():
         GaussianGuide(nothing)
     with pytest.raises(UserError, match="above 0"):
         DirichletGuide(weights, most=0.0)
+
+
+@pytest.mark.parametrize("name", ["deterministic", "summed over", "summed over, before", "z", "z, before"])
+def test_attention_that_is_not_latent_is_what_the_decoder_reads_step_by_step(name):
+    model, guide = exact(EXACT[name]) if name in EXACT else programs(*LATENT[name])
+    batch, read = pairs(), []
+    memory, start = model.memory(batch.source)
+
+    def attend(scores, memory):
+        masked = scores.masked_fill(~batch.source.scored.unsqueeze(1), -torch.inf)
+        read.append(masked.exp() / masked.exp().sum(-1, keepdim=True))
+        return read[-1] @ memory.states
+
+    of_text = guide.of_text(memory) if name in LATENT else None
+    decoder = model.telling({} if of_text is None else {"z": of_text.mean}, memory, start, attend)
+    state = decoder.begin(batch.size)
+    for tokens in batch.decoder_inputs.unbind(1):
+        _, state = decoder.step(state, tokens)
+    found = guide.attention(batch)
+    assert found.spread is None
+    assert_close(found.weights, torch.cat(read, 1))
+
+
+@pytest.mark.parametrize("name", ["z alone", "blind"])
+def test_no_attention_is_shown_where_the_text_tells_of_none(name):
+    assert programs(*LATENT[name])[1].attention(pairs()) is None

@@ -25,6 +25,13 @@ def test_weights_stand_by_their_tokens():
     assert [bar.get_y() + bar.get_height() / 2 for bar in right.patches] == pytest.approx([0, 1])
 
 
+def test_attention_that_is_no_random_variable_is_one_map():
+    figure = draw_attention(Pair(TARGET, SOURCE, WEIGHTS))
+    shown = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in shown] == ["attention"]
+    assert np.array_equal(shown[0].images[0].get_array(), WEIGHTS)
+
+
 def test_a_spread_of_each_weight_is_a_second_map(tmp_path):
     spread = WEIGHTS * (1 - WEIGHTS)
     pair = Pair(TARGET, SOURCE, WEIGHTS, spread)
