@@ -13,6 +13,7 @@ standard errors, which stand behind ``±`` or in a column whose heading ends wit
 
 from __future__ import annotations
 
+import math
 import re
 from itertools import zip_longest
 from typing import NamedTuple
@@ -56,7 +57,7 @@ def _agree(a: Piece, b: Piece, sigmas: float) -> bool:
         return a.text == b.text
     allowed = max(a.unit, b.unit)
     if a.error is not None and b.error is not None:
-        allowed += sigmas * (a.error**2 + b.error**2) ** 0.5
+        allowed += sigmas * math.hypot(a.error, b.error)
     if sigmas and a.is_error and b.is_error:
         allowed += max(a.value, b.value) / 2
     # Decimals are not exact in binary: a difference of one unit may come out a little above it.

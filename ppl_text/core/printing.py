@@ -12,14 +12,16 @@ MISSING = "–"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many decimals.
+    """Write a number with so many decimals, one of ten digits or more by its power of ten.
 
     Example::
 
-        >>> decimal(-12.34567), decimal(-0.0001), decimal(None)
-        ('-12.346', '0.000', '–')
+        >>> decimal(-12.34567), decimal(-0.0001), decimal(None), decimal(2.5e195, 2)
+        ('-12.346', '0.000', '–', '2.50e+195')
     """
-    return MISSING if value is None else f"{value:z.{digits}f}"
+    if value is None:
+        return MISSING
+    return f"{value:z.{digits}e}" if 1e9 <= abs(value) < math.inf else f"{value:z.{digits}f}"
 
 
 def significant(value: float | None, digits: int = 3) -> str:

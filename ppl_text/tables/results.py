@@ -112,7 +112,8 @@ def _row(row: Row, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _deviation(values: Sequence[float]) -> float:
     """Return the standard deviation of two values or more."""
     mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    # Squares of perplexities that a model pays for its whole KL may lie beyond the range of floats; hypot scales.
+    return math.hypot(*(value - mean for value in values)) / math.sqrt(len(values) - 1)
 
 
 def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]], tasks: Mapping[str, Task]) -> Finding:

@@ -119,6 +119,13 @@ def test_result_files_beside_the_pages_say_what_the_tables_say(path):
         assert (row["measures"].get("model_parameters", 0) > 0) == trained, row["name"]
 
 
+def test_the_spread_of_numbers_whose_squares_are_no_floats(tmp_path):
+    for seed, value in enumerate((1e200, 2e200, 3e200)):
+        put(tmp_path, "a", seed, test=value, test_se=1.0)
+    row = gather(TABLE, tmp_path, "small")["rows"][0]
+    assert row["spread"]["test"] == pytest.approx(1e200)
+
+
 def test_seeds_give_means_and_their_spread(tmp_path):
     for seed, value in enumerate((2.0, 3.0, 4.0)):
         put(tmp_path, "a", seed, test=value, test_se=0.01, gap=None if seed else 1.0)
