@@ -30,7 +30,7 @@ RESULTS = "on-gpu.json"
 """In the folder that the environment variable ``OUT`` names."""
 
 VERSIONS = (*PACKAGES, "arviz", "lightning-fabric", "pytorch-optimizer")
-LINES = 40
+LINES = 200
 """Last lines of a part's output that are kept."""
 
 
@@ -73,7 +73,7 @@ def gpu_tests(options: Options, folder: Path) -> list[str]:
     if options.cpu:
         return [*plain, "tests/gpu/test_numbers.py", "-k", "cpu and elbo"]
     spread = ["-n", "6"] if importlib.util.find_spec("xdist") else []
-    return [*plain, "-p", "no:benchmark", "-W", "default", *spread, "tests/gpu", "-m", "gpu"]
+    return [*plain, "-p", "no:benchmark", "-W", "default", "--tb=line", *spread, "tests/gpu", "-m", "gpu"]
 
 
 def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[str]]:
@@ -82,7 +82,7 @@ def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[s
     def command(options: Options, folder: Path) -> list[str]:
         chosen = ["PyTorch loop"] if options.cpu else others
         tiny = ["--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
-        size = tiny if options.cpu else ["--rounds", "20"]
+        size = tiny if options.cpu else ["--rounds", "10"]
         only = [argument for name in chosen for argument in ("--only", name)]
         return [module, "--device", options.device, "--json", str(folder / "result.json"), *size, *only]
 
@@ -166,7 +166,7 @@ CAPTURED = ("ours, in the trainer", "ours, captured", "ours, captured, bf16")
 PARTS: dict[str, Part] = {
     "tests": Part(gpu_tests, 150),
     "race: state space": Part(
-        race("benchmarks.race", (*CAPTURED, "stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 90
+        race("benchmarks.race", (*CAPTURED, "stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 150
     ),
     "race: sentence VAE": Part(
         race("benchmarks.sentence_vae", (*CAPTURED, "stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import traceback
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -46,12 +47,15 @@ class Graphs(Protocol):
 
 
 class CudaGraphs:
-    """CUDA graphs that share one pool of memory: what one of them no longer needs, the next may use."""
+    """CUDA graphs that share one pool of memory: what one of them no longer needs, the next may use.
+
+    torch closes a pool with the last graph that uses it and refuses to record into it again: later ones get another.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device)
-        self._pool = torch.cuda.graph_pool_handle()
+        self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def eagerly(self, run: Callable[[], Any]) -> Any:
         """Run on the stream of the recordings, so that what autograd keeps of a stream is of that one."""
@@ -87,9 +91,12 @@ class CudaGraphs:
 
     def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
         """Record on a stream of its own; raises ``RuntimeError`` for what a graph cannot hold."""
+        if not self._alive:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             found = run()
+        self._alive.add(graph)
         return graph.replay, found
 
 

@@ -1,5 +1,6 @@
 """What is recorded, when, and what happens where that cannot be; the recorder itself is a device's (``tests/gpu``)."""
 
+import gc
 import traceback
 import warnings
 from contextlib import contextmanager
@@ -144,6 +145,32 @@ def test_only_a_wait_is_noted_as_one_and_torchs_notice_of_the_mode_itself_is_not
         warnings.warn("called a synchronizing CUDA operation (Triggered internally at f.cpp:1)", stacklevel=2)
     assert len(waits) == 1
     assert waits[0].startswith("the host waits for the device at ")
+
+
+def test_recordings_share_a_pool_until_the_last_of_them_is_dropped(monkeypatch):
+    class Graph:
+        def replay(self):
+            return None
+
+    used, handles = [], iter(range(10))
+
+    @contextmanager
+    def recording(graph, pool, stream):
+        used.append(pool)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: next(handles))
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", recording)
+    graphs = capture.CudaGraphs(torch.device("cuda"))
+    first, second = graphs.record(lambda: 1), graphs.record(lambda: 2)
+    del first
+    third = graphs.record(lambda: 3)
+    del second, third
+    gc.collect()
+    graphs.record(lambda: 4)
+    assert used == [0, 0, 0, 1]
 
 
 def test_a_generator_that_a_failure_has_spoilt_ends_with_advice(monkeypatch):
