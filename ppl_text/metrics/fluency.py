@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -83,17 +84,12 @@ class PretrainedJudge:
         name: of a model of the Hugging Face hub, a folder, or a file ``NAME.gguf``.
 
     Raises:
-        UserError: ``transformers`` is not installed, or there is no such model in such files.
+        UserError: there is no such model in such files, or a package that reads GGUF files is missing.
     """
 
     def __init__(self, name: str) -> None:
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-        except ImportError as error:
-            raise UserError(
-                "a pretrained judge needs the package transformers (for a GGUF file gguf and accelerate too): "
-                "pip install 'ppl-text[judge]'"
-            ) from error
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
         where, options = name, dict[str, Any](trust_remote_code=False)
         if name.endswith(GGUF):
             where, options["gguf_file"] = str(Path(name).parent), Path(name).name
@@ -101,7 +97,12 @@ class PretrainedJudge:
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(where, **options)
             self._model = AutoModelForCausalLM.from_pretrained(where, **options, **weights).eval()
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except ImportError as error:
+            raise UserError(
+                f"judge '{name}': reading a GGUF file needs the packages gguf and accelerate: "
+                "pip install 'ppl-text[judge]'"
+            ) from error
+        except (OSError, ValueError, KeyError, struct.error) as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise UserError(
                 f"judge '{name}': expected a causal language model as a name on the Hugging Face hub, a folder "

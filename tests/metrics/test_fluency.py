@@ -64,7 +64,7 @@ def test_fluency_is_a_mean_over_texts_its_spread_and_its_exponential():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A folder with a GPT-2 of random weights over words, and the model itself."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder = tmp_path_factory.mktemp("tiny")
@@ -106,7 +106,18 @@ def test_a_pretrained_judge_reads_no_pickled_weights_and_one_token_says_nothing(
         PretrainedJudge(str(tmp_path))
 
 
-def test_a_judge_without_its_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+def test_a_judge_in_a_gguf_file_says_what_to_install(tmp_path, monkeypatch):
+    import transformers
+
+    def without_gguf(*_, **__):
+        raise ImportError("no gguf")
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", without_gguf)
     with pytest.raises(UserError, match=r"pip install 'ppl-text\[judge\]'"):
-        PretrainedJudge("gpt2")
+        PretrainedJudge("tiny.gguf")
+
+
+def test_a_judge_in_a_damaged_gguf_file_is_refused(tmp_path):
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"judge '.*tiny.gguf': expected a causal language model"):
+        PretrainedJudge(str(tmp_path / "tiny.gguf"))
