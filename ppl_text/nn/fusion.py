@@ -61,10 +61,11 @@ class LowRankFusion(nn.Module):
 
     @torch.no_grad()
     def _begin(self, start: str) -> None:
-        for linear in self.children():
-            assert isinstance(linear, nn.Linear)  # noqa: S101 - for the type checker
-            linear.weight.normal_(0.0, SCALE)
-            nn.init.zeros_(linear.bias)
+        for name, parameter in self.named_parameters():
+            if name.endswith("weight"):
+                parameter.normal_(0.0, SCALE)
+            else:
+                parameter.zero_()
         if start == "normal":
             return
         # The latent has no say at first: C_1 = 1, all other C are 0. It gets a gradient as soon as weights move.

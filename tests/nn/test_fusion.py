@@ -83,7 +83,7 @@ def test_the_published_size():
 
 
 def test_what_it_cannot_be():
-    with pytest.raises(UnknownNameError, match="lmf, sum_prod, sum"):
+    with pytest.raises(UnknownNameError, match="lmf, sum, sum_prod"):
         LowRankFusion(4, 2, form="product")
     with pytest.raises(UnknownNameError, match="identity, normal"):
         LowRankFusion(4, 2, start="zero")

@@ -1,0 +1,211 @@
+"""The seam to transformers: what is injected, cached and computed twice, against the stock models and against itself
+written otherwise (token by token, padded, with the injection made by hand).
+"""
+
+import copy
+import inspect
+
+import pytest
+import torch
+import transformers
+
+from ppl_text.core.errors import UnknownNameError, UserError
+from ppl_text.nn.backbone import ARCHITECTURES, Backbone, Injected
+
+SETTINGS = {"gpt2": {}, "llama": {"num_key_value_heads": 2, "intermediate_size": 24, "tie_word_embeddings": False}}
+ROUNDING = {"rtol": 1e-9, "atol": 1e-9}
+"""Of float64 sums of some hundred products."""
+
+
+def backbone(architecture, **options):
+    sizes = {"layers": 3, "width": 16, "heads": 4, "positions": 32, "dropout": 0.0}
+    made = Backbone(architecture, 20, settings=SETTINGS[architecture], **{**sizes, **options})
+    return made.double().eval()
+
+
+def inputs(rows=2, steps=6, width=16):
+    return torch.randn(rows, steps, width, dtype=torch.float64)
+
+
+def everything(made, rows=2):
+    """An injection of each kind, different in each layer and row."""
+    scales = [torch.randn(rows, 1, made.value_dim, dtype=torch.float64) for _ in range(made.number)]
+    return Injected(
+        values=[lambda value, scale=scale: value * scale for scale in scales],
+        states=[torch.randn(rows, made.width, dtype=torch.float64) for _ in range(made.number)],
+        memory=[torch.randn(rows, 2 * made.value_dim, dtype=torch.float64) for _ in range(made.number)],
+    )
+
+
+architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+@architectures
+def test_it_is_the_stock_model_where_nothing_is_injected(architecture):
+    made = backbone(architecture)
+    stock = transformers.AutoModel.from_config(made.network.config, attn_implementation="eager").double().eval()
+    stock.load_state_dict(made.network.state_dict())
+    x = inputs()
+    torch.testing.assert_close(made(x), stock(inputs_embeds=x, use_cache=False).last_hidden_state, **ROUNDING)
+
+
+@architectures
+@pytest.mark.parametrize("kind", ["values", "states", "memory"])
+def test_each_injection_reaches_each_layer(architecture, kind):
+    made, x = backbone(architecture), inputs()
+    plain, whole = made(x), getattr(everything(made), kind)
+    for place in range(made.number):
+        alone = [part if i == place else None for i, part in enumerate(whole)]
+        changed = (made(x, Injected(**{kind: alone})) - plain).abs().amax(-1)
+        # The first position sees its own value, state and the memory; the other rows of the batch are as they were.
+        assert (changed > 1e-6).all()
+    torch.testing.assert_close(made(x), plain, rtol=0, atol=0)
+
+
+def test_changed_values_are_changed_value_weights():
+    """Scaling values by a constant is scaling the value projection's columns, with which the stock model runs."""
+    made, x = backbone("gpt2"), inputs()
+    scale = torch.rand(16, dtype=torch.float64) + 0.5
+    wanted = made(x, Injected(values=[lambda value: value * scale] * 3))
+    other = copy.deepcopy(made)
+    with torch.no_grad():
+        for block in other.network.h:
+            block.attn.c_attn.weight[:, 32:] *= scale
+            block.attn.c_attn.bias[32:] *= scale
+    torch.testing.assert_close(other(x), wanted, **ROUNDING)
+
+
+def test_a_memory_is_a_cached_key_and_value():
+    """The memory against a cache of transformers that holds it, with positions counted without it."""
+    made, x = backbone("gpt2"), inputs()
+    memory = everything(made).memory
+    past = transformers.DynamicCache()
+    for place, part in enumerate(memory):
+        key, value = part.unflatten(-1, (2, 4, 1, 4)).unbind(1)
+        past.update(key, value, place)
+    stock = transformers.AutoModel.from_config(made.network.config, attn_implementation="sdpa").double().eval()
+    stock.load_state_dict(made.network.state_dict())
+    name = "cache" if "cache" in inspect.signature(stock.forward).parameters else "past_key_values"
+    given = {"inputs_embeds": x, "position_ids": torch.arange(6)[None], "attention_mask": torch.ones(2, 7), name: past}
+    out = stock(**given)
+    torch.testing.assert_close(made(x, Injected(memory=memory)), out.last_hidden_state, **ROUNDING)
+
+
+@architectures
+@pytest.mark.parametrize("pieces", [[1] * 6, [3, 1, 2]])
+def test_token_by_token_is_all_at_once(architecture, pieces):
+    made, x = backbone(architecture), inputs()
+    injected = everything(made)
+    state, found = made.begin(2), []
+    for part in x.split(pieces, dim=1):
+        states, state = made.step(state, part, injected)
+        found.append(states)
+    torch.testing.assert_close(torch.cat(found, 1), made(x, injected), **ROUNDING)
+
+
+@architectures
+def test_rows_of_a_state_can_be_repeated_and_reordered(architecture):
+    made, x = backbone(architecture), inputs(rows=3)
+    _, state = made.step(made.begin(3), x[:, :4])
+    order = torch.tensor([2, 0, 0])
+    states, _ = made.step(tuple(part[order] for part in state), x[order, 4:])
+    torch.testing.assert_close(states, made(x[order])[:, 4:], **ROUNDING)
+
+
+@architectures
+def test_padding_in_front_is_not_seen(architecture):
+    made, x = backbone(architecture), inputs(rows=1, steps=5)
+    injected = everything(made, rows=1)
+    padded = torch.cat([x[:, :2], inputs(1, 3), x[:, 2:]], dim=1)
+    counted = torch.tensor([[True, True, False, False, False, True, True, True]])
+    wanted = made(x, injected)
+    torch.testing.assert_close(made(padded, injected, counted)[counted][None], wanted, **ROUNDING)
+    _, state = made.step(made.begin(1), padded[:, :6], injected, counted[:, :6])
+    states, _ = made.step(state, padded[:, 6:], injected)
+    torch.testing.assert_close(states, wanted[:, 3:], **ROUNDING)
+
+
+@architectures
+def test_reading_sees_all_positions_and_no_padding(architecture):
+    made, x = backbone(architecture), inputs(rows=1, steps=4)
+    whole = made.read(x, torch.ones(1, 4, dtype=torch.bool))
+    assert len(whole) == 3
+    changed = x.clone()
+    changed[:, -1] += torch.randn(16, dtype=torch.float64)
+    assert all(
+        (a[:, 0] - b[:, 0]).abs().max() > 1e-9 for a, b in zip(whole, made.read(changed, x[..., 0] < 9), strict=True)
+    )
+    padded, counted = torch.cat([x, inputs(1, 3)], 1), torch.tensor([[True] * 4 + [False] * 3])
+    for alone, among in zip(whole, made.read(padded, counted), strict=True):
+        torch.testing.assert_close(among[:, :4], alone, **ROUNDING)
+
+
+def test_a_row_of_padding_alone_is_finite():
+    made = backbone("gpt2")
+    states = made.read(inputs(), torch.tensor([[True] * 6, [False] * 6]))
+    assert all(part.isfinite().all() for part in states)
+
+
+@architectures
+def test_computing_twice_changes_no_gradient(architecture):
+    plain = backbone(architecture).train()
+    twice = backbone(architecture, checkpointing=True).train()
+    twice.load_state_dict(plain.state_dict())
+    x, injected, found = inputs(), everything(plain), []
+    for made in (plain, twice):
+        memory = [part.clone().requires_grad_() for part in injected.memory]
+        made(x, injected._replace(memory=memory)).square().sum().backward()
+        found.append([p.grad for p in made.parameters() if p.grad is not None] + [part.grad for part in memory])
+    assert len(found[0]) == len(found[1])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, **ROUNDING)
+
+
+@architectures
+def test_attention_on_the_memory(architecture):
+    """Its share is the one which, times values that are 1, is what the layer's attention puts out."""
+    made, x = backbone(architecture), inputs()
+    memory = everything(made).memory
+    found = made.memory_attention(x, Injected(memory=memory))
+    assert found.shape == (2, 3, 6)
+    assert ((found > 0) & (found < 1)).all()
+    outputs = []
+    attention = getattr(made.blocks[0], "attn" if architecture == "gpt2" else "self_attn")
+    projection = attention.c_proj if architecture == "gpt2" else attention.o_proj
+    hook = projection.register_forward_pre_hook(lambda _, given: outputs.append(given[0]))
+    ones = torch.cat([memory[0][:, : made.value_dim], torch.ones(2, made.value_dim, dtype=torch.float64)], -1)
+    made(x, Injected(memory=[ones, None, None], values=[torch.zeros_like, None, None]))
+    hook.remove()
+    torch.testing.assert_close(outputs[0].mean(-1), found[:, 0], **ROUNDING)
+    with pytest.raises(UserError, match="needs a memory"):
+        made.memory_attention(x, Injected())
+
+
+def test_a_copy_is_injected_by_itself():
+    made, x = backbone("gpt2"), inputs()
+    injected = everything(made)
+    other = copy.deepcopy(made)
+    with torch.no_grad():
+        made.embedding.weight.zero_()
+        made.network.ln_f.weight.zero_()
+    assert other(x, injected).abs().max() > 0
+    assert (other(x, injected) - other(x)).abs().max() > 1e-6
+
+
+def test_the_size_of_gpt2():
+    """124,441,344 parameters with two symbols more than GPT-2 has (specification 6)."""
+    with torch.device("meta"):
+        made = Backbone("gpt2", 50259, layers=12, width=768, heads=12, positions=1024)
+    assert sum(p.numel() for p in made.parameters()) == 124_441_344
+
+
+def test_what_it_cannot_be():
+    sizes = {"layers": 2, "width": 16, "heads": 4, "positions": 8}
+    with pytest.raises(UnknownNameError, match="unknown architecture 'gpt3'"):
+        Backbone("gpt3", 20, **sizes)
+    with pytest.raises(UserError, match="multiple of heads; got 16 and 3"):
+        Backbone("gpt2", 20, **{**sizes, "heads": 3})
+    with pytest.raises(UserError, match="LlamaConfig of transformers does not take"):
+        Backbone("llama", 20, **sizes, settings={"hidden_act": "none"})
+    with pytest.raises(UserError, match=r"8 positions, and a text of 9 came: .*data\.max_tokens"):
+        Backbone("gpt2", 20, **sizes)(torch.zeros(1, 9, 16))
