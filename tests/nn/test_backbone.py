@@ -43,7 +43,11 @@ architectures = pytest.mark.parametrize("architecture", ARCHITECTURES)
 @architectures
 def test_it_is_the_stock_model_where_nothing_is_injected(architecture):
     made = backbone(architecture)
-    stock = transformers.AutoModel.from_config(made.network.config, attn_implementation="eager").double().eval()
+    stock = (
+        transformers.AutoModel.from_config(copy.deepcopy(made.network.config), attn_implementation="sdpa")
+        .double()
+        .eval()
+    )
     stock.load_state_dict(made.network.state_dict())
     x = inputs()
     torch.testing.assert_close(made(x), stock(inputs_embeds=x, use_cache=False).last_hidden_state, **ROUNDING)
@@ -83,7 +87,11 @@ def test_a_memory_is_a_cached_key_and_value():
     for place, part in enumerate(memory):
         key, value = part.unflatten(-1, (2, 4, 1, 4)).unbind(1)
         past.update(key, value, place)
-    stock = transformers.AutoModel.from_config(made.network.config, attn_implementation="sdpa").double().eval()
+    stock = (
+        transformers.AutoModel.from_config(copy.deepcopy(made.network.config), attn_implementation="sdpa")
+        .double()
+        .eval()
+    )
     stock.load_state_dict(made.network.state_dict())
     name = "cache" if "cache" in inspect.signature(stock.forward).parameters else "past_key_values"
     given = {"inputs_embeds": x, "position_ids": torch.arange(6)[None], "attention_mask": torch.ones(2, 7), name: past}
