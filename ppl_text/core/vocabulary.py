@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 PAD_ID, BOS_ID, EOS_ID, UNK_ID = 0, 1, 2, 3
@@ -38,6 +38,7 @@ class Vocabulary:
         size: V, the reserved ids counted.
         ids: the reserved ids.
         source: the source side's vocabulary; None for unconditional text.
+        digest: what tells its symbols from others, for models that belong to some; None where nobody has said.
 
     Raises:
         ValueError: no outcome is left, or EOS is none.
@@ -51,6 +52,7 @@ class Vocabulary:
     size: int
     ids: ReservedIds = OWN_IDS
     source: Vocabulary | None = None
+    digest: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if not self.ids.first_outcome <= self.ids.eos < self.size:

@@ -36,6 +36,9 @@ SPECIALS = ("<pad>", "<s>", "</s>")
 UNKNOWN = "<unk>"
 """Name of the id that stands for what a vocabulary does not have, where it is not closed."""
 
+ELSEWHERE = ("byte_fallback", "ignore_merges", "fuse_unk", "end_of_word_suffix", "continuing_subword_prefix")
+"""Rules of byte pairs that the project's own tokenizers do without."""
+
 RESERVED = (*SPECIALS, UNKNOWN)
 """Symbols of ids 0-3 of a tokenizer made from sentences."""
 
@@ -65,7 +68,7 @@ class Tokenizer:
             )
         self._backend = backend
         # Without an <unk> the backend would drop an unknown character in silence, and it takes longer for the others.
-        self._alphabet = None if self.has_unknown else {c: i for i, c in enumerate(self.symbols) if c not in SPECIALS}
+        self._alphabet = {c: i for i, c in enumerate(self.symbols) if c not in SPECIALS} if self._is_closed else None
 
     @property
     def size(self) -> int:
@@ -75,18 +78,29 @@ class Tokenizer:
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """What models are built from: V and the reserved ids."""
-        return Vocabulary(self.size, ReservedIds(unk=UNK_ID if self.has_unknown else None))
+        digest = hashlib.sha256(json.dumps(self.symbols).encode()).hexdigest()
+        return Vocabulary(self.size, ReservedIds(unk=UNK_ID if self.has_unknown else None), digest=digest)
 
     @property
     def has_unknown(self) -> bool:
-        """Whether id 3 is ``<unk>``; without it the vocabulary is closed."""
+        """Whether id 3 is ``<unk>``; without it the vocabulary is closed, or holds every byte."""
         return self.symbols[UNK_ID : UNK_ID + 1] == (UNKNOWN,)
+
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the symbols are the characters of an alphabet; bytes, without ``<unk>`` too, spell any text."""
+        alone = all(len(symbol) == 1 for symbol in self.symbols[len(SPECIALS) :])
+        return alone and not self.has_unknown and self._backend.pre_tokenizer is None
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) over all that decides how a text is encoded: equal for tokenizers that encode alike."""
         parts = json.loads(self._backend.to_str())
         decisive = [self.symbols, parts["model"].get("merges"), parts["normalizer"], parts["pre_tokenizer"]]
+        # What only tokenizers that come from elsewhere have: runs know those of before by the four above.
+        rules = {name: value for name in ELSEWHERE if (value := parts["model"].get(name))}
+        found = [token for token in parts["added_tokens"] if token["content"] != UNKNOWN]
+        decisive += [rules, found] if rules or found else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
