@@ -111,15 +111,17 @@ class Writer:
         path: str = PATHS[0],
         strategy: Strategy | str = "greedy",
         source: str | None = None,
+        sites: Sequence[str] | None = None,
     ) -> list[str]:
         """Texts between two texts, from latents to latents, both drawn from the guide; ``path`` spherical or linear.
 
         Where latents are paths through the tokens, through the noise that drives the prior. ``source``: what a
-        conditional model reads, for all of them.
+        conditional model reads, for all of them. ``sites``: the latents that move, by name, while the others stay at
+        those of ``first``; None: all move at once.
         """
         self.require_weights()
         options: dict[str, Any] = {"path": path, "strategy": as_strategy(strategy), "seed": seed}
-        options |= {"points": points, "max_steps": self.form.max_steps}
+        options |= {"points": points, "max_steps": self.form.max_steps, "sites": sites}
         options["source"] = self._read(None if source is None else [source])
         ends = self.form.clean(first), self.form.clean(second)
         return interpolate_texts(self.model, self.guide, self.form.tokenizer, *ends, **options)

@@ -219,7 +219,10 @@ def test_training_ends_early_when_validation_no_longer_rises(short, tmp_path):
     changes = {"training.steps": 400, "training.validate_every": 2, "training.patience": 2, "training.lr": 0.0}
     run = pt.fit(set={**short, **changes}, out=tmp_path / "run")
     assert run.finished
-    assert "6 steps (validation stopped rising); weights of the best validation, step 2" in (run.folder / "report.md").read_text()
+    assert (
+        "6 steps (validation stopped rising); weights of the best validation, step 2"
+        in (run.folder / "report.md").read_text()
+    )
 
 
 def test_ctrl_c_while_the_report_is_written_says_what_is_left(short, tmp_path, monkeypatch):

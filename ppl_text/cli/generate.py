@@ -21,8 +21,13 @@ FLAGS = {
     "top_p": "--top-p",
     "width": "--beam",
     "length_penalty": "--length-penalty",
+    "repetition_penalty": "--repetition-penalty",
+    "min_length": "--min-length",
 }
 """Fields of the strategies, and how they are set here."""
+
+EACH = "each"
+"""As a site of an interpolation: each of them, one after the other."""
 
 NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 """Texts by default, by what is asked for."""
@@ -38,11 +43,14 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 @click.option("--top-p", type=float, help="sample: from the fewest likeliest tokens of that mass together.")
 @click.option("--beam", "width", type=int, help="beam: unfinished texts kept in each step (5).")
 @click.option("--length-penalty", type=float, metavar="ALPHA", help="beam: score ln p / length^ALPHA (0).")
+@click.option("--repetition-penalty", type=float, metavar="THETA", help="Any: makes tokens rarer that a text has (1).")
+@click.option("--min-length", type=int, metavar="L", help="Any: tokens of a text at least, EOS not counted (0).")
 @click.option("--reconstruct", metavar="FILE|TEXT", help="Encode each line of FILE (or TEXT) and decode it again.")
 @click.option("--source", metavar="FILE|TEXT", help="What a conditional model reads: a text, or one a line of FILE.")
 @click.option("--latents", metavar="NAME", help="sample (default) or mean: posterior means, if texts are made from q.")
 @click.option("--interpolate", nargs=2, metavar="A B", help="Texts on the way from A to B.")
 @click.option("--path", metavar="NAME", help="Of --interpolate: spherical (default) or linear.")
+@click.option("--site", "sites", multiple=True, metavar="NAME", help="Of --interpolate: what moves; each: one by one.")
 @click.option("--neighbours", metavar="TEXT", help="Training texts with the nearest posterior means, and distances.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
@@ -57,6 +65,7 @@ def generate(
     latents: str | None,
     interpolate: tuple[str, str] | None,
     path: str | None,
+    sites: tuple[str, ...],
     neighbours: str | None,
     seed: int,
     device: str | None,
@@ -66,9 +75,10 @@ def generate(
     """Generate from RUN (a folder): samples from the prior, one a line; with --length L of exactly L tokens.
 
     With --reconstruct each text goes through the guide and back (text, tab, reconstruction); with
-    --interpolate N texts lead from one text to the other; with --neighbours N training texts follow one
-    text (distance, tab, text). A conditional model reads --source: N texts for each, or one beside each text;
-    --latents mean takes posterior means for draws.
+    --interpolate N texts lead from one text to the other: all latents move, or with --site NAME those that
+    are named, the others staying at A's (--site each: one after the other; name, tab, text); with
+    --neighbours N training texts follow one text (distance, tab, text). A conditional model reads --source:
+    N texts for each, or one beside each text; --latents mean takes posterior means for draws.
     """
     from ..run import load
 
@@ -77,7 +87,11 @@ def generate(
     given = {name: value for name, value in options.items() if value is not None}
     alone = {"--length": length, "--latents": latents}
     check_belonging(
-        mode, number, alone, path, [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)]
+        mode,
+        number,
+        alone,
+        {"--path": path, "--site": sites or None},
+        [*(["--strategy"] if strategy else []), *(FLAGS[name] for name in given)],
     )
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
     sources = None if source is None else read_texts(source)
@@ -87,7 +101,7 @@ def generate(
         lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen, sources), strict=True)]
     elif interpolate is not None:
         way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources, mode)}
-        lines = opened.interpolate(*interpolate, seed=seed, strategy=chosen, **way)
+        lines = interpolated(opened, interpolate, sites, {**way, "seed": seed, "strategy": chosen})
     elif neighbours is not None:
         own = the_only_one(sources, mode)
         found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"), source=own)
@@ -110,6 +124,17 @@ def from_prior(
     return texts
 
 
+def interpolated(run: Run, ends: tuple[str, str], sites: tuple[str, ...], way: dict[str, Any]) -> list[str]:
+    """Texts from the one end to the other; where each latent is asked for, its name in front of those that it makes."""
+    if sites != (EACH,):
+        return run.interpolate(*ends, sites=sites or None, **way)
+    names = [spec.name for spec in run.model.latents]  # type: ignore[union-attr]
+    # Without a latent the run itself says what is missing.
+    return [f"{name}\t{text}" for name in names for text in run.interpolate(*ends, sites=[name], **way)] or (
+        run.interpolate(*ends, **way)
+    )
+
+
 def the_only_one(sources: list[str] | None, mode: str | None) -> str | None:
     """The source, if any, of what is asked for; raises where there are several."""
     from ..core.errors import UserError
@@ -130,16 +155,18 @@ def the_one_given(options: dict[str, Any]) -> str | None:
 
 
 def check_belonging(
-    mode: str | None, number: int | None, alone: dict[str, Any], path: str | None, decoding: list[str]
+    mode: str | None, number: int | None, alone: dict[str, Any], ways: dict[str, Any], decoding: list[str]
 ) -> None:
     """Raise for options that what is asked for has no use for.
 
-    ``alone``: those of texts from the prior, by name; ``decoding``: those of strategies.
+    ``alone``: those of texts from the prior, by name; ``ways``: those of interpolations; ``decoding``: those of
+    strategies.
     """
     from ..core.errors import UserError
 
-    if path is not None and mode != "--interpolate":
-        raise UserError("--path belongs to --interpolate A B; leave it out, or give two texts to lead from and to")
+    for name, value in ways.items():
+        if value is not None and mode != "--interpolate":
+            raise UserError(f"{name} belongs to --interpolate A B; leave it out, or give two texts to lead from and to")
     for name, value in alone.items():
         if value is not None and mode is not None:
             raise UserError(f"{name} belongs to texts from the prior; leave it out with {mode}")

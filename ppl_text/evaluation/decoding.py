@@ -17,9 +17,9 @@ scores the outcomes. All R rows move at once and a row ends at its own EOS::
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ from torch import Tensor
 from ..core.errors import DivergedError, UnknownNameError, UserError
 from ..core.protocols import Decoder, State
 from ..core.vocabulary import OWN_IDS, ReservedIds
+from .shaping import Shaped, device_of_state
 
 COLDEST = 1e-6
 """The lowest temperature: below it float32 no longer tells two logits apart."""
@@ -50,13 +51,22 @@ class Strategy(Protocol):
         """Rows for each text."""
         ...
 
+    @property
+    def min_length(self) -> int:
+        """Tokens before EOS that each text has at least."""
+        ...
+
+    def shaped(self, decoder: Decoder, ids: ReservedIds) -> Decoder:
+        """Return the decoder that is searched: the one given, or one around it."""
+        ...
+
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Return the ids (rows, steps), padding after EOS; a row without EOS was cut off."""
         ...
 
 
 @dataclass(frozen=True)
-class Greedy:
+class Greedy(Shaped):
     """w_t = argmax p(w_t | w_{<t}): the most probable token at every step; of equal ones that of the lowest id."""
 
     name: ClassVar[str] = "greedy"
@@ -73,7 +83,7 @@ class Greedy:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Shaped):
     """w_t ~ p(w_t | w_{<t})^{1/τ} / Z, restricted to the likeliest tokens; plain ancestral sampling by default.
 
     In this order: ``temperature`` τ divides the logits; ``top_k`` keeps the k most probable tokens; ``top_p`` keeps,
@@ -91,6 +101,7 @@ class Sample:
     width: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.temperature >= COLDEST and math.isfinite(self.temperature)):
             raise UserError(
                 f"temperature must be a finite number of {COLDEST:g} or more; got {self.temperature} (its limit 0 is "
@@ -125,7 +136,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(Shaped):
     """Beam search for argmax_w ln p(w) / |w|^α, |w| the scored tokens (EOS counted), α = ``length_penalty``.
 
     α = 0 (default) looks for the most probable text, which favours short ones; α = 1 for the best mean per token.
@@ -147,6 +158,7 @@ class Beam:
     deterministic: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.width < 1:
             raise UserError(f"the width of a beam must be 1 or more; got {self.width}")
         if not 0 <= self.length_penalty <= STEEPEST:
@@ -155,7 +167,7 @@ class Beam:
     def search(self, decoder: Decoder, rows: int, steps: int, ids: ReservedIds) -> Tensor:
         """Return the ids (rows, steps), see :class:`Strategy`."""
         state = tuple(part.repeat_interleave(self.width, 0) for part in decoder.begin(rows))
-        beams = _Beams(rows, self.width, steps, ids, _device(state))
+        beams = _Beams(rows, self.width, steps, ids, device_of_state(state))
         for t in range(steps):
             logits, state = decoder.step(state, beams.last(t))
             log_p = logits.log_softmax(-1).view(rows, self.width, -1)
@@ -228,42 +240,34 @@ class _Beams:
         return torch.where(self.endings[:, :1].isfinite(), self.best, self.texts[:, 0])
 
 
-class OfLength:
-    """A decoder whose texts have exactly L = ``length`` tokens before EOS: p(w | |w| = L), each step normalised anew.
-
-    EOS has probability 0 at the first L steps and 1 at the next, whatever strategy drives it. Each step is conditioned
-    by itself, so that a text's weight is Π_t p(w_t | w_{<t}, w_t ≠ EOS): what comes later does not weigh on what is
-    chosen now.
-    """
-
-    def __init__(self, decoder: Decoder, length: int, ids: ReservedIds = OWN_IDS) -> None:
-        self._decoder, self._length, self._eos = decoder, length, ids.eos - ids.first_outcome
-
-    def begin(self, rows: int) -> State:
-        """Return the decoder's state, and in front of it how many tokens each row has."""
-        state = self._decoder.begin(rows)
-        return torch.zeros(rows, dtype=torch.long, device=_device(state)), *state
-
-    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
-        """Return the decoder's logits with -inf for what the length forbids."""
-        count, *own = state
-        logits, after = self._decoder.step(tuple(own), tokens)
-        is_eos = torch.arange(logits.shape[-1], device=logits.device) == self._eos
-        forbidden = is_eos == (count < self._length).unsqueeze(-1)
-        return logits.masked_fill(forbidden, -math.inf), (count + 1, *after)
-
-
 STRATEGIES: dict[str, type[Greedy] | type[Sample] | type[Beam]] = {s.name: s for s in (Greedy, Sample, Beam)}
 """Strategies by name."""
 
 
-def as_strategy(given: Strategy | str) -> Strategy:
-    """Return the strategy itself, or the one of that name with its defaults; raises :class:`UnknownNameError`."""
-    if not isinstance(given, str):
+def as_strategy(given: Strategy | str | Mapping[str, Any]) -> Strategy:
+    """Return the strategy itself, the one of that name with its defaults, or the one that a mapping describes.
+
+    A mapping has the ``name`` and fields of the strategy, as a table's settings have them. Raises
+    :class:`UnknownNameError` for names that are not known, :class:`UserError` for values out of range.
+
+    Example::
+
+        >>> as_strategy({"name": "beam", "width": 10, "repetition_penalty": 1.2})
+        Beam(repetition_penalty=1.2, min_length=0, width=10, length_penalty=0.0)
+    """
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, Mapping):
         return given
-    if given not in STRATEGIES:
-        raise UnknownNameError("strategy", given, STRATEGIES)
-    return STRATEGIES[given]()
+    options = dict(given)
+    name = options.pop("name", None)
+    if name not in STRATEGIES:
+        raise UnknownNameError("strategy", str(name), STRATEGIES)
+    known = [field.name for field in fields(STRATEGIES[name])]
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of the strategy {name}", option, known)
+    return STRATEGIES[name](**options)
 
 
 @torch.no_grad()
@@ -272,7 +276,7 @@ def search(strategy: Strategy, decoder: Decoder, rows: int, steps: int, ids: Res
 
     Raises :class:`DivergedError` for logits that are NaN or infinite; -inf forbids a token, but not all of them.
     """
-    return strategy.search(_Finite(decoder), rows, steps, ids)
+    return strategy.search(strategy.shaped(_Finite(decoder), ids), rows, steps, ids)
 
 
 class _Finite:
@@ -304,7 +308,7 @@ def _token_by_token(
 ) -> Tensor:
     """Choose one token of every row at a time, until all have ended."""
     state = decoder.begin(rows)
-    token = torch.full((rows,), ids.bos, device=_device(state))
+    token = torch.full((rows,), ids.bos, device=device_of_state(state))
     texts = torch.full((rows, steps), ids.pad, device=token.device)
     ended = torch.zeros_like(token, dtype=torch.bool)
     for t in range(steps):
@@ -315,7 +319,3 @@ def _token_by_token(
         if bool(ended.all()):
             break
     return texts
-
-
-def _device(state: State) -> torch.device:
-    return state[0].device if state else torch.device("cpu")

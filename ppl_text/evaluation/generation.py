@@ -18,7 +18,8 @@ from ..core.errors import DivergedError, UserError
 from ..core.latents import Latents
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
-from .decoding import Greedy, OfLength, Sample, Strategy, check_logits, search
+from .decoding import Greedy, Sample, Strategy, check_logits, search
+from .shaping import OfLength
 from .storytelling import (
     LATENTS,
     PATHS,
@@ -26,6 +27,7 @@ from .storytelling import (
     check_latents,
     check_length,
     check_path,
+    check_sites,
     check_source,
     check_strategy,
     check_teller,
@@ -74,7 +76,7 @@ def sample_texts(
         strategy: how tokens are chosen.
         guide: needed where the story decodes from q.
         source: what a conditional model reads, one row for each n texts, which stand together.
-        length: tokens of every text, EOS not counted (:class:`~ppl_text.evaluation.decoding.OfLength`), whatever
+        length: tokens of every text, EOS not counted (:class:`~ppl_text.evaluation.shaping.OfLength`), whatever
             ``steps`` is; latents that run along the text have as many steps, and one for EOS. None: each text ends
             where it does.
         latents: ``sample``, or ``mean`` for posterior means (:data:`LATENTS`).
@@ -90,7 +92,7 @@ def sample_texts(
     check_strategy(model, strategy, ANCESTRAL)
     check_source(model, source)
     check_teller(model, guide)
-    check_length(model, length)
+    check_length(model, length, strategy)
     check_latents(model, guide, latents)
     if strategy.deterministic and (not model.latents or latents == "mean"):
         n = 1
@@ -178,19 +180,23 @@ def interpolate_texts(
     path: str = PATHS[0],
     strategy: Strategy = GREEDY,
     source: Batch | None = None,
+    sites: Sequence[str] | None = None,
 ) -> list[str]:
     """``points`` texts from the latents of ``first`` to those of ``second``, both drawn from the guide.
 
     The ends are what :func:`reconstruct_texts` makes of the two texts with the same seed; between them lead
     :func:`points_between` or, where the model has one, its own way. ``source``: the one row that a conditional model
-    reads beside both texts and all between. Raises :class:`UserError` where the model has nothing latent, for texts
-    that do not fit, for a path or a strategy that does not apply, and for a source that is missing or not read.
+    reads beside both texts and all between. ``sites``: the latents that move, by name, while the others stay where
+    ``first`` has them (None: all move); the last text then is no reconstruction. Raises :class:`UserError` where the
+    model has nothing latent, for texts that do not fit, for a path, a strategy or sites that do not apply, and for a
+    source that is missing or not read.
     """
     check_latent(model, "interpolate between")
     check_strategy(model, strategy, GREEDY)
     check_source(model, source)
     check_teller(model, guide)
     check_path(model, path)
+    moved = check_sites(model, sites)
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
     check_texts(tokenizer, [first, second], max_steps)
@@ -203,7 +209,12 @@ def interpolate_texts(
             lengths = batch.lengths.tolist()
             latents = model.between(*ends, points, (lengths[0], lengths[1]))
         else:
-            latents = {name: points_between(ends[0][name], ends[1][name], points, path) for name in found}
+            latents = {
+                name: points_between(ends[0][name], ends[1][name], points, path)
+                if name in moved
+                else value[:1].expand(points, *value.shape[1:])
+                for name, value in found.items()
+            }
         steps = batch.steps if has_steps(model) else 2 * max_steps
         given = None if source is None else repeated(source.to(device_of(model)), points)
         tokens = write(model, storyteller(model, guide), latents, points, strategy, steps, given)

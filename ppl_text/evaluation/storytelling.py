@@ -126,12 +126,42 @@ def check_path(model: Any, path: str) -> None:
         )
 
 
-def check_length(model: Any, length: int | None) -> None:
-    """Raise :class:`UserError` for a length of texts below 1, and where the latents alone say how long a text is."""
+def check_sites(model: Any, sites: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the latents that move between two texts: all, or those of ``sites``.
+
+    Raises :class:`UserError` for none, for names that are no latent's, and for a part of the latents of a model that
+    has its own way between two texts, which leads through all of them.
+    """
+    names = tuple(spec.name for spec in model.latents)
+    if sites is None:
+        return names
+    for site in sites:
+        if site not in names:
+            raise UnknownNameError(f"latent of this model ({model.family})", site, names)
+    if not sites:
+        raise UserError(f"no latent is named that would move; this model ({model.family}) has {', '.join(names)}")
+    if has_own_way(model) and set(sites) != set(names):
+        raise UserError(
+            f"this model ({model.family}) has a way of its own between two texts, on which all its latents move; leave "
+            f"out the choice of {', '.join(sites)}"
+        )
+    return tuple(sites)
+
+
+def check_length(model: Any, length: int | None, strategy: Strategy) -> None:
+    """Raise :class:`UserError` for a length of texts that nothing can have.
+
+    It is below 1, or below what the strategy asks for at least, or the latents alone say how long a text is.
+    """
     if length is None:
         return
     if length < 1:
         raise UserError(f"the length of texts, in tokens without EOS, must be 1 or more; got {length}")
+    if length < strategy.min_length:
+        raise UserError(
+            f"texts of exactly {length} tokens cannot have {strategy.min_length} or more; leave out one of the length "
+            "and the min_length"
+        )
     if not feeds_back(model):
         raise UserError(
             f"this model ({model.family}) feeds no token back: a text ends where its latents say, and no length can be "

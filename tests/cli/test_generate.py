@@ -58,6 +58,10 @@ STRATEGIES = {
     "greedy": (["--strategy", "greedy"], Greedy()),
     "beam": (["--strategy", "beam"], Beam()),
     "wide beam": (["--strategy", "beam", "--beam", "3", "--length-penalty", "1"], Beam(3, 1.0)),
+    "beam that repeats less": (
+        ["--strategy", "beam", "--beam", "4", "--repetition-penalty", "1.5", "--min-length", "5"],
+        Beam(4, repetition_penalty=1.5, min_length=5),
+    ),
 }
 
 
@@ -121,6 +125,9 @@ def test_interpolation_by_both_paths(ppl, run):
     assert found[0][0] == found[1][0] == run.reconstruct(ends)[0]
     beam = ppl("generate", run.folder, "--interpolate", *ends, "--strategy", "beam", "--beam", "2").out.splitlines()
     assert beam == run.interpolate(*ends, strategy=Beam(2))
+    asked = ["--interpolate", *ends, "-n", "9", "--site"]
+    assert ppl("generate", run.folder, *asked, "z").out.splitlines() == found[1]
+    assert ppl("generate", run.folder, *asked, "each").out.splitlines() == [f"z\t{text}" for text in found[1]]
 
 
 def posterior_mean(run, text):
@@ -164,17 +171,22 @@ def test_without_latents_a_deterministic_strategy_prints_its_one_text_once(ppl, 
     refused = ppl("generate", run.folder, "--neighbours", SENTENCES[0])
     assert (refused.status, refused.out) == (2, "")
     assert "this model (sentence_vae) has no latent to compare texts by" in refused.err
+    refused = ppl("generate", run.folder, "--interpolate", *SENTENCES[:2], "--site", "each")
+    assert (refused.status, refused.out) == (2, "")
+    assert "this model (sentence_vae) has no latent to interpolate between" in refused.err
 
 
 TEXT = "the dog sees bread"
 MISTAKES = {
     "beam with sample": (
         ["--strategy", "sample", "--beam", "5"],
-        "--beam belongs to --strategy beam; the strategy here is sample, which takes --temperature, --top-k, --top-p",
+        "--beam belongs to --strategy beam; the strategy here is sample, which takes --repetition-penalty, "
+        "--min-length, --temperature, --top-k, --top-p",
     ),
     "temperature with greedy": (
         ["--strategy", "greedy", "--temperature", "0.5"],
-        "--temperature belongs to --strategy sample; the strategy here is greedy, which takes no option",
+        "--temperature belongs to --strategy sample; the strategy here is greedy, which takes "
+        "--repetition-penalty, --min-length",
     ),
     "beam by itself": (["--beam", "5"], "--beam belongs to --strategy beam; the strategy here is sample"),
     "top-p of a reconstruction": (
@@ -185,6 +197,12 @@ MISTAKES = {
     "temperature 0": (["--temperature", "0"], "temperature must be a finite number of 1e-06 or more; got 0.0"),
     "top-p 2": (["--top-p", "2"], "must be in (0, 1]; got 2.0"),
     "beam 0": (["--strategy", "beam", "--beam", "0"], "the width of a beam must be 1 or more; got 0"),
+    "repetition penalty 0.5": (["--repetition-penalty", "0.5"], "repetition_penalty must be a number from 1 (none)"),
+    "min-length -1": (["--min-length", "-1"], "min_length, the fewest tokens of a text, must be 0 or more; got -1"),
+    "min-length beyond the length": (
+        ["--length", "2", "--min-length", "3"],
+        "texts of exactly 2 tokens cannot have 3 or more; leave out one of the length and the min_length",
+    ),
     "length of a reconstruction": (
         ["--reconstruct", TEXT, "--length", "4"],
         "--length belongs to texts from the prior; leave it out with --reconstruct",
@@ -192,6 +210,8 @@ MISTAKES = {
     "length 0": (["--length", "0"], "the length of texts, in tokens without EOS, must be 1 or more; got 0"),
     "path of nothing": (["--path", "linear"], "--path belongs to --interpolate A B"),
     "unknown path": (["--interpolate", TEXT, TEXT, "--path", "line"], "unknown path 'line' (did you mean 'linear'?)"),
+    "site of nothing": (["--site", "z"], "--site belongs to --interpolate A B"),
+    "unknown site": (["--interpolate", TEXT, TEXT, "--site", "y"], "unknown latent of this model (sentence_vae) 'y'"),
     "strategy of neighbours": (
         ["--neighbours", TEXT, "--strategy", "beam", "--beam", "3"],
         "--strategy and --beam: --neighbours decodes nothing; leave them out",

@@ -9,7 +9,8 @@ import torch
 
 from ppl_text.core.errors import DivergedError, UnknownNameError, UserError
 from ppl_text.core.vocabulary import BOS_ID, EOS_ID, PAD_ID, ReservedIds
-from ppl_text.evaluation.decoding import STRATEGIES, Beam, Greedy, OfLength, Sample, as_strategy, search
+from ppl_text.evaluation.decoding import STRATEGIES, Beam, Greedy, Sample, as_strategy, search
+from ppl_text.evaluation.shaping import OfLength
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 

@@ -2,8 +2,10 @@
 
 from types import SimpleNamespace
 
+import pyro
 import pytest
 import torch
+from pyro.distributions import Normal
 
 from guides.language_model import ExactGuide
 from ppl_text.core.errors import DataError, DivergedError, UnknownNameError, UserError
@@ -17,7 +19,7 @@ from ppl_text.evaluation.storytelling import check_texts
 from ppl_text.models.language_model import LanguageModel
 
 from .emitting import Classes
-from .spelling import MAX_STEPS, TOKENIZER, Reader, Spelling, constant
+from .spelling import MAX_STEPS, TOKENIZER, Reader, Spelling, constant, means
 
 
 @pytest.fixture
@@ -262,6 +264,62 @@ def test_a_straight_path_leads_through_the_texts_between():
     for path in ("linear", "spherical"):
         ends = interpolate_texts(*arguments, "fab", "deaf", points=2, path=path, **SPELLED)
         assert ends == reconstruct_texts(*arguments, ["fab", "deaf"], **SPELLED) == ["fab", "deaf"]
+
+
+class Halves(Spelling):
+    """The text in two latents: its first two letters, and what follows."""
+
+    def __init__(self):
+        super().__init__()
+        self.latents = tuple(LatentSpec(name, axes=("D",), sizes={"D": 2}) for name in ("left", "right"))
+
+    def decoder(self, latents, source=None):
+        return super().decoder({"z": torch.cat([latents["left"], latents["right"]], -1)})
+
+
+class HalvesReader(Reader):
+    def forward(self, batch):
+        with pyro.plate("sentences", batch.size, dim=-1):
+            for name, loc in zip(("left", "right"), means(batch).split(2, -1), strict=True):
+                pyro.sample(name, Normal(loc, 0.01).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("sites", "between", "last"),
+    [
+        (None, "bbe", "ccch"),
+        (["left", "right"], "bbe", "ccch"),
+        (["left"], "bbga", "ccga"),
+        (["right"], "aae", "aach"),
+    ],
+)
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_the_latents_that_are_named_move_and_the_others_stay_at_the_first_text(sites, between, last, path):
+    arguments = Halves(), HalvesReader(), TOKENIZER
+    found = interpolate_texts(*arguments, "aaga", "ccch", points=3, path=path, sites=sites, **SPELLED)
+    assert (found[0], found[2]) == ("aaga", last)
+    if path == "linear":
+        assert found[1][: len(between)] == between
+
+
+def test_sites_that_are_unknown_or_do_not_apply_are_refused(programs):
+    arguments = Halves(), HalvesReader(), TOKENIZER, "a", "b"
+    with pytest.raises(
+        UnknownNameError, match=r"unknown latent of this model \(spelling\) 'lfet' \(did you mean 'left'"
+    ):
+        interpolate_texts(*arguments, points=3, sites=["right", "lfet"], **SPELLED)
+    with pytest.raises(UserError, match=r"no latent is named that would move; this model \(spelling\) has left, right"):
+        interpolate_texts(*arguments, points=3, sites=[], **SPELLED)
+    own = Halves()
+    own.between = lambda first, second, points, lengths: {}
+    with pytest.raises(UserError, match=r"a way of its own .* all its latents move; leave out the choice of left"):
+        interpolate_texts(own, *arguments[1:], points=3, sites=["left"], **SPELLED)
+    model, guide, tokenizer = programs
+    whole = [
+        interpolate_texts(model, guide, tokenizer, "ma", "ro", points=3, max_steps=6, seed=0, sites=s)
+        for s in (None, ["h"])
+    ]
+    assert whole[0] == whole[1]
 
 
 def test_the_texts_of_an_interpolation_follow_the_strategy():
