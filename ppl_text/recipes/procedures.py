@@ -93,8 +93,12 @@ class Procedure(Section):
         "joint", description="aggressive: the guide is trained alone before each update of the model (He et al. 2019)"
     )
     train: Submodules = Field(EVERYTHING, description="what is trained: model, guide, model.prior, …")
-    optimizer: Literal["adam", "soap", "sgd"] = Field("adam", description="rule of the updates")
+    optimizer: Literal["adam", "adamw", "soap", "sgd"] = Field("adam", description="rule of the updates")
     betas: tuple[MovingDecay, MovingDecay] | None = Field(None, description="its decay rates; null: its own")
+    weight_decay: Annotated[Real, Field(ge=0)] = Field(
+        0.0,
+        description="of adamw: share of a weight, times the rate, that an update takes off; not of biases and norms",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> Procedure:
@@ -226,10 +230,19 @@ class TrainingSection(Procedure):
             raise ValueError(f"stage '{names[0]}' is the first, so that there is nothing to reset; leave it out")
         self._length_is_the_stages_sum()
         self._trained_fits()
-        # Plain gradient descent keeps no moving averages.
-        if any(stage.optimizer == "sgd" and stage.betas is not None for stage in self.in_stages()):
-            raise ValueError("betas are the decay rates of adam and soap; leave them out for optimizer: sgd")
+        self._optimizers_know_their_settings()
         return self
+
+    def _optimizers_know_their_settings(self) -> None:
+        for stage in self.in_stages():
+            # Plain gradient descent keeps no moving averages.
+            if stage.optimizer == "sgd" and stage.betas is not None:
+                raise ValueError("betas are the decay rates of adam, adamw and soap; leave them out for optimizer: sgd")
+            if stage.optimizer != "adamw" and stage.weight_decay:
+                raise ValueError(
+                    f"weight_decay ({stage.weight_decay:g}) is a setting of adamw, and optimizer: {stage.optimizer} "
+                    "has none; leave it out, or use optimizer: adamw"
+                )
 
     def _length_is_the_stages_sum(self) -> None:
         for unit, whole in self.length.items() if self.stages else ():
@@ -267,8 +280,9 @@ class TrainingSection(Procedure):
             return [StageSection.model_construct(name="joint", objective=None, reset=(), **inherited)]
         inherited |= {"steps": None, "epochs": None, "objective": None, "reset": ()}
         given = [{key: getattr(stage, key) for key in stage.model_fields_set} for stage in self.stages]
-        # Decay rates are those of an optimizer, and not another one's.
-        others = [{"betas": None} if own.get("optimizer", self.optimizer) != self.optimizer else {} for own in given]
+        # Decay rates and weight decay are those of an optimizer, and not another one's.
+        none = {"betas": None, "weight_decay": 0.0}
+        others = [none if own.get("optimizer", self.optimizer) != self.optimizer else {} for own in given]
         return [
             StageSection.model_construct(**inherited | other | own) for other, own in zip(others, given, strict=True)
         ]

@@ -49,8 +49,10 @@ def build_stages(
         return partial(Aggressive, batches=others()) if own.update == "aggressive" else Update
 
     def optimizer(number: int) -> MakeOptimizer | None:
-        before, own = stages[max(number - 1, 0)], stages[number]
-        return None if (before.optimizer, before.betas) == (own.optimizer, own.betas) else optimizer_of(own, epoch)
+        before, own = (
+            (stage.optimizer, stage.betas, stage.weight_decay) for stage in (stages[max(number - 1, 0)], stages[number])
+        )
+        return None if before == own else optimizer_of(stages[number], epoch)
 
     stages = training.in_stages()
     return [
@@ -77,7 +79,8 @@ def stage_objective(own: StageSection, objective: Objective, code: Code | None =
 def optimizer_of(own: StageSection, epoch: int | None) -> MakeOptimizer:
     """Return what makes a stage's optimizer of parameter groups, at the learning rate of its first update."""
     schedule: Any = own.in_steps(epoch).learning_rate
-    return partial(build_optimizer, own.optimizer, lr=float(schedule(0)), betas=own.betas)
+    settings: dict[str, Any] = {"betas": own.betas, "weight_decay": own.weight_decay}
+    return partial(build_optimizer, own.optimizer, lr=float(schedule(0)), **settings)
 
 
 def check_stages(config: RunConfig, code: Code | None = None) -> None:

@@ -36,7 +36,7 @@ __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label"
 VALIDATIONS = 5
 """About how often a refit is validated."""
 
-CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas")
+CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas", "weight_decay")
 """What a refit has of the training before it, as it stands."""
 
 _STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}

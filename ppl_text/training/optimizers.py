@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ..core.errors import UnknownNameError
 
@@ -21,14 +21,36 @@ MakeOptimizer = Callable[[list[dict[str, Any]]], Optimizer]
 
 
 class Kind(NamedTuple):
-    """Say how an optimizer is made of parameter groups, and the decay rates it has where none are given."""
+    """Say how an optimizer is made of parameter groups, and which settings it knows.
+
+    ``betas`` are the decay rates it has where none are given, None where it has none; ``weight_decay``: it takes one.
+    """
 
     make: Callable[..., Optimizer]
     betas: tuple[float, float] | None
+    weight_decay: bool = False
 
 
 def _adam(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
     return Adam(groups, lr=lr, betas=betas, fused=True)
+
+
+def _adamw(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], weight_decay: float = 0.0) -> Optimizer:
+    return AdamW(_shrinking(groups, weight_decay), lr=lr, betas=betas, fused=True)
+
+
+def _shrinking(groups: list[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """Divide each group into parameters that decay, those of two axes or more, and those that do not.
+
+    A vector is a bias or the gain of a norm, which a pull towards 0 makes no simpler.
+    """
+    found = []
+    for group in groups:
+        decaying = [p for p in group["params"] if p.dim() > 1]
+        others = [p for p in group["params"] if p.dim() <= 1]
+        found += [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    # Optimizers refuse to have no group, and nothing may be left to train.
+    return [group for group in found if group["params"]] or found[:1]
 
 
 def _soap(groups: list[dict[str, Any]], lr: float, betas: tuple[float, float]) -> Optimizer:
@@ -43,30 +65,44 @@ def _sgd(groups: list[dict[str, Any]], lr: float) -> Optimizer:
 
 OPTIMIZERS: Mapping[str, Kind] = {
     "adam": Kind(_adam, (0.9, 0.999)),
+    "adamw": Kind(_adamw, (0.9, 0.999), weight_decay=True),
     "soap": Kind(_soap, (0.95, 0.95)),
     "sgd": Kind(_sgd, None),
 }
-"""``adam`` (Kingma and Ba 2015), ``soap`` (Adam in the eigenbasis of Shampoo's preconditioner, Vyas et al. 2024) and
-``sgd`` (no momentum)."""
+"""``adam`` (Kingma and Ba 2015), ``adamw`` (Adam with a weight decay of its own, Loshchilov and Hutter 2019), ``soap``
+(Adam in the eigenbasis of Shampoo's preconditioner, Vyas et al. 2024) and ``sgd`` (no momentum)."""
 
 
 def build_optimizer(
-    name: str, groups: list[dict[str, Any]], *, lr: float, betas: tuple[float, float] | None = None
+    name: str,
+    groups: list[dict[str, Any]],
+    *,
+    lr: float,
+    betas: tuple[float, float] | None = None,
+    weight_decay: float = 0.0,
 ) -> Optimizer:
     """Make the optimizer ``name`` of parameter groups; ``betas`` None: the optimizer's own.
 
+    ``weight_decay`` λ is decoupled from the gradient: an update with rate η multiplies each parameter of two axes or
+    more (matrices, embeddings) by 1 - ηλ before it adds Adam's step. Biases and gains of norms do not decay.
+
     Raises:
         UnknownNameError: there is no such optimizer.
-        ValueError: decay rates for one that has none.
+        ValueError: decay rates, or a weight decay, for one that has none.
     """
     if name not in OPTIMIZERS:
         raise UnknownNameError("optimizer", name, OPTIMIZERS)
     kind = OPTIMIZERS[name]
-    if kind.betas is None:
-        if betas is not None:
-            raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
-        return kind.make(groups, lr)
-    return kind.make(groups, lr, betas or kind.betas)
+    settings: dict[str, Any] = {}
+    if kind.betas is not None:
+        settings["betas"] = betas or kind.betas
+    elif betas is not None:
+        raise ValueError(f"optimizer '{name}' has no decay rates; leave out training.betas")
+    if kind.weight_decay:
+        settings["weight_decay"] = weight_decay
+    elif weight_decay:
+        raise ValueError(f"optimizer '{name}' has no weight decay; leave out training.weight_decay, or use adamw")
+    return kind.make(groups, lr, **settings)
 
 
 class InTurn:
@@ -124,14 +160,18 @@ def set_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def load_state(optimizer: Optimizer, stored: dict[str, Any]) -> None:
-    """Load a stored state; rates that are tensors stay where they are, since a recorded step reads them there."""
-    kept: list[dict[str, Any]] = [
-        {name: group[name] for name in ("lr", "capturable") if name in group} for group in optimizer.param_groups
-    ]
+    """Load a stored state; rates that are tensors stay where they are, since a recorded step reads them there.
+
+    Decay rates and weight decay stay the optimizer's own: a training may go on with others.
+    """
+    settings = ("betas", "weight_decay")
+    before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(stored)
-    for group, own in zip(optimizer.param_groups, kept, strict=True):
+    for group, own in zip(optimizer.param_groups, before, strict=True):
+        group.update({name: own[name] for name in settings if name in own})
         if isinstance(own["lr"], Tensor):
-            group.update(own, lr=own["lr"].copy_(torch.as_tensor(group["lr"])))
+            rate = own["lr"].copy_(torch.as_tensor(group["lr"]))
+            group.update({name: own[name] for name in ("capturable",) if name in own}, lr=rate)
 
 
 def forget(optimizer: Optimizer, parameters: Iterable[nn.Parameter]) -> None:

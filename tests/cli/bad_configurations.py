@@ -106,10 +106,10 @@ KEYS = {
     ),
     "averages of plain descent": Case(
         fit("--set", "training.optimizer=sgd", "--set", "training.betas=[0.9, 0.9]"),
-        ("betas are the decay rates of adam and soap; leave them out for optimizer: sgd",),
+        ("betas are the decay rates of adam, adamw and soap; leave them out for optimizer: sgd",),
     ),
     "unknown optimizer": Case(
-        fit("--set", "training.optimizer=adamw"), ("'training.optimizer': expected 'adam', 'soap' or 'sgd'",)
+        fit("--set", "training.optimizer=adagrad"), ("'training.optimizer': expected 'adam', 'adamw', 'soap' or 'sgd'",)
     ),
     "no clipping by 0": Case(
         fit("--set", "training.clip_norm=0"), ("'training.clip_norm': expected greater than 0; got 0",)

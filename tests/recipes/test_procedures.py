@@ -288,11 +288,19 @@ BAD = {
     ),
     "optimizer of a stage": (
         {"stages": [STAGE, {"name": "b", "epochs": 1, "optimizer": "adamm"}]},
-        "'training.stages.1.optimizer': expected 'adam', 'soap' or 'sgd'; got 'adamm'",
+        "'training.stages.1.optimizer': expected 'adam', 'adamw', 'soap' or 'sgd'; got 'adamm'",
     ),
     "betas of a stage": (
         {"stages": [STAGE, {"name": "b", "epochs": 1, "optimizer": "sgd", "betas": [0.9, 0.9]}]},
-        "'training': betas are the decay rates of adam and soap; leave them out for optimizer: sgd",
+        "'training': betas are the decay rates of adam, adamw and soap; leave them out for optimizer: sgd",
+    ),
+    "weight decay of adam": (
+        {"epochs": 1, "weight_decay": 0.01},
+        "'training': weight_decay (0.01) is a setting of adamw, and optimizer: adam has none; leave it out, or use",
+    ),
+    "weight decay below 0": (
+        {"epochs": 1, "optimizer": "adamw", "weight_decay": -0.1},
+        "'training.weight_decay': expected greater than or equal to 0; got -0.1",
     ),
     "freeze": ({"epochs": 1, "freeze": "guide"}, "'training': freeze: expected 'none' or 'model'; got 'guide'"),
     "freeze and train": (
@@ -364,8 +372,29 @@ def test_a_stage_inherits_what_it_does_not_name():
     assert [(own.optimizer, own.betas) for own in section.in_stages()] == [("adam", (0.8, 0.9)), ("sgd", None)]
     assert section.described("elbo") == ["a: 1 steps of elbo, by adam", "b: 1 steps of elbo, by sgd"]
     assert (section.one_optimizer, TrainingSection(steps=1).one_optimizer) == ([], ["adam"])
+    stages = [{"name": "a", "steps": 1}, {"name": "b", "steps": 1, "optimizer": "adam"}]
+    decaying = TrainingSection(optimizer="adamw", weight_decay=0.1, stages=stages)
+    assert [own.weight_decay for own in decaying.in_stages()] == [0.1, 0.0]
     with pytest.raises(ConfigError, match=r"training\.epochs: a word list"):
         TrainingSection(epochs=2).in_stages()[0].in_steps(None)
+
+
+def test_weight_decay_reaches_the_optimizer_and_may_change_between_stages(fit):
+    training = {
+        **VAE["training"],
+        "epochs": None,
+        "optimizer": "adamw",
+        "weight_decay": 0.1,
+        "checkpoint_every": BATCHES,
+    }
+    stages = [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 1, "weight_decay": 0.2}]
+    run = fit({**training, "stages": stages})
+    for number, decay in ((1, 0.1), (2, 0.2)):
+        path = run.folder / f"checkpoints/step-{number * BATCHES:08d}.pt"
+        state = torch.load(path, weights_only=True)["state"]
+        assert state["rule"] == "AdamW"
+        assert [group["weight_decay"] for group in state["optimizer"]["param_groups"]] == [decay, 0.0]
+    assert run.swap_guide("pooled", steps=2).config.training.weight_decay == 0.2
 
 
 PARTS = {

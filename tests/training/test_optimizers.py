@@ -3,12 +3,14 @@
 import signal
 from contextlib import nullcontext
 from functools import partial
+from typing import get_args
 
 import pytest
 import pytorch_optimizer
 import torch
 
 from ppl_text.core.errors import Interrupted, UnknownNameError
+from ppl_text.recipes.procedures import TrainingSection
 from ppl_text.training.optimizers import (
     LARGEST_PRECONDITIONER,
     OPTIMIZERS,
@@ -20,6 +22,8 @@ from ppl_text.training.optimizers import (
 )
 
 from .test_trainer import Watched, assert_same_run, send
+
+DECAYED = {"weight_decay": 0.1}
 
 
 def quadratic(name, left, right, start, *, lr, steps):
@@ -74,6 +78,59 @@ def test_soap_goes_the_same_way_in_every_basis_and_adam_does_not():
     bound = lr * steps * len(basis) * torch.finfo(torch.float64).eps * condition / 1e-8
     assert apart["soap"] < bound < 1e-3
     assert apart["adam"] > 1e-2
+
+
+def test_adamw_shrinks_weights_apart_from_adams_step_and_leaves_biases_and_gains():
+    """Algorithm 2 of Loshchilov and Hutter (2019), written out: θ ← θ (1 - ηλ) - η m̂ / (√v̂ + ε)."""
+    torch.manual_seed(0)
+    lr, decay, (b1, b2), steps = 0.01, 0.3, (0.8, 0.9), 4
+    starts = {"matrix": torch.randn(4, 3), "table": torch.randn(5, 2), "bias": torch.randn(3), "gain": torch.ones(())}
+    ours = {name: torch.nn.Parameter(start.double()) for name, start in starts.items()}
+    gradients = [{name: torch.randn_like(value) for name, value in ours.items()} for _ in range(steps)]
+    groups = [{"params": list(ours.values())}]
+    optimizer = build_optimizer("adamw", groups, lr=lr, betas=(b1, b2), weight_decay=decay)
+    for step, given in enumerate(gradients):
+        set_rate(optimizer, lr / (1 + step))
+        for name, value in ours.items():
+            value.grad = given[name].clone()
+        optimizer.step()
+    for name, start in starts.items():
+        wanted, m, v = start.double(), 0.0, 0.0
+        for n, given in enumerate(gradients, 1):
+            rate, g = lr / n, given[name]
+            m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g.square()
+            step = (m / (1 - b1**n)) / ((v / (1 - b2**n)).sqrt() + 1e-8)
+            wanted = wanted * (1 - rate * decay * (name in ("matrix", "table"))) - rate * step
+        torch.testing.assert_close(ours[name].detach(), wanted)
+
+
+def test_adamw_without_decay_is_adam_and_leaves_what_got_no_gradient():
+    start, found = torch.randn(3, 3), {}
+    for name, decay in (("adam", 0.0), ("adamw", 0.0), ("adamw", 0.5)):
+        moved, frozen = (torch.nn.Parameter(start.clone()) for _ in range(2))
+        optimizer = build_optimizer(name, [{"params": [moved, frozen]}], lr=0.1, weight_decay=decay)
+        moved.grad = start.cos()
+        optimizer.step()
+        assert torch.equal(frozen.detach(), start)
+        found[name, decay] = moved.detach()
+    assert torch.allclose(found["adam", 0.0], found["adamw", 0.0])
+    assert not torch.allclose(found["adam", 0.0], found["adamw", 0.5])
+    assert len(build_optimizer("adamw", [{"params": []}], lr=0.1, weight_decay=0.1).param_groups) == 1
+
+
+def test_a_resumed_run_may_go_on_with_other_decay_rates():
+    weights = torch.nn.Parameter(torch.ones(2, 2))
+
+    def adamw(**settings):
+        return build_optimizer("adamw", [{"params": [weights]}], lr=0.1, **settings)
+
+    before, after = adamw(weight_decay=0.1), adamw(weight_decay=0.2, betas=(0.5, 0.6))
+    weights.grad = torch.ones(2, 2)
+    before.step()
+    load_state(after, before.state_dict())
+    (group,) = after.param_groups
+    assert (group["weight_decay"], group["betas"]) == (0.2, (0.5, 0.6))
+    assert float(after.state[weights]["step"]) == 1.0
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -135,11 +192,18 @@ def test_own_decay_rates_replace_the_usual_ones():
         build("sgd", betas=(0.5, 0.6))
     with pytest.raises(UnknownNameError, match="did you mean 'soap'"):
         build("soup")
+    for name in sorted({*OPTIMIZERS} - {"adamw"}):
+        with pytest.raises(ValueError, match=r"has no weight decay; leave out training.weight_decay, or use adamw"):
+            build(name, weight_decay=0.1)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, tmp_path, name):
-    optimizer = partial(build_optimizer, name)
+def test_a_configuration_may_name_every_optimizer():
+    assert set(get_args(TrainingSection.model_fields["optimizer"].annotation)) == set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in sorted(OPTIMIZERS)), ("adamw", DECAYED)])
+def test_a_run_stopped_and_resumed_equals_an_uninterrupted_one(make, tmp_path, name, settings):
+    optimizer = partial(build_optimizer, name, **settings)
     make(tmp_path / "whole", optimizer=optimizer).trainer.fit()
     part = make(tmp_path / "part", optimizer=optimizer, objective=Watched({5: send(signal.SIGTERM)}))
     with pytest.raises(Interrupted):
