@@ -33,6 +33,13 @@ GUIDES: dict[str, dict[str, str]] = {
         "categorical": "guides.latent_sequence:CategoricalGuide",
         "prior": "guides.latent_sequence:PriorGuide",
     },
+    "layerwise_transformer": {
+        "layer-wise": "guides.layerwise_transformer:LayerWiseGuide",
+        "independent": "guides.layerwise_transformer:IndependentGuide",
+        "single": "guides.layerwise_transformer:SingleGuide",
+        "prior": "guides.layerwise_transformer:PriorGuide",
+        "exact": "guides.layerwise_transformer:ExactGuide",
+    },
     "sentence_vae": {
         "gaussian": "guides.sentence_vae:GaussianGuide",
         "pooled": "guides.sentence_vae:PooledGuide",

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from ..core.batch import Batch
 from ..core.vocabulary import OWN_IDS, ReservedIds
 from ..nn.fused import worthwhile
 from .choices import picked
@@ -219,3 +220,10 @@ def end_at_eos(tokens: Tensor, ids: ReservedIds = OWN_IDS) -> Tensor:
     """Replace what follows the first EOS of each row (…, T) by padding."""
     ended = (tokens == ids.eos).cumsum(-1)
     return torch.where((ended - (tokens == ids.eos).long()) > 0, ids.pad, tokens)
+
+
+def log_bag(logits: Tensor, batch: Batch, ids: ReservedIds = OWN_IDS) -> Tensor:
+    """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), nats: the words of a text, one distribution (…, B, O) for all."""
+    outcomes = (batch.tokens - ids.first_outcome).clamp(min=0).expand(*logits.shape[:-1], -1)
+    scores = at_least_float32(logits).log_softmax(-1).gather(-1, outcomes)
+    return torch.where(batch.scored, scores, 0.0).sum(-1)

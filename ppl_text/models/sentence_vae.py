@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.vocabulary import Vocabulary
 from ..distributions.side import record_side_loss
-from ..distributions.tokens import DecodedTokens
+from ..distributions.tokens import DecodedTokens, log_bag
 from ..nn.decoders import GivenLatent, RecurrentDecoder
 from ..nn.initial import initialise
 
@@ -108,15 +108,10 @@ class SentenceVAE(nn.Module):
             pyro.sample("tokens", self.likelihood(z, batch), obs=batch.tokens)
             if self.bag is not None:
                 # Of no use outside of training, and (…, B, O) is large for many particles.
-                bag = self._log_bag(self.bag(z), batch) if self.training else batch.weights.new_zeros(())
+                zero = batch.weights.new_zeros(())
+                bag = log_bag(self.bag(z), batch, self.vocabulary.ids) if self.training else zero
                 record_side_loss(BAG_OF_WORDS, -self.bag_of_words * bag)
         return z
-
-    def _log_bag(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Σ_{t ≤ length} ln softmax(logits)[w_t], (…, B), given one distribution (…, B, O) for all steps."""
-        outcomes = (batch.tokens - self.vocabulary.ids.first_outcome).clamp(min=0).expand(*logits.shape[:-1], -1)
-        scores = logits.log_softmax(-1).gather(-1, outcomes)
-        return torch.where(batch.scored, scores, 0.0).sum(-1)
 
     @torch.no_grad()
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:

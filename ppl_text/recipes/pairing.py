@@ -64,9 +64,11 @@ def check_length(config: RunConfig, corpus: Corpus, code: Code) -> None:
 def check_sources(config: RunConfig, corpus: Corpus, code: Code) -> None:
     """Raise :class:`UserError` for a model that reads a source on data without, and for one that reads none on pairs.
 
-    A model class says that it reads a source by ``conditional``.
+    A model class says that it reads a source by ``conditional``; None: it reads one where there is one.
     """
     model, _ = build.check_programs(config, code)
+    if getattr(model.kind, "conditional", False) is None:
+        return
     reads, there = is_conditional(model.kind), corpus.source_tokenizer is not None
     family, name = config.model.family, config.data.corpus
     if reads and not there:

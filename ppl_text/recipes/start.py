@@ -17,6 +17,7 @@ from ..core.batch import Batch
 from ..core.errors import Interrupted, PplTextError, RunFolderError, UserError
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
+from ..evaluation.storytelling import is_conditional
 from ..objectives.sites import check_sites
 from ..training.machine import torch_threads
 from ..training.options import TrainingResult
@@ -88,10 +89,15 @@ def _train(
 def model_remarks(model: nn.Module, corpus: Corpus) -> list[str]:
     """Return what a model has to say of the lengths of its training texts, by its ``remarks(lengths)``, if any.
 
-    Raises :class:`UserError` for texts that it cannot be trained on.
+    A model that reads sources is told theirs, too: ``remarks(lengths, sources)``. Raises :class:`UserError` for texts
+    that it cannot be trained on.
     """
-    own = getattr(model, "remarks", None)
-    return own(torch.from_numpy(corpus.splits["train"].target.table.lengths)) if callable(own) else []
+    own, train = getattr(model, "remarks", None), corpus.splits["train"]
+    if not callable(own):
+        return []
+    sides = [train.target] if train.source is None or not is_conditional(model) else [train.target, train.source]
+    found: list[str] = own(*(torch.from_numpy(side.table.lengths) for side in sides))
+    return found
 
 
 class DryRun(NamedTuple):

@@ -1,0 +1,400 @@
+"""Transformers with latents: one of each layer, fused with its values, or one of the whole text, by several ways in.
+
+Source: Hu et al. 2022, "Fuse It More Deeply! A Variational Transformer with Layer-Wise Latent Variable Inference for
+Text Generation" (DELLA; specification 2), with the paradigms that it is compared with (Optimus, Li et al. 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import pyro
+import torch
+from pyro.distributions import Independent, Normal
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..core.batch import Batch
+from ..core.errors import UnknownNameError, UserError
+from ..core.latents import Latents, LatentSpec
+from ..core.protocols import Choice, State
+from ..core.vocabulary import Vocabulary
+from ..distributions.precision import at_least_float32
+from ..distributions.side import record_side_loss
+from ..distributions.tokens import DecodedTokens, log_bag
+from ..nn.backbone import Backbone
+from ..nn.handed import HandedOn
+from ..nn.injections import INJECTIONS, ByLayer
+from ..nn.latent_chain import LatentChain
+from ..nn.pooling import StatePooling
+
+BAG_OF_WORDS = "bag_of_words"
+"""Name of the side loss."""
+
+SEVERAL = ("value", "residual")
+"""Ways in that take a latent of each layer; all others take one."""
+
+PRIORS, FIRST, HEADS = ("chain", "independent"), ("standard", "learned"), ("tied", "untied")
+
+GPT2_SMALL = {"layers": 12, "width": 768, "heads": 12, "positions": 1024}
+"""Sizes where nothing else is said."""
+
+
+class Sizes(NamedTuple):
+    """Sizes of a decoder."""
+
+    layers: int
+    width: int
+    heads: int
+    positions: int
+
+
+class LayerwiseTransformer(nn.Module):
+    """p(z_1..z_L, w_{1:T}) = Π_l N(z_l; μ_l(z_{<l}), σ_l²(z_{<l})) Π_t softmax(E h_t)[w_t], h = decoder(w_{<t}, z).
+
+    A causal Transformer (:class:`~ppl_text.nn.backbone.Backbone`) that latents enter by one of several ways
+    (:data:`~ppl_text.nn.injections.INJECTIONS`): ``value`` fuses the values of layer l with z_l (DELLA), ``residual``
+    adds W_l z_l to the states in front of it; ``embedding``, ``memory``, ``optimus`` (both of these) and ``softmax``
+    take one z ~ N(0, I) of the whole text; with ``none`` nothing is latent: the decoder alone, whose bounds are
+    ln p(w). Where data have sources, a text is written behind its source, and priors see the source, too: [r_l; c_l],
+    c_l pooled of the source's states after layer l, read with the same blocks.
+
+    Args:
+        vocabulary: V symbols, O of them outcomes; with a source side, which has to be the same.
+        paradigm: the way in: ``value``, ``residual``, ``embedding``, ``memory``, ``optimus``, ``softmax`` or ``none``.
+        latent_dim: D of each latent.
+        one_latent: all layers of ``value`` or ``residual`` share one z (the paper's ablation "-LW").
+        prior: of several latents, ``chain`` or ``independent`` (N(0, I) each: "Separate").
+        prior1: p(z_1): ``standard``, N(0, I), or ``learned``, as the public code's biases make it.
+        fusion: of values: ``lmf`` (sum of products), ``sum_prod`` (the paper's) or ``sum`` ("-LTP").
+        rank: of the fusion.
+        fusion_start: ``identity`` (values are untouched at first) or ``normal`` (the paper's).
+        first_layer, last_layer: layers, from 1, that have a latent; null: to the last.
+        pooling: of states to one vector, for sources and in guides: ``attention``, ``first`` or ``attention-unmasked``.
+        clamp: largest absolute value of μ and ln σ² of the guides' Gaussians; null: any.
+        bag_of_words: weight of the side loss -Σ_t ln softmax(E (W_b z_L + b))[w_t], in training alone.
+        head: the softmax shares its weights with the embedding (``tied``), or has its own (``untied``).
+        architecture: ``gpt2`` or ``llama``.
+        layers, width, heads, positions: sizes of the decoder; null: GPT-2 small's 12, 768, 12 and 1024.
+        dropout: of embeddings, attention and residuals, in training only.
+        settings: other keys of the architecture's configuration.
+        checkpointing: compute activations twice rather than keep them.
+    """
+
+    family = "layerwise_transformer"
+    story = (
+        "r_l = tanh(W r_{l-1} + W' z_{l-1});  z_l ~ N(μ(r_l), σ²(r_l)), l = 1 … L;  ṽ_l = fuse(v_l, z_l) in layer l",
+        "p(z, w) = Π_l p(z_l | z_{<l}) Π_t P(w_t | w_{<t}, z), by a causal Transformer; or one z for all layers",
+    )
+    measures = ("sentences", "layers")
+    conditional: bool | None = None
+    presets: ClassVar[tuple[Choice, ...]] = (
+        Choice("model.fusion", "sum_prod", "lmf", "the sums stand inside the product, so the rank has no effect"),
+        Choice("model.fusion_start", "normal", "identity", "a pretrained layer's values give way to small noise"),
+        Choice("model.prior1", "learned", "standard", "biases of the code make p(z_1) another one than N(0, I)"),
+        Choice("model.head", "untied", "tied", "the code's softmax is not the pretrained one, and starts anew"),
+        Choice("model.pooling", "attention-unmasked", "attention", "padding takes part, so q depends on the batch"),
+        Choice("model.clamp", 5.0, None, "the code clamps μ and ln σ² of q"),
+    )
+    zeros: Tensor
+    ones: Tensor
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        *,
+        paradigm: str = "value",
+        latent_dim: int = 32,
+        one_latent: bool = False,
+        prior: str = "chain",
+        prior1: str = "standard",
+        fusion: str = "lmf",
+        rank: int = 4,
+        fusion_start: str = "identity",
+        first_layer: int = 1,
+        last_layer: int | None = None,
+        pooling: str = "attention",
+        clamp: float | None = None,
+        bag_of_words: float = 0.0,
+        head: str = "tied",
+        architecture: str = "gpt2",
+        layers: int | None = None,
+        width: int | None = None,
+        heads: int | None = None,
+        positions: int | None = None,
+        dropout: float = 0.1,
+        settings: Mapping[str, Any] | None = None,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        _refuse_unknown(paradigm=paradigm, prior=prior, prior1=prior1, head=head)
+        given = {"layers": layers, "width": width, "heads": heads, "positions": positions}
+        sizes = Sizes(**{name: GPT2_SMALL[name] if size is None else size for name, size in given.items()})
+        self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
+        self.paradigm, self.pooling_kind, self.clamp, self.bag_of_words = paradigm, pooling, clamp, bag_of_words
+        self.architecture = {
+            "architecture": architecture,
+            "vocabulary": vocabulary.size,
+            **sizes._asdict(),
+            "dropout": dropout,
+            "settings": settings,
+            "checkpointing": checkpointing,
+        }
+        """What a network of the same form is made of, a guide's own encoder, say."""
+        self.backbone = Backbone(**self.architecture)
+        self.head = _untied(sizes.width, vocabulary.size) if head == "untied" else None
+        self.places = _places(paradigm, first_layer, last_layer, sizes.layers)
+        self.sites = _site_names(paradigm, self.places, one_latent)
+        if self.places and latent_dim < 1:
+            raise UserError(f"latent_dim must be 1 or more; got {latent_dim}; with paradigm: none nothing is latent")
+        if bag_of_words < 0 or (bag_of_words and not self.places):
+            raise UserError(f"bag_of_words must be 0 or more, and asks a latent for the words; got {bag_of_words:g}")
+        self.latents = tuple(LatentSpec(name, axes=("D",), sizes={"D": latent_dim}) for name in self.sites)
+        self.conditional = vocabulary.source is not None
+        if self.conditional:
+            _check_source(vocabulary)
+        fused = {"rank": rank, "form": fusion, "start": fusion_start} if paradigm == "value" else {}
+        self.injection = INJECTIONS[paradigm](
+            self.places, latent_dim=latent_dim, width=sizes.width, value_dim=self.backbone.value_dim, **fused
+        )
+        self.chain = LatentChain(
+            len(self.sites),
+            latent_dim,
+            chained=prior == "chain" and len(self.sites) > 1,
+            learned_first=prior1 == "learned",
+            condition_dim=sizes.width if self.conditional else 0,
+        )
+        pooled = self.layers_read if self.conditional else ()
+        self.pooling = nn.ModuleList(StatePooling(sizes.width, pooling) for _ in pooled)
+        self.bag = nn.Linear(latent_dim, sizes.width) if bag_of_words else None
+        self.conditions = HandedOn(self, self._conditions)
+        """What sources say to the priors, one vector (B, H) for each latent: computed once, by the guide."""
+        self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+
+    def remarks(self, lengths: Tensor, sources: Tensor | None = None) -> list[str]:
+        """Refuse texts of these numbers of scored tokens that are longer than the decoder has positions.
+
+        ``sources``: those of their sources, in front of which texts stand. Raises :class:`UserError`.
+        """
+        whole = lengths + 1 if sources is None or not self.conditional else lengths + sources
+        long, most = int((whole > self.backbone.positions).sum()), self.backbone.positions
+        if long:
+            what = "texts" if sources is None or not self.conditional else "texts with their sources"
+            raise UserError(
+                f"{long:,} of {len(lengths):,} training {what} have more tokens than the {most:,} positions of the "
+                f"model, the longest {int(whole.max()):,}: set data.max_tokens (and data.source_max_tokens) so that "
+                "they fit, with data.long=truncate, drop or refuse; or more model.positions where it starts at random"
+            )
+        return []
+
+    @property
+    def layers_read(self) -> tuple[int, ...]:
+        """The layer, from 0, whose states tell about each latent: its own; of the one of several layers, the last."""
+        return self.places if len(self.sites) == len(self.places) else self.places[-1:]
+
+    @property
+    def output_weight(self) -> Tensor:
+        """E, (O, H)."""
+        weight = self.backbone.embedding.weight if self.head is None else self.head.weight
+        return weight[self.vocabulary.ids.first_outcome :]
+
+    def read(self, batch: Batch, backbone: Backbone | None = None) -> tuple[list[Tensor], Tensor]:
+        """Return states of BOS w_1 … EOS that see each other, after each layer read, (B, S, H), and which count (B, S).
+
+        ``backbone``: reads them; None: the decoder's own blocks, without any latent.
+        """
+        backbone = self.backbone if backbone is None else backbone
+        bos = batch.tokens.new_full((batch.size, 1), self.vocabulary.ids.bos)
+        counted = torch.cat([batch.scored.new_ones(batch.size, 1), batch.scored], 1)
+        states = backbone.read(backbone.embedding(torch.cat([bos, batch.tokens], 1)), counted)
+        return [states[place] for place in self.layers_read], counted
+
+    def _conditions(self, batch: Batch) -> list[Tensor | None]:
+        if not self.conditional or not self.sites:
+            return [None] * len(self.sites)
+        states, counted = self.read(_source_of(batch))
+        return [pool(part, counted) for pool, part in zip(self.pooling, states, strict=True)]
+
+    def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> Independent:
+        """p(z_l | z_{<l}, source) of the latent at ``place``, given r_l and c_l, for ``size`` texts."""
+        found = self.chain.gaussian(place, history, condition)
+        if found is None:
+            return Normal(self.zeros, self.ones).expand((size, self.latent_dim)).to_event(1)
+        mean, log_variance = map(at_least_float32, found)
+        law = Normal(mean, (0.5 * log_variance).exp())
+        return law.expand((*mean.shape[:-2], size, self.latent_dim)).to_event(1)
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """The Pyro program: samples the latent sites in order, observes site ``tokens``, returns the latents."""
+        conditions = self.conditions.take(batch)
+        drawn: list[Tensor] = []
+        history = None
+        with pyro.plate("sentences", batch.size, dim=-1):
+            for place, name in enumerate(self.sites):
+                history = self.chain.history(place, history, drawn[-1] if drawn else None)
+                drawn.append(pyro.sample(name, self.prior(place, history, conditions[place], batch.size)))
+            states = self.states(batch, drawn)
+            tokens = DecodedTokens(states, self.output_weight, None, batch.lengths, self.vocabulary.ids)
+            pyro.sample("tokens", tokens, obs=batch.tokens)
+            if self.bag is not None:
+                # Of no use outside of training, and (…, B, O) is large for many particles.
+                bag = self._bag(drawn[-1], batch) if self.training else batch.weights.new_zeros(())
+                record_side_loss(BAG_OF_WORDS, -self.bag_of_words * bag)
+        return drawn
+
+    def _bag(self, latent: Tensor, batch: Batch) -> Tensor:
+        """ln of the words' probabilities by z_L alone, (…, B)."""
+        assert self.bag is not None  # noqa: S101 - for the type checker
+        return log_bag(F.linear(self.bag(latent), self.output_weight), batch, self.vocabulary.ids)
+
+    def states(self, batch: Batch, latents: Sequence[Tensor]) -> Tensor:
+        """Last states (…, B, T, H), each given the tokens before it, latents (…, B, D) and its source."""
+        lead = latents[-1].shape[:-1] if latents else torch.Size([batch.size])
+        embedded = self.backbone.embedding(batch.decoder_inputs)
+        before = self._prefix(batch.source) if self.conditional else None
+        counted = None
+        if before is not None:
+            embedded, counted = torch.cat([before[0], embedded], 1), F.pad(before[1], (0, batch.steps), value=True)
+            counted = counted.expand(*lead, -1).flatten(0, -2)
+        embedded = embedded.expand(*lead, *embedded.shape[-2:]).flatten(0, -3)
+        by_layer = self.by_layer([z.expand(*lead, -1).flatten(0, -2) for z in latents])
+        states = self.backbone(
+            _shifted(embedded, self.injection.to_embeddings(by_layer)), self.injection.to_layers(by_layer), counted
+        )
+        states = _shifted(states[:, -batch.steps :], self.injection.to_outputs(by_layer))
+        return states.unflatten(0, lead)
+
+    def _prefix(self, source: Batch | None) -> tuple[Tensor, Tensor]:
+        """Return the embedded sources (B, S, H), EOS included, and which of them count (B, S)."""
+        if source is None:
+            raise UserError("this model was made for texts with sources, and these have none")
+        return self.backbone.embedding(source.tokens), source.scored
+
+    def by_layer(self, latents: Sequence[Tensor]) -> ByLayer:
+        """Return the latent of each layer, given the sites' values in order; None where a layer has none."""
+        values = list(latents) if len(latents) == len(self.places) else [*latents] * len(self.places)
+        of = dict(zip(self.places, values, strict=True))
+        return [of.get(place) for place in range(self.backbone.number)]
+
+    @torch.no_grad()
+    def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
+        """z ~ p, (n, D) each, given n sources where there are sources."""
+        conditions: Sequence[Tensor | None] = [None] * len(self.sites)
+        if self.conditional and self.sites:
+            states, counted = self.read(_present(source))
+            conditions = [pool(part, counted) for pool, part in zip(self.pooling, states, strict=True)]
+        found: Latents = {}
+        history = latent = None
+        for place, name in enumerate(self.sites):
+            history = self.chain.history(place, history, latent)
+            found[name] = latent = self.prior(place, history, conditions[place], n).sample()
+        return found
+
+    def decoder(self, latents: Latents, source: Batch | None = None) -> Writer:
+        """Return what writes texts given the latents (R, D), behind R sources where there are sources."""
+        return Writer(self, [latents[name] for name in self.sites], _present(source) if self.conditional else None)
+
+    @torch.no_grad()
+    def memory_attention(self, batch: Batch, latents: Latents) -> Tensor:
+        """Return the share of its attention that each token pays to z, (B, L, T), mean over heads; for a memory."""
+        by_layer = self.by_layer([latents[name] for name in self.sites])
+        embedded = _shifted(self.backbone.embedding(batch.decoder_inputs), self.injection.to_embeddings(by_layer))
+        return self.backbone.memory_attention(embedded, self.injection.to_layers(by_layer))
+
+
+class Writer:
+    """Writes texts given latents, token by token, with what was computed before kept: a decoder for all searches.
+
+    Its state holds the latents, too, so that rows can be repeated and reordered.
+
+    Args:
+        model: p(z, w).
+        latents: the sites' values in order, (R, D) each.
+        source: what each text is written behind; None: nothing.
+    """
+
+    def __init__(self, model: LayerwiseTransformer, latents: Sequence[Tensor], source: Batch | None) -> None:
+        self._model, self._latents, self._source = model, tuple(latents), source
+
+    @torch.no_grad()
+    def begin(self, rows: int) -> State:
+        """Return the state before the first token."""
+        model, given = self._model, self._latents
+        if any(len(z) != rows for z in given):
+            raise ValueError(f"decoder: expects {rows} rows of latents, got {[len(z) for z in given]}")
+        state = model.backbone.begin(rows)
+        if self._source is not None:
+            embedded, counted = model._prefix(self._source)
+            _, state = self._run(state, embedded, given, counted)
+        return (*given, *state)
+
+    @torch.no_grad()
+    def step(self, state: State, tokens: Tensor) -> tuple[Tensor, State]:
+        """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
+        number = len(self._latents)
+        given, kept = state[:number], state[number:]
+        embedded = self._model.backbone.embedding(tokens).unsqueeze(1)
+        states, kept = self._run(kept, embedded, given, None)
+        return F.linear(states[:, -1], self._model.output_weight), (*given, *kept)
+
+    def _run(
+        self, state: State, embedded: Tensor, latents: Sequence[Tensor], counted: Tensor | None
+    ) -> tuple[Tensor, State]:
+        model = self._model
+        by_layer, injection = model.by_layer(latents), model.injection
+        shifted = _shifted(embedded, injection.to_embeddings(by_layer))
+        states, state = model.backbone.step(state, shifted, injection.to_layers(by_layer), counted)
+        return _shifted(states, injection.to_outputs(by_layer)), state
+
+
+def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
+    """Add a vector (R, H) to all steps of x (R, T, H)."""
+    return x if shift is None else x + shift.unsqueeze(-2).to(x.dtype)
+
+
+def _untied(width: int, size: int) -> nn.Linear:
+    """Return a softmax of its own, with a row for each symbol, as torch starts it."""
+    return nn.Linear(width, size, bias=False)
+
+
+def _refuse_unknown(**chosen: str) -> None:
+    known = {"paradigm": tuple(INJECTIONS), "prior": PRIORS, "prior1": FIRST, "head": HEADS}
+    for what, name in chosen.items():
+        if name not in known[what]:
+            raise UnknownNameError(what, name, known[what])
+
+
+def _places(paradigm: str, first: int, last: int | None, layers: int) -> tuple[int, ...]:
+    """Return the layers, from 0, that have a latent; raises :class:`UserError` for a range that is none."""
+    last = layers if last is None else last
+    if not 1 <= first <= last <= layers:
+        raise UserError(f"layers with a latent must lie in 1 … {layers}; got first_layer={first}, last_layer={last}")
+    return () if paradigm == "none" else tuple(range(first - 1, last))
+
+
+def _site_names(paradigm: str, places: Sequence[int], one: bool) -> tuple[str, ...]:
+    """Return the names of the sites: one for each layer, or one for all."""
+    if not places:
+        return ()
+    return ("z",) if one or paradigm not in SEVERAL else tuple(f"z_{place + 1}" for place in places)
+
+
+def _check_source(vocabulary: Vocabulary) -> None:
+    source = vocabulary.source
+    if source is not None and source.size != vocabulary.size:
+        raise UserError(
+            f"a text is written behind its source, so both need one vocabulary; they have {source.size:,} and "
+            f"{vocabulary.size:,} symbols: set data.shared_vocabulary=true"
+        )
+
+
+def _source_of(batch: Batch) -> Batch:
+    return _present(batch.source)
+
+
+def _present(source: Batch | None) -> Batch:
+    if source is None:
+        raise UserError("this model was made for texts with sources, and these have none: give one for each text")
+    return source
