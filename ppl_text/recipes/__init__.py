@@ -2,7 +2,8 @@
 
 A file in this folder is a recipe. The folders in ``parts/`` hold what recipes are put together from: in each, every
 part with a description that is called ``on-CORPUS`` makes a recipe ``CORPUS-PROCEDURE`` with each other part that has
-one. Texts and pairs of texts have a folder each, since no procedure is for both.
+one. Texts, pairs of texts and Transformers have a folder each, since no procedure is for two of them. A part is named
+with its folder, ``texts/on-verses``, where another folder has one of the same name; without it, it is the first one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ def recipe_names() -> list[str]:
 
 
 def part_names() -> list[str]:
-    """Names of the parts that recipes are put together from."""
-    return [name for kind in _kinds() for name in _names(kind)]
+    """Names of the parts that recipes are put together from, with their folders."""
+    return [f"{kind.rpartition('/')[2]}/{name}" for kind in _kinds() for name in _names(kind)]
+
+
+def is_named(name: str) -> bool:
+    """Return whether there is a recipe or a part of that name, with its folder or without."""
+    return name in recipe_names() or any(name in (part, part.rpartition("/")[2]) for part in part_names())
 
 
 @cache
@@ -32,17 +38,23 @@ def compositions() -> dict[str, tuple[str, str]]:
     """Return the recipes without a file of their own, by name: the parts for corpus and procedure."""
     found: dict[str, tuple[str, str]] = {}
     for kind in _kinds():
-        described = [name for name in _names(kind) if _DESCRIBED in f"\n{recipe_text(name)}"]
+        folder = kind.rpartition("/")[2]
+        described = [name for name in _names(kind) if _DESCRIBED in f"\n{recipe_text(f'{folder}/{name}')}"]
         corpora = [name for name in described if name.startswith(_CORPUS)]
         procedures = [name for name in described if name not in corpora]
-        found |= {f"{corpus.removeprefix(_CORPUS)}-{name}": (corpus, name) for corpus in corpora for name in procedures}
+        found |= {
+            f"{corpus.removeprefix(_CORPUS)}-{name}": (f"{folder}/{corpus}", f"{folder}/{name}")
+            for corpus in corpora
+            for name in procedures
+        }
     return {name: parts for name, parts in found.items() if name not in _names("")}
 
 
 def recipe_text(name: str) -> str:
     """YAML text of a recipe or a part that has a file."""
-    inner = next(inner for inner in ("", *_kinds()) if name in _names(inner))
-    return _folder(inner).joinpath(f"{name}{_SUFFIX}").read_text(encoding="utf-8")
+    folder, _, own = name.rpartition("/")
+    inner = f"{_PARTS}/{folder}" if folder else next(inner for inner in ("", *_kinds()) if own in _names(inner))
+    return _folder(inner).joinpath(f"{own}{_SUFFIX}").read_text(encoding="utf-8")
 
 
 @cache

@@ -34,7 +34,7 @@ import yaml
 from ..core.errors import ConfigError, UnknownNameError
 from ..core.protocols import Choice
 from ..data.catalogue import CORPORA
-from . import compositions, part_names, recipe_names, recipe_text
+from . import compositions, is_named, part_names, recipe_names, recipe_text
 from .code import KEYS, absolute
 
 EXTENDS, WITHOUT, WITH = "extends", "without", "with"
@@ -119,8 +119,8 @@ def is_recipe_file(recipe: str) -> bool:
 
 def _named(name: str) -> Mapping[str, Any]:
     """Read a recipe that comes with the package, or a part of one, as it is written."""
-    if name not in (known := [*recipe_names(), *part_names()]):
-        raise UnknownNameError("recipe", name, known)
+    if not is_named(name):
+        raise UnknownNameError("recipe", name, [*recipe_names(), *part_names()])
     if name in compositions():
         return _composed(*compositions()[name])
     return copy.deepcopy(_parsed(name))
@@ -137,7 +137,11 @@ def _composed(corpus: str, procedure: str) -> Mapping[str, Any]:
     """Put a recipe together from the parts for a corpus and for a procedure."""
     whole = extended(_named(corpus), source_of(corpus), _named, (corpus,))
     said = ": ".join(str(_named(part)["description"]) for part in (corpus, procedure))
-    return {EXTENDS: [corpus, procedure], "description": said, **whole.get(WITH, {}).get(procedure, {})}
+    return {
+        EXTENDS: [corpus, procedure],
+        "description": said,
+        **whole.get(WITH, {}).get(procedure.rpartition("/")[2], {}),
+    }
 
 
 def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str, ...] = ()) -> dict[str, Any]:
