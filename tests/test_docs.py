@@ -244,9 +244,9 @@ def test_every_recipe_is_named():
     text = read("docs/models-and-guides.md") + read("docs/collapse.md")
     for name in recipe_names():
         if name in compositions():
-            corpus, procedure = compositions()[name]
-            assert f"`{corpus.removeprefix('on-')}-…`" in text, name
-            alike = [f"`{other}`" for other, parts in compositions().items() if parts[1] == procedure]
+            whole = compositions()[name]
+            assert f"`{whole.corpus.removeprefix('on-')}-…`" in text, name
+            alike = [f"`{other}`" for other, parts in compositions().items() if parts.procedure == whole.procedure]
             assert any(other in text for other in alike), name
         else:
             assert f"`{name}`" in text, name

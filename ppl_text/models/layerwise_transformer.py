@@ -240,14 +240,10 @@ class LayerwiseTransformer(nn.Module):
             pyro.sample("tokens", tokens, obs=batch.tokens)
             if self.bag is not None:
                 # Of no use outside of training, and (…, B, O) is large for many particles.
-                bag = self._bag(drawn[-1], batch) if self.training else batch.weights.new_zeros(())
+                logits = F.linear(self.bag(drawn[-1]), self.output_weight) if self.training else None
+                bag = batch.weights.new_zeros(()) if logits is None else log_bag(logits, batch, self.vocabulary.ids)
                 record_side_loss(BAG_OF_WORDS, -self.bag_of_words * bag)
         return drawn
-
-    def _bag(self, latent: Tensor, batch: Batch) -> Tensor:
-        """ln of the words' probabilities by z_L alone, (…, B)."""
-        assert self.bag is not None  # noqa: S101 - for the type checker
-        return log_bag(F.linear(self.bag(latent), self.output_weight), batch, self.vocabulary.ids)
 
     def states(self, batch: Batch, latents: Sequence[Tensor]) -> Tensor:
         """Last states (…, B, T, H), each given the tokens before it, latents (…, B, D) and its source."""

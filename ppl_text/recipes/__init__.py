@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from typing import NamedTuple
 
 REFIT_STEPS = 2000
 """Updates of a refit that names no number."""
@@ -33,17 +34,25 @@ def is_named(name: str) -> bool:
     return name in recipe_names() or any(name in (part, part.rpartition("/")[2]) for part in part_names())
 
 
+class Composition(NamedTuple):
+    """Two parts in one folder that make a recipe: for a corpus, ``on-verses``, and for a procedure, ``anneal``."""
+
+    folder: str
+    corpus: str
+    procedure: str
+
+
 @cache
-def compositions() -> dict[str, tuple[str, str]]:
-    """Return the recipes without a file of their own, by name: the parts for corpus and procedure."""
-    found: dict[str, tuple[str, str]] = {}
+def compositions() -> dict[str, Composition]:
+    """Return the recipes without a file of their own, by name: what they are put together from."""
+    found: dict[str, Composition] = {}
     for kind in _kinds():
         folder = kind.rpartition("/")[2]
         described = [name for name in _names(kind) if _DESCRIBED in f"\n{recipe_text(f'{folder}/{name}')}"]
         corpora = [name for name in described if name.startswith(_CORPUS)]
         procedures = [name for name in described if name not in corpora]
         found |= {
-            f"{corpus.removeprefix(_CORPUS)}-{name}": (f"{folder}/{corpus}", f"{folder}/{name}")
+            f"{corpus.removeprefix(_CORPUS)}-{name}": Composition(folder, corpus, name)
             for corpus in corpora
             for name in procedures
         }

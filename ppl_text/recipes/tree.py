@@ -34,7 +34,7 @@ import yaml
 from ..core.errors import ConfigError, UnknownNameError
 from ..core.protocols import Choice
 from ..data.catalogue import CORPORA
-from . import compositions, is_named, part_names, recipe_names, recipe_text
+from . import Composition, compositions, is_named, part_names, recipe_names, recipe_text
 from .code import KEYS, absolute
 
 EXTENDS, WITHOUT, WITH = "extends", "without", "with"
@@ -122,7 +122,7 @@ def _named(name: str) -> Mapping[str, Any]:
     if not is_named(name):
         raise UnknownNameError("recipe", name, [*recipe_names(), *part_names()])
     if name in compositions():
-        return _composed(*compositions()[name])
+        return _composed(compositions()[name])
     return copy.deepcopy(_parsed(name))
 
 
@@ -133,15 +133,12 @@ def _parsed(name: str) -> Mapping[str, Any]:
     return tree
 
 
-def _composed(corpus: str, procedure: str) -> Mapping[str, Any]:
+def _composed(parts: Composition) -> Mapping[str, Any]:
     """Put a recipe together from the parts for a corpus and for a procedure."""
+    corpus, procedure = (f"{parts.folder}/{name}" for name in (parts.corpus, parts.procedure))
     whole = extended(_named(corpus), source_of(corpus), _named, (corpus,))
     said = ": ".join(str(_named(part)["description"]) for part in (corpus, procedure))
-    return {
-        EXTENDS: [corpus, procedure],
-        "description": said,
-        **whole.get(WITH, {}).get(procedure.rpartition("/")[2], {}),
-    }
+    return {EXTENDS: [corpus, procedure], "description": said, **whole.get(WITH, {}).get(parts.procedure, {})}
 
 
 def extended(tree: Mapping[str, Any], source: str, read: Read, above: tuple[str, ...] = ()) -> dict[str, Any]:

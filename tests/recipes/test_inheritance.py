@@ -5,7 +5,7 @@ import pytest
 from ppl_text.core.errors import ConfigError, UnknownNameError
 from ppl_text.recipes import compositions, part_names, recipe_names
 from ppl_text.recipes.config import load_config
-from ppl_text.recipes.tree import extended, read_recipe
+from ppl_text.recipes.tree import _named, extended, read_recipe
 
 TREES = {
     "base": {"model": {"family": "f", "width": 1}, "training": {"lr": {"name": "linear", "start": 1}}, "seed": 3},
@@ -70,11 +70,22 @@ def test_a_recipe_of_corpus_and_procedure_needs_no_file():
     assert both.model.options["output_dim"] == 243, "of on-ptb"
     assert [stage.epochs for stage in both.training.stages] == [50, 50], "of public-baselines, which it extends"
     of_corpus = {
-        corpus: {name for own, name in compositions().values() if own == corpus}
-        for corpus, _ in compositions().values()
+        corpus: {parts.procedure for parts in compositions().values() if parts[:2] == corpus}
+        for corpus in {parts[:2] for parts in compositions().values()}
     }
-    assert of_corpus["on-verses"] == of_corpus["on-yahoo"] != of_corpus["on-pairs"] == of_corpus["on-plays"]
-    assert not of_corpus["on-verses"] & of_corpus["on-pairs"], "no procedure is for texts and for pairs of texts"
+    texts, pairs = of_corpus["texts", "on-verses"], of_corpus["pairs", "on-pairs"]
+    assert texts == of_corpus["texts", "on-yahoo"] != pairs == of_corpus["pairs", "on-plays"]
+    assert not texts & pairs, "no procedure is for texts and for pairs of texts"
+
+
+def test_parts_of_one_name_stand_in_their_folders():
+    assert {"texts/on-verses", "transformers/on-verses"} <= set(part_names())
+    assert load_config("verses-anneal").data.options["vocabulary"] == 3000
+    assert load_config("verses-della").data.options["vocabulary"] == 4000
+    assert extended({"extends": "on-verses"}, "a recipe", _named)["data"]["vocabulary"] == 3000, "the first"
+    assert extended({"extends": "transformers/on-verses"}, "a recipe", _named)["data"]["vocabulary"] == 4000
+    with pytest.raises(UnknownNameError, match="unknown recipe 'pairs/on-verses'"):
+        extended({"extends": "pairs/on-verses"}, "a recipe", _named)
 
 
 def test_a_recipe_leaves_out_options_of_what_it_extends():

@@ -48,7 +48,7 @@ def records(run):
 
 
 def test_no_procedure_of_the_family_is_left_out():
-    families = {procedure: load_config(name).model.family for name, (_, procedure) in compositions().items()}
+    families = {parts.procedure: load_config(name).model.family for name, parts in compositions().items()}
     assert {procedure for procedure, family in families.items() if family == "latent_sequence"} == set(PROCEDURES)
 
 
