@@ -103,13 +103,14 @@ class Run(Writer):
 
     def _load_corpus(self) -> Corpus:
         try:
-            corpus, record = build.load_data(self.config), self.folder / folders.DATA
+            corpus = build.load_data(folders.with_own_tokenizer(self.folder, self.config))
         except UnknownNameError as error:
             raise UserError(
                 f"the corpus of run {self.folder} is not at {self.config.data.corpus} any more, and this reads its "
                 "texts; put it back there. Texts are generated and reconstructed without it, and evaluate --data FILE "
                 "scores others"
             ) from error
+        record = self.folder / folders.DATA
         trained_on = folders.read_record(record).get("fingerprint") if record.is_file() else corpus.fingerprint
         if trained_on == corpus.fingerprint:
             return corpus

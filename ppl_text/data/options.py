@@ -15,6 +15,9 @@ WORD_LIST, SENTENCES = "word-list", "sentences"
 BPE_VOCABULARY, LEAST_BPE = 8000, 260
 """V of BPE where none is given, and the least that it can be: 4 reserved symbols and 256 bytes."""
 
+PRETRAINED = "pretrained"
+"""The kind of tokenizer that no text is read for."""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(min_length=1)]
@@ -102,8 +105,16 @@ class SentenceOptions(_Options):
         """Cut off the words that occur once, so that ``<unk>`` is trained before valid and test are scored by it."""
         return {"min_count": 2} if given.get("tokenizer", "word") == "word" else {}
 
-    tokenizer: Literal["word", "bpe", "character"] = Field(
-        "word", description="word: between white space; bpe: byte pairs; character: code points"
+    tokenizer: Literal["word", "bpe", "character", "pretrained"] = Field(
+        "word",
+        description="word: between white space; bpe: byte pairs; character: code points; pretrained: that of a "
+        "pretrained model",
+    )
+    pretrained: Name | None = Field(
+        None,
+        description="pretrained model whose tokenizer is taken: a folder, NAME.gguf, or a name in the cache of Hugging "
+        "Face",
+        validate_default=True,
     )
     vocabulary: Annotated[int, Field(ge=5)] | None = Field(
         None,
@@ -161,6 +172,18 @@ class SentenceOptions(_Options):
     fit_on: Literal["train", "all"] = Field(
         "train", description="splits that vocabularies are made from; all: valid and test too, as some papers did"
     )
+
+    @field_validator("pretrained")
+    @classmethod
+    def _is_of_the_tokenizer(cls, value: str | None, info: ValidationInfo) -> str | None:
+        wanted = info.data.get("tokenizer") == PRETRAINED
+        if wanted and value is None:
+            raise ValueError(
+                "expected a folder of a pretrained model, or its name, for data.tokenizer=pretrained; got none"
+            )
+        if value is None or wanted or "tokenizer" not in info.data:
+            return value
+        raise ValueError(f"expected data.tokenizer=pretrained beside it; got {info.data['tokenizer']}")
 
     @field_validator("vocabulary", "source_vocabulary")
     @classmethod

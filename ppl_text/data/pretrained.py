@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 
-from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.errors import UserError
 from ppl_text.core.vocabulary import Vocabulary
 
 from .tokenizers import SPECIALS, UNKNOWN, Tokenizer
@@ -215,11 +215,3 @@ def _reserved(
     if found["pad"] is None and both not in (found["bos"], found["eos"]):
         found["pad"] = both
     return found["pad"], found["bos"], found["eos"]
-
-
-def check_pretrained(name: Any) -> str:
-    """Return the name of a pretrained model as it can be found from any folder: a path is made absolute."""
-    if not isinstance(name, str) or not name:
-        raise DataError("data.tokenizer=pretrained needs data.pretrained: a folder with tokenizer.json, or a name")
-    path = Path(name).expanduser()
-    return str(path.resolve()) if path.exists() else name

@@ -66,7 +66,8 @@ class WordDropout:
         if rate and ids.unk is None:
             raise ConfigError(
                 "word_dropout replaces words by <unk>, which this tokenizer does not have (the alphabet of a word list "
-                "is closed); set word_dropout to 0, or read the corpus as sentences (data.unit=sentences)"
+                "is closed, and the byte pairs of a pretrained model may lack it); set word_dropout to 0, or read the "
+                "corpus as sentences (data.unit=sentences) with another data.tokenizer"
             )
         self.rate = float(rate)
         self._unknown = ids.unk

@@ -15,7 +15,7 @@ import numpy as np
 from ppl_text.core.errors import DataError
 
 from .corpus import SPLITS, Corpus, Long, Repeat, Side, Split, TokenTable, repeats
-from .options import BPE_VOCABULARY, SentenceOptions
+from .options import BPE_VOCABULARY, PRETRAINED, SentenceOptions
 from .origins import Columns, Origin, Raw, file_origin, hub_origins
 from .reading import Home, Sides, clean, collected, encoded
 from .shares import untrained_unknown
@@ -112,10 +112,13 @@ def _beginning(options: SentenceOptions, most: int | None) -> Callable[[str], st
     if most is None or options.long != "truncate" or options.divide == "whole":
         return lambda text: text
     sure = max(1, most - 4)
+    # A pretrained tokenizer may begin with a token for a space that the text has not.
+    surely = max(1, most - 5)
     return {
         "word": lambda text: " ".join(text.split()[:most]),
         "character": lambda text: text[:most],
         "bpe": lambda text: text.encode()[:sure].decode(errors="ignore"),
+        PRETRAINED: lambda text: text.encode()[:surely].decode(errors="ignore"),
     }[options.tokenizer]
 
 
@@ -218,6 +221,8 @@ def _tokenizers(
     found: Mapping[str, Sides], options: SentenceOptions, origin: Origin, told: list[str]
 ) -> list[Tokenizer]:
     """Return the tokenizer of each side, made from train, or where the options say so from all splits."""
+    if options.tokenizer == PRETRAINED:
+        return _pretrained(len(found["train"]), options, told)
     over = SPLITS if options.fit_on == "all" else ("train",)
     sides = [list(chain.from_iterable(texts)) for texts in zip(*(found[split] for split in over), strict=True)]
     made = f"made from {', '.join(over)}"
@@ -234,6 +239,18 @@ def _tokenizers(
     for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=True):
         told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), {made}")
     return tokenizers
+
+
+def _pretrained(sides: int, options: SentenceOptions, told: list[str]) -> list[Tokenizer]:
+    """Return the tokenizer of a pretrained model for each side, which no text has a part in."""
+    from .pretrained import pretrained_tokenizer
+
+    one = pretrained_tokenizer(str(options.pretrained))
+    both = " of both sides" * (sides > 1)
+    told.append(f"vocabulary{both}: {one.size:,} symbols, those of the pretrained {options.pretrained}")
+    if unused := options.unused("vocabulary", "min_count", "source_vocabulary", "shared_vocabulary", "fit_on"):
+        told.append(f"not used, with tokenizer={PRETRAINED}: {', '.join(unused)}")
+    return [one] * sides
 
 
 def _tokenizer(texts: Iterable[str], options: SentenceOptions, vocabulary: int | None, origin: Origin) -> Tokenizer:

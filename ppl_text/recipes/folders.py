@@ -31,7 +31,7 @@ from ..training.options import TrainingResult
 from ..training.programs import count_parameters
 from ..training.weights import load_model_weights, read_metadata, weights_digest
 from .code import is_own, name_of
-from .config import RunConfig, load_config
+from .config import DataSection, RunConfig, load_config
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""
@@ -147,6 +147,17 @@ def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) ->
     write_record(folder / "environment.json", describe_environment(device))
     if parent is not None:
         write_record(folder / PARENT, parent)
+
+
+def with_own_tokenizer(folder: Path, config: RunConfig) -> RunConfig:
+    """Return the configuration with the run's own tokenizer in place of the pretrained model that it came from.
+
+    The run keeps it whole, so that the model need not be there any more.
+    """
+    if config.data.options.get("pretrained") is None or not (folder / TOKENIZER).is_file():
+        return config
+    data = {**config.data.model_dump(), "pretrained": str(folder / TOKENIZER)}
+    return config.model_copy(update={"data": DataSection.model_validate(data)})
 
 
 def read_form(folder: Path, config: RunConfig) -> TextForm | None:

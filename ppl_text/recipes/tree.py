@@ -253,9 +253,15 @@ def described(choices: Sequence[Choice]) -> list[tuple[str, str, str, str]]:
 def with_absolute_paths(tree: dict[str, Any]) -> dict[str, Any]:
     """Return a tree whose files are named by their absolute paths, so that a run finds them from any folder.
 
-    Names of corpora, models, guides and objectives stay as they are.
+    Names of corpora, pretrained models, models, guides and objectives stay as they are.
     """
-    places = {"data.corpus": corpus_reference, "data.extra": _absolute_file, **dict.fromkeys(KEYS, absolute)}
+    places: dict[str, Callable[[str], str]] = {
+        "data.corpus": corpus_reference,
+        "data.extra": _absolute_file,
+        "data.pretrained": path_or_name,
+        "model.backbone": path_or_name,
+        **dict.fromkeys(KEYS, absolute),
+    }
     for dotted, replaced in places.items():
         section, _, key = dotted.rpartition(".")
         part = tree.get(section) if section else tree
@@ -273,8 +279,13 @@ def _absolute_file(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def corpus_reference(name: str) -> str:
-    """Return a corpus's name, or the absolute path of a file or folder; what does not exist stays as it is."""
+def path_or_name(name: str) -> str:
+    """Return the absolute path of a file or folder; what does not exist is a name, and stays as it is."""
     # os.path, because pathlib raises for a user that does not exist and for names that are too long.
     path = os.path.abspath(os.path.expanduser(name))
-    return path if name.startswith("~") or (name and name not in CORPORA and os.path.exists(path)) else name
+    return path if name.startswith("~") or (name and os.path.exists(path)) else name
+
+
+def corpus_reference(name: str) -> str:
+    """Return a corpus's name, or the absolute path of a file or folder; what does not exist stays as it is."""
+    return name if name in CORPORA else path_or_name(name)

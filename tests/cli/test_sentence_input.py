@@ -6,6 +6,7 @@ import shutil
 import unicodedata
 
 import pytest
+from families.pretrained_folders import FOLDERS
 
 from .test_bad_input import tree
 
@@ -221,13 +222,15 @@ def runs(tmp_path_factory, one_thread):
     def run(tokenizer):
         if tokenizer not in made:
             changes = {**SMALL, "data.tokenizer": tokenizer}
+            if tokenizer == "pretrained":
+                changes["data.pretrained"] = str(FOLDERS["gpt2"](place / "gpt2", texts=tuple(FORMS.values())))
             made[tokenizer] = pt.fit("verses-vae", data=folder, set=changes, out=place / tokenizer)
         return made[tokenizer]
 
     return run
 
 
-@pytest.mark.parametrize("tokenizer", ["word", "bpe", "character"])
+@pytest.mark.parametrize("tokenizer", ["word", "bpe", "character", "pretrained"])
 def test_every_form_of_unicode_comes_through(tokenizer, runs, ppl, tmp_path):
     """From the file to the neighbours: each text is its own nearest one, however it was typed."""
     run = runs(tokenizer)

@@ -1,13 +1,16 @@
 import json
+from string import ascii_letters
 
 import numpy as np
 import pytest
 from families.pretrained_folders import FOLDERS, TEXTS
 from transformers import AutoTokenizer
 
-from ppl_text.core.errors import UserError
+from ppl_text.core.errors import ConfigError, DataError, UserError
 from ppl_text.core.vocabulary import Vocabulary
+from ppl_text.data.catalogue import load_corpus
 from ppl_text.data.pretrained import pretrained_folder, pretrained_tokenizer, row_map
+from ppl_text.data.randomness import WordDropout
 from ppl_text.data.tokenizers import Tokenizer, bpe_tokenizer
 
 TYPED = (
@@ -132,3 +135,89 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(UserError, match="of the kind WordLevel; expected byte pairs"):
         pretrained_tokenizer(str(tmp_path))
+
+
+@pytest.fixture
+def data(tmp_path):
+    place = tmp_path / "data"
+    place.mkdir()
+    for split in ("train", "valid", "test"):
+        (place / f"{split}.txt").write_text("".join(f"{text} {split}\n" for text in (*TEXTS, "no one")))
+    return place
+
+
+def load(place, folder, **options):
+    return load_corpus(str(place), unit="sentences", tokenizer="pretrained", pretrained=str(folder), **options)
+
+
+def test_a_corpus_is_read_in_the_symbols_of_the_folder(folder, data):
+    corpus, tokenizer = load(data, folder), pretrained_tokenizer(str(folder))
+    assert corpus.tokenizer == tokenizer
+    assert corpus.vocabulary == tokenizer.vocabulary
+    train = corpus.splits["train"]
+    for i, text in enumerate(train.texts):
+        assert list(train.target.table.tokens(i)) == tokenizer.encode([text])[0]
+        assert tokenizer.decode(train.target.table.tokens(i)) == text
+    assert f"vocabulary: {tokenizer.size} symbols, those of the pretrained {folder}" in corpus.notes
+
+
+def test_a_corpus_depends_on_the_tokenizer(data, tmp_path):
+    prints = {load(data, make(tmp_path / name)).fingerprint for name, make in FOLDERS.items()}
+    prints.add(load(data, FOLDERS["gpt2"](tmp_path / "other", texts=TEXTS[:2])).fingerprint)
+    assert len(prints) == 4
+
+
+def test_long_texts_are_counted_in_these_tokens(folder, data):
+    tokenizer, own = pretrained_tokenizer(str(folder)), AutoTokenizer.from_pretrained(folder)
+    texts = load(data, folder).splits["train"].texts
+    lengths = [len(own(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    most = max(lengths) - 1
+    cut = load(data, folder, max_tokens=most)
+    assert cut.splits["train"].long.truncated == sum(length > most for length in lengths) > 0
+    for text, whole, row in zip(cut.splits["train"].texts, texts, range(len(texts)), strict=True):
+        ids = list(cut.splits["train"].target.table.tokens(row))
+        assert ids == tokenizer.encode([whole])[0][: len(ids)]
+        assert len(ids) <= most
+        assert whole.startswith(text)
+    dropped = load(data, folder, max_tokens=most, long="drop").splits["train"]
+    assert len(dropped) == sum(length <= most for length in lengths)
+    with pytest.raises(DataError, match=rf"more than max_tokens={most}"):
+        load(data, folder, max_tokens=most, long="refuse")
+
+
+def test_texts_that_are_equal_once_truncated_share_a_split(folder, tmp_path):
+    letters = [*ascii_letters, *"日本語é☃"]
+    lines = [f"{a}{b} the {a}日 sea tail{number}" for a in letters for b in "日te" for number in range(3)]
+    (tmp_path / "lines.txt").write_text("".join(f"{line}\n" for line in lines))
+    for most in (4, 7, 9):
+        corpus = load(tmp_path / "lines.txt", folder, max_tokens=most, test_share=0.3, valid_share=0.3)
+        assert not corpus.repeats
+
+
+def test_both_sides_of_pairs_share_it(folder, tmp_path):
+    for split in ("train", "valid", "test"):
+        rows = "".join(f"{text} {split}\t{other}\n" for text, other in zip(TEXTS, TEXTS[::-1], strict=True))
+        (tmp_path / f"{split}.tsv").write_text(f"source\ttarget\n{rows}")
+    corpus = load(tmp_path, folder, shared_vocabulary=True, min_count=2)
+    assert corpus.source_tokenizer is corpus.tokenizer
+    assert "not used, with tokenizer=pretrained: min_count, shared_vocabulary" in corpus.notes
+
+
+def test_words_cannot_become_unknown_where_there_is_no_such_symbol(tmp_path):
+    ids = pretrained_tokenizer(str(FOLDERS["gpt2"](tmp_path))).vocabulary.ids
+    assert ids.unk is None
+    with pytest.raises(ConfigError, match="the byte pairs of a pretrained model may lack it"):
+        WordDropout(0.5, ids, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"tokenizer": "pretrained"}, "'pretrained': expected a folder of a pretrained model, or its name, for"),
+        ({"pretrained": "gpt2"}, "'pretrained': expected data.tokenizer=pretrained beside it; got word"),
+    ],
+)
+def test_the_kind_and_the_model_go_together(options, says):
+    with pytest.raises(ConfigError) as raised:
+        load_corpus("verses", **options)
+    assert says in str(raised.value)
