@@ -11,6 +11,7 @@ import torch
 from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
 from .bad_files import DATA, GUIDES
 from .bad_folders import FINISHED, FOLDERS, SWAPS
+from .bad_pretrained import PRETRAINED
 from .bad_world import World
 
 CASES = {
@@ -24,6 +25,7 @@ CASES = {
         "finished": FINISHED,
         "swap": SWAPS,
         "latent sequences": LATENT_SEQUENCES,
+        "pretrained": PRETRAINED,
     }.items()
     for name, case in cases.items()
 }
