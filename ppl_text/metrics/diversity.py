@@ -1,4 +1,4 @@
-"""How varied texts are: entropy of their words, shares of different words and pairs of words; pure functions."""
+"""How varied texts are: entropy of words, shares of different ones, what each two have in common; pure functions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
+
+import numpy as np
 
 from ppl_text.core.errors import DataError
 
@@ -74,6 +76,43 @@ def diversity_by_source(sources: Iterable[Sequence[Sequence[str]]]) -> SourceDiv
     if not rows:
         raise DataError("diversity by source needs one source or more")
     return SourceDiversity(*(math.fsum(column) / len(rows) for column in zip(*rows, strict=True)))
+
+
+AT_ONCE = 512
+"""Texts that are compared with all others at once: a product of matrices of texts by n-grams."""
+
+
+def jaccard(texts: Sequence[Sequence[str]], n: int = 1) -> float:
+    """Mean over all pairs of texts of |A ∩ B| / |A ∪ B|, A and B their *sets* of n-grams: from 0 to 1.
+
+    **Higher is less diverse**: 1 where all texts have the same n-grams. Two texts without any have all in common, a
+    text without any has nothing in common with others. Source: the layer-wise Transformer's appendix A.3, "the average
+    n-gram Jaccard similarity between every two generated sequences", after Wang and Wan 2018, "SentiGAN", section 4.3
+    (who take of each text the largest similarity, not the mean). Neither says n; here 1, words, without which the
+    published 0.3 to 0.8 of texts of 20 to 100 words are out of reach. Unlike Dist and Self-BLEU it does not depend on
+    how many texts there are. N² G operations for N texts of G different n-grams in all.
+
+    Raises :class:`DataError` for fewer than two texts.
+
+    Example::
+
+        >>> round(jaccard([["a", "b"], ["b", "c"], ["a", "b", "b"]]), 3)  # 1/3, 1 and 1/3
+        0.556
+    """
+    if len(texts) < 2:
+        raise DataError(f"Jaccard similarity compares two texts or more; got {len(texts)}")
+    grams = [{tuple(text[i : i + n]) for i in range(len(text) - n + 1)} for text in texts]
+    columns = {gram: column for column, gram in enumerate(set(chain.from_iterable(grams)))}
+    has = np.zeros((len(texts), len(columns)), np.float32)
+    for row, own in enumerate(grams):
+        has[row, [columns[gram] for gram in own]] = 1.0
+    sizes, total = has.sum(1, dtype=np.float64), 0.0
+    for start in range(0, len(texts), AT_ONCE):
+        common = (has[start : start + AT_ONCE] @ has.T).astype(np.float64)
+        union = sizes[start : start + AT_ONCE, None] + sizes - common
+        total += float(np.divide(common, union, out=np.ones_like(common), where=union > 0).sum())
+    # Each pair both ways, and each text with itself: 1.
+    return (total - len(texts)) / (len(texts) * (len(texts) - 1))
 
 
 def _of_source(texts: Sequence[Sequence[str]]) -> SourceDiversity:

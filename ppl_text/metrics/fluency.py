@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.errors import DataError
+
+from .pretrained import read_pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-GGUF = ".gguf"
 
 ROWS = 8
 """Texts that a pretrained model reads at once: its logits take 200 kB a token."""
@@ -88,26 +86,7 @@ class PretrainedJudge:
     """
 
     def __init__(self, name: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        where, options = name, dict[str, Any](trust_remote_code=False)
-        if name.endswith(GGUF):
-            where, options["gguf_file"] = str(Path(name).parent), Path(name).name
-        weights = {} if name.endswith(GGUF) else {"use_safetensors": True}
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            self._model = AutoModelForCausalLM.from_pretrained(where, **options, **weights).eval()
-        except ImportError as error:
-            raise UserError(
-                f"judge '{name}': reading a GGUF file needs the packages gguf and accelerate: "
-                "pip install 'ppl-text[judge]'"
-            ) from error
-        except (OSError, ValueError, KeyError, struct.error) as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(
-                f"judge '{name}': expected a causal language model as a name on the Hugging Face hub, a folder "
-                f"with config.json and *.safetensors, or a file NAME.gguf; got: {reason[0].rstrip(' :')}"
-            ) from error
+        self._tokenizer, self._model = read_pretrained(name, "AutoModelForCausalLM", "judge", "a causal language model")
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Return nats per token (N,) of each text; raises :class:`DataError` for one of fewer than two tokens."""

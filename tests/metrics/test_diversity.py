@@ -1,11 +1,12 @@
 """Entropy and distinct shares in closed form: what all the texts have together."""
 
 import math
+import random
 
 import pytest
 
 from ppl_text.core.errors import DataError
-from ppl_text.metrics.diversity import diversity, diversity_by_source
+from ppl_text.metrics.diversity import diversity, diversity_by_source, jaccard
 
 
 def test_one_word_over_and_over_has_no_variety():
@@ -70,3 +71,28 @@ def test_a_source_without_words_or_pairs_has_no_variety():
     assert diversity_by_source([[["a"], ["b"]]]) == pytest.approx((math.log(2), 1.0, 0.0, 1 / 2))
     with pytest.raises(DataError, match="one source or more"):
         diversity_by_source([])
+
+
+def common_by_hand(texts, n):
+    sets = [{tuple(text[i : i + n]) for i in range(len(text) - n + 1)} for text in texts]
+    pairs = [(a, b) for i, a in enumerate(sets) for b in sets[i + 1 :]]
+    return sum(len(a & b) / len(a | b) if a | b else 1.0 for a, b in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_jaccard_similarity_is_the_mean_over_all_pairs(n, monkeypatch):
+    draw = random.Random(n)
+    texts = [draw.choices("abcde", k=draw.randint(0, 8)) for _ in range(30)]
+    expected = common_by_hand(texts, n)
+    assert jaccard(texts, n) == pytest.approx(expected, rel=1e-12)
+    monkeypatch.setattr("ppl_text.metrics.diversity.AT_ONCE", 7)
+    assert jaccard(texts, n) == pytest.approx(expected, rel=1e-12)
+
+
+def test_jaccard_similarity_of_the_same_of_others_and_of_nothing():
+    assert jaccard([["a", "b"], ["b", "a", "a"]]) == 1.0
+    assert jaccard([["a"], ["b"], ["c"]]) == 0.0
+    assert jaccard([[], [], ["a"]]) == pytest.approx(1 / 3)
+    assert jaccard([["a", "b"], ["b", "a"]], n=2) == 0.0
+    with pytest.raises(DataError, match="compares two texts or more; got 1"):
+        jaccard([["a"]])
