@@ -221,3 +221,15 @@ def test_the_kind_and_the_model_go_together(options, says):
     with pytest.raises(ConfigError) as raised:
         load_corpus("verses", **options)
     assert says in str(raised.value)
+
+
+def test_a_name_in_the_local_cache_is_found_without_a_network(monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    place = tmp_path / "models--someone--tiny"
+    folder = FOLDERS["gpt2"](place / "snapshots" / ("0" * 40))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    assert pretrained_folder("someone/tiny") == folder
+    assert pretrained_tokenizer("someone/tiny") == pretrained_tokenizer(str(folder))
