@@ -1,5 +1,6 @@
 """Schedules against values worked out by hand, and their faults."""
 
+import itertools
 import math
 
 import pytest
@@ -181,6 +182,23 @@ def test_the_cyclical_recipe_is_the_papers_at_every_update():
             weight = 0.1
         assert beta(step) == pytest.approx(weight, abs=1e-12), step
         weight = min(1.0, weight + 1 / (5 * BATCHES))
+
+
+@pytest.mark.parametrize("epoch", [37, 100, 2.5])
+def test_cycles_of_two_epochs_are_the_layerwise_papers(epoch):
+    """Specification 2C: 1e-5 in the first epoch; linear to 1 over the first half of the second, then 1.
+
+    ``epoch`` is no whole number where gradients are accumulated over batches.
+    """
+    spec = {"name": "cyclical", "period_epochs": 2, "hold": 0.5, "rise": 0.25, "start": 1e-5}
+    beta = build(in_steps(spec, epoch))
+    for cycle in (0, 1, 7):
+        corners = {0: 1e-5, 0.4: 1e-5, 1: 1e-5, 1.25: (1 + 1e-5) / 2, 1.5: 1.0, 1.6: 1.0, 1.99: 1.0}
+        for epochs, value in corners.items():
+            assert beta((2 * cycle + epochs) * epoch) == pytest.approx(value, rel=1e-9), (cycle, epochs)
+    rising = [beta(step) for step in range(math.ceil(epoch), math.floor(1.5 * epoch))]
+    for before, after in itertools.pairwise(rising):
+        assert after - before == pytest.approx((1 - 1e-5) / (epoch / 2))
 
 
 def test_the_cyclical_rate_is_the_papers_in_every_epoch():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,11 @@ from .bounds import (
 )
 from .terms import Program, trace_terms
 
+T = TypeVar("T")
+
 Beta = float | Tensor | Mapping[str, float | Tensor]
+"""One for all latent sites, or by name of latent site or side loss, or by a pattern of names (:func:`beta_of`)."""
+
 Scorer = Callable[[nn.Module, nn.Module, Batch, int], Scores]
 """``(model, guide, batch, K) -> Scores``: runs both programs on K particles."""
 
@@ -45,7 +51,7 @@ class BoundObjective:
 
     loss = -Σ_b w_b [target_b - Σ_sites (β_site - 1) KL_site,b] / Σ_b w_b + Σ_losses β_loss · side loss, in nats per
     sentence: β stands outside the logarithm, so no log-weight is ever scaled; β = 1 leaves the bound. One number is the
-    β of all sites, and side losses then have 1; by name, what is not named has 1.
+    β of all sites, and side losses then have 1; by name or pattern (:func:`beta_of`), what is not named has 1.
     ``chunk``: at most that many particles in memory at once, see :func:`in_chunks`.
     """
 
@@ -107,37 +113,64 @@ def _recomputed(score: Scorer, model: nn.Module, guide: nn.Module, batch: Batch,
     return scores
 
 
+def beta_of(name: str, beta: Mapping[str, T]) -> T | None:
+    """Return the β of a latent site or side loss: that of its name, else of the first pattern that it matches.
+
+    In a pattern ``*`` stands for any characters, ``?`` for one. None where nothing names it.
+
+    Example::
+
+        >>> beta = {"z_*": 0.0, "z_1": 1.0, "*": 0.5}
+        >>> [beta_of(name, beta) for name in ("z_1", "z_2", "bag_of_words")]
+        [1.0, 0.0, 0.5]
+    """
+    if name in beta:
+        return beta[name]
+    return next((value for pattern, value in beta.items() if fnmatchcase(name, pattern)), None)
+
+
 def assemble(reading: Reading, scores: Scores, batch: Batch, beta: Beta) -> Estimate:
     """Weigh the sentences, apply β outside the logarithm, add the side losses with theirs.
 
-    Raises :class:`UnknownNameError` for a β by a name that is neither a latent site nor a side loss.
+    Raises :class:`UnknownNameError` for a β by a name or pattern of neither a latent site nor a side loss.
     """
     by_name = beta if isinstance(beta, Mapping) else {}
     weighed = reading.kl if reading.weighed is None else reading.weighed
-    for name in by_name:
-        if name not in weighed and name not in scores.side:
-            kinds = {"latent sites": weighed, "side losses": scores.side}
-            there = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds.items())
-            known = [*weighed, *scores.side]
-            raise UnknownNameError("latent site or side loss in β", name, known, f"Of these, {there}")
+    _refuse_unknown(by_name, weighed, scores.side)
     target = _with_beta(reading.target, weighed, beta)
     share = batch.weights / batch.weights.sum()
     loss = -(share * target).sum()
     for name, value in scores.side.items():
         mean = (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()
-        loss = loss + (by_name[name] * mean if name in by_name else mean)
+        own = beta_of(name, by_name)
+        loss = loss + (mean if own is None else own * mean)
     weights = reading.log_weights
     ess = None if weights is None or len(weights) == 1 else effective_share(weights.detach())
     log_likelihood = scores.log_likelihood.mean(0).detach()
     return Estimate(loss, reading.bound.detach(), log_likelihood, total_kl(reading).detach(), ess)
 
 
+def unmatched(beta: Iterable[str], names: Iterable[str]) -> list[str]:
+    """Return the names and patterns of a β that none of ``names``, latent sites and side losses, matches."""
+    there = list(names)
+    return [own for own in beta if own not in there and not any(fnmatchcase(name, own) for name in there)]
+
+
+def _refuse_unknown(beta: Iterable[str], sites: Iterable[str], side: Iterable[str]) -> None:
+    known = [*sites, *side]
+    for name in unmatched(beta, known):
+        kinds = {"latent sites": sites, "side losses": side}
+        there = "; ".join(f"{kind}: {', '.join(names) or 'none'}" for kind, names in kinds.items())
+        raise UnknownNameError("latent site or side loss in β", name, known, f"Of these, {there}")
+
+
 def _with_beta(target: Tensor, weighed: Mapping[str, Tensor], beta: Beta) -> Tensor:
     """target + Σ_sites (1 - β_site) weighed_site, (B,)."""
     if isinstance(beta, Mapping):
         for name, value in weighed.items():
-            if name in beta:
-                target = target + (1.0 - beta[name]) * value
+            own = beta_of(name, beta)
+            if own is not None:
+                target = target + (1.0 - own) * value
     elif isinstance(beta, Tensor) or beta != 1.0:
         target = target + (1.0 - beta) * sum(weighed.values(), start=torch.zeros_like(target))
     return target

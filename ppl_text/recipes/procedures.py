@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from ..core.errors import ConfigError
-from ..training.options import Decay, Keep, TrainingOptions
+from ..training.beta import averaged
+from ..training.options import Decay, Keep, KlSites, TrainingOptions
 from ..training.programs import EVERYTHING
 from .sections import (
     EPOCH,
@@ -77,8 +78,10 @@ class Procedure(Section):
     epochs: Count | None = Field(None, description="passes through the training texts")
     lr: Schedule = Field(1e-3, description="rate of the optimiser")
     beta: SiteSchedules = Field(
-        1.0, description="weight of the KL in the loss, or of sites and side losses by name; reported bounds have 1"
+        1.0,
+        description="weight of the KL in the loss, or of sites and side losses by name, z_*; reported bounds have 1",
     )
+    kl_sites: KlSites = Field("sum", description="KL of several latent sites in the loss; bounds have the sum")
     clip_norm: Annotated[Real, Field(gt=0)] | None = Field(5.0, description="largest norm of the gradient; null: any")
     clip_value: Annotated[Real, Field(gt=0)] | None = Field(
         None, description="largest absolute value of each entry of the gradient, with clip_norm: null; null: any"
@@ -129,9 +132,10 @@ class Procedure(Section):
         given = {"steps": self.steps, "epochs": self.epochs}
         return {unit: number for unit, number in given.items() if number is not None}
 
-    def first_beta(self) -> float | dict[str, float]:
-        """Return β of the first update, for all sites or by name."""
-        beta = as_schedules(self.beta, self.steps or NOMINAL_EPOCH)
+    def first_beta(self, sites: Sequence[str] = ()) -> float | dict[str, float]:
+        """Return β of the first update of a model with these latent sites, for all of them or by name."""
+        beta: Any = as_schedules(self.beta, self.steps or NOMINAL_EPOCH)
+        beta = averaged(beta, sites) if self.kl_sites == "mean" else beta
         return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 
     def in_steps(self, epoch: int | None) -> TrainingOptions:
@@ -147,6 +151,7 @@ class Procedure(Section):
             clip_value=self.clip_value,
             patience=self.patience,
             keep=self.keep,
+            kl_sites=self.kl_sites,
             beta=as_schedules(self.beta, steps, epoch),
             learning_rate=as_schedule(self.lr, steps, epoch),
             decay=None if self.decay is None else self.decay.in_steps(epoch),
@@ -193,10 +198,11 @@ class StageSection(Procedure):
         """Say it in a line: ``12 epochs of iwae:5, β 0.5, model anew``; ``objective``: where the stage names none."""
         length = " ".join(f"{number:,} {unit}" for unit, number in self.length.items())
         beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
+        mean = ["mean KL of the sites"] if self.kl_sites == "mean" else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
         part = [f"{' and '.join(self.train)} alone"] if self.train != EVERYTHING else []
         anew = [f"{program} anew" for program in self.reset]
-        return ", ".join([f"{length} of {self.objective or objective}", *beta, *rule, *part, *anew])
+        return ", ".join([f"{length} of {self.objective or objective}", *beta, *mean, *rule, *part, *anew])
 
 
 class TrainingSection(Procedure):

@@ -115,7 +115,8 @@ def dry_run(model: nn.Module, guide: nn.Module, objective: Objective, batch: Bat
     """
     with passing(batch, guide):
         table = check_sites(model, guide, batch)
-        refuse_points(objective(model, guide, batch, training.first_beta()), objective)
+        beta = training.first_beta([spec.name for spec in getattr(model, "latents", ())])
+        refuse_points(objective(model, guide, batch, beta), objective)
         remarks = getattr(objective, "remarks", None)
         return DryRun(table, remarks(model, guide, batch) if remarks else [])
 

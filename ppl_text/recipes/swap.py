@@ -19,6 +19,7 @@ from ..core.errors import RunFolderError, UserError
 from ..data.corpus import Corpus
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.report import table
+from ..objectives.estimate import unmatched
 from ..objectives.terms import weighed_names
 from ..schedules import IN_EPOCHS
 from ..training.programs import count_parameters
@@ -36,7 +37,7 @@ __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label"
 VALIDATIONS = 5
 """About how often a refit is validated."""
 
-CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas", "weight_decay")
+CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas", "weight_decay", "kl_sites")
 """What a refit has of the training before it, as it stands."""
 
 _STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}
@@ -158,7 +159,7 @@ def _foreign(parent: Trained, config: RunConfig, code: Code) -> list[str]:
     batch = first_batch(parent.corpus, config.data.batch_size)
     with passing(batch, programs.guide):
         there = weighed_names(*programs, batch)
-    return [name for name in beta if name not in there]
+    return unmatched(beta, there)
 
 
 def _without_betas(config: RunConfig, names: Sequence[str]) -> RunConfig:

@@ -19,6 +19,9 @@ Stop = Literal["steps", "patience", "decays", "untrained"]
 Keep = Literal["best", "last"]
 """Which weights a training leaves: those of its best validation, or of its last."""
 
+KlSites = Literal["sum", "mean"]
+"""What the loss has of the KLs of several latent sites."""
+
 _ALWAYS_ONE = build(1.0)
 
 
@@ -61,6 +64,7 @@ class TrainingOptions:
     checkpoint_every updates between two checkpoints; the last update always has one
     patience         validations without a better bound after which training ends; None: never
     beta             weight of the KL in the loss as a schedule of the step, or one by name of site or side loss
+    kl_sites         KL of several latent sites in the loss: their ``"sum"``, or their ``"mean"``
     learning_rate    schedule for all parameter groups; None: the optimizer's own rates stay
     decay            when the rate falls for want of progress; None: never
     keep             which weights are left: ``"best"``, of the best validation, or ``"last"``
@@ -78,6 +82,7 @@ class TrainingOptions:
     decay: Decay | None = None
     keep: Keep = "best"
     clip_value: float | None = None
+    kl_sites: KlSites = "sum"
 
     def __post_init__(self) -> None:
         counts = ("steps", "log_every", "validate_every", "checkpoint_every")

@@ -19,11 +19,11 @@ from ..core.batch import Batch
 from ..core.errors import UserError
 from ..core.protocols import Estimate
 from ..nn.statistics import commit, discard, statistics_of
-from ..schedules import Schedule
+from .beta import Beta, Schedules, averaged
 from .capture import Captured, Graphs
 from .machine import Ranks
 from .optimizers import set_rate, split_update
-from .options import StepSchedule, TrainingOptions
+from .options import TrainingOptions
 from .programs import Batches, Inputs, to_device
 from .stopping import Guard
 
@@ -35,40 +35,6 @@ WINDOW = 15
 
 INFORMATION = "mutual_information"
 """What a monitor has to measure at each validation of an aggressive training."""
-
-
-class Beta:
-    """Hold β as tensors that keep their place in memory while their values follow the schedules.
-
-    A β that is 1 throughout is the plain number 1, so that objectives may leave its terms out.
-    """
-
-    def __init__(self, schedule: StepSchedule | Mapping[str, StepSchedule], device: torch.device) -> None:
-        self._always_one = isinstance(schedule, Schedule) and schedule.is_constant(1.0)
-        self._by_site = isinstance(schedule, Mapping)
-        self._schedules = dict(schedule) if isinstance(schedule, Mapping) else {"": schedule}
-        self._tensors = {site: torch.full((), math.nan, device=device) for site in self._schedules}
-        self._values = dict.fromkeys(self._schedules, math.nan)
-
-    @property
-    def tensors(self) -> float | Tensor | dict[str, Tensor]:
-        """Return what the objective is given."""
-        if self._always_one:
-            return 1.0
-        return self._tensors if self._by_site else self._tensors[""]
-
-    @property
-    def values(self) -> float | dict[str, float]:
-        """Return the same as Python numbers."""
-        return dict(self._values) if self._by_site else self._values[""]
-
-    def set(self, step: int) -> None:
-        """Write the values for the update that follows ``step`` updates."""
-        for site, schedule in self._schedules.items():
-            value = float(schedule(step))
-            if value != self._values[site]:
-                self._values[site] = value
-                self._tensors[site].fill_(value)
 
 
 class Meters:
@@ -142,9 +108,16 @@ class Update:
         self._step = Captured(self._compute, setting.graphs, setting.report)
         self._among: dict[str, Sequence[nn.Parameter]] = {}
         self.batch: Batch
-        self.beta = Beta(setting.options.beta, setting.fabric.device)
+        self.beta = Beta(self._schedules_of_beta(setting), setting.fabric.device)
         self.meters = Meters(setting.fabric.device)
         self.norm = torch.zeros((), device=setting.fabric.device)
+
+    @staticmethod
+    def _schedules_of_beta(setting: Setting) -> Schedules:
+        if setting.options.kl_sites == "sum":
+            return setting.options.beta
+        model: Any = setting.module.model
+        return averaged(setting.options.beta, [spec.name for spec in model.latents])
 
     @property
     def lr(self) -> float:
