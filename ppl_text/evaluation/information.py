@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyro
@@ -76,10 +76,15 @@ def active_units(variances: Tensor, threshold: float = ACTIVE) -> int:
 
 
 class MutualInformation(NamedTuple):
-    """I_q(x; z) in nats, NaN where it cannot be known; and its cap: the entropy of the sentences, equal ones merged."""
+    """I_q(x; z) in nats, NaN where it cannot be known; and its cap: the entropy of the sentences, equal ones merged.
+
+    ``so_far``: of several sites, for each in the order in which the guide draws them I_q(x; it and those before it);
+    the last is ``value``. By the chain rule, what it exceeds the one before by is I_q(x; site | sites before).
+    """
 
     value: float
     cap: float
+    so_far: Mapping[str, float]
 
 
 def mutual_information(
@@ -113,17 +118,18 @@ def mutual_information(
     if posteriors is not None:
         cap = entropy_of(sentences.merged(), conditional)
         found = aggregate_information(posteriors, draws, pairs) if len(sentences.weights) > 1 else 0.0
-        return MutualInformation(found, cap)
-    batch = sentences.merged()
-    value = cap = 0.0
+        return MutualInformation(found, cap, {names[0]: found})
+    batch, cap = sentences.merged(), 0.0
+    so_far = dict.fromkeys(names, 0.0)
     for rows in _groups(batch.lengths, by_length):
         group = batch.take(rows)
         share = group.weights.double() / group.weights.sum()
         mass = float(group.weights.sum() / batch.weights.sum())
         cap += mass * entropy_of(group, conditional)
         if group.size > 1 and latents:
-            value += mass * _within(guide, group, share, names, draws, max(1, pairs // group.size))
-    return MutualInformation(value, cap)
+            part = _within(guide, group, share, names, draws, max(1, pairs // group.size))
+            so_far = {name: so_far[name] + mass * value for name, value in part.items()}
+    return MutualInformation(next(reversed(so_far.values()), 0.0), cap, so_far)
 
 
 def entropy_of(batch: Batch, conditional: bool) -> float:
@@ -148,23 +154,26 @@ def _groups(lengths: Tensor, by_length: bool) -> Iterator[Tensor]:
         yield torch.nonzero(kept).squeeze(-1)
 
 
-def _within(guide: nn.Module, batch: Batch, share: Tensor, names: Sequence[str], draws: int, chunk: int) -> float:
-    """Do the same for one group of sentences with shares (B,)."""
-    total = 0.0
+def _within(
+    guide: nn.Module, batch: Batch, share: Tensor, names: Sequence[str], draws: int, chunk: int
+) -> dict[str, float]:
+    """Do the same for one group of sentences with shares (B,): by site what it and those drawn before it say."""
+    total, order = torch.zeros(len(names), dtype=torch.float64, device=share.device), list(names)
     with torch.no_grad(), pyro.validation_enabled(False):
         for _ in range(draws):
             sites = stochastic_sites(trace_until(guide, batch, names))
             if any(name not in names and not is_auxiliary(site) for name, site in sites):
-                return math.nan
+                return dict.fromkeys(names, math.nan)
             values = {n: s["value"] for n, s in sites}
             shapes = {n: len(s["fn"].batch_shape) for n, s in sites}
+            order = [n for n, _ in sites if n in names]
             for rows in torch.arange(batch.size, device=share.device).split(chunk):
                 given = {n: _for_every_sentence(v, shapes[n], rows, batch.size) for n, v in values.items()}
-                log_q = _conditional_density(guide, batch, given, names, len(rows))
-                own = log_q[torch.arange(len(rows), device=rows.device), rows]
+                log_q = _conditional_densities(guide, batch, given, order, len(rows)).cumsum(0)
+                own = log_q[:, torch.arange(len(rows), device=rows.device), rows]
                 mixture = (beyond_range(log_q) + share.log()).logsumexp(-1)
-                total += float((share[rows] * (own - mixture)).sum())
-    return total / draws
+                total += (share[rows] * (own - mixture)).sum(-1)
+    return dict(zip(order, (total / draws).tolist(), strict=True))
 
 
 def _for_every_sentence(value: Tensor, batch_dims: int, rows: Tensor, size: int) -> Tensor:
@@ -176,16 +185,15 @@ def _for_every_sentence(value: Tensor, batch_dims: int, rows: Tensor, size: int)
     return chosen.expand(*shape[:-2], len(rows), size, *event)
 
 
-def _conditional_density(
-    guide: nn.Module, batch: Batch, given: dict[str, Tensor], names: Collection[str], particles: int
+def _conditional_densities(
+    guide: nn.Module, batch: Batch, given: dict[str, Tensor], names: Sequence[str], particles: int
 ) -> Tensor:
-    """Σ_sites ln q(z_r | x_b, u_r) of given values, (R, B) float64."""
+    """Ln q(z_r | x_b, u_r, sites before) of given values of each of n sites, (n, R, B) float64."""
     with particle_plate(particles):
         trace = trace_until(poutine.condition(guide, data=given), batch, names)
     trace.compute_log_prob(lambda name, _: name in names)
-    shape = (particles, batch.size)
-    terms = [site["log_prob"].double().expand(shape) for name, site in stochastic_sites(trace) if name in names]
-    return sum(terms, start=torch.zeros(shape, dtype=torch.float64, device=batch.tokens.device))
+    sites = dict(stochastic_sites(trace))
+    return torch.stack([sites[name]["log_prob"].double().expand(particles, batch.size) for name in names])
 
 
 class _EnoughError(Exception):

@@ -7,8 +7,8 @@ A site of the whole sentence (no step axis) has :class:`SiteFigures`; one with a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pyro
@@ -48,7 +48,8 @@ class SiteFigures:
     ``active_units`` and ``active_units_02`` of ``latent_units`` entries: those whose posterior mean varies over the
     sentences by 0.01 or 0.2 and more (unbiased variance; None where latents are not real or there is one sentence);
     ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum;
-    ``compared_kl``: ``kl`` of the compared sentences.
+    ``compared_kl``: ``kl`` of the compared sentences; ``so_far``: I_q(x; this site and those drawn before it), against
+    the same number of sentences as those of all sites together, None where the site is alone.
     """
 
     sentences: int
@@ -61,6 +62,7 @@ class SiteFigures:
     latent_units: int
     kl_by_dimension: tuple[float, ...]
     compared: int
+    so_far: float | None = None
 
     @property
     def marginal_kl(self) -> float:
@@ -72,6 +74,7 @@ class SiteFigures:
         names = ("mutual_information", "mutual_information_cap", "marginal_kl")
         return {
             **finite_or_none({name: getattr(self, name) for name in names}),
+            **({} if self.so_far is None else {"information_so_far": finite_or_none(self.so_far)}),
             "compared": self.compared,
             "active_units": self.active_units,
             "active_units_02": self.active_units_02,
@@ -156,16 +159,19 @@ def latent_figures(
         parts = [_read(model, guide, batch, latents, draws, mean_draws) for batch in sentences]
         read = {spec.name: _joined([part[spec.name] for part in parts]) for spec in latents}
 
-        def told(whole: Sequence[LatentSpec]) -> SiteFigures:
+        def told(whole: Sequence[LatentSpec]) -> tuple[SiteFigures, Mapping[str, float]]:
             return _told(model, guide, sentences, whole, [read[spec.name] for spec in whole], draws, costly)
 
         whole = of_sentence(latents)
-        sites = {
-            spec.name: told([spec]) if spec in whole else _stepwise(read[spec.name], sentences.share)
+        sites: dict[str, SiteFigures | StepFigures] = {
+            spec.name: told([spec])[0] if spec in whole else _stepwise(read[spec.name], sentences.share)
             for spec in latents
         }
-        alone = sites[whole[0].name] if len(whole) == 1 else None
-        together = alone if isinstance(alone, SiteFigures) else told(whole) if whole else None
+        if len(whole) < 2:
+            alone = (sites[spec.name] for spec in whole)
+            return LatentFigures(sites, next((site for site in alone if isinstance(site, SiteFigures)), None))
+        together, so_far = told(whole)
+    sites |= {name: replace(site, so_far=so_far[name]) for name, site in sites.items() if isinstance(site, SiteFigures)}
     return LatentFigures(sites, together)
 
 
@@ -262,8 +268,8 @@ def _told(
     read: Sequence[_SiteTerms],
     draws: int,
     costly: int,
-) -> SiteFigures:
-    """Put together what was read of one latent of whole sentences, or of several."""
+) -> tuple[SiteFigures, Mapping[str, float]]:
+    """Put together what was read of one latent of whole sentences, or of several; and the information site by site."""
     number, share = len(sentences.texts), sentences.share
     cheap = len(read) == 1 and read[0].closed
     chosen = chosen_rows(number, number if cheap else costly)
@@ -276,7 +282,7 @@ def _told(
     known = [variances for variances in units if variances is not None]
     variances = torch.cat(known) if known else None
     entries = [part.entries for part in read if part.entries is not None]
-    return SiteFigures(
+    figures = SiteFigures(
         sentences=number,
         kl=float(share @ kl),
         compared_kl=float(share[chosen] @ kl[chosen] / share[chosen].sum()),
@@ -288,6 +294,7 @@ def _told(
         kl_by_dimension=tuple((share @ torch.cat(entries, -1)).tolist()) if len(entries) == len(read) else (),
         compared=len(compared.texts),
     )
+    return figures, information.so_far
 
 
 def _stepwise(read: _SiteTerms, share: Tensor) -> StepFigures:

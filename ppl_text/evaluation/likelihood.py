@@ -59,14 +59,15 @@ class Likelihood:
 
     Sums from which any perplexity follows: ``rec_sum`` and ``kl_sum`` (nats), ``step_kl_sum`` of it the share of the
     latents that have steps, ``n_sent`` sentences, ``n_eos`` scored tokens with EOS, ``n_words`` tokens without it,
-    ``n_steps`` latent steps (0: no latent has any). ``*_se`` are Monte-Carlo standard errors (draws of the
-    latents, around the expectation at that K; NaN for K = 1, which says nothing of a spread). ``sampling_se`` is the
-    standard error that drawing ``n_sent`` sentences from the split adds to the importance-weighted bound,
-    ``token_sampling_se`` to its nats per scored token; 0 where every text of the split was scored with its count.
-    ``gap_se`` is that of :attr:`gap`. ``khat_good``, ``_ok``, ``_bad`` are shares of the sentences with Pareto k̂ below
-    0.5, up to 0.7 and above, ``khat_median`` its median; NaN where K is too small to tell. ``exact``: nothing is
-    latent, so that ELBO and importance-weighted bound are ln p(x) itself, from one scoring (``particles`` = 1), with
-    standard errors 0.
+    ``n_steps`` latent steps (0: no latent has any), ``n_spaced`` words between white space and ``n_bytes`` of the texts
+    with the end of each (:class:`~ppl_text.evaluation.sentences.TextUnits`; NaN: not known). ``*_se`` are Monte-Carlo
+    standard errors (draws of the latents, around the expectation at that K; NaN for K = 1, which says nothing of a
+    spread). ``sampling_se`` is the standard error that drawing ``n_sent`` sentences from the split adds to the
+    importance-weighted bound, ``token_sampling_se`` to its nats per scored token; 0 where every text of the split was
+    scored with its count. ``gap_se`` is that of :attr:`gap`. ``khat_good``, ``_ok``, ``_bad`` are shares of the
+    sentences with Pareto k̂ below 0.5, up to 0.7 and above, ``khat_median`` its median; NaN where K is too small to
+    tell. ``exact``: nothing is latent, so that ELBO and importance-weighted bound are ln p(x) itself, from one scoring
+    (``particles`` = 1), with standard errors 0.
     """
 
     particles: int
@@ -92,6 +93,8 @@ class Likelihood:
     khat_median: float = math.nan
     step_kl_sum: float = 0.0
     n_steps: float = 0.0
+    n_spaced: float = math.nan
+    n_bytes: float = math.nan
 
     @property
     def gap(self) -> float:
@@ -154,6 +157,19 @@ class Likelihood:
     def perplexity_se(self) -> float:
         """Return its Monte-Carlo standard error by the delta method: PPL · that of the nats per token."""
         return self.perplexity * self.iw_se * self.n_sent / self.n_eos
+
+    @property
+    def word_perplexity(self) -> float:
+        """exp(-iw_sum / n_spaced): per word between white space, whatever the tokens are; NaN where that is not known.
+
+        Perplexities per token of different tokenizers cannot be compared, these can (specification 2G.7).
+        """
+        return exp_or_infinite(-self.iw_sum / self.n_spaced)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Return -iw_sum / (n_bytes ln 2), of UTF-8; NaN where it is not known."""
+        return -self.iw_sum / (self.n_bytes * math.log(2.0))
 
     @property
     def perplexity_sampling_se(self) -> float:

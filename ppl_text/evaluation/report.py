@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +78,11 @@ def latent_sections(figures: LatentFigures | None, cures: Cures = NO_CURES, noun
     if len(whole) > 1 and figures.together is not None:
         rows.append(_row(f"{', '.join(whole)} together", figures.together))
     lines = tuple(f"{name}: {verdict_of(site, cures, noun)}" for name, site in whole.items())
+    if len(whole) > 1 and figures.together is not None:
+        lines += (
+            f"I(x; sites so far) is of a site and those that q draws before it, as that of all is among "
+            f"{figures.together.compared:,} {noun}s: what a site adds is what it adds given those before.",
+        )
     return [Section("What the latents carry", _HEADER, tuple(rows), lines, (), values)]
 
 
@@ -97,19 +103,28 @@ def _quantities(name: str, figures: SiteFigures, noun: str) -> tuple[Row, ...]:
     )
 
 
-_HEADER = ("site", "KL, nats", "a step", "I(x; site), nats", "its cap", "KL of the aggregate", "active, 0.01", "0.2")
+_HEADER = (
+    *("site", "KL, nats", "a step", "I(x; site), nats", "its cap", "I(x; sites so far)", "KL of the aggregate"),
+    *("active, 0.01", "0.2"),
+)
 
 
 def _row(name: str, figures: SiteFigures | StepFigures) -> Row:
     """Return one of several sites as text; a dash stands for what does not apply."""
     if isinstance(figures, StepFigures):
-        return (name, decimal(figures.kl), decimal(figures.kl_per_step), *[MISSING] * 5)
-    known = figures.mutual_information == figures.mutual_information
+        return (name, decimal(figures.kl), decimal(figures.kl_per_step), *[MISSING] * 6)
+    so_far = figures.mutual_information if figures.so_far is None else figures.so_far
     information = (
-        decimal(figures.mutual_information) if known else "unknown",
+        _known(figures.mutual_information),
         decimal(figures.mutual_information_cap),
-        decimal(figures.marginal_kl) if known else "unknown",
+        _known(so_far),
+        _known(figures.marginal_kl),
     )
     active = (figures.active_units, figures.active_units_02)
     units = (MISSING if n is None else f"{n} of {figures.latent_units}" for n in active)
     return (name, decimal(figures.kl), MISSING, *information, *units)
+
+
+def _known(nats: float) -> str:
+    """Return a figure as text, or that it cannot be known."""
+    return "unknown" if math.isnan(nats) else decimal(nats)

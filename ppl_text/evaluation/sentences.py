@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from ..core.errors import UserError
 from ..core.vocabulary import PAD_ID
 from ..data.batches import EvaluationSet, default_buckets, evaluation_batches
 from ..data.corpus import Corpus
+from ..data.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,38 @@ def common_sentences(data: EvaluationSet, device: torch.device | str = "cpu") ->
     """Return the rows of an evaluation set that count, each batch no wider than its longest sentence."""
     batches = tuple(batch.counted().to(device) for batch in data if bool((batch.weights > 0).any()))
     return CommonSentences(batches, tuple(text for texts in data.texts for text in texts))
+
+
+class TextUnits(NamedTuple):
+    """Words between white space and UTF-8 bytes of some sentences by their weights, an end of each (N,) counted.
+
+    The end counts as a word and as a byte (a line feed), as EOS counts as a token.
+    """
+
+    words: float
+    bytes: float
+
+
+def text_units(sentences: CommonSentences, tokenizer: Tokenizer) -> TextUnits | None:
+    """Count words and bytes of what was scored; None where the tokens do not say what the text was.
+
+    That is where a word has become ``<unk>``: then p(tokens) is no probability of the text, and nothing follows for its
+    words and bytes. A text that was truncated counts as far as it was scored, white space as the tokenizer leaves it.
+    """
+    words = size = 0.0
+    rows = (row for batch in sentences for row in batch.tokens.tolist())
+    for text, row, weight in zip(sentences.texts, rows, sentences.weights.tolist(), strict=True):
+        scored = tokenizer.decode(row)
+        if not _plain(text).startswith(_plain(scored)):
+            return None
+        words += weight * (len(scored.split()) + 1)
+        size += weight * (len(scored.encode()) + 1)
+    return TextUnits(words, size)
+
+
+def _plain(text: str) -> str:
+    """Return a text with one space between words, in NFC, to which every tokenizer brings it that changes it."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
 
 
 def chosen_rows(number: int, most: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -24,7 +24,7 @@ from ..evaluation.latents import LatentFigures, latent_figures, says_more
 from ..evaluation.likelihood import Likelihood, estimate_bounds, measuring, sentence_bounds, summarize
 from ..evaluation.report import Section
 from ..evaluation.scores import SentenceScores, join_scores, store_scores
-from ..evaluation.sentences import common_sentences, evaluation_set
+from ..evaluation.sentences import CommonSentences, common_sentences, evaluation_set, text_units
 from ..evaluation.storytelling import is_conditional
 from ..metrics.words import share_in_list, share_unique
 from ..plots.inference_data import FEWEST_DRAWS, khat_columns, pareto_k
@@ -112,11 +112,12 @@ class Subject:
             if store is not None:
                 kept.append(scores)
 
+        # Decoders of sentences are wide: no filler rows.
+        data = rows if weighted else common_sentences(rows)
         bounds = sentence_bounds(
             self.model,
             self.guide,
-            # Decoders of sentences are wide: no filler rows.
-            rows if weighted else common_sentences(rows),
+            data,
             particles=particles,
             device=device_of(self.model),
             seed=seed,
@@ -131,7 +132,9 @@ class Subject:
         whole = math.inf if weighted else float(len(self.corpus.splits[split]))
         drawn_from = None if limit is None else whole
         khat = khat_columns(np.concatenate(khats), bounds.weights.numpy()) if khats else None
-        return summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents, khat=khat)
+        found = summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents, khat=khat)
+        units = text_units(data, self.corpus.tokenizer) if isinstance(data, CommonSentences) else None
+        return found if units is None else replace(found, n_spaced=units.words, n_bytes=units.bytes)
 
     def bound(
         self,

@@ -14,7 +14,7 @@ from ..core.printing import decimal, percent, plus_minus
 from ..data.batches import EvaluationSet
 from ..data.corpus import Corpus, Split, TokenTable
 from ..evaluation.collapse import SENTENCES, CollapseMonitor
-from ..evaluation.latents import LatentFigures, StepFigures
+from ..evaluation.latents import LatentFigures, SiteFigures, StepFigures
 from ..evaluation.likelihood import Likelihood
 from ..evaluation.standard_errors import is_unreliable
 from .base import SEED, Measured, Numbers, Subject
@@ -56,7 +56,7 @@ class SentenceMeasure(TextMeasure):
         if likelihood.sampling_se:
             n += f" (± {decimal(likelihood.perplexity_sampling_se)} from the draw of these)"
         if likelihood.exact:
-            return (f"PPL {decimal(likelihood.perplexity)}, exact; over {n}.",)
+            return (f"PPL {decimal(likelihood.perplexity)}, exact; over {n}.", *unit_lines(likelihood))
         tail = f" (k̂ > 0.7: {tail_of(likelihood)})" if likelihood.finite else ""
         line = (
             f"PPL {plus_minus(likelihood.elbo_perplexity, likelihood.elbo_perplexity_se)} from the ELBO, "
@@ -64,7 +64,7 @@ class SentenceMeasure(TextMeasure):
             f"samples{tail}; over {n}."
         )
         if likelihood.finite:
-            return (line, *stepwise_lines(likelihood, corpus.noun))
+            return (line, *unit_lines(likelihood), *stepwise_lines(likelihood, corpus.noun))
         if math.isnan(likelihood.elbo):
             return (line,)
         return (
@@ -114,6 +114,7 @@ class SentenceMeasure(TextMeasure):
             "n_words": likelihood.n_words,
             "n_sent": likelihood.n_sent,
             "sampling_se": likelihood.sampling_se,
+            **unit_numbers(likelihood),
         }
         if likelihood.n_steps:
             found |= {
@@ -166,10 +167,35 @@ class SentenceMeasure(TextMeasure):
         return notes
 
 
+def unit_numbers(likelihood: Likelihood) -> Numbers:
+    """Return what the importance-weighted bound is per word between white space and per byte, where that is known."""
+    if math.isnan(likelihood.n_bytes):
+        return {}
+    return {
+        "ppl_word": likelihood.word_perplexity,
+        "bits_per_byte": likelihood.bits_per_byte,
+        "n_spaced": likelihood.n_spaced,
+        "n_bytes": likelihood.n_bytes,
+    }
+
+
+def unit_lines(likelihood: Likelihood) -> tuple[str, ...]:
+    """Say what it is per word and per byte, where tokens are not just words."""
+    if math.isnan(likelihood.n_bytes) or likelihood.n_spaced == likelihood.n_eos or not likelihood.finite:
+        return ()
+    return (
+        f"Per word between white space PPL {decimal(likelihood.word_perplexity)}, "
+        f"{decimal(likelihood.bits_per_byte)} bits per byte (the end of a text counts as a word and as a byte), which "
+        "other tokenizers can be compared with.",
+    )
+
+
 def kl_by_site(model: Any, latents: LatentFigures | None, likelihood: Likelihood) -> Numbers:
     """Return the KL of each site, nats per sentence and per step where it has some: ``kl_SITE``, ``kl_SITE_per_step``.
 
-    Those of ``latents``; of a lone site that these say nothing of, all the KL that there is.
+    Those of ``latents``; of a lone site that these say nothing of, all the KL that there is. Of several sites of whole
+    sentences also ``information_so_far_SITE``, I(x; it and the sites drawn before it), and its active units,
+    ``active_units_SITE`` at 0.01 and ``active_units_02_SITE`` at 0.2.
     """
     if latents is None:
         return {
@@ -178,6 +204,13 @@ def kl_by_site(model: Any, latents: LatentFigures | None, likelihood: Likelihood
             for key, value in ((f"kl_{spec.name}", likelihood.kl), (f"kl_{spec.name}_per_step", likelihood.kl_per_step))
         }
     found: Numbers = {f"kl_{name}": site.kl for name, site in latents.sites.items()}
+    if len(whole := {name: site for name, site in latents.sites.items() if isinstance(site, SiteFigures)}) > 1:
+        for name, site in whole.items():
+            found |= {
+                f"information_so_far_{name}": site.so_far,
+                f"active_units_{name}": site.active_units,
+                f"active_units_02_{name}": site.active_units_02,
+            }
     stepwise = {name: site for name, site in latents.sites.items() if isinstance(site, StepFigures)}
     return {**found, **{f"kl_{name}_per_step": site.kl_per_step for name, site in stepwise.items()}}
 

@@ -231,6 +231,8 @@ def share_values(shares: Shares | None) -> dict[str, float]:
 def bound_values(likelihood: Likelihood, references: References, other: ObjectiveBound | None) -> dict[str, Any]:
     """Bounds, their parts and references as plain values."""
     without = {f.name for f in fields(likelihood) if likelihood.exact and f.name.startswith("khat")}
+    if math.isnan(likelihood.n_bytes):
+        without |= {"n_spaced", "n_bytes"}
     values: dict[str, Any] = {
         **{name: value for name, value in asdict(likelihood).items() if name not in without},
         "iw_per_token": likelihood.iw_per_token,
@@ -244,6 +246,8 @@ def bound_values(likelihood: Likelihood, references: References, other: Objectiv
         "letter_model": -references.letters,
         "split_entropy": references.entropy,
     }
+    if not math.isnan(likelihood.n_bytes):
+        values |= {"ppl_word": likelihood.word_perplexity, "bits_per_byte": likelihood.bits_per_byte}
     if likelihood.n_steps:
         values |= {"kl_per_step": likelihood.kl_per_step, "paper_ppl": likelihood.paper_perplexity}
     if other is not None:

@@ -12,11 +12,13 @@ from guides.sentence_vae import FlowGuide, GaussianGuide, PointGuide, PriorGuide
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.evaluation.collapse import verdict_of
+from ppl_text.evaluation.information import mutual_information
 from ppl_text.evaluation.latents import StepFigures, latent_figures
 from ppl_text.evaluation.likelihood import measuring
 from ppl_text.evaluation.sentences import chosen_rows, subset
 from ppl_text.models.sentence_vae import SentenceVAE
 
+from . import linear_layers
 from .test_information import LENGTHS, NORMAL, N, Program, sentences, x_of
 from .test_scores import Path
 
@@ -273,3 +275,43 @@ def test_layers_are_read_each_by_itself_and_all_together():
     assert together.latent_units == first.latent_units + second.latent_units == 6
     assert together.active_units == first.active_units + second.active_units
     assert together.kl_by_dimension == pytest.approx(first.kl_by_dimension + second.kl_by_dimension)
+
+
+def test_a_chain_says_layer_by_layer_what_is_known():
+    """KL of each site, and information of the sites so far; the entries of one draw deviate by about 1 nat."""
+    model, guide = linear_layers.Chain(), linear_layers.chain_guide()
+    with measuring(0, model, guide):
+        # All N are compared, and by more than one draw, so that the noise is small.
+        found = latent_figures(model, guide, sentences(), draws=200, costly=N)
+        joint = [
+            mutual_information(guide, sentences(), model.latents, draws=50).so_far,
+            mutual_information(guide, sentences(), model.latents[:2], draws=50).so_far,
+        ]
+    kl = [found.sites[name].kl for name in linear_layers.SITES]
+    assert kl == pytest.approx(linear_layers.kl_by_site(), abs=5 * 2.0 / math.sqrt(200 * N))
+    assert found.together.kl == pytest.approx(sum(linear_layers.kl_by_site()), abs=5 * 2.0 / math.sqrt(200 * N))
+    known = linear_layers.information_so_far(1.0)
+    near = {"abs": 5 / math.sqrt(50 * N) + 0.01}
+    assert [*joint[0].values()] == pytest.approx(known, **near)
+    assert [*joint[1].values()] == pytest.approx(known[:2], **near)
+    so_far = [found.sites[name].so_far for name in linear_layers.SITES]
+    assert so_far == pytest.approx(known, abs=5 / math.sqrt(N))
+    assert so_far[-1] == found.together.mutual_information
+    assert found.sites["z_1"].as_dict()["information_so_far"] == so_far[0]
+    assert found.together.so_far is None
+
+
+def test_sites_so_far_are_in_the_order_in_which_they_are_drawn():
+    """z_2 is drawn before z_1: what both say stands at z_1, the last."""
+
+    def run(batch):
+        x = x_of(batch).unsqueeze(-1)
+        pyro.sample("z2", dist.Normal(3.0 * x, 1.0).to_event(1))
+        pyro.sample("z1", dist.Normal(torch.zeros(batch.size, 1), 1.0).to_event(1))
+
+    sites = tuple(LatentSpec(name, axes=("D",), sizes={"D": 1}) for name in ("z1", "z2"))
+    with measuring(0):
+        found = mutual_information(Program(run), sentences(), sites, draws=20)
+    assert list(found.so_far) == ["z2", "z1"]
+    assert found.so_far["z1"] == pytest.approx(found.so_far["z2"], abs=1e-9)
+    assert found.value == pytest.approx(0.5 * math.log(10), abs=5 / math.sqrt(20 * N) + 0.02)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 
 from ppl_text.evaluation.latents import LatentFigures, SiteFigures, StepFigures
 from ppl_text.evaluation.report import Section, document, latent_sections, table, values_of
@@ -69,14 +70,16 @@ def test_a_lone_latent_has_a_row_for_each_quantity():
 def test_several_latents_have_a_row_each_and_say_what_is_not_known():
     unknown = SiteFigures(1000, 0.02, 0.02, math.nan, 6.9, 0, 0, 4, (), 1000)
     together = SiteFigures(1000, 3.02, 3.02, 2.6, 5.5, 3, 2, 8, (), 256)
-    figures = LatentFigures({"z1": Z, "z2": unknown, "a": StepFigures(1000, 8.0, 4.0)}, together)
+    sites = {"z1": replace(Z, so_far=2.4), "z2": replace(unknown, so_far=2.6), "a": StepFigures(1000, 8.0, 4.0)}
+    figures = LatentFigures(sites, together)
     (section,) = latent_sections(figures)
     rows = {row[0]: row[1:] for row in section.rows}
-    assert rows["z1"] == ("3.000", "–", "2.500", "6.900", "0.500", "3 of 4", "2 of 4")
-    assert rows["z2"] == ("0.020", "–", "unknown", "6.900", "unknown", "0 of 4", "0 of 4")
-    assert rows["a"] == ("8.000", "2.000", "–", "–", "–", "–", "–")
-    assert rows["z1, z2 together"][2:4] == ("2.600", "5.500")
+    assert rows["z1"] == ("3.000", "–", "2.500", "6.900", "2.400", "0.500", "3 of 4", "2 of 4")
+    assert rows["z2"] == ("0.020", "–", "unknown", "6.900", "2.600", "unknown", "0 of 4", "0 of 4")
+    assert rows["a"] == ("8.000", "2.000", "–", "–", "–", "–", "–", "–")
+    assert rows["z1, z2 together"][2:5] == ("2.600", "5.500", "2.600")
     assert {len(row) for row in section.rows} == {len(section.header)}
-    assert [line.split(" (")[0] for line in section.lines] == ["z1: latents in use", "z2: latents collapsed"]
+    assert [line.split(" (")[0] for line in section.lines[:2]] == ["z1: latents in use", "z2: latents collapsed"]
+    assert "among 256 sentences" in section.lines[2]
     assert set(section.values["sites"]) == {"z1", "z2", "a"}
     assert section.values["mutual_information"] == 2.6

@@ -57,6 +57,22 @@ class Words(WordMeasure):
         return References(letters=14.5, entropy=6.8)
 
 
+def test_sentences_of_parts_of_words_have_figures_that_other_tokenizers_share(monkeypatch):
+    monkeypatch.setattr(Subject, "latents", lambda *_: None)
+    of_parts = replace(LIKELIHOOD, n_spaced=5000.0, n_bytes=24000.0)
+    bounds = shown(Sentences(), of_parts, SENTENCES, samples=0)[0]
+    line = "Per word between white space PPL 19.270, 0.889 bits per byte (the end of a text counts as a word"
+    assert bounds.lines[2].startswith(line)
+    assert (bounds.values["n_spaced"], bounds.values["n_bytes"]) == (5000.0, 24000.0)
+    assert bounds.values["ppl_word"] == pytest.approx(math.exp(11.9876 * 1234 / 5000))
+    assert bounds.values["bits_per_byte"] == pytest.approx(11.9876 * 1234 / 24000 / math.log(2))
+    exact = replace(of_parts, exact=True, elbo_se=0.0, iw_se=0.0)
+    assert shown(Sentences(), exact, SENTENCES, samples=0)[0].lines[2].startswith(line)
+    words = replace(of_parts, n_spaced=7404.0)
+    assert not any("between white space" in row for row in shown(Sentences(), words, SENTENCES, samples=0)[0].lines)
+    assert not {"ppl_word", "n_bytes"} & set(shown(Sentences(), corpus=SENTENCES, samples=0)[0].values)
+
+
 class Sentences(SentenceMeasure):
     def references(self, corpus, split, *, conditional):
         return References(letters=14.5, entropy=6.8, telling=False)
