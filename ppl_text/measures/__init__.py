@@ -23,6 +23,7 @@ MEASURES = {
     "words": "ppl_text.measures.words:WordMeasure",
     "sentences": "ppl_text.measures.sentences:SentenceMeasure",
     "codes": "ppl_text.measures.codes:CodeMeasure",
+    "layers": "ppl_text.measures.layers:LayerMeasure",
     "pairs": "ppl_text.measures.pairs:PairMeasure",
     "augmentation": "ppl_text.measures.augmentation:AugmentationMeasure",
     "generation": "ppl_text.measures.generation:GenerationMeasure",
