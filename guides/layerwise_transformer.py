@@ -50,6 +50,10 @@ class LayeredModel(Protocol):
         """Return states (B, S, H) of the text for each latent, and which of them count (B, S)."""
         ...
 
+    def load_backbone(self, backbone: Backbone) -> None:
+        """Take over the weights of the model's pretrained start in another network of its form, if it has any."""
+        ...
+
     def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> Independent:
         """p(z_l | z_{<l}, source) at ``place``."""
         ...
@@ -141,6 +145,11 @@ class ReadingGuide(LayeredGuide):
         self.recognition = nn.ModuleList(self._recognition(place) for place in range(number))
         norms = [] if gamma is None else [RowNorm(model.latent_dim, gamma=gamma) for _ in range(number)]
         self.norms = nn.ModuleList(norms)
+
+    def load_pretrained(self) -> None:
+        """Take over the weights of a pretrained model in blocks of the guide's own: at the beginning of a training."""
+        if self.backbone is not None:
+            self.model.load_backbone(self.backbone)
 
     @property
     def chain(self) -> LatentChain:

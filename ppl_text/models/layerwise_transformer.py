@@ -20,10 +20,12 @@ from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.protocols import Choice, State
 from ..core.vocabulary import Vocabulary
+from ..data.pretrained import row_map
+from ..data.pretrained_models import pretrained_settings, weights
 from ..distributions.precision import at_least_float32
 from ..distributions.side import record_side_loss
 from ..distributions.tokens import DecodedTokens, log_bag
-from ..nn.backbone import Backbone
+from ..nn.backbone import Backbone, sizes_in, take_rows
 from ..nn.handed import HandedOn
 from ..nn.injections import INJECTIONS, ByLayer
 from ..nn.latent_chain import LatentChain
@@ -75,10 +77,14 @@ class LayerwiseTransformer(nn.Module):
         clamp: largest absolute value of μ and ln σ² of the guides' Gaussians; null: any.
         bag_of_words: weight of the side loss -Σ_t ln softmax(E (W_b z_L + b))[w_t], in training alone.
         head: the softmax shares its weights with the embedding (``tied``), or has its own (``untied``).
+        backbone: a pretrained model, a folder or a name, whose weights training begins with; null: random ones.
+        adapt: what is trained of the backbone: ``full``, ``frozen`` or ``low-rank``; the embedding always is.
+        adapt_rank: of low-rank updates.
         architecture: ``gpt2`` or ``llama``.
-        layers, width, heads, positions: sizes of the decoder; null: GPT-2 small's 12, 768, 12 and 1024.
+        layers, width, heads, positions: sizes of the decoder; null: those of the pretrained model, or GPT-2 small's 12,
+            768, 12 and 1024.
         dropout: of embeddings, attention and residuals, in training only.
-        settings: other keys of the architecture's configuration.
+        settings: other keys of the architecture's configuration; null: those of the pretrained model, or the defaults.
         checkpointing: compute activations twice rather than keep them.
     """
 
@@ -118,6 +124,9 @@ class LayerwiseTransformer(nn.Module):
         clamp: float | None = None,
         bag_of_words: float = 0.0,
         head: str = "tied",
+        backbone: str | None = None,
+        adapt: str = "full",
+        adapt_rank: int = 8,
         architecture: str = "gpt2",
         layers: int | None = None,
         width: int | None = None,
@@ -140,9 +149,11 @@ class LayerwiseTransformer(nn.Module):
             "dropout": dropout,
             "settings": settings,
             "checkpointing": checkpointing,
+            "adapt": adapt,
+            "adapt_rank": adapt_rank,
         }
         """What a network of the same form is made of, a guide's own encoder, say."""
-        self.backbone = Backbone(**self.architecture)
+        self.pretrained, self.backbone = backbone, Backbone(**self.architecture)
         self.head = _untied(sizes.width, vocabulary.size) if head == "untied" else None
         self.places = _places(paradigm, first_layer, last_layer, sizes.layers)
         self.sites = _site_names(paradigm, self.places, one_latent)
@@ -172,6 +183,50 @@ class LayerwiseTransformer(nn.Module):
         """What sources say to the priors, one vector (B, H) for each latent: computed once, by the guide."""
         self.register_buffer("zeros", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("ones", torch.ones(latent_dim), persistent=False)
+
+    @classmethod
+    def settled(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Fill in what a pretrained model decides, so that the options say it without its folder.
+
+        Raises :class:`UserError` where an option says something else, or the folder is none of a known architecture.
+        """
+        name = options.get("backbone")
+        names = ("layers", "width", "heads", "positions")
+        if name is None or None not in [options.get(key) for key in (*names, "settings")]:
+            return dict(options)
+        found = pretrained_settings(name)
+        keys = sizes_in(found.architecture)
+        sizes = {key: getattr(found, key) for key in names}
+        wrong = [f"{key}={options[key]}" for key in names if options.get(key) not in (None, sizes[key])]
+        if wrong:
+            has = ", ".join(f"{key}={size}" for key, size in sizes.items())
+            raise UserError(f"model.{wrong[0]} is not what backbone {name} has ({has}); leave it out")
+        ours = {*keys.values(), "vocab_size", "model_type", "tie_word_embeddings"}
+        kept = {
+            k: v for k, v in found.settings.items() if k not in ours and not k.endswith(("pdrop", "dropout", "_id"))
+        }
+        untied = found.settings.get("tie_word_embeddings") is False
+        head = {"head": "untied"} if untied else {}
+        return {**options, **sizes, "architecture": found.architecture, "settings": kept, **head}
+
+    def load_pretrained(self) -> None:
+        """Take over the weights of the pretrained model, if there is one: at the beginning of a training.
+
+        Raises :class:`UserError` where they are not there, or do not fit the model or the tokenizer of the texts.
+        """
+        if self.pretrained is None:
+            return
+        self.load_backbone(self.backbone)
+        found = weights(self.pretrained).get("lm_head.weight")
+        if self.head is not None and found is not None:
+            with torch.no_grad():
+                take_rows(self.head.weight, found, row_map(self.pretrained, self.vocabulary).tolist())
+
+    def load_backbone(self, backbone: Backbone) -> None:
+        """Take over the pretrained weights in another network of this form."""
+        if self.pretrained is not None:
+            rows = row_map(self.pretrained, self.vocabulary).tolist()
+            backbone.load(weights(self.pretrained), pretrained_settings(self.pretrained).embedding, rows)
 
     def remarks(self, lengths: Tensor, sources: Tensor | None = None) -> list[str]:
         """Refuse texts of these numbers of scored tokens that are longer than the decoder has positions.

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import State
+from .adapters import LowRankUpdate
 
 Change = Callable[[Tensor], Tensor]
 """Makes new values (R, T, d) of a layer's values."""
@@ -53,6 +54,7 @@ class _Anatomy(NamedTuple):
     attention: str
     value: str
     key: str | None
+    adapted: tuple[str, ...]
     dropout: tuple[str, ...]
 
 
@@ -65,6 +67,7 @@ ARCHITECTURES: Mapping[str, _Anatomy] = {
         "attn",
         "c_attn",
         None,
+        ("c_attn",),
         ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     ),
     "llama": _Anatomy(
@@ -81,10 +84,14 @@ ARCHITECTURES: Mapping[str, _Anatomy] = {
         "self_attn",
         "v_proj",
         "k_proj",
+        ("q_proj", "v_proj"),
         ("attention_dropout",),
     ),
 }
 """Causal decoders whose value projection can be wrapped, by name."""
+
+ADAPTATIONS = ("full", "frozen", "low-rank")
+"""What is trained of a backbone."""
 
 ATTENTION = "ppl_text"
 """Name of the attention function in the registry of ``transformers``."""
@@ -104,6 +111,9 @@ class Backbone(nn.Module):
         dropout: of embeddings, attention and residuals, in training only, where the architecture has them.
         settings: further keys of the architecture's configuration, in the words of ``transformers``.
         checkpointing: compute each block a second time on the way back instead of keeping what is inside of it.
+        adapt: ``full``: all is trained; ``frozen``: the embedding of the symbols alone; ``low-rank``: that, and updates
+            of the maps to queries and values (:class:`~ppl_text.nn.adapters.LowRankUpdate`).
+        adapt_rank: of these updates.
 
     Raises:
         UserError: an architecture that is not known, or settings that do not fit together.
@@ -121,8 +131,12 @@ class Backbone(nn.Module):
         dropout: float = 0.1,
         settings: Mapping[str, Any] | None = None,
         checkpointing: bool = False,
+        adapt: str = "full",
+        adapt_rank: int = 8,
     ) -> None:
         super().__init__()
+        if adapt not in ADAPTATIONS:
+            raise UnknownNameError("adapt", adapt, ADAPTATIONS)
         if architecture not in ARCHITECTURES:
             raise UnknownNameError("architecture", architecture, tuple(ARCHITECTURES))
         if width % heads:
@@ -136,6 +150,8 @@ class Backbone(nn.Module):
         self.value_dim = _value_dim(self._attention(0), self._anatomy, width)
         self._past = _past_keyword(self.network)
         self._injected, self._looked_at = NOTHING, False
+        self.updates = nn.ModuleList()
+        self._adapt(adapt, adapt_rank)
         for place, block in enumerate(self.blocks):
             block.register_forward_pre_hook(partial(self._add, place), with_kwargs=True)
             self._value_projection(place).register_forward_hook(partial(self._change, place))
@@ -143,6 +159,46 @@ class Backbone(nn.Module):
             if checkpointing:
                 block.gradient_checkpointing = True
                 block._gradient_checkpointing_func = self._twice
+
+    def _adapt(self, adapt: str, rank: int) -> None:
+        """Freeze all but the embedding of the symbols, and add updates, before anything else is hooked to the maps."""
+        if adapt == "full":
+            return
+        self.network.requires_grad_(False)
+        self.embedding.weight.requires_grad_(True)
+        for place in range(self.number if adapt == "low-rank" else 0):
+            for name in self._anatomy.adapted:
+                projection = getattr(self._attention(place), name)
+                # A linear map of GPT-2 has its weight the other way round.
+                wide = tuple(projection.weight.shape)
+                inputs, outputs = wide if self._anatomy.key is None else wide[::-1]
+                update = LowRankUpdate(inputs, outputs, rank)
+                projection.register_forward_hook(update.added)
+                self.updates.append(update)
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, Tensor], embedding: str, rows: Sequence[int]) -> None:
+        """Take over pretrained tensors by the names that ``transformers`` has for them.
+
+        Args:
+            tensors: of the network; what is not in it is left alone.
+            embedding: name of that of the symbols.
+            rows: for each of the V symbols its row in that, -1 for a symbol that it lacks, which keeps its own.
+
+        Raises:
+            UserError: tensors are missing, or have other shapes.
+        """
+        own = self.network.state_dict()
+        table = f"{self._anatomy.embedding}.weight"
+        if missing := [name for name in own if name != table and name not in tensors]:
+            raise UserError(f"the pretrained weights lack {', '.join(missing[:3])}: are they of this architecture?")
+        for name, tensor in own.items():
+            if name != table and tensor.shape != tensors[name].shape:
+                shapes = f"{tuple(tensors[name].shape)}, and the model needs {tuple(tensor.shape)}"
+                raise UserError(f"the pretrained weight {name} has the shape {shapes}; leave sizes of the model out")
+            if name != table:
+                tensor.copy_(tensors[name])
+        take_rows(self.embedding.weight, tensors[embedding], rows)
 
     @property
     def blocks(self) -> Sequence[Any]:
@@ -307,6 +363,13 @@ class Backbone(nn.Module):
         return torch.cat([query, key, change(value).to(value.dtype)], dim=-1)
 
 
+def take_rows(own: Tensor, given: Tensor, rows: Sequence[int]) -> None:
+    """Copy row ``rows[i]`` of ``given`` to row i of ``own``; one of -1 stays."""
+    places = torch.as_tensor(rows, device=own.device)
+    known = places >= 0
+    own[known] = given.to(own.device)[places[known]].to(own.dtype)
+
+
 def _of(parts: Sequence[Any], place: int) -> Any:
     return parts[place] if parts else None
 
@@ -314,6 +377,16 @@ def _of(parts: Sequence[Any], place: int) -> Any:
 def _causal(steps: int, width: int, device: torch.device) -> Tensor:
     """(1, 1, T, W): True where one of the last T of W positions sees another."""
     return torch.ones(steps, width, dtype=torch.bool, device=device).tril(width - steps)[None, None]
+
+
+def sizes_in(architecture: str) -> dict[str, str]:
+    """Return what an architecture's configuration calls layers, width, heads and positions.
+
+    Raises :class:`UnknownNameError` for one that is not known.
+    """
+    if architecture not in ARCHITECTURES:
+        raise UnknownNameError("architecture", architecture, tuple(ARCHITECTURES))
+    return {name: key for name, key in ARCHITECTURES[architecture].keys.items() if name != "inner"}
 
 
 def _build(anatomy: _Anatomy, vocabulary: int, given: Mapping[str, Any]) -> Any:

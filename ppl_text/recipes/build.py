@@ -235,7 +235,17 @@ def effective(config: RunConfig, code: Code | None = None) -> RunConfig:
         return _with_options(config, written)
     for section, part in zip(("model", "guide"), parts, strict=True):
         written[section] = default_options(part.kind)
-    return _with_options(config, written)
+    return _settled(_with_options(config, written), parts[0].kind)
+
+
+def _settled(config: RunConfig, model: type[nn.Module]) -> RunConfig:
+    """Let a model class fill in what some of its options decide of others, by its ``settled(options)``, if any."""
+    settle = getattr(model, "settled", None)
+    if not callable(settle):
+        return config
+    section = config.model
+    options = settle(section.options)
+    return config.model_copy(update={"model": section.model_validate({**section.model_dump(), **options})})
 
 
 def _with_options(config: RunConfig, written: Mapping[str, Mapping[str, Any]]) -> RunConfig:

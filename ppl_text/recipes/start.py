@@ -69,7 +69,7 @@ def _train(
     fabric = build.build_fabric(config)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     if not resume:
-        folders.inherit(config, corpus, programs.model)
+        begin_with_others(config, corpus, programs)
     objective = build.build_objective(config, code)
     for note in (*corpus.notes, *model_remarks(programs.model, corpus)):
         progress.message(note)
@@ -84,6 +84,16 @@ def _train(
         trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
     return trainer.fit(resume=resume)
+
+
+def begin_with_others(config: RunConfig, corpus: Corpus, programs: build.Programs) -> None:
+    """Load what a new run begins with: its parent's model, or what a program's ``load_pretrained()`` takes over."""
+    folders.inherit(config, corpus, programs.model)
+    own = programs if config.parent is None else programs[1:]
+    for program in own:
+        begin = getattr(program, "load_pretrained", None)
+        if callable(begin):
+            begin()
 
 
 def model_remarks(model: nn.Module, corpus: Corpus) -> list[str]:
