@@ -167,7 +167,7 @@ class InTrainer:
     def step(self, batch: Batch) -> float:
         """Take one training step; return the loss, nats per sentence."""
         with pyro.validation_enabled(False):
-            self.update(batch, self.steps)
+            self.update([batch], self.steps)
         self.steps += 1
         loss = self.update.meters.sums[4].item()
         self.update.meters.reset()

@@ -214,7 +214,7 @@ def build(spec: Mapping[str, Any] | float) -> Schedule:
     return Schedule(name, tuple(arguments.items()))
 
 
-def in_steps(spec: Any, epoch: int | None) -> Any:
+def in_steps(spec: Any, epoch: float | None) -> Any:
     """Return the schedule with all arguments in updates, of which an epoch has ``epoch`` (None: no epochs).
 
     What is no mapping stays as it is. Raises :class:`ConfigError` for an argument that is given twice, that is no

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -118,6 +119,14 @@ class CodeBook(RunningStatistics):
         vectors = least * (vectors / processes)[place]
         self.sums.copy_(torch.where(revived.unsqueeze(-1), vectors, self.sums))
         self._renew()
+
+    @torch.no_grad()
+    def pool(self, batches: Sequence[Figures]) -> Figures:
+        """Return counts and sums of all batches; at each place the vector of the first batch that has one there."""
+        counts, sums, vectors, there = (torch.stack(column) for column in zip(*batches, strict=True))
+        first = there.argmax(0)
+        places = torch.arange(len(first), device=first.device)
+        return counts.sum(0), sums.sum(0), vectors[first, places], there[first, places]
 
     def _renew(self) -> None:
         whole = self.counts.sum()

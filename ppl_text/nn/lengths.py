@@ -50,6 +50,10 @@ class LengthTable(RunningStatistics):
         shares = self.log_shares().exp()
         return (torch.multinomial(shares, n, replacement=True) + 1).clamp(max=most)
 
+    def pool(self, batches: Sequence[Figures]) -> Figures:
+        """Return the counts of all batches."""
+        return (torch.stack([counts for (counts,) in batches]).sum(0),)
+
     @torch.no_grad()
     def follow(self, figures: Figures, total: Total) -> None:
         """Move the counts by one batch: they are those of the last 1 / (1 - γ) batches or so."""

@@ -33,35 +33,55 @@ class RunningStatistics(nn.Module):
     - in ``forward``, call ``self.note(*figures)`` with what the batch says (counts, sums, means), whatever the
       objective is doing, and read the buffers as you like, but do not change them;
     - define ``follow(figures, total)``, which moves the buffers by one batch;
+    - define ``pool(batches)``, which makes one batch of several, for updates that gather the gradients of several;
     - define ``estimate(batches, total)``, which sets them from the figures of several batches at fixed parameters;
       or say ``estimated = False`` where the statistics are themselves weights that training reads (codes that a decoder
       is trained on), which have to be judged as they are.
 
-    One run of a program calls ``forward`` once: the last note is what the batch says. Both methods run without
+    One run of a program calls ``forward`` once: the last note is what the batch says. These methods run without
     gradients. They are part of the training step, which must not ask the device: no ``.item()``, no Python branch on a
     value. Notes are taken in training mode only, so a part that is not trained keeps its statistics.
 
-    A training loop of your own calls :func:`commit` after each ``optimizer.step()``.
+    A training loop of your own calls :func:`commit` after each ``optimizer.step()``, and :func:`set_aside` between two
+    batches whose gradients are gathered for one.
     """
 
     estimated: ClassVar[bool] = True
     """Whether weights are judged by statistics estimated anew over training texts."""
 
     _noted: Figures | None = None
+    _aside: tuple[Figures, ...] = ()
 
     def note(self, *figures: Tensor) -> None:
         """Keep what the present batch says, in the place of what was noted before."""
         if self.training:
             self._noted = tuple(figure.detach() for figure in figures)
 
+    def set_aside(self) -> None:
+        """Keep what was noted beside what the batches to come say."""
+        if self._noted is not None:
+            self._aside, self._noted = (*self._aside, self._noted), None
+
+    def forget(self) -> None:
+        """Drop what was noted and what was set aside."""
+        self._noted, self._aside = None, ()
+
     def take(self) -> Figures | None:
-        """Return what was noted last, and forget it; None where nothing was."""
-        noted, self._noted = self._noted, None
-        return noted
+        """Return what was noted last, pooled with what was set aside, and forget it; None where nothing was noted."""
+        self.set_aside()
+        noted, self._aside = self._aside, ()
+        return self.pool(noted) if len(noted) > 1 else next(iter(noted), None)
 
     def follow(self, figures: Figures, total: Total) -> None:
         """Move the statistics by one batch, whose share in each process ``figures`` are; ``total`` adds those up."""
         raise NotImplementedError(f"{type(self).__name__}: define follow(figures, total), which moves the buffers")
+
+    def pool(self, batches: Sequence[Figures]) -> Figures:
+        """Return the figures of one batch that has the texts of all of these."""
+        raise NotImplementedError(
+            f"{type(self).__name__}: define pool(batches), which makes one batch's figures of several, or train with "
+            "accumulate: 1"
+        )
 
     def estimate(self, batches: Sequence[Figures], total: Total) -> None:
         """Set the statistics to those of these batches, which know nothing of the values before."""
@@ -77,7 +97,13 @@ def statistics_of(*programs: nn.Module) -> list[RunningStatistics]:
 def discard(parts: Iterable[RunningStatistics]) -> None:
     """Forget what was noted: before an update, which is none of its business."""
     for part in parts:
-        part.take()
+        part.forget()
+
+
+def set_aside(parts: Iterable[RunningStatistics]) -> None:
+    """Keep what a batch says until that of the last batch of an update is there."""
+    for part in parts:
+        part.set_aside()
 
 
 def commit(parts: Iterable[RunningStatistics], total: Total = alone) -> None:
@@ -138,25 +164,36 @@ class RowNorm(RunningStatistics):
     @torch.no_grad()
     def follow(self, figures: Figures, total: Total) -> None:
         """Move the running means towards a batch; one of a single row leaves them."""
-        rows, mean, variance = _pooled([figures], total)
+        rows, mean, variance = _unbiased([figures], total)
         several = rows > 1.0
         self.batches += several
         share = several * self.batches.clamp(min=1).reciprocal().clamp(min=self.momentum)
         self.running_mean.lerp_(mean, share.to(mean.dtype))
         self.running_variance.lerp_(variance, share.to(mean.dtype))
 
+    def pool(self, batches: Sequence[Figures]) -> Figures:
+        """Return rows, mean and biased variance of all rows."""
+        rows, mean, squares = _moments(batches, alone)
+        return rows, mean, squares / rows.clamp(min=1.0)
+
     @torch.no_grad()
     def estimate(self, batches: Sequence[Figures], total: Total) -> None:
         """Set m and v to mean and unbiased variance over all rows of the batches, as if they were one batch."""
-        rows, mean, variance = _pooled(batches, total)
+        rows, mean, variance = _unbiased(batches, total)
         several = rows > 1.0
         self.running_mean.copy_(torch.where(several, mean, self.running_mean))
         self.running_variance.copy_(torch.where(several, variance, self.running_variance))
         self.batches.copy_(torch.where(several, len(batches), self.batches))
 
 
-def _pooled(batches: Sequence[Figures], total: Total) -> Figures:
-    """Rows (), means (D,) and unbiased variances (D,) of all rows, given rows, means and biased variances of batches.
+def _unbiased(batches: Sequence[Figures], total: Total) -> Figures:
+    """Rows (), means (D,) and unbiased variances (D,) of all rows of all processes, given figures of batches."""
+    rows, mean, squares = _moments(batches, total)
+    return rows, mean, squares / (rows - 1.0).clamp(min=1.0)
+
+
+def _moments(batches: Sequence[Figures], total: Total) -> Figures:
+    """Rows (), means (D,) and sums of squares about them (D,), given rows, means and biased variances of batches.
 
     The sum of squares about the common mean is that about each batch's own and what lies between them.
     """
@@ -164,5 +201,4 @@ def _pooled(batches: Sequence[Figures], total: Total) -> Figures:
     number = total(rows.sum())
     shares = rows.unsqueeze(-1)
     common = total((shares * mean).sum(0)) / number.clamp(min=1.0)
-    squares = total((shares * (variance + (mean - common).square())).sum(0))
-    return number, common, squares / (number - 1.0).clamp(min=1.0)
+    return number, common, total((shares * (variance + (mean - common).square())).sum(0))

@@ -16,7 +16,8 @@ from ..data.catalogue import CORPORA
 from . import own_text
 from .code import Code, absolute, find, is_own, model_registry
 from .errors import RecipeError, lines_of
-from .procedures import TrainingSection, replace_freeze, replace_length
+from .lengths import replace_length
+from .procedures import TrainingSection, replace_freeze
 from .sections import Count, NamedSection, Real, Section, as_schedule, as_schedules
 from .tree import assign, preset_values, read_recipe, sized, source_of, with_absolute_paths
 

@@ -18,6 +18,7 @@ from ..core.errors import ConfigError
 from ..training.beta import averaged
 from ..training.options import Decay, Keep, KlSites, TrainingOptions
 from ..training.programs import EVERYTHING
+from .lengths import NO_EPOCHS, Epoch, updates_of
 from .sections import (
     EPOCH,
     NOMINAL_EPOCH,
@@ -36,8 +37,6 @@ MovingDecay = Annotated[Real, Field(ge=0, lt=1)]
 FREEZE = {"none": EVERYTHING, "model": ("guide",)}
 """What is trained, by the word that ``swap`` has for it."""
 
-NO_EPOCHS = "a word list is drawn from without end and has no epochs"
-
 
 class DecaySection(Section):
     """Read ``decay``: the rule of :class:`ppl_text.training.options.Decay`, in epochs."""
@@ -47,11 +46,12 @@ class DecaySection(Section):
     from_epoch: Annotated[int, Field(strict=True, ge=0)] = Field(15, description="not before the end of this epoch")
     limit: Count = Field(5, description="how often at most; then training stops")
 
-    def in_steps(self, epoch: int | None) -> Decay:
+    def in_steps(self, epoch: Epoch | None) -> Decay:
         """Return the rule in updates; raises :class:`ConfigError` where it counts epochs and there are none."""
         if epoch is None and self.from_epoch:
             raise ConfigError(f"decay.from_epoch: {NO_EPOCHS}; write from_epoch: 0")
-        return Decay(self.factor, self.patience, self.from_epoch * (epoch or 0), self.limit)
+        first = 0 if epoch is None else epoch.updates(self.from_epoch)
+        return Decay(self.factor, self.patience, first, self.limit)
 
 
 def _submodules(value: Any) -> Any:
@@ -86,6 +86,7 @@ class Procedure(Section):
     clip_value: Annotated[Real, Field(gt=0)] | None = Field(
         None, description="largest absolute value of each entry of the gradient, with clip_norm: null; null: any"
     )
+    accumulate: Count = Field(1, description="batches whose gradients are gathered for one update")
     log_every: Interval = Field(100, description="steps between two lines on training")
     validate_every: Interval = Field(500, description="steps between two validations")
     checkpoint_every: Interval = Field(500, description="steps between two checkpoints")
@@ -138,12 +139,14 @@ class Procedure(Section):
         beta = averaged(beta, sites) if self.kl_sites == "mean" else beta
         return {site: schedule(0) for site, schedule in beta.items()} if isinstance(beta, dict) else beta(0)
 
-    def in_steps(self, epoch: int | None) -> TrainingOptions:
-        """Return the trainer's options, for epochs of ``epoch`` steps; None: of a word list.
+    def in_steps(self, batches: int | None) -> TrainingOptions:
+        """Return the trainer's options, for epochs of so many batches; None: of a word list.
 
         Raises :class:`ConfigError` where something counts epochs and there are none.
         """
-        steps = self.steps if self.steps is not None else _times("epochs", self.epochs or 0, epoch)
+        epoch = None if batches is None else Epoch(batches, self.accumulate)
+        length = None if epoch is None else epoch.length
+        steps = self.steps if self.steps is not None else updates_of("epochs", self.epochs or 0, epoch)
         intervals = {name: getattr(self, name) for name in ("log_every", "validate_every", "checkpoint_every")}
         return TrainingOptions(
             steps=steps,
@@ -152,17 +155,12 @@ class Procedure(Section):
             patience=self.patience,
             keep=self.keep,
             kl_sites=self.kl_sites,
-            beta=as_schedules(self.beta, steps, epoch),
-            learning_rate=as_schedule(self.lr, steps, epoch),
+            accumulate=self.accumulate,
+            beta=as_schedules(self.beta, steps, length),
+            learning_rate=as_schedule(self.lr, steps, length),
             decay=None if self.decay is None else self.decay.in_steps(epoch),
-            **{name: _times(name, 1, epoch) if value == EPOCH else value for name, value in intervals.items()},
+            **{name: updates_of(name, 1, epoch) if value == EPOCH else value for name, value in intervals.items()},
         )
-
-
-def _times(key: str, number: int, epoch: int | None) -> int:
-    if epoch is None:
-        raise ConfigError(f"training.{key}: {NO_EPOCHS}; give a number of steps")
-    return number * epoch
 
 
 def _in_words(value: Any) -> str:
@@ -200,9 +198,10 @@ class StageSection(Procedure):
         beta = [f"β {_in_words(self.beta)}"] if self.beta != 1.0 else []
         mean = ["mean KL of the sites"] if self.kl_sites == "mean" else []
         rule = [f"{self.update} updates"] if self.update != "joint" else []
+        batches = [f"{self.accumulate} batches an update"] if self.accumulate > 1 else []
         part = [f"{' and '.join(self.train)} alone"] if self.train != EVERYTHING else []
         anew = [f"{program} anew" for program in self.reset]
-        return ", ".join([f"{length} of {self.objective or objective}", *beta, *mean, *rule, *part, *anew])
+        return ", ".join([f"{length} of {self.objective or objective}", *beta, *mean, *rule, *batches, *part, *anew])
 
 
 class TrainingSection(Procedure):
@@ -260,6 +259,10 @@ class TrainingSection(Procedure):
     def _trained_fits(self) -> None:
         for stage in self.in_stages():
             said = f"train: [{', '.join(stage.train)}]"
+            if stage.update == "aggressive" and stage.accumulate > 1:
+                raise ValueError(
+                    "update: aggressive makes each update of one batch; use accumulate: 1, or update: joint"
+                )
             if stage.update == "aggressive" and not all(map(stage.trains, EVERYTHING)):
                 raise ValueError(f"update: aggressive trains guide and model in turn, and {said} leaves only one")
             for program in stage.reset:
@@ -321,44 +324,3 @@ def replace_freeze(training: dict[str, Any], changed: Mapping[str, Any]) -> None
     for new, old in (("freeze", "train"), ("train", "freeze")):
         if new in changed:
             training.pop(old, None)
-
-
-def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None:
-    """Let a new length (``steps`` or ``epochs``) take the place of the old one in a tree that is not checked yet.
-
-    Stages that were given before take their shares of it, each at least 1 and the last one what is left.
-    """
-    units = [unit for unit in ("steps", "epochs") if changed.get(unit) is not None]
-    if len(units) != 1:
-        return
-    (unit,), other = units, {"steps": "epochs", "epochs": "steps"}[units[0]]
-    if other not in changed:
-        training.pop(other, None)
-    stages = training.get("stages")
-    if stages and "stages" not in changed:
-        training["stages"] = _in_shares(stages, unit, changed[unit])
-
-
-def _in_shares(stages: Any, unit: str, whole: Any) -> Any:
-    """Return stages of ``whole`` in all; as they are where their lengths are in two units or no numbers."""
-    lengths = [_length_in(stage) for stage in stages]
-    if len({given for given, _ in lengths}) != 1 or not isinstance(whole, int) or whole < len(stages):
-        return stages
-    numbers = [number for _, number in lengths]
-    left, shares = whole, []
-    for place, number in enumerate(numbers[:-1], 1):
-        share = max(1, min(round(whole * number / sum(numbers)), left - (len(numbers) - place)))
-        shares.append(share)
-        left -= share
-    return [
-        {**{k: v for k, v in stage.items() if k not in ("steps", "epochs")}, unit: share}
-        for stage, share in zip(stages, [*shares, left], strict=True)
-    ]
-
-
-def _length_in(stage: Any) -> tuple[str, int]:
-    """Return unit and number; the unit is "" where there is none."""
-    given = [(u, stage[u]) for u in ("steps", "epochs") if stage.get(u) is not None] if isinstance(stage, dict) else []
-    if len(given) != 1 or not isinstance(given[0][1], int) or given[0][1] < 1:
-        return repr(stage), 1
-    return given[0]

@@ -18,7 +18,7 @@ Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number."""
 
 EPOCH = "epoch"
-"""An interval of as many steps as an epoch has batches."""
+"""An interval of as many steps as an epoch has."""
 
 NOMINAL_EPOCH = 100
 """Steps of an epoch where a schedule is checked before the data are known."""
@@ -41,7 +41,7 @@ class NamedSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-def as_schedule(spec: Any, steps: int, epoch: int | None = NOMINAL_EPOCH) -> schedules.Schedule:
+def as_schedule(spec: Any, steps: int, epoch: float | None = NOMINAL_EPOCH) -> schedules.Schedule:
     """The schedule of a configuration; a ``warmup`` that names no ``steps`` lasts for the whole training.
 
     ``epoch``: how many steps one has; None: there are none, and a schedule that counts them is a :class:`ConfigError`.
@@ -55,7 +55,7 @@ def as_schedule(spec: Any, steps: int, epoch: int | None = NOMINAL_EPOCH) -> sch
 
 
 def as_schedules(
-    spec: Any, steps: int, epoch: int | None = NOMINAL_EPOCH
+    spec: Any, steps: int, epoch: float | None = NOMINAL_EPOCH
 ) -> schedules.Schedule | dict[str, schedules.Schedule]:
     """One schedule for all sites, or one for each site or side loss of a mapping without a ``name`` of its own."""
     if isinstance(spec, dict) and spec and "name" not in spec:

@@ -11,9 +11,10 @@ from torch import nn
 from ..core.protocols import Objective
 from ..data.batches import BatchStream
 from ..data.options import OPTIONS
+from ..training.aggressive import Aggressive
 from ..training.optimizers import MakeOptimizer, build_optimizer
 from ..training.state import Stage
-from ..training.update import Aggressive, Update
+from ..training.update import Update
 from .code import Code, objective_of
 from .config import RunConfig
 from .errors import Errors
@@ -36,7 +37,7 @@ def build_stages(
     Args:
         training: the configuration's section.
         objective: that of a stage that names none.
-        epoch: steps of an epoch; None for a word list.
+        epoch: batches of an epoch; None for a word list.
         fresh: makes programs anew.
         others: makes the random batches of aggressive training.
         code: of the user's, which stages may name.

@@ -37,7 +37,17 @@ __all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label"
 VALIDATIONS = 5
 """About how often a refit is validated."""
 
-CARRIED_ON = ("clip_norm", "clip_value", "patience", "keep", "optimizer", "betas", "weight_decay", "kl_sites")
+CARRIED_ON = (
+    "clip_norm",
+    "clip_value",
+    "patience",
+    "keep",
+    "optimizer",
+    "betas",
+    "weight_decay",
+    "kl_sites",
+    "accumulate",
+)
 """What a refit has of the training before it, as it stands."""
 
 _STEP_ARGUMENTS = {*IN_EPOCHS, *IN_EPOCHS.values()}

@@ -64,6 +64,7 @@ class TrainingOptions:
     checkpoint_every updates between two checkpoints; the last update always has one
     patience         validations without a better bound after which training ends; None: never
     beta             weight of the KL in the loss as a schedule of the step, or one by name of site or side loss
+    accumulate       batches whose gradients are gathered for one update, which weighs their texts as one batch of all
     kl_sites         KL of several latent sites in the loss: their ``"sum"``, or their ``"mean"``
     learning_rate    schedule for all parameter groups; None: the optimizer's own rates stay
     decay            when the rate falls for want of progress; None: never
@@ -83,9 +84,10 @@ class TrainingOptions:
     keep: Keep = "best"
     clip_value: float | None = None
     kl_sites: KlSites = "sum"
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
-        counts = ("steps", "log_every", "validate_every", "checkpoint_every")
+        counts = ("steps", "log_every", "validate_every", "checkpoint_every", "accumulate")
         errors = [f"{name} must be 1 or more; got {getattr(self, name)}" for name in counts if getattr(self, name) < 1]
         if self.patience is not None and self.patience < 1:
             errors.append(f"patience must be 1 or more, or None for no early stopping; got {self.patience}")

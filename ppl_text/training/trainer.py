@@ -280,11 +280,12 @@ class Trainer:
 
     def _advance(self, validated: bool) -> None:
         """Make one update, the first one under Pyro's validation."""
-        counters = self._state.counters
-        batch = to_device(next(self._state.batches), self._fabric.device)
+        counters, device = self._state.counters, self._fabric.device
+        number = self._state.stage.options.accumulate
+        batches = [to_device(next(self._state.batches), device) for _ in range(number)]
         try:
             with pyro_validated() if validated else nullcontext():
-                self._state.update(batch, counters.step, self._state.rate)
+                self._state.update(batches, counters.step, self._state.rate)
         except NonFinite as error:
             raise self._non_finite(error) from error
         counters.step += 1

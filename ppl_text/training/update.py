@@ -1,12 +1,12 @@
-"""How one update is made: objective, gradient, clipping, optimizer; of all at once, or aggressively of the guide first.
+"""How one update is made: objective, gradient, clipping, optimizer. Nothing in it asks the device.
 
-Nothing in a joint update asks the device.
+An update may gather the gradients of several batches. The other rule is :mod:`~ppl_text.training.aggressive`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +16,15 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from ..core.batch import Batch
-from ..core.errors import UserError
 from ..core.protocols import Estimate
-from ..nn.statistics import commit, discard, statistics_of
+from ..nn.statistics import commit, discard, set_aside, statistics_of
 from .beta import Beta, Schedules, averaged
 from .capture import Captured, Graphs
 from .machine import Ranks
 from .optimizers import set_rate, split_update
 from .options import TrainingOptions
-from .programs import Batches, Inputs, to_device
+from .programs import Inputs
 from .stopping import Guard
-
-MOST = 99
-"""Updates of the encoder before one of the decoder in aggressive training, at most (specification 0)."""
-
-WINDOW = 15
-"""Updates of the encoder between two looks at the loss."""
-
-INFORMATION = "mutual_information"
-"""What a monitor has to measure at each validation of an aggressive training."""
 
 
 class Meters:
@@ -47,14 +37,14 @@ class Meters:
         self._terms, self._weight, self._loss = self.sums[:3], self.sums[3], self.sums[4]
         self.updates = 0
 
-    def add(self, estimate: Estimate, weights: Tensor) -> None:
-        """Add one batch; shapes (B,)."""
+    def add(self, estimate: Estimate, weights: Tensor, updates: int = 1) -> None:
+        """Add one batch; shapes (B,). ``updates`` is 0 for one whose gradient waits for that of the next batch."""
         with torch.no_grad():
             terms = torch.stack((estimate.bound, estimate.kl, estimate.log_likelihood))
             self._terms += terms @ weights.to(terms.dtype)
             self._weight += weights.sum()
             self._loss += estimate.loss
-        self.updates += 1
+        self.updates += updates
 
     def reset(self) -> None:
         """Begin a new interval."""
@@ -94,7 +84,7 @@ class Setting:
 
 
 class Update:
-    """Make one update after the other: ``update(batch, step)``.
+    """Make one update after the other: ``update(batches, step)``, of one batch or of several.
 
     ``beta``, ``lr``, ``norm`` and ``meters`` tell of the last update; ``batch`` is what the programs were last run on.
     """
@@ -104,6 +94,7 @@ class Update:
         self._guard, self._parameters, self._began = setting.guard, setting.parameters, setting.began
         self._clip, self._clip_value = setting.options.clip_norm, setting.options.clip_value
         self._schedule = setting.options.learning_rate
+        self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
         self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
         self._step = Captured(self._compute, setting.graphs, setting.report)
         self._among: dict[str, Sequence[nn.Parameter]] = {}
@@ -124,16 +115,25 @@ class Update:
         """Return the learning rate of the first parameter group."""
         return float(self._optimizer.param_groups[0]["lr"])
 
-    def __call__(self, batch: Batch, step: int, rate: float = 1.0) -> None:
-        """Update the parameters once; ``step`` updates were made before. Raises ``NonFinite``.
+    def __call__(self, batches: Sequence[Batch], step: int, rate: float = 1.0) -> None:
+        """Update the parameters once, as if the texts of ``batches`` were one batch. Raises ``NonFinite``.
 
-        ``rate`` multiplies the learning rate of the schedule.
+        ``step`` updates were made before; ``rate`` multiplies the learning rate of the schedule.
         """
         self._follow_schedules(step, rate)
-        self.meters.add(self._descend(batch, step), batch.weights)
+        if len(batches) > 1:
+            self._descend_together(batches, step)
+        else:
+            (batch,) = batches
+            self.meters.add(self._descend(batch, step), batch.weights)
 
     def begin(self, monitored: bool) -> None:
         """Prepare for a fit; ``monitored``: each validation will be :meth:`observed`."""
+        if self._records and self._accumulate > 1:
+            self._report(
+                "not captured as a graph, step by step instead: each update gathers the gradients of "
+                f"{self._accumulate} batches"
+            )
 
     def observed(self, values: Mapping[str, Any]) -> str:
         """Take note of what the monitor measured at a validation; return what there is to say of it, "" for nothing."""
@@ -176,20 +176,58 @@ class Update:
         Running statistics move once, by this batch, however often the objective has run the programs on it.
         """
         discard(self._statistics)
-        estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
-        self._guard.loss(estimate.loss)
         self._optimizer.zero_grad()
-        self._fabric.backward(estimate.loss, **({"inputs": self._among[among]} if among else {}))
+        estimate = self._add_gradient(batch, among)
+        return estimate, self._move(estimate.loss)
+
+    def _descend_together(self, batches: Sequence[Batch], step: int) -> None:
+        """Take one step down the gradient of the mean loss of all texts, running the programs on a batch at a time.
+
+        The loss of a batch is a mean over its texts by their weights, and its share is theirs of all weights. What an
+        objective or a network does with a batch as a whole, it does with each of these by itself.
+        """
+        total = torch.stack([batch.weights.sum() for batch in batches]).sum()
+        loss = torch.zeros((), device=self._fabric.device)
+        with split_update(self._optimizer):
+            discard(self._statistics)
+            self._optimizer.zero_grad()
+            for number, batch in enumerate(batches, 1):
+                self.batch, last = batch, number == len(batches)
+                self._guard.begin(step + 1)
+                with nullcontext() if last else self._by_itself():
+                    estimate = self._add_gradient(batch, share=batch.weights.sum() / total)
+                set_aside(self._statistics)
+                self.meters.add(estimate, batch.weights, updates=int(last))
+                loss = loss + estimate.loss
+            self.norm = self._move(loss)
+
+    def _by_itself(self) -> AbstractContextManager[None]:
+        """Context in which processes that train together do not yet wait for each other's gradients."""
+        context: AbstractContextManager[None] = nullcontext()
+        if self._fabric.world_size > 1:
+            context = self._fabric.no_backward_sync(self._module)
+        return context
+
+    def _add_gradient(self, batch: Batch, among: str = "", share: Tensor | None = None) -> Estimate:
+        """Add the gradient of a batch's loss, or of its ``share`` of it, to those that are there."""
+        estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
+        loss = estimate.loss if share is None else share * estimate.loss
+        self._guard.loss(loss)
+        self._fabric.backward(loss, **({"inputs": self._among[among]} if among else {}))
+        return estimate._replace(loss=loss.detach())
+
+    def _move(self, loss: Tensor) -> Tensor:
+        """Change the parameters by the gradients that are there, and the statistics; return the gradients' norm."""
         norm = get_total_norm(self._gradients())
         # Before clipping, which would spread one bad entry over all gradients and hide where it arose.
-        self._guard.gradient(estimate.loss, norm)
+        self._guard.gradient(loss, norm)
         if self._clip is not None:
             clip_grads_with_norm_(self._parameters, self._clip, norm)
         if self._clip_value is not None:
             clip_grad_value_(self._parameters, self._clip_value)
         self._optimizer.step()
         commit(self._statistics, self._total)
-        return estimate._replace(loss=estimate.loss.detach()), norm
+        return norm
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients in their own scale (16-mixed computes them in a larger one)."""
@@ -202,115 +240,3 @@ class Update:
         if self._schedule is None:
             return
         set_rate(self._optimizer, float(self._schedule(done)) * rate)
-
-
-class Aggressive(Update):
-    """Train the encoder aggressively (He et al. 2019): many updates of the guide before each one of the model.
-
-    While the mode lasts, one call makes up to :data:`MOST` updates of the guide alone, then one of the model alone.
-
-    The first of them is on the batch itself, the others on ``batches``, a stream of its own. After every
-    :data:`WINDOW` of them the loss per word over the window, Σ loss / Σ scored tokens (EOS counted) at the present β,
-    is compared with that of the window before, and the guide is left where it did not fall. The model is then updated
-    on the batch itself; the meters are of that update. Clipping is by the norm of what is updated.
-
-    The mode ends for good after the first validation whose mutual information I(z; text) is lower than at the
-    validation before; from then on each call is one update of everything.
-    """
-
-    def __init__(self, setting: Setting, *, batches: Batches) -> None:
-        super().__init__(setting)
-        if setting.fabric.world_size > 1:
-            raise UserError("update: aggressive trains in one process only; use one device, or update: joint")
-        self._batches = batches
-        decoder = self._trained("model")
-        inside = set(decoder)
-        self._among = {"model": decoder, "guide": [p for p in self._trained("guide") if p not in inside]}
-        self._on = True
-        self._information: float | None = None
-        self._updates = 0
-
-    def __call__(self, batch: Batch, step: int, rate: float = 1.0) -> None:
-        """Update the parameters; ``step`` calls were made before. Raises ``NonFinite``."""
-        if not self._on:
-            super().__call__(batch, step, rate)
-            return
-        self._follow_schedules(step, rate)
-        self._fit_encoder(batch, step)
-        self.meters.add(self._descend(batch, step, "model"), batch.weights)
-
-    def begin(self, monitored: bool) -> None:
-        """Raise :class:`UserError` where nobody would tell when the mode has to end."""
-        if self._on and not monitored:
-            raise UserError(
-                f"update: aggressive ends by the '{INFORMATION}' of the validation data, which nobody measures here; "
-                "give the trainer validation data and a monitor of it, or use update: joint"
-            )
-
-    def observed(self, values: Mapping[str, Any]) -> str:
-        """End the mode where the mutual information fell; raises :class:`UserError` where there is none."""
-        if not self._on:
-            return ""
-        if INFORMATION not in values:
-            raise UserError(
-                f"update: aggressive ends by the '{INFORMATION}' of the validation data, which is not among what this "
-                f"model's monitor measures ({', '.join(values) or 'nothing'}); use update: joint"
-            )
-        before, now = self._information, float(values[INFORMATION])
-        self._information = now
-        if before is None or not now < before:
-            return ""
-        self._on = False
-        return (
-            f"aggressive training of the encoder ends: mutual information {before:z.4g} -> {now:z.4g}; joint from here"
-        )
-
-    def counted(self) -> dict[str, int]:
-        """Return the ``encoder_updates`` since the last record."""
-        made, self._updates = self._updates, 0
-        return {"encoder_updates": made}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return mode, last mutual information, count, and the position in the random batches."""
-        return {
-            "aggressive": self._on,
-            "information": self._information,
-            "updates": self._updates,
-            "batches": self._batches.state_dict(),
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what :meth:`state_dict` returned."""
-        self._on, self._information, self._updates = state["aggressive"], state["information"], state["updates"]
-        self._batches.load_state_dict(state["batches"])
-
-    def _fit_encoder(self, batch: Batch, step: int) -> None:
-        before, window = math.inf, []
-        for number, chosen in enumerate(self._chosen(batch), 1):
-            estimate = self._descend(chosen, step, "guide")
-            self._updates += 1
-            weights = chosen.weights
-            window.append(torch.stack((estimate.loss * weights.sum(), (weights * chosen.lengths).sum())))
-            if number % WINDOW == 0:
-                loss, words = map(sum, zip(*torch.stack(window).tolist(), strict=True))
-                if not loss / words < before:
-                    return
-                before, window = loss / words, []
-
-    def _chosen(self, batch: Batch) -> Iterator[Batch]:
-        """Give the batch itself, then others; each is drawn when it is asked for."""
-        yield batch
-        for _ in range(MOST - 1):
-            yield to_device(next(self._batches), self._fabric.device)
-
-    def _trained(self, name: str) -> list[nn.Parameter]:
-        """Return the parameters of one program that are trained; raises :class:`UserError` where there are none."""
-        held = set(self._parameters)
-        program: Any = getattr(self._module, name)
-        found = [p for p in program.parameters() if p in held]
-        if not found:
-            raise UserError(
-                f"update: aggressive trains the guide before the model, and the {name} has no parameter to train; use "
-                "update: joint"
-            )
-        return found

@@ -105,13 +105,14 @@ DEFAULT = {
 
 @dataclass(frozen=True)
 class Case:
-    """One model, guide, objective and optimizer."""
+    """One model, guide, objective and optimizer, and the batches of an update."""
 
     family: str
     guide: str
     spec: str = "stl"
     optimizer_name: str = "sgd"
     options: dict[str, Any] = field(default_factory=dict)
+    accumulate: int = 1
 
     def programs(self) -> tuple[nn.Module, nn.Module]:
         """Model and guide with the same parameters at each call, all of them away from where they vanish."""
@@ -154,12 +155,13 @@ class Steps:
         self.joint = Joint(model, guide, self.case.objective())
         module, wrapped = set_up(self.fabric, self.joint, optimizer)
         make_capturable(optimizer, self.fabric.device)
-        options = TrainingOptions(steps=10, beta=annealed(), clip_norm=5.0)
+        options = TrainingOptions(steps=10, beta=annealed(), clip_norm=5.0, accumulate=self.case.accumulate)
         trained, guard = self.joint.choose(["model", "guide"]), make_guard(self.fabric, optimizer)
         setting = Setting(
             self.fabric, module, wrapped, guard, options, trained, graphs=self.graphs, report=self.said.append
         )
         self.update = Update(setting)
+        self.update.begin(monitored=False)
         self.joint.train()
 
     @property
@@ -171,7 +173,8 @@ class Steps:
         """Make updates on batches of these widths, each of other sentences; ``start`` were made before."""
         with pyro.validation_enabled(False):
             for number, width in enumerate(widths, start):
-                self.update(to_device(batch(width, number), self.fabric.device), number)
+                turns = range(number, number + self.case.accumulate)
+                self.update([to_device(batch(width, turn), self.fabric.device) for turn in turns], number)
 
     def numbers(self) -> dict[str, Tensor]:
         """Everything that the updates have left."""
@@ -230,6 +233,7 @@ OTHER_CASES = {
     "attention before the step": Case(
         "encoder_decoder", "attention", "elbo-analytic", options={"attn_order": "pre", "layer_norm": True}
     ),
+    "gathered gradients": Case("sentence_vae", "batch-norm", "elbo", "adamw", accumulate=3),
     **{f"optimizer {name}": Case("sentence_vae", "gaussian", "elbo", name) for name in OPTIMIZERS},
 }
 

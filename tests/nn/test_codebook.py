@@ -44,6 +44,38 @@ def test_a_batch_moves_the_codes_by_the_formulas_once():
     torch.testing.assert_close(made.codes, sums / smoothed.unsqueeze(-1))
 
 
+def test_batches_whose_gradients_are_gathered_move_the_codes_as_one():
+    values, counted = vectors(3, 4), torch.tensor([[1, 1, 1, 0]] * 2 + [[1, 1, 0, 0]], dtype=torch.bool)
+    whole, pieces = book(decay=0.8), book(decay=0.8)
+    whole(values, counted)
+    for row in range(3):
+        pieces(values[row], counted[row])
+        pieces.set_aside()
+    for made in (whole, pieces):
+        commit([made])
+    for name, buffer in whole.named_buffers():
+        torch.testing.assert_close(pieces.get_buffer(name), buffer)
+
+
+def test_dead_codes_become_different_vectors_of_all_batches_that_are_gathered():
+    """Two places a batch has a vector for, and a third and fourth that only the second one has."""
+    made, values = book(decay=0.0, revive=0.9), vectors(2, 4)
+    counted = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]], dtype=torch.bool)
+    notes = []
+    for row in range(2):
+        made(values[row], counted[row])
+        notes.append(made.take())
+    counts, sums, found, there = made.pool(notes)
+    assert counts.sum() == counted.sum()
+    torch.testing.assert_close(sums.sum(0), values[counted].sum(0))
+    assert there.tolist() == [1.0] * 4
+    near = torch.cdist(found, values[counted])
+    torch.testing.assert_close(near.amin(1), torch.zeros(4, dtype=torch.float64))
+    assert len(set(near.argmin(1).tolist())) == 4
+    first, second = notes[0][2], notes[1][2]
+    assert torch.equal(found, torch.cat([first[:2], second[2:]]))
+
+
 def test_in_evaluation_nothing_is_noted():
     made = book().eval()
     made(vectors(2, 6), torch.ones(2, 6, dtype=torch.bool))

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build, recipe_names
 from ppl_text.recipes.config import load_config, recipe_tree
 from ppl_text.recipes.errors import RecipeError
+from ppl_text.recipes.lengths import Epoch, replace_length
 from ppl_text.recipes.procedures import TrainingSection
 
 from .soundness import Stopping
@@ -128,6 +130,51 @@ def test_schedules_in_epochs_reach_the_trainer(fit):
     assert [r["lr"] for r in train] == pytest.approx([0.01] * 5 + [0.005] * 5)
 
 
+def test_an_epoch_is_the_texts_once_whatever_an_update_gathers(fit):
+    """Five batches an epoch, two an update: two epochs are five updates, and one epoch of a schedule is 2.5."""
+    beta = {"name": "linear", "epochs": 1, "start": 0.5}
+    run = fit({**VAE["training"], "accumulate": 2, "beta": beta})
+    train = records(run, "train")
+    assert [r["beta"] for r in train] == pytest.approx([0.5, 0.7, 0.9, 1.0, 1.0])
+    assert [r["step"] for r in records(run, "valid")] == [3, 5], "after an epoch and half of an update, and at the end"
+    assert run.finished
+    assert ", 2 batches an update; adam |" in (run.folder / "report.md").read_text(encoding="utf-8")
+    child = run.swap_guide("pooled", steps=1)
+    assert child.config.training.accumulate == 2
+
+
+@pytest.mark.parametrize("accumulate", [1, BATCHES])
+def test_each_text_is_seen_once_an_epoch(fit, monkeypatch, accumulate):
+    seen, drawn = [], build.EpochBatches.__next__
+
+    def keeping(stream):
+        batch = drawn(stream)
+        seen.extend(tuple(row) for row, weight in zip(batch.tokens.tolist(), batch.weights, strict=True) if weight > 0)
+        return batch
+
+    monkeypatch.setattr(build.EpochBatches, "__next__", keeping)
+    training = {**VAE["training"], "epochs": 3, "accumulate": accumulate, "checkpoint_every": "epoch"}
+    run = fit(training)
+    assert records(run, "train")[-1]["step"] == 3 * BATCHES // accumulate
+    checked = len(seen) - 3 * 70
+    assert 0 < checked <= 16, "one batch checked the programs, and was given back"
+    once = Counter(seen[-70:])
+    assert Counter(seen[checked:]) == Counter({text: 3 * count for text, count in once.items()})
+
+
+def test_epochs_in_updates():
+    assert [Epoch(10).updates(n) for n in (0, 1, 3)] == [0, 10, 30]
+    assert [Epoch(10, 4).updates(n) for n in (0, 1, 2, 3, 4)] == [0, 3, 5, 8, 10], "each text seen so often, or more"
+    assert (Epoch(10, 5).length, Epoch(10, 4).length, Epoch(3, 8).length) == (2, 2.5, 0.375)
+    section = TrainingSection(epochs=4, accumulate=4, decay={"from_epoch": 3}, validate_every="epoch", log_every=7)
+    options = section.in_stages()[0].in_steps(10)
+    assert (options.steps, options.validate_every, options.log_every, options.accumulate) == (10, 3, 7, 4)
+    assert options.decay.from_step == 8
+    cycles = {"name": "cyclical", "period_epochs": 2, "hold": 0.5, "rise": 0.25, "start": 1e-5}
+    beta = TrainingSection(epochs=4, accumulate=4, beta=cycles).in_stages()[0].in_steps(10).beta
+    assert [beta(step) for step in range(6)] == pytest.approx([1e-5, 1e-5, 1e-5, 0.400006, 1.0, 1e-5])
+
+
 def test_pretraining_and_free_bits_in_two_stages(fit):
     run = fit(PRETRAINED)
     train = records(run, "train")
@@ -199,8 +246,6 @@ def test_stages_share_a_length_that_is_set_for_all_of_them():
     def divided(lengths, **changes):
         stages = [{"name": str(n), **length} for n, length in enumerate(lengths)]
         tree = {"steps": None, "stages": stages}
-        from ppl_text.recipes.procedures import replace_length
-
         tree |= changes
         replace_length(tree, changes)
         return [{k: v for k, v in stage.items() if k != "name"} for stage in tree["stages"]]
@@ -278,6 +323,11 @@ BAD = {
         {"epochs": 1, "update": "aggressive", "train": "guide.reader"},
         "'training': update: aggressive trains guide and model in turn, and train: [guide.reader] leaves only one",
     ),
+    "aggressive of several batches": (
+        {"epochs": 1, "update": "aggressive", "accumulate": 2},
+        "'training': update: aggressive makes each update of one batch; use accumulate: 1, or update: joint",
+    ),
+    "no batch an update": ({"epochs": 1, "accumulate": 0}, "'training.accumulate': expected greater than 0; got 0"),
     "reset and frozen": (
         {"train": ["guide"], "stages": [STAGE, {"name": "b", "epochs": 1, "reset": ["model"]}]},
         "'training': stage 'b' resets the model, which train: [guide] then leaves as it is",

@@ -87,7 +87,7 @@ def make():
     """``make(folder, steps=…, objective=…, stages=…, validation=…, identity=…, **options)``.
 
     ``stages`` are several; else there is one of ``objective``, ``update`` and ``options``. ``world()`` makes the
-    programs.
+    programs, ``batches()`` the stream.
     """
 
     def build(
@@ -106,12 +106,13 @@ def make():
         keep_checkpoints=2,
         world=programs,
         statistics=(),
+        batches=Batches,
         **options,
     ):
         model, guide = world()
         optimizer = optimizer([{"params": [*model.parameters(), *guide.parameters()]}], lr=lr)
         options = {"steps": 12, "log_every": 4, "validate_every": 5, "checkpoint_every": 3} | options
-        batches, progress = Batches(), Recorder()
+        batches, progress = batches(), Recorder()
         if stages is None:
             stages = [Stage(objective or Elbo(), TrainingOptions(**options), update=update)]
         trainer = Trainer(

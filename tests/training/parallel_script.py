@@ -1,7 +1,7 @@
 """Trains the small problem in two processes: ``python parallel_script.py FOLDER``.
 
-Eight updates at once, then four and four more in another folder. Each process prints one line per run: run,
-rank, the sum of its parameters, the best bound.
+Eight updates at once, then four and four more in another folder; the same of three batches each. Each process prints
+one line per run: run, rank, the sum of its parameters, the best bound; and how often gradients went to the others.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from lightning_fabric import Fabric
 from small_world import Batches, Elbo, held_out, programs
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from ppl_text.core.errors import UserError
 from ppl_text.training.options import TrainingOptions
@@ -19,10 +20,10 @@ from ppl_text.training.state import Stage
 from ppl_text.training.trainer import Trainer
 
 
-def train(fabric, folder, steps, resume, *parts):
+def train(fabric, folder, steps, resume, *parts, accumulate=1):
     """Each process has other initial parameters and other batches; only the first writes. A stage for each of parts."""
     model, guide = programs(seed=5 + fabric.global_rank)
-    options = TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3)
+    options = TrainingOptions(steps=steps, log_every=2, validate_every=4, checkpoint_every=3, accumulate=accumulate)
     trainer = Trainer(
         model,
         guide,
@@ -35,9 +36,18 @@ def train(fabric, folder, steps, resume, *parts):
         progress=PlainProgress(sys.stderr),
         identity={"recipe": "small"},
     )
+    exchanged = []
+    trainer._module._forward_module.register_comm_hook(exchanged, counted)
     bound = trainer.fit(resume=resume).best_bound
     digest = sum(p.double().sum().item() for p in [*model.parameters(), *guide.parameters()])
     print(f"{folder.name} {steps} rank {fabric.global_rank}: {digest!r} {bound!r}\n", end="", flush=True)
+    print(f"{folder.name} {steps} exchanges {fabric.global_rank}: {len(exchanged)}\n", end="", flush=True)
+
+
+def counted(exchanged, bucket):
+    """Average gradients as ever, and count."""
+    exchanged.append(bucket.index())
+    return allreduce_hook(None, bucket)
 
 
 if __name__ == "__main__":
@@ -47,6 +57,7 @@ if __name__ == "__main__":
     root = Path(sys.argv[1])
     for name, steps, resume in (("whole", 8, False), ("part", 4, False), ("part", 8, True)):
         train(fabric, root / name, steps, resume)
+        train(fabric, root / f"gathered {name}", steps, resume, accumulate=3)
     try:
         train(fabric, root / "in turn", 2, False, ["guide"], ["model"])
     except UserError as error:

@@ -30,9 +30,17 @@ def test_two_processes_stay_together_and_resume(make, tmp_path):
     whole = said["whole 8 rank 0"]
     assert said["whole 8 rank 1"] == said["part 8 rank 0"] == said["part 8 rank 1"] == whole
     assert said["part 4 rank 0"] == said["part 4 rank 1"] != whole
+    gathered = said["gathered whole 8 rank 0"]
+    assert (
+        said["gathered whole 8 rank 1"] == said["gathered part 8 rank 0"] == said["gathered part 8 rank 1"] == gathered
+    )
+    assert gathered != whole
+    for run, exchanges in (("whole 8", 8), ("part 4", 4), ("part 8", 4)):
+        for rank in (0, 1):
+            assert said[f"{run} exchanges {rank}"] == said[f"gathered {run} exchanges {rank}"] == str(exchanges)
     refused = "stages that train different submodules run in one process only; use one device"
     assert [said[f"in turn rank {rank}"] for rank in (0, 1)] == [refused] * 2
-    assert ended.stderr.count("training: 8 steps") == 2  # shown by the first process only
+    assert ended.stderr.count("training: 8 steps") == 4  # shown by the first process only
     last = "checkpoints/step-00000008.pt"
     state = stored_state(tmp_path / "part" / last)
     assert equal(state, stored_state(tmp_path / "whole" / last))

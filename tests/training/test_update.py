@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ppl_text.core.errors import Interrupted, UserError
+from ppl_text.training.aggressive import Aggressive
 from ppl_text.training.optimizers import build_optimizer
-from ppl_text.training.update import Aggressive
 
 from .conftest import equal, metrics
 from .small_world import Batches, Elbo, Guide, programs
