@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 
@@ -54,11 +55,14 @@ class Injection(nn.Module):
 
 
 class ToEmbeddings(Injection):
-    """W z is added to the embedding of each token (Optimus, Li et al. 2020, "Embedding")."""
+    """W z is added to the embedding of each token (Optimus, Li et al. 2020, "Embedding").
+
+    W starts so small that W z is as large as the embedding of a token that starts at random, which it would drown.
+    """
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.embedding = _linear(self.latent_dim, self.width)
+        self.embedding = _linear(self.latent_dim, self.width, SCALE / math.sqrt(self.latent_dim))
 
     def to_embeddings(self, latents: ByLayer) -> Tensor | None:
         """W z."""
@@ -143,7 +147,7 @@ INJECTIONS: Mapping[str, type[Injection]] = {
 """Ways for latents to enter a decoder, by name."""
 
 
-def _linear(inputs: int, outputs: int) -> nn.Linear:
+def _linear(inputs: int, outputs: int, scale: float = SCALE) -> nn.Linear:
     made = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(made.weight, std=SCALE)
+    nn.init.normal_(made.weight, std=scale)
     return made
