@@ -52,6 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "prior_width": 4,
         "prior_layers": 2,
     },
+    "layerwise_transformer": {"layers": 2, "width": 8, "heads": 2, "positions": 24, "latent_dim": 3, "dropout": 0.0},
     "sentence_vae": {"latent_dim": 3, "embedding_dim": 5, "hidden_dim": 6, "init": "torch"},
     "switching_language_model": {"codes": 3, "embedding_dim": 5, "hidden_dim": 6},
 }
@@ -63,6 +64,8 @@ MODEL_OPTIONS: dict[str, dict[str, Any]] = {
     "encoder_decoder dirichlet": {"attention": "weights"},
     "encoder_decoder logistic-normal": {"attention": "weights", "attention_prior": "logistic-normal"},
     "encoder_decoder weibull": {"attention": "weights", "attention_prior": "gamma"},
+    "layerwise_transformer exact": {"paradigm": "none"},
+    "layerwise_transformer single": {"paradigm": "memory"},
     "sentence_vae exact": {"latent_dim": 0},
     "latent_sequence quantised": {"prior": "codes"},
     "latent_sequence soft": {"prior": "codes", "stride": 2, "latent_length": "eos_code"},

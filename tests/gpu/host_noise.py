@@ -31,9 +31,16 @@ class HostNoise(TorchDispatchMode):
         if name is aten.normal_:
             mean, scale = (*args[1:], 0.0, 1.0)[:2] if len(args) != 2 else (args[1], 1.0)
             return args[0].copy_(mean + scale * _drawn(torch.randn, args[0].shape, args[0]))
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if torch.Tag.nondeterministic_seeded in func.tags and not _without_dropout(func, args, kwargs):
             raise NotImplementedError(f"{func} draws random numbers, and this context does not know how to")
         return func(*args, **kwargs)
+
+
+def _without_dropout(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether an operation draws for its dropout alone (attention), and has none."""
+    given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+    names = [argument.name for argument in func._schema.arguments]
+    return "dropout_p" in names and given.get("dropout_p", 0.0) == 0.0
 
 
 def _drawn(draw: Any, shape: Any, like: torch.Tensor) -> torch.Tensor:
