@@ -21,6 +21,7 @@ from ppl_text.nn.backbone import Backbone
 from ppl_text.nn.handed import HandedOn
 from ppl_text.nn.latent_chain import SCALE, LatentChain
 from ppl_text.nn.pooling import StatePooling
+from ppl_text.nn.sourced_backbone import build_backbone
 from ppl_text.nn.statistics import RowNorm
 
 from .language_model import ExactGuide as NothingLatent
@@ -43,8 +44,8 @@ class LayeredModel(Protocol):
     backbone: Backbone
     chain: LatentChain
     conditional: bool
-    conditions: HandedOn[list[Tensor | None]]
-    """What the source says to each latent, (B, H); None without sources."""
+    conditions: HandedOn[Any]
+    """What sources say; ``vectors`` of it to each latent, (B, H), None without sources."""
 
     def read(self, batch: Batch, backbone: Backbone | None = None) -> tuple[list[Tensor], Tensor]:
         """Return states (B, S, H) of the text for each latent, and which of them count (B, S)."""
@@ -137,7 +138,7 @@ class ReadingGuide(LayeredGuide):
             raise UnknownNameError("encoder", encoder, ENCODERS)
         if gamma is not None and gamma <= 0:
             raise UserError(f"gamma must be above 0, since the KL is held above D γ²/2; null: no norm; got {gamma}")
-        self.backbone = Backbone(**model.architecture) if encoder == "own" else None
+        self.backbone = build_backbone(**model.architecture) if encoder == "own" else None
         number, self._width = len(model.sites), model.backbone.width
         missing = self.in_order and not model.chain.chained and number > 1
         self.own_chain = LatentChain(number, model.latent_dim, chained=True) if missing else None
@@ -173,7 +174,7 @@ class ReadingGuide(LayeredGuide):
         """Return [x_l; c_l] for each latent, (B, H) or (B, 2 H)."""
         states, counted = self.model.read(batch, self.backbone)
         found = [pool(part, counted) for pool, part in zip(self.pooling, self.spread(states), strict=True)]
-        given = self.model.conditions.leave(batch)
+        given = self.model.conditions.leave(batch).vectors
         return [x if c is None else torch.cat([x, c], -1) for x, c in zip(found, given, strict=True)]
 
     def spread(self, states: list[Tensor]) -> list[Tensor]:
@@ -227,7 +228,8 @@ class PriorGuide(LayeredGuide):
 
     def reading(self, batch: Batch) -> list[Tensor | None]:
         """Return what the source says."""
-        return self.model.conditions.leave(batch)
+        vectors: list[Tensor | None] = self.model.conditions.leave(batch).vectors
+        return vectors
 
     def posterior(self, place: int, read: list[Tensor | None], history: Tensor | None, batch: Batch) -> Independent:
         """Return the model's prior."""

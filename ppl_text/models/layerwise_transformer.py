@@ -25,11 +25,13 @@ from ..data.pretrained_models import pretrained_settings, weights
 from ..distributions.precision import at_least_float32
 from ..distributions.side import record_side_loss
 from ..distributions.tokens import DecodedTokens, log_bag
-from ..nn.backbone import Backbone, sizes_in, take_rows
+from ..nn.architectures import keys_of_sizes
+from ..nn.backbone import Backbone, Source, take_rows
 from ..nn.handed import HandedOn
 from ..nn.injections import INJECTIONS, ByLayer
 from ..nn.latent_chain import LatentChain
 from ..nn.pooling import StatePooling
+from ..nn.sourced_backbone import build_backbone
 
 BAG_OF_WORDS = "bag_of_words"
 """Name of the side loss."""
@@ -50,6 +52,13 @@ class Sizes(NamedTuple):
     width: int
     heads: int
     positions: int
+
+
+class Conditions(NamedTuple):
+    """What sources say: c_l (B, H) to each prior, None where there are none, and what a text is written behind."""
+
+    vectors: list[Tensor | None]
+    source: Source | None
 
 
 class LayerwiseTransformer(nn.Module):
@@ -80,7 +89,7 @@ class LayerwiseTransformer(nn.Module):
         backbone: a pretrained model, a folder or a name, whose weights training begins with; null: random ones.
         adapt: what is trained of the backbone: ``full``, ``frozen`` or ``low-rank``; the embedding always is.
         adapt_rank: of low-rank updates.
-        architecture: ``gpt2`` or ``llama``.
+        architecture: ``gpt2`` or ``llama``; or ``bart``, whose encoder reads text and source.
         layers, width, heads, positions: sizes of the decoder; null: those of the pretrained model, or GPT-2 small's 12,
             768, 12 and 1024.
         dropout: of embeddings, attention and residuals, in training only.
@@ -153,7 +162,7 @@ class LayerwiseTransformer(nn.Module):
             "adapt_rank": adapt_rank,
         }
         """What a network of the same form is made of, a guide's own encoder, say."""
-        self.pretrained, self.backbone = backbone, Backbone(**self.architecture)
+        self.pretrained, self.backbone = backbone, build_backbone(**self.architecture)
         self.head = _untied(sizes.width, vocabulary.size) if head == "untied" else None
         self.places = _places(paradigm, first_layer, last_layer, sizes.layers)
         self.sites = _site_names(paradigm, self.places, one_latent)
@@ -195,13 +204,13 @@ class LayerwiseTransformer(nn.Module):
         if name is None or None not in [options.get(key) for key in (*names, "settings")]:
             return dict(options)
         found = pretrained_settings(name)
-        keys = sizes_in(found.architecture)
+        keys = keys_of_sizes(found.architecture)
         sizes = {key: getattr(found, key) for key in names}
         wrong = [f"{key}={options[key]}" for key in names if options.get(key) not in (None, sizes[key])]
         if wrong:
             has = ", ".join(f"{key}={size}" for key, size in sizes.items())
             raise UserError(f"model.{wrong[0]} is not what backbone {name} has ({has}); leave it out")
-        ours = {*keys.values(), "vocab_size", "model_type", "tie_word_embeddings"}
+        ours = {*keys, "vocab_size", "model_type", "tie_word_embeddings"}
         kept = {
             k: v for k, v in found.settings.items() if k not in ours and not k.endswith(("pdrop", "dropout", "_id"))
         }
@@ -233,10 +242,11 @@ class LayerwiseTransformer(nn.Module):
 
         ``sources``: those of their sources, in front of which texts stand. Raises :class:`UserError`.
         """
-        whole = lengths + 1 if sources is None or not self.conditional else lengths + sources
+        paired = sources is not None and self.conditional and not self.backbone.encodes
+        whole = lengths + 1 + (sources + 1 if paired and sources is not None else 0)
         long, most = int((whole > self.backbone.positions).sum()), self.backbone.positions
         if long:
-            what = "texts" if sources is None or not self.conditional else "texts with their sources"
+            what = "texts with their sources" if paired else "texts"
             raise UserError(
                 f"{long:,} of {len(lengths):,} training {what} have more tokens than the {most:,} positions of the "
                 f"model, the longest {int(whole.max()):,}: set data.max_tokens (and data.source_max_tokens) so that "
@@ -258,19 +268,31 @@ class LayerwiseTransformer(nn.Module):
     def read(self, batch: Batch, backbone: Backbone | None = None) -> tuple[list[Tensor], Tensor]:
         """Return states of BOS w_1 … EOS that see each other, after each layer read, (B, S, H), and which count (B, S).
 
-        ``backbone``: reads them; None: the decoder's own blocks, without any latent.
+        ``backbone``: reads them; None: the model's own, without any latent.
         """
         backbone = self.backbone if backbone is None else backbone
-        bos = batch.tokens.new_full((batch.size, 1), self.vocabulary.ids.bos)
-        counted = torch.cat([batch.scored.new_ones(batch.size, 1), batch.scored], 1)
-        states = backbone.read(backbone.embedding(torch.cat([bos, batch.tokens], 1)), counted)
+        embedded, counted = self._with_bos(batch, backbone)
+        states = backbone.read(embedded, counted)
         return [states[place] for place in self.layers_read], counted
 
-    def _conditions(self, batch: Batch) -> list[Tensor | None]:
-        if not self.conditional or not self.sites:
-            return [None] * len(self.sites)
-        states, counted = self.read(_source_of(batch))
-        return [pool(part, counted) for pool, part in zip(self.pooling, states, strict=True)]
+    def _with_bos(self, batch: Batch, backbone: Backbone) -> tuple[Tensor, Tensor]:
+        bos = batch.tokens.new_full((batch.size, 1), self.vocabulary.ids.bos)
+        counted = torch.cat([batch.scored.new_ones(batch.size, 1), batch.scored], 1)
+        return backbone.embedding(torch.cat([bos, batch.tokens], 1)), counted
+
+    def _conditions(self, batch: Batch) -> Conditions:
+        return self.told_by(batch.source)
+
+    def told_by(self, source: Batch | None) -> Conditions:
+        """Return what sources say: a vector (B, H) for each prior, and what texts are written behind."""
+        if not self.conditional:
+            return Conditions([None] * len(self.sites), None)
+        if source is None:
+            raise UserError("this model was made for texts with sources, and these have none: give one for each text")
+        embedded, counted = self._with_bos(source, self.backbone)
+        states = self.backbone.read(embedded, counted) if self.sites or self.backbone.encodes else []
+        vectors = [pool(states[place], counted) for pool, place in zip(self.pooling, self.layers_read, strict=True)]
+        return Conditions(list(vectors), self.backbone.source(embedded, states, counted))
 
     def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> Independent:
         """p(z_l | z_{<l}, source) of the latent at ``place``, given r_l and c_l, for ``size`` texts."""
@@ -283,14 +305,14 @@ class LayerwiseTransformer(nn.Module):
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The Pyro program: samples the latent sites in order, observes site ``tokens``, returns the latents."""
-        conditions = self.conditions.take(batch)
+        vectors, source = self.conditions.take(batch)
         drawn: list[Tensor] = []
         history = None
         with pyro.plate("sentences", batch.size, dim=-1):
             for place, name in enumerate(self.sites):
                 history = self.chain.history(place, history, drawn[-1] if drawn else None)
-                drawn.append(pyro.sample(name, self.prior(place, history, conditions[place], batch.size)))
-            states = self.states(batch, drawn)
+                drawn.append(pyro.sample(name, self.prior(place, history, vectors[place], batch.size)))
+            states = self.states(batch, drawn, source)
             tokens = DecodedTokens(states, self.output_weight, None, batch.lengths, self.vocabulary.ids)
             pyro.sample("tokens", tokens, obs=batch.tokens)
             if self.bag is not None:
@@ -300,28 +322,16 @@ class LayerwiseTransformer(nn.Module):
                 record_side_loss(BAG_OF_WORDS, -self.bag_of_words * bag)
         return drawn
 
-    def states(self, batch: Batch, latents: Sequence[Tensor]) -> Tensor:
+    def states(self, batch: Batch, latents: Sequence[Tensor], source: Source | None = None) -> Tensor:
         """Last states (…, B, T, H), each given the tokens before it, latents (…, B, D) and its source."""
         lead = latents[-1].shape[:-1] if latents else torch.Size([batch.size])
         embedded = self.backbone.embedding(batch.decoder_inputs)
-        before = self._prefix(batch.source) if self.conditional else None
-        counted = None
-        if before is not None:
-            embedded, counted = torch.cat([before[0], embedded], 1), F.pad(before[1], (0, batch.steps), value=True)
-            counted = counted.expand(*lead, -1).flatten(0, -2)
         embedded = embedded.expand(*lead, *embedded.shape[-2:]).flatten(0, -3)
         by_layer = self.by_layer([z.expand(*lead, -1).flatten(0, -2) for z in latents])
-        states = self.backbone(
-            _shifted(embedded, self.injection.to_embeddings(by_layer)), self.injection.to_layers(by_layer), counted
-        )
-        states = _shifted(states[:, -batch.steps :], self.injection.to_outputs(by_layer))
-        return states.unflatten(0, lead)
-
-    def _prefix(self, source: Batch | None) -> tuple[Tensor, Tensor]:
-        """Return the embedded sources (B, S, H), EOS included, and which of them count (B, S)."""
-        if source is None:
-            raise UserError("this model was made for texts with sources, and these have none")
-        return self.backbone.embedding(source.tokens), source.scored
+        given = None if source is None else source.repeated(lead)
+        shifted = _shifted(embedded, self.injection.to_embeddings(by_layer))
+        states = self.backbone(shifted, self.injection.to_layers(by_layer), given)
+        return _shifted(states, self.injection.to_outputs(by_layer)).unflatten(0, lead)
 
     def by_layer(self, latents: Sequence[Tensor]) -> ByLayer:
         """Return the latent of each layer, given the sites' values in order; None where a layer has none."""
@@ -332,20 +342,17 @@ class LayerwiseTransformer(nn.Module):
     @torch.no_grad()
     def draw(self, n: int, steps: int, source: Batch | None = None) -> Latents:
         """z ~ p, (n, D) each, given n sources where there are sources."""
-        conditions: Sequence[Tensor | None] = [None] * len(self.sites)
-        if self.conditional and self.sites:
-            states, counted = self.read(_present(source))
-            conditions = [pool(part, counted) for pool, part in zip(self.pooling, states, strict=True)]
+        vectors, _ = self.told_by(source)
         found: Latents = {}
         history = latent = None
         for place, name in enumerate(self.sites):
             history = self.chain.history(place, history, latent)
-            found[name] = latent = self.prior(place, history, conditions[place], n).sample()
+            found[name] = latent = self.prior(place, history, vectors[place], n).sample()
         return found
 
     def decoder(self, latents: Latents, source: Batch | None = None) -> Writer:
         """Return what writes texts given the latents (R, D), behind R sources where there are sources."""
-        return Writer(self, [latents[name] for name in self.sites], _present(source) if self.conditional else None)
+        return Writer(self, [latents[name] for name in self.sites], self.told_by(source).source)
 
     @torch.no_grad()
     def memory_attention(self, batch: Batch, latents: Latents) -> Tensor:
@@ -366,7 +373,7 @@ class Writer:
         source: what each text is written behind; None: nothing.
     """
 
-    def __init__(self, model: LayerwiseTransformer, latents: Sequence[Tensor], source: Batch | None) -> None:
+    def __init__(self, model: LayerwiseTransformer, latents: Sequence[Tensor], source: Source | None) -> None:
         self._model, self._latents, self._source = model, tuple(latents), source
 
     @torch.no_grad()
@@ -375,10 +382,8 @@ class Writer:
         model, given = self._model, self._latents
         if any(len(z) != rows for z in given):
             raise ValueError(f"decoder: expects {rows} rows of latents, got {[len(z) for z in given]}")
-        state = model.backbone.begin(rows)
-        if self._source is not None:
-            embedded, counted = model._prefix(self._source)
-            _, state = self._run(state, embedded, given, counted)
+        injected = model.injection.to_layers(model.by_layer(given))
+        state = model.backbone.begin(rows, injected, self._source)
         return (*given, *state)
 
     @torch.no_grad()
@@ -386,18 +391,12 @@ class Writer:
         """Return the logits (R, O) of what follows ``tokens`` (R,), and the state after them; nothing is dropped."""
         number = len(self._latents)
         given, kept = state[:number], state[number:]
-        embedded = self._model.backbone.embedding(tokens).unsqueeze(1)
-        states, kept = self._run(kept, embedded, given, None)
-        return F.linear(states[:, -1], self._model.output_weight), (*given, *kept)
-
-    def _run(
-        self, state: State, embedded: Tensor, latents: Sequence[Tensor], counted: Tensor | None
-    ) -> tuple[Tensor, State]:
         model = self._model
-        by_layer, injection = model.by_layer(latents), model.injection
-        shifted = _shifted(embedded, injection.to_embeddings(by_layer))
-        states, state = model.backbone.step(state, shifted, injection.to_layers(by_layer), counted)
-        return _shifted(states, injection.to_outputs(by_layer)), state
+        by_layer, injection = model.by_layer(given), model.injection
+        embedded = _shifted(model.backbone.embedding(tokens).unsqueeze(1), injection.to_embeddings(by_layer))
+        states, kept = model.backbone.step(kept, embedded, injection.to_layers(by_layer))
+        states = _shifted(states, injection.to_outputs(by_layer))
+        return F.linear(states[:, -1], model.output_weight), (*given, *kept)
 
 
 def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
@@ -439,13 +438,3 @@ def _check_source(vocabulary: Vocabulary) -> None:
             f"a text is written behind its source, so both need one vocabulary; they have {source.size:,} and "
             f"{vocabulary.size:,} symbols: set data.shared_vocabulary=true"
         )
-
-
-def _source_of(batch: Batch) -> Batch:
-    return _present(batch.source)
-
-
-def _present(source: Batch | None) -> Batch:
-    if source is None:
-        raise UserError("this model was made for texts with sources, and these have none: give one for each text")
-    return source

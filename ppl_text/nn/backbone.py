@@ -1,4 +1,4 @@
-"""The one seam to the models of ``transformers``: causal decoders, read either way, with something injected.
+"""The one seam to the models of ``transformers``: decoders, read either way, with something injected.
 
 Nothing of their code is repeated or replaced. A backbone is built from their configuration classes, and what is
 injected comes in by the hooks of torch and by their registry of attention functions (specification 6):
@@ -11,19 +11,29 @@ injected comes in by the hooks of torch and by their registry of attention funct
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import State
 from .adapters import LowRankUpdate
+from .architectures import (
+    ARCHITECTURES,
+    build_network,
+    cache_of,
+    causal_mask,
+    contents_of,
+    past_keyword,
+    seen_by_all,
+    value_width,
+)
 
 Change = Callable[[Tensor], Tensor]
 """Makes new values (R, T, d) of a layer's values."""
@@ -44,57 +54,21 @@ class Injected(NamedTuple):
 NOTHING = Injected()
 
 
-class _Anatomy(NamedTuple):
-    """Where things are in a decoder of ``transformers``: names of attributes, and of keys of its configuration."""
+class Source(NamedTuple):
+    """What a text is written behind, of R rows: states (R, S, H), and which of them count (R, S)."""
 
-    configuration: str
-    keys: Mapping[str, str]
-    embedding: str
-    layers: str
-    attention: str
-    value: str
-    key: str | None
-    adapted: tuple[str, ...]
-    dropout: tuple[str, ...]
+    states: Tensor
+    counted: Tensor
 
+    def repeated(self, lead: torch.Size) -> Source:
+        """Return rows (…, B) flattened, of B sources."""
+        states, counted = self
+        wide = states.expand(*lead, *states.shape[-2:]).flatten(0, -3)
+        return Source(wide, counted.expand(*lead, -1).flatten(0, -2))
 
-ARCHITECTURES: Mapping[str, _Anatomy] = {
-    "gpt2": _Anatomy(
-        "GPT2Config",
-        {"layers": "n_layer", "width": "n_embd", "heads": "n_head", "positions": "n_positions", "inner": "n_inner"},
-        "wte",
-        "h",
-        "attn",
-        "c_attn",
-        None,
-        ("c_attn",),
-        ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
-    ),
-    "llama": _Anatomy(
-        "LlamaConfig",
-        {
-            "layers": "num_hidden_layers",
-            "width": "hidden_size",
-            "heads": "num_attention_heads",
-            "positions": "max_position_embeddings",
-            "inner": "intermediate_size",
-        },
-        "embed_tokens",
-        "layers",
-        "self_attn",
-        "v_proj",
-        "k_proj",
-        ("q_proj", "v_proj"),
-        ("attention_dropout",),
-    ),
-}
-"""Causal decoders whose value projection can be wrapped, by name."""
 
 ADAPTATIONS = ("full", "frozen", "low-rank")
 """What is trained of a backbone."""
-
-ATTENTION = "ppl_text"
-"""Name of the attention function in the registry of ``transformers``."""
 
 
 class Backbone(nn.Module):
@@ -143,12 +117,12 @@ class Backbone(nn.Module):
             raise UserError(f"width must be a multiple of heads; got {width} and {heads}")
         self.architecture, self.positions, self.width, self.number = architecture, positions, width, layers
         self._anatomy = ARCHITECTURES[architecture]
-        sizes = {"layers": layers, "width": width, "heads": heads, "positions": positions}
-        given = {self._anatomy.keys[name]: size for name, size in sizes.items()}
+        sizes = {"layers": layers, "width": width, "heads": heads, "positions": positions, "inner": 4 * width}
+        given = {key: sizes[name] for name, keys in self._anatomy.sizes.items() for key in keys}
         given |= dict.fromkeys(self._anatomy.dropout, dropout) | dict(settings or {})
-        self.network = _build(self._anatomy, vocabulary, given)
-        self.value_dim = _value_dim(self._attention(0), self._anatomy, width)
-        self._past = _past_keyword(self.network)
+        self.network = build_network(self._anatomy, vocabulary, given)
+        self.value_dim = value_width(self._attention(0), self._anatomy, width)
+        self._past = past_keyword(self.stack)
         self._injected, self._looked_at = NOTHING, False
         self.updates = nn.ModuleList()
         self._adapt(adapt, adapt_rank)
@@ -156,7 +130,8 @@ class Backbone(nn.Module):
             block.register_forward_pre_hook(partial(self._add, place), with_kwargs=True)
             self._value_projection(place).register_forward_hook(partial(self._change, place))
             self._attention(place).memory = self._attention(place).seen = None
-            if checkpointing:
+        for block in self.network.modules() if checkpointing else ():
+            if hasattr(block, "gradient_checkpointing"):
                 block.gradient_checkpointing = True
                 block._gradient_checkpointing_func = self._twice
 
@@ -171,7 +146,7 @@ class Backbone(nn.Module):
                 projection = getattr(self._attention(place), name)
                 # A linear map of GPT-2 has its weight the other way round.
                 wide = tuple(projection.weight.shape)
-                inputs, outputs = wide if self._anatomy.key is None else wide[::-1]
+                inputs, outputs = wide if self._anatomy.joint else wide[::-1]
                 update = LowRankUpdate(inputs, outputs, rank)
                 projection.register_forward_hook(update.added)
                 self.updates.append(update)
@@ -188,28 +163,33 @@ class Backbone(nn.Module):
         Raises:
             UserError: tensors are missing, or have other shapes.
         """
-        own = self.network.state_dict()
-        table = f"{self._anatomy.embedding}.weight"
-        if missing := [name for name in own if name != table and name not in tensors]:
+        table = self.embedding.weight
+        # The embedding goes by several names where an encoder shares it.
+        own = {n: x for n, x in self.network.state_dict().items() if x.data_ptr() != table.data_ptr()}
+        if missing := [name for name in own if name not in tensors]:
             raise UserError(f"the pretrained weights lack {', '.join(missing[:3])}: are they of this architecture?")
         for name, tensor in own.items():
-            if name != table and tensor.shape != tensors[name].shape:
+            if tensor.shape != tensors[name].shape:
                 shapes = f"{tuple(tensors[name].shape)}, and the model needs {tuple(tensor.shape)}"
                 raise UserError(f"the pretrained weight {name} has the shape {shapes}; leave sizes of the model out")
-            if name != table:
-                tensor.copy_(tensors[name])
-        take_rows(self.embedding.weight, tensors[embedding], rows)
+            tensor.copy_(tensors[name])
+        take_rows(table, tensors[embedding], rows)
+
+    @property
+    def stack(self) -> Any:
+        """The decoder within the network: itself, unless there is an encoder beside it."""
+        return getattr(self.network, self._anatomy.stack) if self._anatomy.stack else self.network
 
     @property
     def blocks(self) -> Sequence[Any]:
         """The L blocks."""
-        found: Sequence[Any] = getattr(self.network, self._anatomy.layers)
+        found: Sequence[Any] = getattr(self.stack, self._anatomy.layers)
         return found
 
     @property
     def embedding(self) -> nn.Embedding:
         """The embedding of the V symbols."""
-        found: nn.Embedding = getattr(self.network, self._anatomy.embedding)
+        found: nn.Embedding = getattr(self.stack, self._anatomy.embedding)
         return found
 
     def _attention(self, place: int) -> Any:
@@ -219,21 +199,23 @@ class Backbone(nn.Module):
         found: nn.Module = getattr(self._attention(place), self._anatomy.value)
         return found
 
-    def forward(self, embedded: Tensor, injected: Injected = NOTHING, counted: Tensor | None = None) -> Tensor:
-        """Return states (R, T, H) of embeddings (R, T, H), each given those before it.
+    def forward(self, embedded: Tensor, injected: Injected = NOTHING, source: Source | None = None) -> Tensor:
+        """Return states (R, T, H) of embeddings (R, T, H), each given those before it, and the source.
 
-        ``counted`` (R, T): False where a position is padding that lies in front of others; it is seen by none, and
-        positions are counted without it. None: padding, if any, is at the end.
+        Padding, if any, is at the end.
         """
-        self._check(embedded.shape[1])
-        mask = positions = None
-        if counted is not None:
-            positions = (counted.cumsum(-1) - 1).clamp(min=0)
-        if counted is not None or injected.memory:
-            mask = _causal(embedded.shape[1], embedded.shape[1], embedded.device)
-            mask = mask if counted is None else mask & counted[:, None, None, :]
-        states: Tensor = self._run(embedded, injected, mask, positions)[0]
-        return states
+        if source is None:
+            self._check(embedded.shape[1])
+            mask = causal_mask(embedded.shape[1], embedded.shape[1], embedded.device) if injected.memory else None
+            states: Tensor = self._run(embedded, injected, mask, None)[0]
+            return states
+        steps, counted = embedded.shape[1], F.pad(source.counted, (0, embedded.shape[1]), value=True)
+        joined = torch.cat([source.states.to(embedded.dtype), embedded], 1)
+        self._check(joined.shape[1])
+        mask = causal_mask(joined.shape[1], joined.shape[1], embedded.device) & counted[:, None, None, :]
+        positions = (counted.cumsum(-1) - 1).clamp(min=0)
+        whole: Tensor = self._run(joined, injected, mask, positions)[0]
+        return whole[:, -steps:]
 
     def read(self, embedded: Tensor, counted: Tensor) -> list[Tensor]:
         """Return the states after each block, L times (R, T, H), every position seeing all that are ``counted`` (R, T).
@@ -241,19 +223,34 @@ class Backbone(nn.Module):
         The last ones are those that the network puts out, after its final normalisation.
         """
         self._check(embedded.shape[1])
-        # Of a row without a position nothing is read, but a softmax over nothing is NaN.
-        seen = counted | (~counted.any(-1, keepdim=True))
-        mask = seen[:, None, None, :].expand(-1, 1, embedded.shape[1], -1)
+        mask = seen_by_all(counted).expand(-1, 1, embedded.shape[1], -1)
         last, states = self._run(embedded, NOTHING, mask, None, every=True)
         return [*states[1 : self.number], last]
 
-    def begin(self, rows: int) -> State:
-        """Return the state before the first position of ``rows`` texts: keys and values of each layer, of no step."""
-        weight, attention = self.embedding.weight, self._attention(0)
-        heads = self.value_dim // attention.head_dim
-        nothing = weight.new_zeros(rows, heads, 0, attention.head_dim)
+    @property
+    def encodes(self) -> bool:
+        """Whether sources are read by an encoder, rather than in front of the text."""
+        return False
+
+    def source(self, embedded: Tensor, read: Sequence[Tensor], counted: Tensor) -> Source:
+        """Return what a text is written behind: embedded sources (R, S, H), which it follows in one sequence.
+
+        ``read``: what :meth:`read` makes of them, for networks that attend to that.
+        """
+        return Source(embedded, counted)
+
+    def begin(self, rows: int, injected: Injected = NOTHING, source: Source | None = None) -> State:
+        """Return the state before the first token of ``rows`` texts: keys and values of each layer, of the source's."""
+        weight = self.embedding.weight
+        nothing = weight.new_zeros(rows, self._heads, 0, self._attention(0).head_dim)
         counted = torch.zeros(rows, 0, dtype=torch.bool, device=weight.device)
-        return (counted, *[nothing] * (2 * self.number))
+        state: State = (counted, *[nothing] * (2 * self.number))
+        return state if source is None else self.step(state, source.states, injected, source.counted)[1]
+
+    @property
+    def _heads(self) -> int:
+        """How many heads keys and values have."""
+        return int(self.value_dim // self._attention(0).head_dim)
 
     def step(
         self, state: State, embedded: Tensor, injected: Injected = NOTHING, counted: Tensor | None = None
@@ -263,15 +260,18 @@ class Backbone(nn.Module):
         ``counted`` (R, T): False where it is padding; None: all of it counts.
         """
         seen, *stored = state
-        steps = embedded.shape[1]
+        seen, mask, positions = self._following(seen, embedded.shape[1], counted)
+        past = cache_of(stored)
+        last, _ = self._run(embedded, injected, mask, positions, past=past)
+        return last, (seen, *contents_of(past, self.number))
+
+    def _following(self, seen: Tensor, steps: int, counted: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what is seen after some more steps, their mask, and their positions."""
         own = seen.new_ones(len(seen), steps) if counted is None else counted
         seen = torch.cat([seen, own], dim=-1)
         self._check(seen.shape[-1])
-        mask = _causal(steps, seen.shape[-1], seen.device) & seen[:, None, None, :]
-        positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -steps:]
-        past = _cache_of(stored)
-        last, _ = self._run(embedded, injected, mask, positions, past=past)
-        return last, (seen, *_contents(past, self.number))
+        mask = causal_mask(steps, seen.shape[-1], seen.device) & seen[:, None, None, :]
+        return seen, mask, (seen.cumsum(-1) - 1).clamp(min=0)[:, -steps:]
 
     @torch.no_grad()
     def memory_attention(self, embedded: Tensor, injected: Injected) -> Tensor:
@@ -305,14 +305,15 @@ class Backbone(nn.Module):
         *,
         every: bool = False,
         past: Any = None,
+        others: Mapping[str, Any] | None = None,
     ) -> tuple[Tensor, Sequence[Tensor]]:
         """Return the last states, and those in front of each block where ``every`` one is wanted."""
-        known = {} if past is None else {self._past: past}
+        known = {**(others or {}), **({} if past is None else {self._past: past})}
+        known = known if positions is None else {"position_ids": positions, **known}
         with self._injecting(injected):
-            out = self.network(
+            out = self.stack(
                 inputs_embeds=embedded,
                 attention_mask=mask,
-                position_ids=positions,
                 use_cache=past is not None,
                 output_hidden_states=every,
                 **known,
@@ -357,8 +358,8 @@ class Backbone(nn.Module):
         change = _of(self._injected.values, place)
         if change is None:
             return None
-        if self._anatomy.key is not None:
-            return change(projected)
+        if not self._anatomy.joint:
+            return change(projected).to(projected.dtype)
         query, key, value = projected.chunk(3, dim=-1)
         return torch.cat([query, key, change(value).to(value.dtype)], dim=-1)
 
@@ -372,98 +373,3 @@ def take_rows(own: Tensor, given: Tensor, rows: Sequence[int]) -> None:
 
 def _of(parts: Sequence[Any], place: int) -> Any:
     return parts[place] if parts else None
-
-
-def _causal(steps: int, width: int, device: torch.device) -> Tensor:
-    """(1, 1, T, W): True where one of the last T of W positions sees another."""
-    return torch.ones(steps, width, dtype=torch.bool, device=device).tril(width - steps)[None, None]
-
-
-def sizes_in(architecture: str) -> dict[str, str]:
-    """Return what an architecture's configuration calls layers, width, heads and positions.
-
-    Raises :class:`UnknownNameError` for one that is not known.
-    """
-    if architecture not in ARCHITECTURES:
-        raise UnknownNameError("architecture", architecture, tuple(ARCHITECTURES))
-    return {name: key for name, key in ARCHITECTURES[architecture].keys.items() if name != "inner"}
-
-
-def _build(anatomy: _Anatomy, vocabulary: int, given: Mapping[str, Any]) -> Any:
-    import transformers
-
-    _register()
-    try:
-        # The ids that generation of theirs would need are none of ours.
-        config = getattr(transformers, anatomy.configuration)(
-            vocab_size=vocabulary, bos_token_id=None, eos_token_id=None, pad_token_id=None, **given
-        )
-        return transformers.AutoModel.from_config(config, attn_implementation=ATTENTION)
-    except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
-        raise UserError(f"{anatomy.configuration} of transformers does not take {dict(given)}: {error!r}") from error
-
-
-def _value_dim(attention: Any, anatomy: _Anatomy, width: int) -> int:
-    """Return d, the width of the values: with grouped heads less than that of the states."""
-    projection = getattr(attention, anatomy.value, None)
-    if projection is None:
-        raise UserError(
-            f"{type(attention).__name__} has no value projection '{anatomy.value}' that could be wrapped; use an "
-            f"architecture that has one: {', '.join(ARCHITECTURES)}"
-        )
-    return width if anatomy.key is None else int(projection.weight.shape[0])
-
-
-def _past_keyword(network: Any) -> str:
-    """Return what a network calls what it has computed before: the name has changed."""
-    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
-
-
-def _cache_of(stored: Sequence[Tensor]) -> Any:
-    """Make a cache of keys and values (R, heads, T, d) in turn, layer by layer."""
-    from transformers import DynamicCache
-
-    made = DynamicCache()
-    if stored[0].shape[2]:
-        for place, (key, value) in enumerate(zip(stored[::2], stored[1::2], strict=True)):
-            made.update(key, value, place)
-    return made
-
-
-def _contents(past: Any, number: int) -> list[Tensor]:
-    return [tensor for layer in past.layers[:number] for tensor in (layer.keys, layer.values)]
-
-
-@cache
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(ATTENTION, _attend)
-    AttentionMaskInterface.register(ATTENTION, sdpa_mask)
-
-
-def _attend(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Attend by torch's own kernels, to the memory of a layer too, which every position sees."""
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    if module.memory is not None:
-        keys, values = module.memory
-        key, value = (torch.cat([own.to(x.dtype), x], 2) for own, x in ((keys, key), (values, value)))
-        if attention_mask is None:
-            attention_mask = _causal(query.shape[2], key.shape[2] - 1, key.device)
-        attention_mask = torch.cat([torch.ones_like(attention_mask[..., :1]), attention_mask], -1)
-        if module.watched:
-            module.seen = _share_of_first(module, query, key, attention_mask, options.get("scaling"))
-    attended: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
-    return attended, None
-
-
-def _share_of_first(module: Any, query: Tensor, key: Tensor, mask: Tensor, scaling: float | None) -> Tensor:
-    """Return the weight of the first key for each query, (R, T), mean over heads."""
-    key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
-    factor = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query @ key.transpose(-1, -2) * factor).masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1)[..., 0].mean(1)

@@ -200,7 +200,7 @@ def test_the_source_matters_to_text_and_prior():
 def test_writing_step_by_step_has_the_logits_of_reading_all(name, paired):
     model, given = made(name, paired=paired), batch(paired=paired)
     z = draws(model, 3)
-    states = model.states(given, [z[site] for site in model.sites])
+    states = model.states(given, [z[site] for site in model.sites], model.told_by(given.source).source)
     wanted = states @ model.output_weight.T
     decoder = model.decoder(z, given.source)
     state = decoder.begin(3)
@@ -263,9 +263,10 @@ def test_texts_that_are_too_long_are_counted():
     with pytest.raises(UserError, match=r"2 of 3 training texts .* 24 positions .* longest 41: .* data\.long=truncate"):
         model.remarks(torch.tensor([3, 24, 40]))
     paired = made("value", paired=True)
-    assert paired.remarks(torch.tensor([10]), torch.tensor([14])) == []
+    assert paired.remarks(torch.tensor([10]), torch.tensor([12])) == []
     with pytest.raises(UserError, match=r"texts with their sources .* longest 25"):
-        paired.remarks(torch.tensor([10]), torch.tensor([15]))
+        paired.remarks(torch.tensor([10]), torch.tensor([13]))
+    assert made("bart", paired=True).remarks(torch.tensor([10]), torch.tensor([13])) == []
 
 
 def test_what_it_cannot_be():

@@ -117,8 +117,6 @@ def test_low_rank_updates_of_a_pretrained_model(folder, architecture):
 def test_what_does_not_fit(folder, architecture, tmp_path):
     with pytest.raises(UserError, match=r"model\.layers=6 is not what backbone .* has \(layers=2, width=16"):
         LayerwiseTransformer.settled({"backbone": str(folder), "layers": 6})
-    with pytest.raises(UserError, match="unknown architecture 'bart'"):
-        LayerwiseTransformer.settled({"backbone": str(bart_folder(tmp_path / "bart"))})
     with pytest.raises(UserError, match=r"(?s)leave model\.backbone out"):
         LayerwiseTransformer.settled({"backbone": str(tmp_path / "gone")})
     with pytest.raises(UserError):
@@ -128,3 +126,17 @@ def test_what_does_not_fit(folder, architecture, tmp_path):
     wider = LayerwiseTransformer(pretrained_tokenizer(str(other)).vocabulary, **{**settled, "backbone": str(other)})
     with pytest.raises(UserError, match=r"has the shape .*leave sizes of the model out"):
         wider.load_pretrained()
+
+
+def test_bart_begins_with_pretrained_weights(tmp_path):
+    """Encoder and decoder: the stock model's states of a source and a text."""
+    folder = bart_folder(tmp_path / "bart")
+    own = pretrained_tokenizer(str(folder)).vocabulary
+    model = begun(folder, Vocabulary(own.size, own.ids, own), paradigm="none")
+    stock = transformers.AutoModel.from_pretrained(folder).eval()
+    rows, tokens = torch.as_tensor(row_map(folder)), torch.tensor([[7, 8, 9, 10]])
+    assert (rows[tokens] >= 0).all()
+    wanted = stock(rows[tokens], decoder_input_ids=rows[tokens[:, :3]]).last_hidden_state
+    embedded, counted = model.backbone.embedding(tokens), torch.ones(1, 4, dtype=torch.bool)
+    source = model.backbone.source(embedded, model.backbone.read(embedded, counted), counted)
+    torch.testing.assert_close(model.backbone(embedded[:, :3], source=source), wanted, rtol=1e-4, atol=1e-5)

@@ -23,6 +23,7 @@ MODELS = {
     "learned first": {"prior1": "learned", "head": "untied", "fusion": "sum_prod", "fusion_start": "normal"},
     "sum": {"fusion": "sum", "fusion_start": "normal"},
     "middle layer": {"first_layer": 2, "last_layer": 2},
+    "bart": {"architecture": "bart"},
     "llama": {"architecture": "llama", "settings": {"num_key_value_heads": 2, "intermediate_size": 24}},
 }
 """Options of models with latents, by name."""

@@ -10,16 +10,18 @@ import torch
 import transformers
 
 from ppl_text.core.errors import UnknownNameError, UserError
-from ppl_text.nn.backbone import ARCHITECTURES, Backbone, Injected
+from ppl_text.nn.architectures import ARCHITECTURES
+from ppl_text.nn.backbone import NOTHING, Injected, Source
+from ppl_text.nn.sourced_backbone import build_backbone
 
-SETTINGS = {"gpt2": {}, "llama": {"num_key_value_heads": 2, "intermediate_size": 24, "tie_word_embeddings": False}}
+SETTINGS = {"gpt2": {}, "llama": {"num_key_value_heads": 2, "intermediate_size": 24}, "bart": {}}
 ROUNDING = {"rtol": 1e-9, "atol": 1e-9}
 """Of float64 sums of some hundred products."""
 
 
 def backbone(architecture, **options):
     sizes = {"layers": 3, "width": 16, "heads": 4, "positions": 32, "dropout": 0.0}
-    made = Backbone(architecture, 20, settings=SETTINGS[architecture], **{**sizes, **options})
+    made = build_backbone(architecture, 20, settings=SETTINGS[architecture], **{**sizes, **options})
     return made.double().eval()
 
 
@@ -50,7 +52,8 @@ def test_it_is_the_stock_model_where_nothing_is_injected(architecture):
     )
     stock.load_state_dict(made.network.state_dict())
     x = inputs()
-    torch.testing.assert_close(made(x), stock(inputs_embeds=x, use_cache=False).last_hidden_state, **ROUNDING)
+    decoder = stock.decoder if architecture == "bart" else stock
+    torch.testing.assert_close(made(x), decoder(inputs_embeds=x, use_cache=False).last_hidden_state, **ROUNDING)
 
 
 @architectures
@@ -120,17 +123,45 @@ def test_rows_of_a_state_can_be_repeated_and_reordered(architecture):
     torch.testing.assert_close(states, made(x[order])[:, 4:], **ROUNDING)
 
 
-@architectures
-def test_padding_in_front_is_not_seen(architecture):
-    made, x = backbone(architecture), inputs(rows=1, steps=5)
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_source_in_front_is_read_without_its_padding(architecture):
+    """Source and text in one sequence, against that sequence itself; all at once and token by token."""
+    made, x, source = backbone(architecture), inputs(rows=1, steps=5), inputs(rows=1, steps=2)
     injected = everything(made, rows=1)
-    padded = torch.cat([x[:, :2], inputs(1, 3), x[:, 2:]], dim=1)
-    counted = torch.tensor([[True, True, False, False, False, True, True, True]])
-    wanted = made(x, injected)
-    torch.testing.assert_close(made(padded, injected, counted)[counted][None], wanted, **ROUNDING)
-    _, state = made.step(made.begin(1), padded[:, :6], injected, counted[:, :6])
-    states, _ = made.step(state, padded[:, 6:], injected)
-    torch.testing.assert_close(states, wanted[:, 3:], **ROUNDING)
+    padded = Source(torch.cat([source, inputs(1, 3)], 1), torch.tensor([[True] * 2 + [False] * 3]))
+    wanted = made(torch.cat([source, x], 1), injected)[:, 2:]
+    torch.testing.assert_close(made(x, injected, padded), wanted, **ROUNDING)
+    state, found = made.begin(1, injected, padded), []
+    for part in x.split([1, 3, 1], dim=1):
+        states, state = made.step(state, part, injected)
+        found.append(states)
+    torch.testing.assert_close(torch.cat(found, 1), wanted, **ROUNDING)
+
+
+def test_a_source_that_is_attended_to_is_bart():
+    """Encoder and decoder against the stock model, and token by token; padding of the source is not seen."""
+    made = build_backbone("bart", 20, layers=3, width=16, heads=4, positions=32, dropout=0.0).double().eval()
+    stock = transformers.AutoModel.from_config(copy.deepcopy(made.network.config), attn_implementation="sdpa")
+    stock = stock.double().eval()
+    stock.load_state_dict(made.network.state_dict())
+    tokens, text = torch.tensor([[5, 6, 7, 0], [8, 9, 3, 4]]), torch.tensor([[1, 3, 4], [1, 7, 7]])
+    counted = torch.tensor([[True, True, True, False], [True] * 4])
+    wanted = stock(tokens, attention_mask=counted.long(), decoder_input_ids=text).last_hidden_state
+    embedded, x = made.embedding(tokens), made.embedding(text)
+    source = made.source(embedded, made.read(embedded, counted), counted)
+    torch.testing.assert_close(made(x, source=source), wanted, **ROUNDING)
+    injected = everything(made)
+    state, found = made.begin(2, injected, source), []
+    for part in x.split([1, 2], dim=1):
+        states, state = made.step(state, part, injected)
+        found.append(states)
+    whole = made(x, injected, source)
+    torch.testing.assert_close(torch.cat(found, 1), whole, **ROUNDING)
+    assert (whole - wanted).abs().max() > 1e-6
+    order = torch.tensor([1, 1, 0])
+    _, state = made.step(made.begin(2, NOTHING, source), x[:, :2])
+    states, _ = made.step(tuple(part[order] for part in state), x[order, 2:])
+    torch.testing.assert_close(states, wanted[order, 2:], **ROUNDING)
 
 
 @architectures
@@ -179,7 +210,7 @@ def test_attention_on_the_memory(architecture):
     assert ((found > 0) & (found < 1)).all()
     outputs = []
     attention = getattr(made.blocks[0], "attn" if architecture == "gpt2" else "self_attn")
-    projection = attention.c_proj if architecture == "gpt2" else attention.o_proj
+    projection = getattr(attention, {"gpt2": "c_proj", "llama": "o_proj", "bart": "out_proj"}[architecture])
     hook = projection.register_forward_pre_hook(lambda _, given: outputs.append(given[0]))
     ones = torch.cat([memory[0][:, : made.value_dim], torch.ones(2, made.value_dim, dtype=torch.float64)], -1)
     made(x, Injected(memory=[ones, None, None], values=[torch.zeros_like, None, None]))
@@ -203,17 +234,17 @@ def test_a_copy_is_injected_by_itself():
 def test_the_size_of_gpt2():
     """124,441,344 parameters with two symbols more than GPT-2 has (specification 6)."""
     with torch.device("meta"):
-        made = Backbone("gpt2", 50259, layers=12, width=768, heads=12, positions=1024)
+        made = build_backbone("gpt2", 50259, layers=12, width=768, heads=12, positions=1024)
     assert sum(p.numel() for p in made.parameters()) == 124_441_344
 
 
 def test_what_it_cannot_be():
     sizes = {"layers": 2, "width": 16, "heads": 4, "positions": 8}
     with pytest.raises(UnknownNameError, match="unknown architecture 'gpt3'"):
-        Backbone("gpt3", 20, **sizes)
+        build_backbone("gpt3", 20, **sizes)
     with pytest.raises(UserError, match="multiple of heads; got 16 and 3"):
-        Backbone("gpt2", 20, **{**sizes, "heads": 3})
+        build_backbone("gpt2", 20, **{**sizes, "heads": 3})
     with pytest.raises(UserError, match="LlamaConfig of transformers does not take"):
-        Backbone("llama", 20, **sizes, settings={"hidden_act": "none"})
+        build_backbone("llama", 20, **sizes, settings={"hidden_act": "none"})
     with pytest.raises(UserError, match=r"8 positions, and a text of 9 came: .*data\.max_tokens"):
-        Backbone("gpt2", 20, **sizes)(torch.zeros(1, 9, 16))
+        build_backbone("gpt2", 20, **sizes)(torch.zeros(1, 9, 16))
