@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import pyro
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Independent, Normal, TorchDistribution
 from torch import Tensor, nn
 
 from ppl_text.core.batch import Batch
@@ -55,7 +55,7 @@ class LayeredModel(Protocol):
         """Take over the weights of the model's pretrained start in another network of its form, if it has any."""
         ...
 
-    def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> Independent:
+    def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> TorchDistribution:
         """p(z_l | z_{<l}, source) at ``place``."""
         ...
 
@@ -93,7 +93,7 @@ class LayeredGuide(nn.Module):
         """Return what the guide reads of a batch before anything is drawn; nothing."""
         return None
 
-    def posterior(self, place: int, read: Any, history: Tensor | None, batch: Batch) -> Independent:
+    def posterior(self, place: int, read: Any, history: Tensor | None, batch: Batch) -> TorchDistribution:
         """q(z_l | z_{<l}, w): batch shape (…, B), event (D,)."""
         raise NotImplementedError(f"{type(self).__name__}: define posterior(place, read, history, batch)")
 
@@ -231,7 +231,9 @@ class PriorGuide(LayeredGuide):
         vectors: list[Tensor | None] = self.model.conditions.leave(batch).vectors
         return vectors
 
-    def posterior(self, place: int, read: list[Tensor | None], history: Tensor | None, batch: Batch) -> Independent:
+    def posterior(
+        self, place: int, read: list[Tensor | None], history: Tensor | None, batch: Batch
+    ) -> TorchDistribution:
         """Return the model's prior."""
         return self.model.prior(place, history, read[place], batch.size)
 

@@ -7,11 +7,11 @@ Text Generation" (DELLA; specification 2), with the paradigms that it is compare
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import pyro
 import torch
-from pyro.distributions import Independent, Normal
+from pyro.distributions import Normal, TorchDistribution, TransformedDistribution
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +22,7 @@ from ..core.protocols import Choice, State
 from ..core.vocabulary import Vocabulary
 from ..data.pretrained import row_map
 from ..data.pretrained_models import pretrained_settings, weights
+from ..distributions.density_flows import density_flows
 from ..distributions.precision import at_least_float32
 from ..distributions.side import record_side_loss
 from ..distributions.tokens import DecodedTokens, log_bag
@@ -77,6 +78,9 @@ class LayerwiseTransformer(nn.Module):
         latent_dim: D of each latent.
         one_latent: all layers of ``value`` or ``residual`` share one z (the paper's ablation "-LW").
         prior: of several latents, ``chain`` or ``independent`` (N(0, I) each: "Separate").
+        prior_flows: of each prior, so many autoregressive flows of its Gaussian, which are the identity at first: for a
+            stage that fits the prior afterwards, ``train: [model.chain, model.flows]``.
+        prior_hidden: width of their networks.
         prior1: p(z_1): ``standard``, N(0, I), or ``learned``, as the public code's biases make it.
         fusion: of values: ``lmf`` (sum of products), ``sum_prod`` (the paper's) or ``sum`` ("-LTP").
         rank: of the fusion.
@@ -110,6 +114,7 @@ class LayerwiseTransformer(nn.Module):
         Choice("model.prior1", "learned", "standard", "biases of the code make p(z_1) another one than N(0, I)"),
         Choice("model.head", "untied", "tied", "the code's softmax is not the pretrained one, and starts anew"),
         Choice("model.pooling", "attention-unmasked", "attention", "padding takes part, so q depends on the batch"),
+        Choice("training.kl_sites", "mean", "sum", "the code averages KLs over layers: β of 1/L, and no bound"),
         Choice("model.clamp", 5.0, None, "the code clamps μ and ln σ² of q"),
     )
     zeros: Tensor
@@ -124,6 +129,8 @@ class LayerwiseTransformer(nn.Module):
         one_latent: bool = False,
         prior: str = "chain",
         prior1: str = "standard",
+        prior_flows: int = 0,
+        prior_hidden: int = 64,
         fusion: str = "lmf",
         rank: int = 4,
         fusion_start: str = "identity",
@@ -185,6 +192,11 @@ class LayerwiseTransformer(nn.Module):
             learned_first=prior1 == "learned",
             condition_dim=sizes.width if self.conditional else 0,
         )
+        if prior_flows < 0 or (prior_flows and prior_hidden < latent_dim):
+            raise UserError(
+                f"prior_flows must be 0 or more, and prior_hidden latent_dim or more; got {prior_flows}, {prior_hidden}"
+            )
+        self.flows = nn.ModuleList(density_flows(latent_dim, prior_flows, prior_hidden) for _ in self.sites)
         pooled = self.layers_read if self.conditional else ()
         self.pooling = nn.ModuleList(StatePooling(sizes.width, pooling) for _ in pooled)
         self.bag = nn.Linear(latent_dim, sizes.width) if bag_of_words else None
@@ -294,14 +306,16 @@ class LayerwiseTransformer(nn.Module):
         vectors = [pool(states[place], counted) for pool, place in zip(self.pooling, self.layers_read, strict=True)]
         return Conditions(list(vectors), self.backbone.source(embedded, states, counted))
 
-    def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> Independent:
+    def prior(self, place: int, history: Tensor | None, condition: Tensor | None, size: int) -> TorchDistribution:
         """p(z_l | z_{<l}, source) of the latent at ``place``, given r_l and c_l, for ``size`` texts."""
         found = self.chain.gaussian(place, history, condition)
         if found is None:
-            return Normal(self.zeros, self.ones).expand((size, self.latent_dim)).to_event(1)
-        mean, log_variance = map(at_least_float32, found)
-        law = Normal(mean, (0.5 * log_variance).exp())
-        return law.expand((*mean.shape[:-2], size, self.latent_dim)).to_event(1)
+            law = Normal(self.zeros, self.ones).expand((size, self.latent_dim)).to_event(1)
+        else:
+            mean, log_variance = map(at_least_float32, found)
+            law = Normal(mean, (0.5 * log_variance).exp()).expand((*mean.shape[:-2], size, self.latent_dim)).to_event(1)
+        flows = list(cast(nn.ModuleList, self.flows[place]))
+        return TransformedDistribution(law, [flow.inv for flow in flows]) if flows else law
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The Pyro program: samples the latent sites in order, observes site ``tokens``, returns the latents."""

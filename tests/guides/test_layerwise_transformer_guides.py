@@ -40,13 +40,18 @@ def moments(site):
 def test_log_weights_are_those_of_the_two_programs(name, guide, paired):
     """Σ ln p - Σ ln q at the drawn latents, with particles and without: finite, and of the right shape."""
     model = made(name, paired=paired)
-    terms = trace_terms(model, guided(model, guide), batch(paired=paired), particles=4)
+    q = guided(model, guide)
+    if (name, guide) == ("flows", "prior"):  # to draw, Pyro inverts flows in float32
+        model, q = model.float(), q.float()
+    terms = trace_terms(model, q, batch(paired=paired), particles=4)
     assert terms.log_weights.shape == (4, 3)
     assert terms.log_weights.isfinite().all()
     assert list(terms.latents) == list(model.sites)
     if guide == "prior":
         for site in terms.latents.values():
-            torch.testing.assert_close(site.log_p, site.log_q, **ROUNDING)
+            # Through a flow and back.
+            rounding = {"rtol": 1e-3, "atol": 1e-3} if name == "flows" else ROUNDING
+            torch.testing.assert_close(site.log_p, site.log_q, **rounding)
 
 
 @guides

@@ -23,6 +23,7 @@ MODELS = {
     "learned first": {"prior1": "learned", "head": "untied", "fusion": "sum_prod", "fusion_start": "normal"},
     "sum": {"fusion": "sum", "fusion_start": "normal"},
     "middle layer": {"first_layer": 2, "last_layer": 2},
+    "flows": {"prior_flows": 2, "prior_hidden": 6},
     "bart": {"architecture": "bart"},
     "llama": {"architecture": "llama", "settings": {"num_key_value_heads": 2, "intermediate_size": 24}},
 }
@@ -35,7 +36,7 @@ def made(name="value", *, paired=False, **options):
     given = {**SIZES, **MODELS.get(name, {"paradigm": name}), **options}
     model = LayerwiseTransformer(Vocabulary(SYMBOLS, source=source), **given).double().eval()
     with torch.no_grad():
-        for part in (model.injection, model.chain):
+        for part in (model.injection, model.chain, model.flows):
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return model
