@@ -17,6 +17,7 @@ from .output import print_json
 @click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE[-CORPUS]-BUDGET.")
 @click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU, one on a GPU.")
 @click.option("--judge", metavar="NAME|FOLDER|FILE.gguf", help="A pretrained model that scores generated texts.")
+@click.option("--features", metavar="NAME|FOLDER", help="A pretrained model by which MAUVE and BERTScore see texts.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def reproduce(
     table: str,
@@ -27,6 +28,7 @@ def reproduce(
     out: str | None,
     jobs: int | None,
     judge: str | None,
+    features: str | None,
     as_json: bool,
 ) -> None:
     """Train and measure the rows of a published TABLE and print ours beside the published figures.
@@ -49,6 +51,7 @@ def reproduce(
         numbers = [int(text) for text in seeds.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds '{seeds}': expected whole numbers with one comma between them, e.g. 0,1,2") from error
+    given = {name: value for name, value in (("judge", judge), ("features", features)) if value is not None}
     found = fill(
         table,
         listed(rows, "--rows"),
@@ -57,7 +60,7 @@ def reproduce(
         data=data,
         out=out,
         jobs=jobs,
-        settings=None if judge is None else {"judge": judge},
+        settings=given or None,
         progress=make_progress(),
         say=lambda line: click.echo(line, err=True),
     )

@@ -1,4 +1,4 @@
-"""Texts from scratch, of stated lengths: how varied and how fluent they are (the DAVAM paper, section IV-C)."""
+"""Generated texts: how near they are to real ones, how varied, and how fluent; of stated lengths, or as they come."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from ..evaluation.report import Section
 from ..metrics.diversity import diversity
 from ..metrics.fluency import NgramJudge, PretrainedJudge, fluency
 from .base import SEED, Evaluation, Measure, Measured, Numbers, Subject
-
-SHOWN = 1
-"""Texts of each length that a row shows."""
+from .written import SHOWN, texts_as_read, written_notes, written_numbers
 
 SCORES = {"ngram": "n-grams", "judge": "judge"}
 """Judges by the key of their scores."""
@@ -28,25 +26,43 @@ Judge = Callable[[Sequence[str]], NDArray[np.float64]]
 
 
 class GenerationMeasure(Measure):
-    """Rows of tables of generated texts; nothing of a run's own report."""
+    """Generated texts: rows of tables, or columns beside what another kind fills; nothing of a run's own report."""
 
     name = "generation"
     alone = False
 
     def applies(self, corpus: Corpus) -> bool:
-        """Apply to no corpus by itself: tables ask for it by name."""
-        return False
+        """Apply to texts that count once."""
+        return not corpus.weighted
 
     def sections(self, subject: Subject, evaluation: Evaluation) -> list[Section]:
         """Return nothing: reports show samples of their own."""
         return []
 
+    def beside(self, subject: Subject, settings: Mapping[str, Any]) -> Numbers:
+        """Return figures of texts as they come, where the ``settings`` ask for some ``metrics``."""
+        return written_numbers(subject, settings)[0]
+
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
+        """Figures of texts of stated lengths, of texts as they come, or of both: whatever the ``settings`` ask for.
+
+        ``lengths``: :meth:`of_lengths`; ``metrics``: :func:`~ppl_text.measures.written.written_numbers`.
+        """
+        found: Numbers = {"steps": subject.steps}
+        shown: dict[str, list[str]] = {}
+        if "lengths" in settings:
+            of_lengths = self.of_lengths(subject, settings, report)
+            found, shown = {**found, **of_lengths.numbers}, {**of_lengths.texts}
+        numbers, texts = written_numbers(subject, settings, report)
+        return Measured(finite_or_none({**found, **numbers}), {}, {**shown, **texts})
+
+    def of_lengths(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
         """Diversity and fluency of texts from the prior, by length L: ``ent_L``, ``dist1_L``, ``ngram_L``, ….
 
-        ``settings``: ``lengths`` L in tokens, EOS not counted; ``samples`` of each; ``judge``, the pretrained model
-        that scores them beside the n-grams of the training texts, None for no such; ``order`` of the n-grams. The
-        same figures of the test texts that have that length, at most as many, are ``real_…``.
+        Source: the DAVAM paper, section IV-C. ``settings``: ``lengths`` L in tokens, EOS not counted; ``samples`` of
+        each; ``judge``, the pretrained model that scores them beside the n-grams of the training texts, None for no
+        such; ``order`` of the n-grams. The same figures of the test texts that have that length, at most as many, are
+        ``real_…``.
         """
         number, corpus = settings["samples"], subject.corpus
         report("the n-gram model of the training texts")
@@ -56,7 +72,7 @@ class GenerationMeasure(Measure):
         if settings["judge"] is not None:
             report(f"the judge {settings['judge']}")
             judges["judge"] = PretrainedJudge(settings["judge"])
-        found: Numbers = {"steps": subject.steps}
+        found: Numbers = {}
         shown: dict[str, list[str]] = {}
         for length in settings["lengths"]:
             report(f"{number} texts of {length} {corpus.symbol}s")
@@ -69,16 +85,19 @@ class GenerationMeasure(Measure):
             found[f"real_{length}"] = len(real)
             if len(real) > 1:
                 found |= {f"real_{key}_{length}": value for key, value in figures_of(real, judges).items()}
-        return Measured(finite_or_none(found), {}, shown)
+        return Measured(found, {}, shown)
 
     def notes(self, results: Mapping[str, Any]) -> list[str]:
         """Say what the columns are, and what they are of real texts."""
         rows = [row["measures"] for row in results["rows"] if row["seeds"]]
         settings = results["settings"]
+        if "lengths" not in settings:
+            return written_notes(results)
         notes = [
+            *written_notes(results),
             f"{settings['samples']} texts of each length a row, words and pairs of words counted over all of them "
             "together; Ent and the judges' scores in nats: of a judge the mean over the texts of -ln p per token, ± "
-            "between the texts, and the exponential of that mean."
+            "between the texts, and the exponential of that mean.",
         ]
         for length in settings["lengths"] if rows else ():
             real = {key: rows[0].get(f"real_{key}_{length}") for key in ("ent", "dist1", "dist2", *SCORES)}
@@ -109,5 +128,4 @@ def texts_of_length(split: Split, length: int, most: int) -> list[str]:
 @lru_cache(maxsize=4)
 def _ngrams(split: Split, order: int) -> NgramJudge:
     """Return the n-gram model of a split's texts as its tokenizer reads them; rows of one table share it."""
-    target = split.target
-    return NgramJudge((target.tokenizer.decode(target.table.tokens(row)) for row in range(len(target))), order)
+    return NgramJudge(texts_as_read(split), order)

@@ -15,6 +15,7 @@ from ..evaluation.report import Section
 from ..evaluation.sentences import common_sentences, evaluation_set
 from .base import SEED, Evaluation, Measure, Measured, Numbers, Subject
 from .sentences import SentenceMeasure
+from .written import written_notes
 
 
 class LayerMeasure(Measure):
@@ -78,6 +79,7 @@ class LayerMeasure(Measure):
             "kl_mean_layers and paper_elbo_negative divide them by the number of latents and nats by tokens with BOS "
             "and EOS, as published; they are no bounds. Active units of a latent of each layer are averaged over the "
             "layers where the column says mean.",
+            *written_notes(results),
         ]
 
 

@@ -16,6 +16,9 @@ from ppl_text.core.errors import DataError, UserError
 ORDERS = (1, 2, 3, 4)
 """Lengths of the n-grams."""
 
+FEWEST = 20
+"""Texts of a side that MAUVE needs: two clusters of ten."""
+
 MOST_BUCKETS = 500
 """Clusters of features at most, as the authors of MAUVE advise."""
 
@@ -92,11 +95,11 @@ def mauve(features: NDArray[np.floating], references: NDArray[np.floating], seed
 
     Raises:
         UserError: the package is not installed.
-        DataError: there are fewer than 20 rows on a side, which would be put into fewer than two clusters of ten.
+        DataError: there are fewer than :data:`FEWEST` rows on a side.
     """
     least = min(len(features), len(references))
-    if least < 20:
-        raise DataError(f"MAUVE needs 20 texts or more on each side; got {least}")
+    if least < FEWEST:
+        raise DataError(f"MAUVE needs {FEWEST} texts or more on each side; got {least}")
     with warnings.catch_warnings():
         # The compiled classes of faiss have no module of their own, at which Python warns.
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -106,7 +106,7 @@ class LayerwiseTransformer(nn.Module):
         "r_l = tanh(W r_{l-1} + W' z_{l-1});  z_l ~ N(μ(r_l), σ²(r_l)), l = 1 … L;  ṽ_l = fuse(v_l, z_l) in layer l",
         "p(z, w) = Π_l p(z_l | z_{<l}) Π_t P(w_t | w_{<t}, z), by a causal Transformer; or one z for all layers",
     )
-    measures = ("sentences", "layers")
+    measures = ("sentences", "layers", "generation")
     conditional: bool | None = None
     presets: ClassVar[tuple[Choice, ...]] = (
         Choice("model.fusion", "sum_prod", "lmf", "the sums stand inside the product, so the rank has no effect"),

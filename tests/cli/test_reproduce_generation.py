@@ -48,10 +48,11 @@ def test_every_length_has_its_table_and_a_text_of_each_row(filled):
     assert page.count("parameters (model + guide)") == 1
 
 
-def test_a_judge_belongs_to_tables_that_ask_one(ppl, tmp_path):
-    done = ppl("reproduce", "davam-table2", "--judge", "gpt2", "--out", tmp_path)
+@pytest.mark.parametrize("name", ["judge", "features"])
+def test_a_pretrained_model_belongs_to_tables_that_ask_one(ppl, tmp_path, name):
+    done = ppl("reproduce", "davam-table2", f"--{name}", "gpt2", "--out", tmp_path)
     assert (done.status, done.out) == (2, "")
-    assert "table davam-table2 has no setting 'judge' of its measures; it has: sentences" in done.err
+    assert f"table davam-table2 has no setting '{name}' of its measures; it has: sentences" in done.err
 
 
 @pytest.fixture(scope="module")

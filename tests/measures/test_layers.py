@@ -111,5 +111,7 @@ def test_active_units_that_are_not_known_have_no_mean():
 def test_notes_say_which_figures_are_no_bounds():
     measure = load_measure("layers")
     assert measure.notes({"rows": []}) == []
-    results = {"rows": [{"title": "A", "seeds": [0], "measures": {"n_eos": 9.0, "n_sent": 3.0, "particles": 5.0}}]}
-    assert "no bounds" in measure.notes(results)[-1]
+    rows = [{"title": "A", "seeds": [0], "measures": {"n_eos": 9.0, "n_sent": 3.0, "particles": 5.0}}]
+    assert "no bounds" in measure.notes({"rows": rows, "settings": {}})[-1]
+    written = {"metrics": ["bleu"], "written": 3, "strategies": {"best": "beam"}}
+    assert measure.notes({"rows": rows, "settings": written})[-1].startswith("3 texts a row, written by best (Beam(")
