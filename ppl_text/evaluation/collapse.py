@@ -169,10 +169,11 @@ def verdict(
 
 
 def verdict_of(figures: SiteFigures, cures: Cures = NO_CURES, noun: str = "sentence") -> str:
-    """Return the verdict on what was read."""
+    """Return the verdict on what was read: of a latent behind others, by what it adds to them."""
+    added = math.nan if figures.added is None else figures.added
     return verdict(
         figures.kl,
-        figures.mutual_information,
+        added if math.isnan(figures.mutual_information) else figures.mutual_information,
         figures.mutual_information_cap,
         figures.active_units,
         figures.latent_units,

@@ -49,7 +49,8 @@ class SiteFigures:
     sentences by 0.01 or 0.2 and more (unbiased variance; None where latents are not real or there is one sentence);
     ``kl_by_dimension``: E_x of the KL of each entry, which sum to ``kl``; empty where it is no such sum;
     ``compared_kl``: ``kl`` of the compared sentences; ``so_far``: I_q(x; this site and those drawn before it), against
-    the same number of sentences as those of all sites together, None where the site is alone.
+    the same number of sentences as those of all sites together, None where the site is alone; ``added``: what of it the
+    site adds to those before, I_q(x; site | sites before), which its KL exceeds whatever is drawn before it.
     """
 
     sentences: int
@@ -63,6 +64,7 @@ class SiteFigures:
     kl_by_dimension: tuple[float, ...]
     compared: int
     so_far: float | None = None
+    added: float | None = None
 
     @property
     def marginal_kl(self) -> float:
@@ -171,7 +173,12 @@ def latent_figures(
             alone = (sites[spec.name] for spec in whole)
             return LatentFigures(sites, next((site for site in alone if isinstance(site, SiteFigures)), None))
         together, so_far = told(whole)
-    sites |= {name: replace(site, so_far=so_far[name]) for name, site in sites.items() if isinstance(site, SiteFigures)}
+    before = 0.0
+    for name, value in so_far.items():
+        site = sites[name]
+        if isinstance(site, SiteFigures):
+            sites[name] = replace(site, so_far=value, added=value - before)
+        before = value
     return LatentFigures(sites, together)
 
 

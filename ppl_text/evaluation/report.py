@@ -62,7 +62,7 @@ def latent_sections(figures: LatentFigures | None, cures: Cures = NO_CURES, noun
     """Return the section on what the latents carry; none where there is nothing to say. ``noun`` of a text.
 
     One site has a table of its quantities. Several have a row each, and one for those of whole sentences together
-    where these are several; the verdict is on each of whole sentences.
+    where these are several; the verdict is on each of whole sentences, those of one verdict together.
     """
     if figures is None:
         return []
@@ -77,7 +77,10 @@ def latent_sections(figures: LatentFigures | None, cures: Cures = NO_CURES, noun
     rows = [_row(name, site) for name, site in figures.sites.items()]
     if len(whole) > 1 and figures.together is not None:
         rows.append(_row(f"{', '.join(whole)} together", figures.together))
-    lines = tuple(f"{name}: {verdict_of(site, cures, noun)}" for name, site in whole.items())
+    verdicts = dict[str, list[str]]()
+    for name, site in whole.items():
+        verdicts.setdefault(verdict_of(site, cures, noun), []).append(name)
+    lines = tuple(f"{', '.join(names)}: {verdict}" for verdict, names in verdicts.items())
     if len(whole) > 1 and figures.together is not None:
         lines += (
             f"I(x; sites so far) is of a site and those that q draws before it, as that of all is among "

@@ -315,3 +315,28 @@ def test_sites_so_far_are_in_the_order_in_which_they_are_drawn():
     assert list(found.so_far) == ["z2", "z1"]
     assert found.so_far["z1"] == pytest.approx(found.so_far["z2"], abs=1e-9)
     assert found.value == pytest.approx(0.5 * math.log(10), abs=5 / math.sqrt(20 * N) + 0.02)
+
+
+def behind(batch):
+    """z_2 = 2 z_1 + noise, whose mean varies with x: bought, and nothing new."""
+    first = pyro.sample("z1", dist.Normal(0.5 * x_of(batch).unsqueeze(-1).expand(-1, 3), 1.0).to_event(1))
+    pyro.sample("z2", dist.Normal(2.0 * first, 1.0).to_event(1))
+
+
+def beside(batch):
+    """z_1 says nothing of x, two entries of z_2 do."""
+    x, shares = x_of(batch).unsqueeze(-1), torch.tensor([0.9, 0.9, 0.0])
+    first = pyro.sample("z1", dist.Normal(torch.zeros(batch.size, 3), 1.0).to_event(1))
+    pyro.sample("z2", dist.Normal(shares * x + 0.0 * first, torch.tensor([0.4, 0.4, 1.0])).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("run", "verdict", "known"), [(behind, "idle", 0.0), (beside, "in use", 0.5 * math.log(1 + 2 * 0.81 / 0.16))]
+)
+def test_the_verdict_on_a_latent_behind_others_is_by_what_it_adds(run, verdict, known):
+    model, guide = Layers(), Program(run)
+    with measuring(0, model, guide):
+        found = latent_figures(model, guide, sentences(), draws=8, costly=N).sites["z2"]
+    assert math.isnan(found.mutual_information)
+    assert found.added == pytest.approx(known, abs=5 / math.sqrt(N) * (known > 0) + 1e-6)
+    assert verdict_of(found).startswith(f"latents {verdict} (")
