@@ -1,9 +1,9 @@
-"""Bad inputs: tokenizers of pretrained folders."""
+"""Bad inputs: tokenizers and models of pretrained folders, and Transformers that cannot be."""
 
 from .bad_world import Case
 
 
-def pretrained(*settings, **files):
+def pretrained(*settings, recipe="verses-vae", **files):
     """``fit`` of texts with settings, beside files of the folder ``model`` ("__" in a name is a dot)."""
     changes = [part for setting in settings for part in ("--set", setting)]
 
@@ -11,12 +11,19 @@ def pretrained(*settings, **files):
         for name, content in files.items():
             world.file(f"model/{name.replace('__', '.')}", content)
         texts = world.file("texts.txt", "".join(f"the {word} sea\n" for word in "abcdefghijklmnopqrstuvwxyz"))
-        return ["fit", "verses-vae", "--data", texts, *changes]
+        return ["fit", recipe, "--data", texts, *changes]
 
     return arguments
 
 
+def transformer(*settings, **files):
+    """The same for a Transformer."""
+    return pretrained(*settings, recipe="verses-della", **files)
+
+
+SIZES = tuple(f"model.{name}=null" for name in ("layers", "width", "heads", "positions"))
 FOLDER = ("data.tokenizer=pretrained", "data.pretrained=model")
+WHOLE = '{"model_type": "gpt2", "vocab_size": 9, "n_layer": 1, "n_embd": 4, "n_head": 1, "n_positions": 8}'
 GPT2 = '{"model_type": "gpt2"}'
 
 PRETRAINED = {
@@ -54,5 +61,34 @@ PRETRAINED = {
     "a tokenizer.json that is no run's": Case(
         pretrained("data.tokenizer=pretrained", "data.pretrained=model/t.json", t__json="{"),
         ("t.json' is damaged: ", "restore it from a copy"),
+    ),
+    "no such backbone": Case(
+        transformer("model.backbone=no/such/folder", *SIZES),
+        ("pretrained model 'no/such/folder': no such folder", "start from random weights: leave model.backbone out"),
+    ),
+    "a backbone of another architecture": Case(
+        transformer("model.backbone=model", *SIZES, config__json='{"model_type": "bert"}'),
+        ("is of the architecture 'bert'; supported: gpt2, llama, bart",),
+    ),
+    "a backbone without weights": Case(
+        transformer("model.backbone=model", *SIZES, config__json=WHOLE),
+        ("model' holds no weights; expected model.safetensors", "start from random weights: leave model.backbone out"),
+    ),
+    "an architecture that is not known": Case(
+        transformer("model.architecture=bert"), ("unknown architecture 'bert' (did you mean 'bart'?)",)
+    ),
+    "texts beyond the positions": Case(
+        transformer("model.positions=4"),
+        (
+            "training texts have more tokens than the 4 positions of the model",
+            "with data.long=truncate, drop or refuse",
+        ),
+    ),
+    "heads that do not divide the width": Case(
+        transformer("model.heads=3"), ("width must be a multiple of heads; got 128 and 3",)
+    ),
+    "a guide for nothing latent": Case(
+        transformer("model.paradigm=none"),
+        ("with paradigm: none nothing is latent; the guide of that model is 'exact'",),
     ),
 }
