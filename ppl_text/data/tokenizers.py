@@ -147,6 +147,14 @@ class Tokenizer:
         text: str = self._backend.decode(kept, skip_special_tokens=False)
         return text
 
+    def pieces(self, ids: Iterable[int]) -> list[str]:
+        """Return what each id stands for by itself, as a reader sees it: its text without the white space around it.
+
+        Where that is nothing, or a part of a character, its symbol.
+        """
+        texts = [(self.symbols[int(i)], self.decode([i]).strip()) for i in ids]
+        return [text if text and "\ufffd" not in text else symbol for symbol, text in texts]
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write ``tokenizer.json`` whole or not at all; raises :class:`CheckpointError` where it cannot."""
         text = self._backend.to_str(pretty=True)

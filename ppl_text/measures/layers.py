@@ -1,25 +1,39 @@
-"""Several latents of a text: what a paper prints of them, averaged over layers, beside the bounds, which sum."""
+"""Latents and layers: what papers print of several latents, averaged, beside the bounds; attention on a memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ..core.atomic import finite_or_none
 from ..core.batch import device_of
 from ..core.latents import of_sentence
-from ..core.printing import decimal
+from ..core.printing import decimal, percent
 from ..data.corpus import Corpus
+from ..evaluation.generation import encoded
 from ..evaluation.layers import PARTICLES, AveragedFigures, averaged_figures
+from ..evaluation.likelihood import measuring
 from ..evaluation.report import Section
 from ..evaluation.sentences import common_sentences, evaluation_set
+from ..evaluation.storytelling import is_conditional
+from ..plots.attention import MemoryShares, memory_figure
 from .base import SEED, Evaluation, Measure, Measured, Numbers, Subject
+from .pairs import spread_rows
 from .sentences import SentenceMeasure
 from .written import written_notes
 
+WATCHED = 64
+"""Texts whose attention on a memory is averaged."""
+
+PICTURES = 3
+"""Of them, those that a report draws."""
+
 
 class LayerMeasure(Measure):
-    """Figures averaged over latents of the whole text, beside the bounds; nothing where there are not several."""
+    """Figures averaged over latents of the whole text, beside the bounds; attention on a memory, where there is one."""
 
     name = "layers"
     alone = False
@@ -29,9 +43,10 @@ class LayerMeasure(Measure):
         return not corpus.weighted
 
     def sections(self, subject: Subject, evaluation: Evaluation) -> list[Section]:
-        """The averaged figures beside the valid ones, where a model has several latents of the whole text."""
+        """The averaged figures of several latents of the whole text; attention on a memory, where there is one."""
+        attention = memory_sections(subject, evaluation)
         if len(of_sentence(subject.model.latents)) < 2:
-            return []
+            return attention
         found = figures_of(subject, evaluation.split, evaluation.limit, evaluation.seed)
         valid = evaluation.likelihood
         rows = (
@@ -49,7 +64,7 @@ class LayerMeasure(Measure):
         )
         title = f"Summed and averaged over the latents of the {evaluation.split} {subject.corpus.noun}s"
         header = ("figure", "sum: the bound", "mean over latents: no bound")
-        return [Section(title, header, rows, (line,), (), numbers_of(found))]
+        return [Section(title, header, rows, (line,), (), numbers_of(found)), *attention]
 
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
         """Figures of a sentence model, and those that are averaged over latents of the whole text.
@@ -96,6 +111,41 @@ def numbers_of(found: AveragedFigures) -> Numbers:
     """Return the figures by name; the KL only where there is a latent."""
     averaged = {"kl_mean_layers": found.kl, "paper_elbo_negative": found.elbo_negative} if found.layers else {}
     return {**averaged, "paper_ppl": found.perplexity, "paper_particles": found.particles}
+
+
+def memory_sections(subject: Subject, evaluation: Evaluation) -> list[Section]:
+    """Return how much of its attention each layer pays to a memory that latents are written to, and pictures of it.
+
+    Nothing where a model offers no ``memory_attention(batch, latents)``, shares (B, L, T) that are means over heads, or
+    where that says None; nor of a conditional model, whose texts attend to their sources, too.
+    """
+    look = getattr(subject.model, "memory_attention", None)
+    if not callable(look) or is_conditional(subject.model) or not evaluation.samples:
+        return []
+    rows = evaluation_set(subject.corpus, evaluation.split, WATCHED, evaluation.seed)
+    batch = common_sentences(rows, device_of(subject.model)).merged()
+    with measuring(evaluation.seed, subject.model, subject.guide):
+        found = look(batch, encoded(subject.model, subject.guide, batch))
+    if found is None:
+        return []
+    shares, lengths = found.double().cpu().numpy(), batch.lengths.tolist()
+    equal = 1.0 / (np.arange(shares.shape[-1]) + 2.0)
+    scored = np.arange(shares.shape[-1]) < np.array(lengths)[:, None]
+    means = [float(layer[scored].mean()) for layer in shares.swapaxes(0, 1)]
+    if_equal = float(np.broadcast_to(equal, scored.shape)[scored].mean())
+    pictures = []
+    for number, row in enumerate(spread_rows(batch.size, PICTURES) if subject.folder else (), 1):
+        tokens = subject.corpus.tokenizer.pieces(batch.tokens[row, : lengths[row]].tolist())
+        picture = f"figures/memory-{number}.png"
+        memory_figure(MemoryShares(tokens, shares[row, :, : lengths[row]]), Path(subject.folder or "") / picture)
+        pictures.append(f"![attention on the memory of text {number}]({picture})")
+    line = (
+        f"Mean over heads and the tokens of {batch.size:,} {subject.corpus.noun}s, latents drawn from q. If all that a "
+        f"step reads had the same share, the memory had {percent(if_equal, 1)}."
+    )
+    table = tuple((str(layer), percent(mean, 1)) for layer, mean in enumerate(means, 1))
+    values = {"memory_attention": means, "memory_attention_if_equal": if_equal}
+    return [Section("Attention on the memory", ("layer", "share"), table, (line, *pictures), (), values)]
 
 
 def active_means(numbers: Mapping[str, float | int | None], sites: Sequence[str]) -> Numbers:

@@ -368,8 +368,8 @@ def attention_lines(subject: Subject, data: CommonSentences) -> tuple[str, ...]:
     found = []
     for i in range(batch.size):
         steps, places = int(batch.lengths[i]), int(batch.source.lengths[i])
-        target = [subject.corpus.tokenizer.symbols[token] for token in batch.tokens[i, :steps].tolist()]
-        source = [reader.symbols[token] for token in batch.source.tokens[i, :places].tolist()]
+        target = subject.corpus.tokenizer.pieces(batch.tokens[i, :steps].tolist())
+        source = reader.pieces(batch.source.tokens[i, :places].tolist())
         width = None if spread is None else spread[i, :steps] if spread.ndim == 2 else spread[i, :steps, :places]
         picture = f"figures/attention-{i + 1}.png"
         attention_figure(Pair(target, source, weights[i, :steps, :places], width), subject.folder / picture)

@@ -1,4 +1,6 @@
-"""A picture of attention: what each token of a text reads of its source, and how sure that is where it is drawn."""
+"""Pictures of attention: what each token of a text reads of its source, and how sure that is where it is drawn; and
+how much of it each layer pays to a memory.
+"""
 
 from __future__ import annotations
 
@@ -71,3 +73,36 @@ def _heat(axes: Axes, values: NDArray[np.floating], most: float | None, pair: Pa
 def _plain(token: str) -> str:
     """Return a token as it is: a dollar sign begins no formula."""
     return token.replace("$", r"\$")
+
+
+class MemoryShares(NamedTuple):
+    """Of a text of T tokens the share of its attention that each step of L layers pays to a memory, ``shares`` (L, T).
+
+    Means over heads. ``tokens``: what is written at each step.
+    """
+
+    tokens: Sequence[str]
+    shares: NDArray[np.floating]
+
+
+def memory_figure(seen: MemoryShares, target: Path) -> None:
+    """:func:`draw_memory` as a PNG."""
+    save_figure(draw_memory(seen), target)
+
+
+def draw_memory(seen: MemoryShares) -> Figure:
+    """Heat map of the shares, tokens across and layers down; a last row has what the memory would have among equals.
+
+    Step t reads the memory and t tokens, BOS counted, so that each of them has 1/(t + 1) where all have the same.
+    """
+    layers, steps = seen.shares.shape
+    equal = 1.0 / (np.arange(steps) + 2.0)
+    figure = blank_figure(2.5 + CELL * steps, 1.8 + CELL * (layers + 1))
+    axes = figure.subplots()
+    image = axes.imshow(np.vstack([seen.shares, equal]), vmin=0.0, cmap="Blues", aspect="auto")
+    axes.axhline(layers - 0.5, color="k", lw=0.8)
+    axes.set_yticks(range(layers + 1), [*(f"layer {layer + 1}" for layer in range(layers)), "if all are equal"])
+    axes.set_xticks(range(steps), [_plain(token) for token in seen.tokens], rotation=90)
+    axes.set_title("attention on the memory, mean over heads")
+    figure.colorbar(image, ax=axes, fraction=0.05)
+    return figure

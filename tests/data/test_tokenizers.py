@@ -319,3 +319,12 @@ def test_saving_replaces_whole_files_only(tmp_path, monkeypatch, step):
     assert [p.name for p in tmp_path.iterdir()] == ["tokenizer.json"]
     with pytest.raises(PplTextError, match=r"cannot write .*No such file"):
         character_tokenizer("xyz").save(tmp_path / "none" / "tokenizer.json")
+
+
+def test_pieces_are_what_a_reader_sees_of_each_token():
+    tokenizer = bpe_tokenizer(["the dog the dog"] * 3, vocabulary=270)
+    ids = tokenizer.encode(["the dog é"])[0]
+    assert tokenizer.pieces([*ids[:2], EOS_ID]) == ["the", "dog", "</s>"]
+    assert tokenizer.pieces(ids[-2:]) == [tokenizer.symbols[i] for i in ids[-2:]], "bytes of a character"
+    words = word_tokenizer(["a b"])
+    assert words.pieces([4, 5, 3, EOS_ID]) == ["a", "b", "<unk>", "</s>"]

@@ -115,3 +115,27 @@ def test_notes_say_which_figures_are_no_bounds():
     assert "no bounds" in measure.notes({"rows": rows, "settings": {}})[-1]
     written = {"metrics": ["bleu"], "written": 3, "strategies": {"best": "beam"}}
     assert measure.notes({"rows": rows, "settings": written})[-1].startswith("3 texts a row, written by best (Beam(")
+
+
+def test_attention_on_a_memory_stands_by_layer_with_pictures(corpus, tmp_path):
+    """Shares that are known: layer l has 1/(l + 1) of the attention of every step."""
+    model, guide = of_one_latent(corpus)
+    model.memory_attention = lambda batch, latents: (
+        torch.tensor([0.5, 0.25]).view(1, 2, 1).expand(batch.size, 2, batch.steps)
+    )
+    subject = Subject(model, guide, corpus, folder=tmp_path)
+    measure = load_measure("layers")
+    (section,) = measure.sections(subject, Evaluation("test", None, samples=2))
+    assert section.title == "Attention on the memory"
+    assert section.rows == (("1", "50.0%"), ("2", "25.0%"))
+    assert section.values["memory_attention"] == [0.5, 0.25]
+    lengths = [len(ids) + 1 for ids in corpus.tokenizer.encode(TEXTS)]
+    equal = sum(1 / (t + 2) for n in lengths for t in range(n)) / sum(lengths)
+    assert section.values["memory_attention_if_equal"] == pytest.approx(equal)
+    assert [line.split("(")[-1].rstrip(")") for line in section.lines[1:]] == [
+        f"figures/memory-{i}.png" for i in (1, 2, 3)
+    ]
+    assert all((tmp_path / f"figures/memory-{i}.png").is_file() for i in (1, 2, 3))
+    assert measure.sections(subject, Evaluation("test", None)) == []
+    model.memory_attention = lambda batch, latents: None
+    assert measure.sections(subject, Evaluation("test", None, samples=2)) == []

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ppl_text.plots.attention import Pair, attention_figure, draw_attention
+from ppl_text.plots.attention import MemoryShares, Pair, attention_figure, draw_attention, draw_memory, memory_figure
 
 WEIGHTS = np.array([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0]])
 TARGET, SOURCE = ["a", "</s>"], ["x", "$y$", "</s>"]
@@ -39,3 +39,15 @@ def test_a_spread_of_each_weight_is_a_second_map(tmp_path):
     assert np.array_equal(second.images[0].get_array(), spread)
     attention_figure(pair, tmp_path / "figures" / "attention.png")
     assert (tmp_path / "figures" / "attention.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_shares_of_a_memory_stand_by_layer_above_those_among_equals(tmp_path):
+    """The first step reads the memory and BOS, the second one token more."""
+    shares = np.array([[0.1, 0.05], [0.6, 0.3], [0.2, 0.0]])
+    figure = draw_memory(MemoryShares(TARGET, shares))
+    (image,) = figure.axes[0].images
+    np.testing.assert_allclose(image.get_array(), np.vstack([shares, [1 / 2, 1 / 3]]))
+    assert ticks(figure.axes[0].yaxis) == ["layer 1", "layer 2", "layer 3", "if all are equal"]
+    assert ticks(figure.axes[0].xaxis) == TARGET
+    memory_figure(MemoryShares(TARGET, shares), tmp_path / "figures" / "memory.png")
+    assert (tmp_path / "figures" / "memory.png").read_bytes().startswith(b"\x89PNG")
