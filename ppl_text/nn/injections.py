@@ -57,12 +57,12 @@ class Injection(nn.Module):
 class ToEmbeddings(Injection):
     """W z is added to the embedding of each token (Optimus, Li et al. 2020, "Embedding").
 
-    W starts so small that W z is as large as the embedding of a token that starts at random, which it would drown.
+    W starts so small that W z is no larger than the embedding of a token that starts at random: else it drowns that.
     """
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.embedding = _linear(self.latent_dim, self.width, SCALE / math.sqrt(self.latent_dim))
+        self.embedding = _linear(self.latent_dim, self.width, _small(self.latent_dim))
 
     def to_embeddings(self, latents: ByLayer) -> Tensor | None:
         """W z."""
@@ -101,11 +101,13 @@ class ToOutputs(Injection):
 
 
 class ToStates(Injection):
-    """W_l z_l is added to the states in front of block l (specification 6, "residual")."""
+    """W_l z_l is added to the states in front of block l (specification 6, "residual"); W_l starts as small as W."""
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.shift = nn.ModuleDict({str(place): _linear(self.latent_dim, self.width) for place in self.places})
+        self.shift = nn.ModuleDict(
+            {str(place): _linear(self.latent_dim, self.width, _small(self.latent_dim)) for place in self.places}
+        )
 
     def to_layers(self, latents: ByLayer) -> Injected:
         """W_l z_l for each layer."""
@@ -145,6 +147,11 @@ INJECTIONS: Mapping[str, type[Injection]] = {
     "value": ToValues,
 }
 """Ways for latents to enter a decoder, by name."""
+
+
+def _small(latent_dim: int) -> float:
+    """Return the scale of weights with which W z, z ~ N(0, I), is as large as GPT-2's embeddings are at first."""
+    return SCALE / math.sqrt(latent_dim)
 
 
 def _linear(inputs: int, outputs: int, scale: float = SCALE) -> nn.Linear:
