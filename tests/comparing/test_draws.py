@@ -124,7 +124,7 @@ def test_each_of_several_latents_is_read_by_itself(common):
 
 def test_effective_sizes_are_means_over_groups_of_draws():
     weights = torch.tensor([[0.0], [0.0], [0.0], [-math.inf], [50.0]])
-    figures = DrawFigures(Draws(weights, {}, {}, {}, {}), np.zeros(1), {}, MutualInformation(0.0, 0.0))
+    figures = DrawFigures(Draws(weights, {}, {}, {}, {}), np.zeros(1), {}, MutualInformation(0.0, 0.0, {}))
     assert figures.ess_by_sentence(2).tolist() == pytest.approx([(1.0 + 0.5) / 2])
     assert figures.ess_by_sentence(5).tolist() == pytest.approx([0.2]), "one draw has all the weight"
 
