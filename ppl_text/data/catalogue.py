@@ -78,9 +78,13 @@ PAIRS = "train.csv, valid.csv and test.csv with columns {}, or pairs of files su
 ELSEWHERE = {
     "ptb": ("Penn Treebank", TEXTS),
     "yahoo": ("Yahoo Answers", TEXTS),
+    "yelp": ("Yelp reviews", TEXTS),
     "snli": ("SNLI sentences", TEXTS),
     "squad": ("questions about sentences of SQuAD", PAIRS.format("question and answer")),
     "dialogue": ("film dialogues of Cornell", PAIRS.format("line and reply")),
+    "prompts": ("WritingPrompts: prompts and stories", PAIRS.format("source and target")),
+    "summaries": ("CNN/DM: articles and summaries", PAIRS.format("source and target")),
+    "paraphrases": ("Quora: questions and paraphrases", PAIRS.format("source and target")),
 }
 """Corpora that recipes are named after and that a user has to bring: what they are, and the files that hold them."""
 
