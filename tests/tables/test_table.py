@@ -1,5 +1,7 @@
 """Tables as data: the published figures, rows that can be built, files with faults."""
 
+from pathlib import Path
+
 import pytest
 
 from ppl_text.core.errors import ConfigError, UnknownNameError, UserError
@@ -7,7 +9,7 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build
 from ppl_text.tables import table_names
 from ppl_text.tables.rows import Task, trained_values
-from ppl_text.tables.table import load_table, parse_table
+from ppl_text.tables.table import load_table, parse_table, table_parts
 from ppl_text.training.programs import count_parameters
 
 PUBLISHED = {
@@ -149,6 +151,18 @@ def test_unknown_names_are_met_with_the_nearest():
     with pytest.raises(UnknownNameError, match="did you mean 'small'"):
         WORDS.budget("smal")
     assert {"davam-generation", "davam-table2", "words"} <= set(table_names())
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_table_and_every_part_of_it_is_sound(name):
+    """Tables parse, and each row's recipe takes what the table and its budgets set, in each part."""
+    for part in table_parts(name) or [None]:
+        table = load_table(name, part)
+        assert table.rows
+        for budget in ("smoke", "small"):
+            for row in table.rows:
+                if row.recipe is not None and row.extra is None:
+                    Task(table, row, budget, 0, Path("out"), data="verses").config()
 
 
 def test_selection_keeps_the_order_of_the_table():
