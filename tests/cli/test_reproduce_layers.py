@@ -5,9 +5,12 @@ import math
 
 import pytest
 
+from ppl_text.core.vocabulary import Vocabulary
+from ppl_text.recipes import build
 from ppl_text.tables import table_names
 from ppl_text.tables.rows import Task
 from ppl_text.tables.table import load_table, table_parts
+from ppl_text.training.programs import count_parameters
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.timeout(600)]
 
@@ -69,6 +72,9 @@ def test_every_row_is_a_sound_configuration_for_every_part_and_budget(name, tmp_
             for row in table.rows:
                 config = Task(table, row, budget, 2, tmp_path, data).config()
                 assert (config.seed, config.model.family) == (2, "layerwise_transformer")
+                if budget == "smoke":
+                    vocabulary = Vocabulary(400, source=Vocabulary(400) if name == "della-conditional" else None)
+                    assert count_parameters(*build.build_programs(config, vocabulary)).model < 200_000
 
 
 PUBLISHED = {
