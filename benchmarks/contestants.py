@@ -67,11 +67,29 @@ PAIR_CONTESTANTS = {
 }
 """Of texts given a source, by what is latent."""
 
+LAYERED_CONTESTANTS = {
+    **{
+        kind: {
+            **_ours("benchmarks.layerwise_transformer", kind),
+            "ours, in the trainer, bf16": f"benchmarks.layerwise_transformer:build_in_trainer_bf16:{kind}",
+            "ours, checkpointing": f"benchmarks.layerwise_transformer:build_checkpointed:{kind}",
+            "plain GPT-2": "benchmarks.peers.gpt2:PlainGPT2",
+            "plain GPT-2, bf16": "benchmarks.peers.gpt2:build_bf16",
+        }
+        for kind in ("none", "value", "memory")
+    },
+    "particles": {
+        OURS: "benchmarks.layerwise_transformer:build_particles",
+        "ours, five passes": "benchmarks.layerwise_transformer:build_passes",
+    },
+}
+"""Of Transformers with latents, by the way in, beside one with nothing latent; and several particles of one."""
+
 REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
 
-ON_GPU = {"ours, captured", "ours, captured, bf16"}
+ON_GPU = {"ours, captured", "ours, captured, bf16", "ours, in the trainer, bf16", "plain GPT-2, bf16"}
 """Contestants that a CPU does not know."""
 
 

@@ -26,7 +26,7 @@ import numpy as np
 from benchmarks.contestants import CONTESTANTS, OURS, available, build
 from benchmarks.peers import BATCH, STATE, STEPS, Words, synthetic_words
 
-PACKAGES = ("torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "numpy")
+PACKAGES = ("torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "numpy", "transformers")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 """What is timed: on a busy machine with one thread, what the processor has spent on this process alone."""
 
