@@ -112,6 +112,29 @@ def pair_races(options: Options, folder: Path) -> list[str]:
     return ["benchmarks.encoder_decoder", "ded-attn", "vattn-h", *place, *size]
 
 
+def transformer_races(options: Options, folder: Path) -> list[str]:
+    """Make the command of the races of Transformers with latents beside plain GPT-2, at the sizes of GPT-2 small."""
+    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
+    size = tiny if options.cpu else ["--sizes", "gpt2", "--rounds", "9", "--steps", "3", "--warmup", "5"]
+    place = ["--device", options.device, "--json", str(folder / "result.json")]
+    return ["benchmarks.layerwise_transformer", "none", "value", "memory", "particles", *place, *size]
+
+
+def transformer_training(options: Options, folder: Path) -> list[str]:
+    """A latent of each layer on PTB, products in bf16, or two steps on sentences that the tiny form brings itself."""
+    place = ["--device", options.device, "--out", str(folder / "run")]
+    if not options.cpu:
+        data = ["--data", options.data["ptb"], "--precision", "bf16"]
+        return ["ppl_text", "fit", "ptb-small-della", "--steps", "400", *data, *place]
+    file = folder / "sentences.txt"
+    file.write_text("".join(f"{i} boats are {i % 7} of the boats\n" for i in range(60)), encoding="utf-8")
+    sizes = {"layers": 2, "width": 8, "heads": 2, "positions": 64}
+    counts = {"data.vocabulary": 300, "data.validation_sentences": 8, "data.batch_size": 16, "report.sentences": 4}
+    counts |= {"report.particles": 2, "report.samples": 2, **{f"model.{name}": size for name, size in sizes.items()}}
+    tiny = [part for key, value in counts.items() for part in ("--set", f"{key}={value}")]
+    return ["ppl_text", "fit", "ptb-small-della", "--steps", "2", "--data", str(file), *tiny, *place]
+
+
 def pair_training(options: Options, folder: Path) -> list[str]:
     """Latent attention vectors on the verse pairs, or two steps on pairs that the tiny form brings itself."""
     place = ["--device", options.device, "--out", str(folder / "run")]
@@ -173,8 +196,10 @@ PARTS: dict[str, Part] = {
     ),
     "races: latent sequences": Part(latent_races, 90),
     "races: texts given a source": Part(pair_races, 60),
+    "races: Transformers": Part(transformer_races, 120),
     "race: forward algorithm": Part(forward_race, 30),
     "training: verse pairs": Part(pair_training, 90, no_verse_pairs, "run/results.json"),
+    "training: Transformer on PTB": Part(transformer_training, 90, no_ptb, "run/results.json"),
     "reproduction: language model on PTB": Part(reproduction, 240, no_ptb, "row/results.json"),
     "ArviZ 1": Part(arviz_tests, 120, no_arviz_1),
 }

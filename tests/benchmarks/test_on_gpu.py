@@ -49,13 +49,14 @@ def test_every_part_runs_in_its_tiny_form(tmp_path):
     assert all(part["status"] == "done" for name, part in found["parts"].items() if name not in lacking), found
     assert done.returncode == 0
     races = [part["result"] for name, part in found["parts"].items() if name.startswith("race:")]
-    for several in ("races: latent sequences", "races: texts given a source"):
+    for several in ("races: latent sequences", "races: texts given a source", "races: Transformers"):
         races += found["parts"][several]["result"].values()
     assert all(race["environment"]["device"] == "cpu" for race in races)
-    assert len(races) == 3 + 5 + 2
+    assert len(races) == 3 + 5 + 2 + 4
     row = found["parts"]["reproduction: language model on PTB"]["result"]
     assert any(row["measures"].get("ppl") for row in row["rows"])
-    assert found["parts"]["training: verse pairs"]["result"]["split"] == "test"
+    for training in ("training: verse pairs", "training: Transformer on PTB"):
+        assert found["parts"][training]["result"]["split"] == "test"
     assert found["environment"]["packages"]["torch"] == torch.__version__
     assert f"results: {tmp_path / on_gpu.RESULTS}" in done.stdout
 
