@@ -85,6 +85,10 @@ ATTENTION = "ppl_text"
 """Name of the attention function in the registry of ``transformers``."""
 
 
+FUSED = {"gelu_new": "gelu_pytorch_tanh"}
+"""Activations of ``transformers`` by several operations, and the same function by one of torch's own."""
+
+
 def seen_by_all(counted: Tensor) -> Tensor:
     """(R, 1, 1, S): what is seen of rows (R, S); of one without a position nothing is read, but all of it is seen.
 
@@ -119,6 +123,9 @@ def build_network(anatomy: Anatomy, vocabulary: int, given: Mapping[str, Any]) -
         config = getattr(transformers, anatomy.configuration)(
             vocab_size=vocabulary, bos_token_id=None, eos_token_id=None, pad_token_id=None, **given
         )
+        activation = getattr(config, "activation_function", None)
+        if activation in FUSED:
+            config.activation_function = FUSED[activation]
         return transformers.AutoModel.from_config(config, attn_implementation=ATTENTION)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"{anatomy.configuration} of transformers does not take {dict(given)}: {error!r}") from error

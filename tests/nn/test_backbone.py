@@ -56,6 +56,17 @@ def test_it_is_the_stock_model_where_nothing_is_injected(architecture):
     torch.testing.assert_close(made(x), decoder(inputs_embeds=x, use_cache=False).last_hidden_state, **ROUNDING)
 
 
+def test_an_activation_of_several_operations_is_computed_by_one_of_torchs_own():
+    """As published, gelu in its form with tanh; what is computed is the same, and what is kept for gradients less."""
+    made, x = backbone("gpt2"), inputs()
+    config = copy.deepcopy(made.network.config)
+    config.activation_function = transformers.GPT2Config().activation_function
+    stock = transformers.AutoModel.from_config(config, attn_implementation="sdpa").double().eval()
+    stock.load_state_dict(made.network.state_dict())
+    assert type(stock.h[0].mlp.act) is not type(made.blocks[0].mlp.act)
+    torch.testing.assert_close(made(20 * x), stock(inputs_embeds=20 * x, use_cache=False).last_hidden_state, **ROUNDING)
+
+
 @architectures
 @pytest.mark.parametrize("kind", ["values", "states", "memory"])
 def test_each_injection_reaches_each_layer(architecture, kind):
