@@ -170,7 +170,7 @@ class LayerwiseTransformer(nn.Module):
         }
         """What a network of the same form is made of, a guide's own encoder, say."""
         self.pretrained, self.backbone = backbone, build_backbone(**self.architecture)
-        self.head = _untied(sizes.width, vocabulary.size) if head == "untied" else None
+        self.head = nn.Linear(sizes.width, vocabulary.size, bias=False) if head == "untied" else None
         self.places = _places(paradigm, first_layer, last_layer, sizes.layers)
         self.sites = _site_names(paradigm, self.places, one_latent)
         if self.places and latent_dim < 1:
@@ -235,19 +235,21 @@ class LayerwiseTransformer(nn.Module):
 
         Raises :class:`UserError` where they are not there, or do not fit the model or the tokenizer of the texts.
         """
-        if self.pretrained is None:
-            return
-        self.load_backbone(self.backbone)
-        found = weights(self.pretrained).get("lm_head.weight")
-        if self.head is not None and found is not None:
-            with torch.no_grad():
-                take_rows(self.head.weight, found, row_map(self.pretrained, self.vocabulary).tolist())
+        self._take_over(self.backbone, self.head)
 
     def load_backbone(self, backbone: Backbone) -> None:
         """Take over the pretrained weights in another network of this form."""
-        if self.pretrained is not None:
-            rows = row_map(self.pretrained, self.vocabulary).tolist()
-            backbone.load(weights(self.pretrained), pretrained_settings(self.pretrained).embedding, rows)
+        self._take_over(backbone, None)
+
+    @torch.no_grad()
+    def _take_over(self, backbone: Backbone, head: nn.Linear | None) -> None:
+        """Read the pretrained weights, once, into a backbone and a softmax of its own."""
+        if self.pretrained is None:
+            return
+        rows, tensors = row_map(self.pretrained, self.vocabulary).tolist(), weights(self.pretrained)
+        backbone.load(tensors, pretrained_settings(self.pretrained).embedding, rows)
+        if head is not None and "lm_head.weight" in tensors:
+            take_rows(head.weight, tensors["lm_head.weight"], rows)
 
     def remarks(self, lengths: Tensor, sources: Tensor | None = None) -> list[str]:
         """Refuse texts of these numbers of scored tokens that are longer than the decoder has positions.
@@ -419,11 +421,6 @@ class Writer:
 def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
     """Add a vector (R, H) to all steps of x (R, T, H)."""
     return x if shift is None else x + shift.unsqueeze(-2).to(x.dtype)
-
-
-def _untied(width: int, size: int) -> nn.Linear:
-    """Return a softmax of its own, with a row for each symbol, as torch starts it."""
-    return nn.Linear(width, size, bias=False)
 
 
 def _refuse_unknown(**chosen: str) -> None:
