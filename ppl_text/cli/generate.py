@@ -199,15 +199,20 @@ def chosen_strategy(name: str, given: dict[str, Any]) -> Strategy:
 def read_texts(source: str) -> list[str]:
     """The lines of a file, or the text itself where no such file exists."""
     from ..core.errors import DataError
+    from ..core.reading import read_regular
 
     path = Path(source)
     if os.path.isdir(source):
         raise DataError("a folder; give a file with one text a line, or the text itself", path)
     # os.path, unlike pathlib, takes a text that is too long for a file name for an absence.
-    if not os.path.isfile(source):
+    if not os.path.exists(source):
         return [source]
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}; give a file, or the text itself", path) from error
     texts = []
-    for number, line in enumerate(path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines(), 1):
+    for number, line in enumerate(content.removeprefix(codecs.BOM_UTF8).splitlines(), 1):
         try:
             texts += [text] if (text := line.decode().strip()) else []
         except UnicodeDecodeError as error:

@@ -58,3 +58,8 @@ def plus_minus(value: float | None, error: float | None, digits: int = 3) -> str
     """
     known = value is not None and error is not None and not math.isnan(error)
     return decimal(value, digits) + (f" ± {decimal(error, digits)}" if known else "")
+
+
+def shortened(text: str, width: int = 60) -> str:
+    """Return a text in quotes, cut where it is long."""
+    return repr(text if len(text) <= width else text[: width - 1] + "…")

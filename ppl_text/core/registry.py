@@ -19,6 +19,7 @@ from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 from .errors import UnknownNameError, UserError, nearest
+from .reading import read_regular
 
 
 class Registry:
@@ -113,9 +114,9 @@ def read_source(reference: str, kind: str) -> Source:
     """Read the file of a ``FILE.py:NAME``; nothing of it is run."""
     path = Path(reference.partition(":")[0]).expanduser()
     try:
-        return Source(path, path.read_bytes())
+        return Source(path, read_regular(path))
     except OSError as error:
-        reason = f"cannot be read: {error.strerror}" if path.is_file() else "does not exist"
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise UserError(f"{kind} file '{path}' {reason}; give an existing file as FILE.py:CLASS") from error
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.reading import open_regular
 
 NOT_TEXT = {
     b"\x1f\x8b": "gzip",
@@ -22,7 +23,7 @@ NOT_TEXT = {
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines of a UTF-8 file, blank ones too; raise :class:`DataError` with file and line."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             for number, raw in enumerate(file, 1):
                 yield number, decoded(raw, path, number)
     except OSError as error:
@@ -59,11 +60,6 @@ def fault(where: object, unit: str, number: int, message: str) -> DataError:
     if unit == "line":
         return DataError(message, where, number)
     return DataError(f"{unit} {number}: {message}", where)
-
-
-def shortened(text: str, width: int = 60) -> str:
-    """Return a text in quotes, cut where it is long."""
-    return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
 def listed(names: Sequence[str], most: int = 8) -> str:

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.printing import shortened
+from ppl_text.core.reading import parse_json
 
 from .corpus import SPLITS
-from .lines import fault, listed, shortened, text_lines
+from .lines import fault, listed, text_lines
 from .split_files import ALIASES, JSON, parallel_to
 from .table_files import (
     SAMPLE,
@@ -168,7 +170,7 @@ def _first_line(path: Path) -> str:
 
 def _is_object(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

@@ -6,13 +6,13 @@ a pickle (``pytorch_model.bin``) could run code, and is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_text.core.errors import UserError
+from ppl_text.core.reading import parse_json, read_regular
 
 from .pretrained import CONFIG, GGUF, pretrained_folder
 
@@ -227,7 +227,7 @@ def _damaged(file: Path, error: Exception) -> UserError:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; download it again") from error
     if not isinstance(found, dict):

@@ -15,9 +15,9 @@ from typing import TypeAlias
 import numpy as np
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.printing import shortened
 
 from .corpus import Long, Side, Split, TokenTable, chunks
-from .lines import shortened
 from .options import SentenceOptions
 from .origins import Origin
 from .tokenizers import Tokenizer

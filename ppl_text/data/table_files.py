@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.printing import shortened
+from ppl_text.core.reading import NESTED, open_regular, parse_json
 
-from .lines import fault, shortened, text_lines
+from .lines import fault, text_lines
 
 SAMPLE = 1000
 """First rows that are looked at to find separator and columns; values are read as they are, whatever these held."""
@@ -272,13 +274,12 @@ def _objects_by_line(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
+            value = parse_json(line)
+        except ValueError as error:
+            at = f" (character {error.pos + 1})" if isinstance(error, json.JSONDecodeError) else ""
+            reason = f"{getattr(error, 'msg', error)}{at}"
             raise DataError(
-                f"not JSON: {error.msg} (character {error.pos + 1}); expected one object on each line, or one list of "
-                "objects",
-                path,
-                number,
+                f"not JSON: {reason}; expected one object on each line, or one list of objects", path, number
             ) from error
         yield number, _object(value, path, "line", number)
 
@@ -300,6 +301,11 @@ def _listed_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise json.JSONDecodeError("Expecting ',' or the end of the list", text, place)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg}; expected a list of objects", path, error.lineno) from error
+    except DataError:
+        raise
+    except (RecursionError, ValueError) as error:
+        reason = NESTED if isinstance(error, RecursionError) else str(error)
+        raise fault(path, "row", number + 1, f"not JSON: {reason}; expected a list of objects") from error
 
 
 def _behind_space(text: str, place: int) -> int:
@@ -323,7 +329,7 @@ def parquet_table(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path) as file:
+        with open_regular(path) as content, parquet.ParquetFile(content) as file:
             schema = file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
@@ -332,7 +338,7 @@ def parquet_table(path: Path) -> Table:
         _check_once(schema.names, chosen, path)
         number = 0
         try:
-            with parquet.ParquetFile(path) as file:
+            with open_regular(path) as content, parquet.ParquetFile(content) as file:
                 for batch in file.iter_batches(SAMPLE, columns=list(chosen)):
                     columns = [batch.column(name) for name in chosen]
                     for row in strings_of(columns, path, number):

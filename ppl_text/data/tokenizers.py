@@ -26,6 +26,7 @@ from tokenizers import Tokenizer as Backend
 
 from ppl_text.core.atomic import write_atomically
 from ppl_text.core.errors import ConfigError, DataError, UserError
+from ppl_text.core.reading import read_regular
 from ppl_text.core.vocabulary import UNK_ID, ReservedIds, Vocabulary
 
 from .options import LEAST_BPE
@@ -164,7 +165,7 @@ class Tokenizer:
     def load(cls, path: str | os.PathLike[str]) -> Tokenizer:
         """Read what :meth:`save` wrote; raises :class:`UserError` for a missing or damaged file."""
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            text = read_regular(path).decode()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise UserError(f"tokenizer '{path}' cannot be read: {reason}; give the tokenizer.json of a run") from error

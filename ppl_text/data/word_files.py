@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.printing import shortened
 
 from .corpus import Corpus
-from .lines import fault, shortened, text_lines
+from .lines import fault, text_lines
 from .options import WordListOptions
 from .origins import COLUMNS, as_text, asked_column, is_tabbed, table_of, text_column
 from .split_files import split_files, unread, with_train

@@ -21,6 +21,7 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
+from ..core.reading import parse_json
 from ..core.vocabulary import Vocabulary
 from ..objectives.bounds import Scores
 from ..objectives.terms import (
@@ -311,7 +312,7 @@ def load_scores(path: str | Path) -> StoredScores:
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
+            about = parse_json((file.metadata() or {})[_METADATA])
             stored = set(file.keys())
             nothing = torch.zeros_like(file.get_tensor("kl"))
             columns = [

@@ -93,7 +93,7 @@ def check_parts(
     code = code or {}
     config = errors.attempt(check_config, tree, source)
     sound = dict(config) if config else sound_parts(tree)
-    view = config or RunConfig.model_construct(**sound)
+    view = config or RunConfig.model_construct(**{"recipe": "", **sound})
     checks: dict[str, tuple[Callable[[RunConfig], Any], set[str]]] = {
         "programs": (partial(check_programs, code=code), {"model", "guide"}),
         "objective": (partial(build_objective, code=code), {"objective"}),

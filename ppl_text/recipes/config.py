@@ -71,7 +71,7 @@ class SizeRow(Section):
 class RunConfig(Section):
     """Everything that makes a run; ``config.yaml`` of a run folder holds one, complete and re-runnable."""
 
-    recipe: Annotated[str, Field(pattern=r"^[^\s./\\][^/\\]*$")] = Field(
+    recipe: Annotated[str, Field(pattern=r"^[^\s./\\\p{C}][^/\\\p{C}]{0,99}$")] = Field(
         description="name, of which folders are called"
     )
     description: str = Field("", description="one line on what it trains")

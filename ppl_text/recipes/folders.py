@@ -21,6 +21,7 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
+from ..core.reading import parse_json, read_regular
 from ..data.catalogue import cleaning
 from ..data.corpus import Corpus
 from ..data.forms import TextForm, form_of
@@ -215,7 +216,7 @@ def move_folder(folder: Path, target: Path) -> None:
 def read_record(path: Path) -> dict[str, Any]:
     """Read a JSON object of a run folder; raises :class:`RunFolderError` where it is missing or damaged."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = parse_json(read_regular(path))
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); the run folder is incomplete") from error
     if not isinstance(values, dict):

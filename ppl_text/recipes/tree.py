@@ -22,20 +22,20 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import yaml
-
 from ..core.errors import ConfigError, UnknownNameError
+from ..core.printing import shortened
 from ..core.protocols import Choice
+from ..core.reading import read_regular
 from ..data.catalogue import CORPORA
 from . import Composition, compositions, is_named, part_names, recipe_names, recipe_text
 from .code import KEYS, absolute
+from .plain_yaml import LONGEST, parse_yaml
 
 EXTENDS, WITHOUT, WITH = "extends", "without", "with"
 
@@ -46,40 +46,14 @@ Read = Callable[[str], Mapping[str, Any]]
 """The tree of a recipe, or of a part of one, by name, as it is written."""
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML with the floats of version 1.2: PyYAML, which knows 1.1, takes ``1e-3`` for a text."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Return the plain values of a YAML text; raises :class:`ConfigError` that says where it is malformed.
-
-    Example::
-
-        >>> parse_yaml("{lr: 1e-3, hidden: [8, 8]}", "--set")
-        {'lr': 0.001, 'hidden': [8, 8]}
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except (yaml.YAMLError, ValueError) as error:
-        where = getattr(error, "problem_mark", None)
-        place = f", line {where.line + 1}, column {where.column + 1}" if where else ""
-        reason = getattr(error, "problem", None) or " ".join(str(error).split())
-        raise ConfigError(f"{source}{place} is not valid YAML: {reason}") from error
-
-
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` pairs of ``--set``: dotted keys, YAML values."""
     changes: dict[str, Any] = {}
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not all(part.strip() for part in key.split(".")):
-            raise ConfigError(f"--set {text!r}: expected KEY=VALUE, for example --set training.steps=500")
-        changes[key.strip()] = parse_yaml(value, f"--set {text!r}")
+            raise ConfigError(f"--set {shortened(text)}: expected KEY=VALUE, for example --set training.steps=500")
+        changes[key.strip()] = parse_yaml(value, f"--set {shortened(text)}")
     return changes
 
 
@@ -96,7 +70,7 @@ def read_recipe(recipe: str) -> dict[str, Any]:
         return extended({"recipe": recipe, **_named(recipe)}, source_of(recipe), _named)
     path = Path(os.path.expanduser(recipe))  # pathlib raises for an unknown user
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_regular(path, LONGEST).decode()
     except UnicodeDecodeError as error:
         raise ConfigError(f"recipe file '{path}' is not UTF-8 ({error.reason} at byte {error.start})") from error
     except OSError as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import RunFolderError, TrustError, UserError
+from ..core.reading import read_regular
 from ..core.registry import Source, read_source
 from . import folders
 from .code import LIVE, Code, Own, name_of, named, own_references
@@ -161,7 +162,7 @@ def _copy(folder: Path, kept: Record) -> Source:
     """Read the copy of a file; raises :class:`RunFolderError` where its SHA-256 is not that of the record."""
     path = folder / str(kept["file"])
     try:
-        source = Source(path, path.read_bytes())
+        source = Source(path, read_regular(path))
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read ({error.strerror}); the run folder is incomplete") from error
     if source.digest != kept["sha256"]:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import ConfigError, UnknownNameError, UserError, nearest
 from ..measures import MEASURES
-from ..recipes.tree import parse_yaml
+from ..recipes.plain_yaml import parse_yaml
 from . import table_text
 from .published import recomputed
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.atomic import finite_or_none, refused, write_atomically
+from ..core.reading import parse_json
 
 TIME_FIELDS = frozenset({"seconds", "steps_per_second", "sentences_per_second"})
 """Fields of a record that differ between two runs of the same seed."""
@@ -144,7 +145,7 @@ class Clock:
 def _is_until(line: bytes, step: int) -> bool:
     """Return whether a line is complete and not later than ``step``."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return False
     return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", math.inf) <= step

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..core.atomic import write_atomically
 from ..core.errors import CheckpointError, RunFolderError
+from ..core.reading import parse_json
 
 _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""
@@ -106,7 +107,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     _require(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            metadata = parse_json((file.metadata() or {}).get(_METADATA, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); resume the run, which writes it again") from error

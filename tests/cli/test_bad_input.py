@@ -12,6 +12,7 @@ from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
 from .bad_files import DATA, GUIDES
 from .bad_folders import FINISHED, FOLDERS, SWAPS
 from .bad_pretrained import PRETRAINED
+from .bad_texts import JSON, PIPES, RECIPE_NAMES, YAML
 from .bad_world import World
 
 CASES = {
@@ -26,6 +27,10 @@ CASES = {
         "swap": SWAPS,
         "latent sequences": LATENT_SEQUENCES,
         "pretrained": PRETRAINED,
+        "YAML": YAML,
+        "recipe's name": RECIPE_NAMES,
+        "pipes": PIPES,
+        "JSON": JSON,
     }.items()
     for name, case in cases.items()
 }

@@ -162,7 +162,7 @@ def test_file_or_folder_that_may_not_be_read(tmp_path, monkeypatch):
     def forbidden(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr("os.open", forbidden)
     assert message_of(load, tmp_path / "list.tsv").endswith("list.tsv: the file cannot be read: Permission denied")
     monkeypatch.setattr(Path, "iterdir", forbidden)
     assert message_of(load, tmp_path) == f"{tmp_path}: the folder cannot be read: Permission denied"

@@ -11,7 +11,7 @@ from ppl_text.recipes import build, recipe_names
 from ppl_text.recipes.code import model_registry
 from ppl_text.recipes.config import RunConfig, all_keys, load_config
 from ppl_text.recipes.keys import NO_DEFAULT, all_keys_of, described_arguments, in_words
-from ppl_text.recipes.tree import parse_yaml
+from ppl_text.recipes.plain_yaml import parse_yaml
 
 
 @pytest.fixture(scope="module")
