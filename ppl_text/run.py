@@ -33,7 +33,7 @@ from .measures.base import Evaluation, Subject, TextSamples
 from .plots.figures import training_figure
 from .recipes import build, folders, start, swap
 from .recipes import trust as consent
-from .recipes.code import Code, is_own, name_of, named_objective, own_references, refer, references
+from .recipes.code import Code, name_of, named_objective, own_references, refer, references
 from .recipes.config import RunConfig, load_config
 from .training.machine import torch_threads
 from .training.options import TrainingResult
@@ -425,9 +425,10 @@ def load(
     for kind, thing in (("model", model), ("guide", guide), ("objective", objective)):
         given |= {} if thing is None else refer(thing, kind)[1]
     opened = open_run(folder, device, given, trust=trust)
-    texts = dict(references(opened.config.model_dump()))
-    needed = {name_of(text) for text in texts if is_own(text)}
+    tree = opened.config.model_dump()
+    needed = {name_of(text) for text in own_references(tree)}
     # An objective of ours or of Pyro's was passed as an object and is kept by its name.
+    texts = dict(references(tree))
     unused = [own.name for text, own in given.items() if text not in texts and own.name not in needed]
     if unused:
         raise UserError(

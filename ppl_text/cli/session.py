@@ -24,7 +24,7 @@ from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
 from ..core.printing import percent
 from ..core.registry import is_file_reference
 from ..recipes import build, folders, swap
-from ..recipes.code import absolute, find, is_own
+from ..recipes.code import absolute, class_of, is_own
 from ..run import Run
 from ..training.progress import Progress, make_progress
 from .output import print_table
@@ -93,11 +93,17 @@ class Session:
         """The guides that fit the model: registered ones of its family, then the files that were tried."""
         family = getattr(self.start.model, "family", self.start.config.model.family)
         registry = build.guide_registry(family)
-        found = {name: registry.load(name) for name in build.families_guides(family)}
+        packages = {name: registry.package(name) for name in registry.names()}
+        # A package is imported once its guide is chosen.
+        found = {
+            name: f"of the installed package {own.name} {own.version}" if own else density(registry.load(name))
+            for name, own in packages.items()
+        }
         for run in (self.start, *(row.run for row in self.tried)):
             name = run.config.guide.name
-            found |= {name: find(run.code, name, "guide")} if is_own(name) else {}
-        return [Candidate(name, density(guide)) for name, guide in found.items()]
+            if is_own(name) or packages.get(name) is not None:
+                found[name] = density(class_of(name, "guide", registry, run.code))
+        return [Candidate(name, about) for name, about in found.items()]
 
     def resolve(self, text: str, others: Iterable[str] = ()) -> str:
         """The guide that a name, a number of :meth:`choices` or a ``FILE.py:CLASS`` stands for.

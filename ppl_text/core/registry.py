@@ -22,6 +22,14 @@ from .errors import UnknownNameError, UserError, nearest
 from .reading import read_regular
 
 
+class Package(NamedTuple):
+    """An installed package that declares a name: its own name and version, and the ``module:attribute`` behind it."""
+
+    name: str
+    version: str
+    target: str
+
+
 class Registry:
     """Lazy table from a name to an object.
 
@@ -48,8 +56,12 @@ class Registry:
             return self._table[name]
         plugins = self._entry_points()
         if name in plugins:
-            return plugins[name]
+            return plugins[name].target
         raise UnknownNameError(self.kind, name, self.names(), self.hint)
+
+    def package(self, name: str) -> Package | None:
+        """Return the installed package that a name is from; None for built-in names, and for unknown ones."""
+        return None if name in self._table else self._entry_points().get(name)
 
     def load(self, name: str) -> Any:
         """Import and return the object behind ``name``."""
@@ -65,10 +77,14 @@ class Registry:
                 "mend or uninstall that package"
             ) from error
 
-    def _entry_points(self) -> dict[str, str]:
-        if self.group is None:
-            return {}
-        return {point.name: point.value for point in entry_points(group=self.group)}
+    def _entry_points(self) -> dict[str, Package]:
+        found = entry_points(group=self.group) if self.group is not None else ()
+        return {
+            point.name: Package(
+                point.dist.name if point.dist else "", point.dist.version if point.dist else "", point.value
+            )
+            for point in found
+        }
 
 
 def is_file_reference(name: str) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..core.registry import Package
 
 OBJECTIVES = {
     "elbo": "evidence lower bound E_q[ln p - ln q]; elbo:K averages K particles (equals pyro.infer.Trace_ELBO)",
@@ -39,3 +42,10 @@ def build(spec: Any) -> Any:
     from .parse import build_objective
 
     return build_objective(spec)
+
+
+def package_of(spec: str) -> Package | None:
+    """Return the installed package that an objective is from, None for one of ours; nothing is imported of it."""
+    from .parse import package_of as found
+
+    return found(spec)

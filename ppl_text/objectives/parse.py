@@ -9,7 +9,7 @@ from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.protocols import Objective
-from ..core.registry import Registry
+from ..core.registry import Package, Registry
 from .bounds import Bound, elbo, iwae, renyi
 from .estimate import BoundObjective, Scorer, score_by_monte_carlo, score_in_closed_form
 from .path_gradients import DoublyReparametrized, path_scores
@@ -48,22 +48,39 @@ def build_objective(spec: Any) -> Objective:
     """See :func:`ppl_text.objectives.build`."""
     if not isinstance(spec, str):
         return _wrap_instance(spec)
-    name, *arguments = spec.split(":")
-    name, *fixed = ALIASES.get(name.lower(), name).split(":")
+    name, fixed, arguments = _parts(spec)
     if name == "pyro":
         return parse_stock(spec)
-    if name in (plugins := Registry("objective", {}, group=GROUP)).names() and name not in _MAKERS:
+    plugins = _plugins()
+    if plugins.package(name) is not None:
         if arguments:
             raise UserError(f"objective '{spec}': '{name}' of an installed package takes no arguments; write {name}")
         return as_objective(plugins.load(name), name)
     if name not in _MAKERS:
-        raise UnknownNameError("objective", name, (*_MAKERS, "pyro", *plugins.names()), HINT)
+        raise UnknownNameError("objective", name, plugins.names(), HINT)
     try:
         return _MAKERS[name](spec, [*fixed, *arguments])
     except UserError:
         raise
     except ValueError:
         raise UserError(f"objective '{spec}' is malformed: write {USAGE[name]} with K a whole number above 0") from None
+
+
+def package_of(spec: str) -> Package | None:
+    """See :func:`ppl_text.objectives.package_of`."""
+    return _plugins().package(_parts(spec)[0])
+
+
+def _plugins() -> Registry:
+    """Names of installed packages beside ours, which are made here."""
+    return Registry("objective", dict.fromkeys((*_MAKERS, "pyro"), ""), group=GROUP)
+
+
+def _parts(spec: str) -> tuple[str, list[str], list[str]]:
+    """Return the name of an objective, the arguments that an alias stands for, and those that are written."""
+    name, *arguments = spec.split(":")
+    name, *fixed = ALIASES.get(name.lower(), name).split(":")
+    return name, fixed, arguments
 
 
 def _plain(bound: Bound, score: Scorer, *, default: str | None) -> Callable[[str, list[str]], Objective]:

@@ -40,7 +40,7 @@ from ..training.progress import Progress
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
 from . import recipe_names
-from .code import GUIDE_GROUP, GUIDES, Code, find, is_own, model_registry, objective_of
+from .code import GUIDE_GROUP, GUIDES, Code, class_of, model_registry, objective_of
 from .config import DataSection, RunConfig, check_config, sound_parts
 from .errors import Errors, checked_options, default_options, place_of
 from .folders import check_parent
@@ -142,7 +142,7 @@ def check_programs(config: RunConfig, code: Code | None = None) -> tuple[Part, P
 def _model_class(config: RunConfig, code: Code) -> type[nn.Module]:
     """The model's class; raises where it is none."""
     name = config.model.family
-    found = find(code, name, "model") if is_own(name) else model_registry().load(name)
+    found = class_of(name, "model", model_registry(), code)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(
             f"model '{name}' is no torch.nn.Module class; see ppl_text.core.protocols.Model for what one is made of"
@@ -152,7 +152,7 @@ def _model_class(config: RunConfig, code: Code) -> type[nn.Module]:
 
 def _guide_class(name: str, family: str, code: Code) -> type[nn.Module]:
     """The guide's class; raises where it is none or is made for another family."""
-    found = find(code, name, "guide") if is_own(name) else guide_registry(family).load(name)
+    found = class_of(name, "guide", guide_registry(family), code)
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise UserError(
             f"guide '{name}' is no torch.nn.Module class; inherit from the family's base class in guides/{family}.py"
@@ -356,7 +356,7 @@ def cures_of(config: RunConfig, family: str) -> Cures:
         return named._replace(ways=fitting)
     last = config.training.in_stages()[-1]
     (unit, whole), argument = *last.length.items(), {"steps": "period", "epochs": "period_epochs"}
-    return options(families_guides(family), f"{argument[unit]}: {max(1, whole // 4)}")
+    return options(GUIDES.get(family, {}), f"{argument[unit]}: {max(1, whole // 4)}")
 
 
 def build_monitor(config: RunConfig, subject: Subject, validation: EvaluationSet) -> Monitor | None:

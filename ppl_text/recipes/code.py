@@ -2,8 +2,9 @@
 
 A configuration names a model, a guide and objectives by text: a registered name, ``FILE.py:NAME`` for code in a file,
 or ``live:NAME`` for what stands in a script, a notebook or a function and has to be passed again whenever the run is
-opened. ``Code`` maps such texts to what may run. What is not in it does not run: a text that merely stands in a folder
-is no consent (:mod:`.trust`).
+opened. A registered name may be that of an installed package; it is code like that of a file, and called ``guide:NAME``
+(``model:``, ``objective:``) here. ``Code`` maps such texts to what may run. What is not in it does not run: a text that
+merely stands in a folder is no consent (:mod:`.trust`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 from .. import objectives
 from ..core.errors import TrustError, UserError
 from ..core.protocols import Objective
-from ..core.registry import Registry, Source, beside, is_file_reference, read_source
+from ..core.registry import Package, Registry, Source, beside, is_file_reference, read_source
 from ..models import MODELS
 
 LIVE = "live:"
@@ -31,6 +32,8 @@ KEYS = {"model.family": "model", "guide.name": "guide", "objective": "objective"
 
 MODEL_GROUP, GUIDE_GROUP = "ppl_text.models", "ppl_text.guides"
 """Entry-point groups under which installed packages declare model families and guides."""
+
+REFUSED = "nothing here consents to run it; name it in the command, or open the run with --trust (in Python trust=True)"
 
 _HOUSE = beside("guides")
 
@@ -45,12 +48,14 @@ class Own(NamedTuple):
     """One piece of the user's code.
 
     ``name`` is that of the class or object; ``source`` the file that it stands in (or the text of its cell), None where
-    none can be had; ``live`` the class or object itself, where Python passed it.
+    none can be had; ``live`` the class or object itself, where Python passed it; ``package`` the installed one that
+    registers ``name``.
     """
 
     name: str
     source: Source | None
     live: Any = None
+    package: Package | None = None
 
     def load(self, kind: str) -> Any:
         """Return the class or object, running its file where it was not passed; raises :class:`UserError`."""
@@ -95,8 +100,57 @@ def absolute(reference: str) -> str:
 
 
 def own_references(tree: Mapping[str, Any]) -> dict[str, str]:
-    """Return the texts of a configuration's tree, sound or not, that stand for code of the user's, and their kinds."""
-    return {text: kind for text, kind in references(tree) if is_own(text)}
+    """Return the texts of a configuration's tree, sound or not, that stand for code of the user's, and their kinds.
+
+    ``KIND:NAME`` stands for a name that an installed package registers today.
+    """
+    model = tree.get("model")
+    family = model.get("family") if isinstance(model, Mapping) else None
+    found = {}
+    for text, kind in references(tree):
+        if is_own(text):
+            found[text] = kind
+        elif package_of(text, kind, family) is not None:
+            found[packaged(text, kind)] = kind
+    return found
+
+
+def packaged(name: str, kind: str) -> str:
+    """Return the text that stands for a name of an installed package.
+
+    Example::
+
+        >>> packaged("theirs", "guide")
+        'guide:theirs'
+    """
+    return f"{kind}:{name.partition(':')[0]}"
+
+
+def package_of(name: str, kind: str, family: object = None) -> Package | None:
+    """Return the installed package that a model, guide or objective is from, None for one of ours.
+
+    Of it nothing is imported. ``family``: of the model that a guide is for, where it is known.
+    """
+    if kind == "objective":
+        return objectives.package_of(name)
+    ours = MODELS if kind == "model" else GUIDES.get(family, {}) if isinstance(family, str) else {}
+    return Registry(kind, ours, group=MODEL_GROUP if kind == "model" else GUIDE_GROUP).package(name)
+
+
+def class_of(text: str, kind: str, registry: Registry, code: Code) -> Any:
+    """Return the model or guide that a configuration names; raises :class:`TrustError` where it may not run."""
+    if is_own(text):
+        return find(code, text, kind)
+    refuse_package(text, kind, registry.package(text), code)
+    return registry.load(text)
+
+
+def refuse_package(name: str, kind: str, package: Package | None, code: Code) -> None:
+    """Raise :class:`TrustError` where a name is that of an installed package which may not run."""
+    if package is not None and packaged(name, kind) not in code:
+        raise TrustError(
+            f"{kind} '{name}' is code of the installed package {package.name} {package.version}, and {REFUSED}"
+        )
 
 
 def references(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -114,14 +168,17 @@ def references(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def named(tree: Mapping[str, Any]) -> dict[str, Own]:
-    """Read the files that a command, or a recipe of the user's, names: naming them is consent.
+    """Return what a command, or a recipe of the user's, names of files and installed packages: naming is consent.
 
-    One that is not there is left out: :func:`find` says so, where it is needed.
+    A file that is not there is left out: :func:`find` says so, where it is needed.
     """
     found: dict[str, Own] = {}
     for text, kind in own_references(tree).items():
-        with suppress(UserError):
-            found |= {text: Own(name_of(text), read_source(text, kind))} if is_file_reference(text) else {}
+        if is_file_reference(text):
+            with suppress(UserError):
+                found[text] = Own(name_of(text), read_source(text, kind))
+        elif not is_own(text):
+            found[text] = Own(name_of(text), None, package=package_of(name_of(text), kind))
     return found
 
 
@@ -137,11 +194,9 @@ def refer(thing: Any, kind: str) -> tuple[str, dict[str, Own]]:
     """
     if isinstance(thing, str):
         text = absolute(thing)
-        if is_file_reference(text):
-            return text, named({"objective": text})
-        if kind == "objective":
+        if kind == "objective" and not is_file_reference(text):
             objectives.build(text)  # raises where there is none
-        return text, {}
+        return text, named(_tree_of(text, kind))
     made = thing
     if kind == "objective":
         made = objectives.build(thing)
@@ -158,6 +213,12 @@ def refer(thing: Any, kind: str) -> tuple[str, dict[str, Own]]:
         return text, {text: Own(thing.__name__, read_source(text, kind), made)}
     text = LIVE + definition.__name__
     return text, {text: Own(definition.__name__, _cell(definition), made)}
+
+
+def _tree_of(text: str, kind: str) -> dict[str, Any]:
+    """Return the tree of a configuration that names this one thing."""
+    section, _, key = next(dotted for dotted, named_kind in KEYS.items() if named_kind == kind).rpartition(".")
+    return {section: {key: text}} if section else {key: text}
 
 
 def _registered(definition: Any) -> str | None:
@@ -191,10 +252,7 @@ def find(code: Code, text: str, kind: str) -> Any:
     if text not in code:
         if is_file_reference(text):
             read_source(text, kind)  # the better message, where it is gone
-        raise TrustError(
-            f"{kind} '{text}' is code of a user's, and nothing here consents to run it; name it in the command, or "
-            "open the run with --trust (in Python trust=True)"
-        )
+        raise TrustError(f"{kind} '{text}' is code of a user's, and {REFUSED}")
     return code[text].load(kind)
 
 
@@ -203,6 +261,7 @@ def objective_of(text: str, code: Code) -> Objective:
     if text in code or is_own(text):
         made: Objective = objectives.build(find(code, text, "objective"))
     else:
+        refuse_package(text, "objective", objectives.package_of(text), code)
         made = objectives.build(text)
     return made
 

@@ -14,7 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 
 from ..data.catalogue import CORPORA
 from . import own_text
-from .code import Code, absolute, find, is_own, model_registry
+from .code import Code, absolute, class_of, is_own, model_registry
 from .errors import RecipeError, lines_of
 from .lengths import replace_length
 from .procedures import TrainingSection, replace_freeze
@@ -173,10 +173,9 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any], code: Code) -
     model = tree.get("model")
     family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
     found: object = None
-    if isinstance(family, str) and is_own(family):
-        found = find(code, absolute(family), "model")
-    elif family in (registry := model_registry()).names():
-        found = registry.load(family)
+    registry = model_registry()
+    if isinstance(family, str) and (is_own(family) or family in registry.names()):
+        found = class_of(absolute(family), "model", registry, code)
     return {**preset_values(getattr(found, "presets", ()), changes["preset"], tree), **changes}
 
 

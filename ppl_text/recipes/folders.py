@@ -107,8 +107,9 @@ def resume_command(folder: Path) -> str:
 
 
 def trusting(folder: Path) -> str:
-    """Return what a command that opens a run needs besides: consent, where the run has code of its own."""
-    return " --trust" if (folder / CODE).is_file() else ""
+    """Return what a command that opens a run needs besides: consent, where the run keeps code of its own."""
+    record = read_record(folder / CODE) if (folder / CODE).is_file() else {}
+    return " --trust" if any(not entry.get("package") for entry in record.values()) else ""
 
 
 def check_free(folder: Path) -> None:

@@ -3,10 +3,13 @@
 ::
 
     DIR/code/mine.py     a copy of each file of the user's
-    DIR/code.json        {"/home/me/mine.py:Mine": {"file": "code/mine.py", "origin": "/home/me/mine.py", "sha256": …}}
+    DIR/code.json        {"/home/me/mine.py:Mine": {"file": "code/mine.py", "origin": "/home/me/mine.py", "sha256": …},
+                          "guide:theirs": {…, "package": {"name": "their-guides", "version": "1.0"}}}
 
 Consent is ``--trust`` (in Python ``trust=True``), whoever made the run, or naming the file, unchanged, in the command.
-A class that Python passed and that has no file of its own is passed again; its text is kept for reading.
+A class that Python passed and that has no file of its own is passed again; its text is kept for reading. A name of an
+installed package needs no further consent where the record has that package in that version: it was installed, and
+named, before. Any other package that offers the name today needs it.
 """
 
 from __future__ import annotations
@@ -17,14 +20,17 @@ from typing import Any
 
 from ..core.errors import RunFolderError, TrustError, UserError
 from ..core.reading import read_regular
-from ..core.registry import Source, read_source
+from ..core.registry import Package, Source, read_source
 from . import folders
-from .code import LIVE, Code, Own, name_of, named, own_references
+from .code import LIVE, Code, Own, is_own, name_of, named, own_references, package_of
 from .config import recipe_tree
 from .tree import assign, is_recipe_file
 
-Record = Mapping[str, str | None]
-"""Of one text: ``file`` (in the folder), ``origin`` and ``sha256``; None where no source could be had."""
+Record = Mapping[str, Any]
+"""Of one text: ``file`` (in the folder), ``origin`` and ``sha256``; None where no source could be had. Of a name of an
+installed package also ``package``."""
+
+NOTHING: Record = {"file": None, "origin": None, "sha256": None}
 
 
 def keep(folder: Path, code: Code, tree: Mapping[str, Any]) -> None:
@@ -33,9 +39,9 @@ def keep(folder: Path, code: Code, tree: Mapping[str, Any]) -> None:
     kept: dict[str, str] = {}
     record: dict[str, Any] = {}
     for text in texts:
-        source = code[text].source
+        source, package = code[text].source, code[text].package
         if source is None:
-            record[text] = {"file": None, "origin": None, "sha256": None}
+            record[text] = dict(NOTHING) if package is None else {**NOTHING, "package": _identity(package)}
             continue
         if source.digest not in kept:
             stem = code[text].name if text.startswith(LIVE) else source.path.stem
@@ -76,6 +82,12 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
             found[text] = passed
         elif text.startswith(LIVE):
             missing[text] = kind
+        elif not is_own(text):
+            package = package_of(name_of(text), kind)
+            if trust or text in given or (package is not None and _recorded(kept) == _identity(package)):
+                found[text] = Own(name_of(text), None, package=package)
+            else:
+                refused.append(f"{kind} {name_of(text)}: {_which_package(package, kept)}")
         elif trust:
             found[text] = Own(name_of(text), _original(folder, text, kind) if kept is None else _copy(folder, kept))
         elif (own := _consented(text, kept, given)) is not None:
@@ -85,6 +97,22 @@ def opened(folder: Path, needed: Mapping[str, str], given: Code, *, trust: bool)
     if missing or refused:
         raise TrustError("\n".join([*_pass_again(folder, missing, record), *_consent_to(folder, refused)]))
     return found
+
+
+def _identity(package: Package) -> dict[str, str]:
+    """Return what the record keeps of an installed package."""
+    return {"name": package.name, "version": package.version}
+
+
+def _recorded(kept: Record | None) -> Any:
+    return None if kept is None else kept.get("package")
+
+
+def _which_package(package: Package | None, kept: Record | None) -> str:
+    now = "" if package is None else f"{package.target} of the installed package {package.name} {package.version}"
+    before = _recorded(kept)
+    then = "had no such name of a package" if before is None else f"had it from {before['name']} {before['version']}"
+    return f"{now} (the run {then})"
 
 
 def _passed(text: str, given: Code) -> Own | None:
@@ -140,8 +168,9 @@ def _consent_to(folder: Path, refused: Sequence[str]) -> list[str]:
     listed = "".join(f"\n- {line}" for line in refused)
     return [
         f"{folder} needs code of its own, and opening it would run:{listed}\nRead it first. To run it, add --trust "
-        "(in Python trust=True); or name a file of yours with the same text, as FILE.py:NAME, where the command "
-        "takes one (fit --resume DIR --guide FILE.py:NAME; in Python ppl_text.load(DIR, guide=…), or the class)"
+        "(in Python trust=True); or name a file of yours with the same text, as FILE.py:NAME, or the package's name, "
+        "where the command takes one (fit --resume DIR --guide FILE.py:NAME; in Python ppl_text.load(DIR, guide=…), or "
+        "the class)"
     ]
 
 
@@ -161,6 +190,11 @@ def _original(folder: Path, text: str, kind: str) -> Source:
 def _copy(folder: Path, kept: Record) -> Source:
     """Read the copy of a file; raises :class:`RunFolderError` where its SHA-256 is not that of the record."""
     path = folder / str(kept["file"])
+    if path.parent.resolve() != folder.resolve() / folders.CODE_FOLDER or path.is_symlink():
+        raise RunFolderError(
+            f"{folder / folders.CODE} names {path}, which is no file in {folder / folders.CODE_FOLDER}; a run keeps "
+            "its code there, and nothing else is run for it: ask who made the run for a whole copy"
+        )
     try:
         source = Source(path, read_regular(path))
     except OSError as error:
@@ -177,24 +211,45 @@ def _record(folder: Path) -> dict[str, Record]:
     """Read ``code.json``; empty for runs that have none."""
     path = folder / folders.CODE
     record = folders.read_record(path) if path.is_file() else {}
-    for values in record.values():
-        if not isinstance(values, dict) or not {"file", "origin", "sha256"} <= values.keys():
-            raise RunFolderError(f"{path} is no record of a run's code; the run folder is damaged")
+    if not all(map(_is_record, record.values())):
+        raise RunFolderError(f"{path} is no record of a run's code; the run folder is damaged")
     return record
+
+
+def _is_record(values: Any) -> bool:
+    if not isinstance(values, dict) or not NOTHING.keys() <= values.keys():
+        return False
+    package = values.get("package", {"name": "", "version": ""})
+    texts = [values[key] for key in NOTHING if values[key] is not None]
+    named = isinstance(package, dict) and {"name", "version"} <= package.keys()
+    return named and all(isinstance(text, str) for text in (*texts, *package.values()))
 
 
 def of_recipe(recipe: str, changes: Mapping[str, Any], given: Code, *, trust: bool) -> dict[str, Own]:
     """Return the code that a new run of a recipe needs.
 
-    What the command names and what a recipe of the user's names may run. The ``config.yaml`` of a run counts as that
-    run: what it names itself needs ``trust``.
+    What the command names and what a recipe of the user's names may run. The ``config.yaml`` of a run, under whatever
+    name, and any other recipe in a run's folder count as that run: what they name themselves needs ``trust``.
     """
     tree = recipe_tree(recipe, {key: value for key, value in changes.items() if key != "preset"})
     code = {**named(as_tree(changes)), **given}
-    if not is_recipe_file(recipe) or Path(recipe).name != folders.CONFIG:
+    folder = run_of(recipe) if is_recipe_file(recipe) else None
+    if folder is None:
         return {**named(tree), **code}
     rest = {text: kind for text, kind in own_references(tree).items() if text not in code}
-    return {**opened(Path(recipe).expanduser().parent, rest, code, trust=trust), **code}
+    return {**opened(folder, rest, code, trust=trust), **code}
+
+
+def run_of(recipe: str) -> Path | None:
+    """Return the folder of the run that a recipe file belongs to, links followed; None for one of no run."""
+    given = Path(recipe).expanduser()
+    for path in (given, given.resolve()):
+        if path.name == folders.CONFIG:
+            return path.parent
+        for place in path.absolute().parents:
+            if folders.has_run(place) and ((place / folders.DATA).is_file() or (place / folders.CODE).is_file()):
+                return place
+    return None
 
 
 def as_tree(changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,8 +264,9 @@ def same_code(folder: Path, code: Code, tree: Mapping[str, Any]) -> bool:
     """Tell whether a run keeps just the code that another with this configuration would be trained with."""
     record = _record(folder)
 
-    def digest(text: str) -> str | None:
-        own = code.get(text)
-        return own.source.digest if own is not None and own.source is not None else None
+    def same(text: str, own: Own | None) -> bool:
+        digest = own.source.digest if own is not None and own.source is not None else None
+        package = _identity(own.package) if own is not None and own.package is not None else None
+        return text in record and (record[text]["sha256"], _recorded(record[text])) == (digest, package)
 
-    return all(text in record and record[text]["sha256"] == digest(text) for text in own_references(tree))
+    return all(same(text, code.get(text)) for text in own_references(tree))

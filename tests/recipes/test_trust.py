@@ -432,7 +432,10 @@ def test_installed_packages_add_models_guides_and_objectives(installed, made, tm
     run = pt.fit(set=made.changes, **names, out=tmp_path / "run")
     assert type(run.model).__module__ == type(run.guide).__module__ == "their_package"
     assert run.config.objective == "their-bound"
-    assert not (run.folder / "code.json").exists()
+    theirs = {"file": None, "origin": None, "sha256": None, "package": {"name": "theirs", "version": "1.0"}}
+    record = json.loads((run.folder / "code.json").read_text())
+    assert record == dict.fromkeys([f"{kind}:{name}" for kind, name in names.items()], theirs)
+    assert not (run.folder / "code").exists()
     assert pt.load(run.folder).generate(1)
     assert "own" in ppl("list", "guides").out
     assert run.bound("their-object", limit=8)[0] < 0
