@@ -19,7 +19,8 @@ from ppl_text.core.latents import LatentSpec
 from ppl_text.distributions.precision import at_least_float32
 from ppl_text.nn.backbone import Backbone
 from ppl_text.nn.handed import HandedOn
-from ppl_text.nn.latent_chain import SCALE, LatentChain
+from ppl_text.nn.initial import normal_linear
+from ppl_text.nn.latent_chain import LatentChain
 from ppl_text.nn.pooling import StatePooling
 from ppl_text.nn.sourced_backbone import build_backbone
 from ppl_text.nn.statistics import RowNorm
@@ -165,10 +166,7 @@ class ReadingGuide(LayeredGuide):
         """W_l and b_l, which start as the model's own maps do."""
         read = self._width * (2 if self.model.conditional else 1)
         dim = self.model.latent_dim
-        made = nn.Linear(read + dim * self.given_history(place), 2 * dim)
-        nn.init.normal_(made.weight, std=SCALE)
-        nn.init.zeros_(made.bias)
-        return made
+        return normal_linear(read + dim * self.given_history(place), 2 * dim)
 
     def reading(self, batch: Batch) -> list[Tensor]:
         """Return [x_l; c_l] for each latent, (B, H) or (B, 2 H)."""

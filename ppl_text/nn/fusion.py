@@ -7,15 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UnknownNameError, UserError
+from .initial import GPT2_SCALE
 
 FUSIONS = ("lmf", "sum_prod", "sum")
 """Sum of products; product of sums, in which the rank has no effect; plain sum."""
 
 STARTS = ("identity", "normal")
 """Fused values at first: the values themselves, or a small random map of both."""
-
-SCALE = 0.02
-"""Standard deviation of normal initial weights, that of GPT-2."""
 
 
 class LowRankFusion(nn.Module):
@@ -63,7 +61,7 @@ class LowRankFusion(nn.Module):
     def _begin(self, start: str) -> None:
         for name, parameter in self.named_parameters():
             if name.endswith("weight"):
-                parameter.normal_(0.0, SCALE)
+                parameter.normal_(0.0, GPT2_SCALE)
             else:
                 parameter.zero_()
         if start == "normal":

@@ -1,4 +1,4 @@
-"""Initial values of all parameters of a network, by name."""
+"""Initial values: of all parameters of a network, by name, and of maps that begin as GPT-2's do."""
 
 from __future__ import annotations
 
@@ -27,3 +27,16 @@ def initialise(module: nn.Module, name: str) -> None:
     for part in module.modules():
         if isinstance(part, nn.Embedding):
             nn.init.uniform_(part.weight, -embeddings, embeddings)
+
+
+GPT2_SCALE = 0.02
+"""Standard deviation of GPT-2's initial weights."""
+
+
+def normal_linear(inputs: int, outputs: int, *, bias: bool = True, scale: float = GPT2_SCALE) -> nn.Linear:
+    """Return x ↦ W x + b with weights N(0, ``scale``²) and b = 0, as GPT-2's maps begin."""
+    made = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(made.weight, std=scale)
+    if bias:
+        nn.init.zeros_(made.bias)
+    return made

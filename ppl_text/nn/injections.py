@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from .backbone import Injected
 from .fusion import LowRankFusion
+from .initial import GPT2_SCALE, normal_linear
 
-SCALE = 0.02
-"""Standard deviation of initial weights, that of GPT-2."""
+_map = partial(normal_linear, bias=False)
 
 ByLayer = Sequence[Tensor | None]
 """The latent of each of L layers, (R, D); None where a layer has none."""
@@ -62,7 +62,7 @@ class ToEmbeddings(Injection):
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.embedding = _linear(self.latent_dim, self.width, _small(self.latent_dim))
+        self.embedding = _map(self.latent_dim, self.width, scale=_small(self.latent_dim))
 
     def to_embeddings(self, latents: ByLayer) -> Tensor | None:
         """W z."""
@@ -75,7 +75,7 @@ class ToMemory(Injection):
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.memory = nn.ModuleDict({str(place): _linear(self.latent_dim, self.value_dim) for place in self.places})
+        self.memory = nn.ModuleDict({str(place): _map(self.latent_dim, self.value_dim) for place in self.places})
 
     def to_layers(self, latents: ByLayer) -> Injected:
         """[M_l z; M_l z] for each layer."""
@@ -92,7 +92,7 @@ class ToOutputs(Injection):
 
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
-        self.output = _linear(self.latent_dim, self.width)
+        self.output = _map(self.latent_dim, self.width)
 
     def to_outputs(self, latents: ByLayer) -> Tensor | None:
         """W z."""
@@ -106,7 +106,7 @@ class ToStates(Injection):
     def __init__(self, places: Sequence[int], **sizes: int) -> None:
         super().__init__(places, **sizes)
         self.shift = nn.ModuleDict(
-            {str(place): _linear(self.latent_dim, self.width, _small(self.latent_dim)) for place in self.places}
+            {str(place): _map(self.latent_dim, self.width, scale=_small(self.latent_dim)) for place in self.places}
         )
 
     def to_layers(self, latents: ByLayer) -> Injected:
@@ -151,10 +151,4 @@ INJECTIONS: Mapping[str, type[Injection]] = {
 
 def _small(latent_dim: int) -> float:
     """Return the scale of weights with which W z, z ~ N(0, I), is as large as GPT-2's embeddings are at first."""
-    return SCALE / math.sqrt(latent_dim)
-
-
-def _linear(inputs: int, outputs: int, scale: float = SCALE) -> nn.Linear:
-    made = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(made.weight, std=scale)
-    return made
+    return GPT2_SCALE / math.sqrt(latent_dim)

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-SCALE = 0.02
-"""Standard deviation of initial weights, that of GPT-2."""
+from .initial import normal_linear
 
 
 class LatentChain(nn.Module):
@@ -61,14 +60,7 @@ class LatentChain(nn.Module):
 
 
 def _maps(sizes: Mapping[int, tuple[int, int]]) -> nn.ModuleDict:
-    return nn.ModuleDict({str(place): _linear(*size) for place, size in sizes.items()})
-
-
-def _linear(inputs: int, outputs: int) -> nn.Linear:
-    made = nn.Linear(inputs, outputs)
-    nn.init.normal_(made.weight, std=SCALE)
-    nn.init.zeros_(made.bias)
-    return made
+    return nn.ModuleDict({str(place): normal_linear(*size) for place, size in sizes.items()})
 
 
 def _mapped(linear: nn.Module, x: Tensor | None) -> Tensor:

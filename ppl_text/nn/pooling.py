@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.errors import UnknownNameError
+from .initial import normal_linear
 
 POOLINGS = ("attention", "first", "attention-unmasked")
 """Ways to pool states: a learned mean of those that count; the first one; a learned mean of all, padding included."""
@@ -30,9 +31,7 @@ class StatePooling(nn.Module):
         if kind not in POOLINGS:
             raise UnknownNameError("pooling", kind, POOLINGS)
         self.kind = kind
-        self.score = None if kind == "first" else nn.Linear(width, 1, bias=False)
-        if self.score is not None:
-            nn.init.normal_(self.score.weight, std=0.02)
+        self.score = None if kind == "first" else normal_linear(width, 1, bias=False)
 
     def forward(self, states: Tensor, counted: Tensor) -> Tensor:
         """X (…, H) of states (…, S, H), of which ``counted`` (…, S) are no padding."""
