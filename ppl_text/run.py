@@ -306,9 +306,11 @@ class Run(Writer):
         options, seed = self.config.report, self.config.seed
         likelihood = self.evaluate("test", options.particles, options.sentences, seed)
         sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples))
-        training_figure(self.folder / "metrics.jsonl", self.folder / "figures" / "training.png")
+        metrics, picture = self.folder / "metrics.jsonl", self.folder / "figures" / "training.png"
         curves = "log-likelihood" if likelihood.exact else "bound and KL"
-        shown = [*sections, Section("Training", lines=(f"![{curves} over training](figures/training.png)",))]
+        shown = list(sections)
+        if training_figure(metrics, picture, self.corpus.noun):
+            shown.append(Section("Training", lines=(f"![{curves} over training](figures/training.png)",)))
         if self.corpus.notes:
             shown.append(Section("Notes on the data", lines=("\n".join(f"- {note}" for note in self.corpus.notes),)))
         facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, result)

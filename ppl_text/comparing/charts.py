@@ -6,6 +6,7 @@ a marker or a panel says the same.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,8 @@ KHAT_BIN = 0.05
 def bounds_figure(rows: Sequence[PlainRow], target: Path, noun: str = "sentence") -> None:
     """Draw each bound ± its Monte-Carlo standard error, nats per text; guides one below the other.
 
+    The axis is broken where bounds far below the others would squeeze these (:func:`parts_of`).
+
     Args:
         rows: of ``compare``: ``run``, ``guide``, ``objective``, ``bound``, ``bound_se``. A bound that is None or
             not finite has no point, and the guide's label counts such rows.
@@ -50,19 +53,97 @@ def bounds_figure(rows: Sequence[PlainRow], target: Path, noun: str = "sentence"
     groups = _by_guide(rows)
     objectives = list(dict.fromkeys(row["objective"] for row in rows))
     figure = blank_figure(WIDTH, 0.9 + max(len(groups) * (0.25 + 0.1 * len(objectives)), 0.17 * len(objectives)))
-    axes = figure.subplots()
+    parts = parts_of([span for row in rows if (span := _span(row)) is not None])
+    shares = [*[1.0] * (len(parts) - 1), WIDEST]
+    panels = figure.subplots(1, len(parts), sharey=True, squeeze=False, gridspec_kw={"width_ratios": shares})[0]
     members = [of_guide for _, of_guide in groups]
-    handles = [_bounds_of(axes, members, index, objectives) for index in range(len(objectives))]
-    axes.set_yticks(range(len(groups)), [_label(names) + _gaps(of_guide) for names, of_guide in groups])
-    axes.set(ylim=(len(groups) - 0.5, -0.5), ylabel="guide")
-    axes.set_xlabel(f"bound ± Monte-Carlo standard error (nats per {noun})")
-    for between in range(1, len(groups)):
-        axes.axhline(between - 0.5, color="0.8", lw=0.8)
-    axes.locator_params(axis="x", nbins=7)
-    axes.grid(axis="x", color="0.92", lw=0.6)
-    axes.set_axisbelow(True)
+    for axes in panels:
+        handles = [_bounds_of(axes, members, index, objectives) for index in range(len(objectives))]
+        for between in range(1, len(groups)):
+            axes.axhline(between - 0.5, color="0.8", lw=0.8)
+        axes.grid(axis="x", color="0.92", lw=0.6)
+        axes.set_axisbelow(True)
+    panels[0].set_yticks(range(len(groups)), [_label(names) + _gaps(of_guide) for names, of_guide in groups])
+    panels[0].set(ylim=(len(groups) - 0.5, -0.5), ylabel="guide")
+    panels[-1].locator_params(axis="x", nbins=7)
+    label = f"bound ± Monte-Carlo standard error (nats per {noun})"
+    if len(parts) == 1:
+        panels[0].set_xlabel(label)
+    else:
+        _break_axis(panels, parts)
+        figure.supxlabel(f"{label}; the axis is broken where none lies", fontsize="medium")
     figure.legend(handles, objectives, loc="outside right center", frameon=False, title="objective", fontsize=8)
     save_figure(figure, target)
+
+
+Span = tuple[float, float]
+"""Where an error bar begins and ends."""
+
+GAP = 2 / 3
+"""Share of an axis without a bound from which it is broken there."""
+
+PARTS = 3
+"""Parts of a broken axis at most."""
+
+WIDEST = 3.0
+"""Times the width of the others: the part of the highest bounds."""
+
+
+def parts_of(spans: Sequence[Span]) -> list[Span]:
+    """Return the parts of an axis that show all spans, lowest first: one, or several with wide gaps between them.
+
+    A gap of :data:`GAP` of the whole squeezes what is apart on one of its sides; where all is together on either, there
+    is nothing to squeeze. Each part is as long as what lies in it.
+
+    Example::
+
+        >>> parts_of([(-40.0, -39.9), (-12.4, -12.3), (-12.1, -12.0)])
+        [(-40.0, -39.9), (-12.4, -12.0)]
+        >>> parts_of([(-40.0, -39.9), (-12.4, -12.3)])
+        [(-40.0, -12.3)]
+    """
+    groups = [sorted(spans)] if spans else []
+    while len(groups) < PARTS and (cut := _widest_gap(groups)) is not None:
+        index, place = cut
+        groups[index : index + 1] = [groups[index][:place], groups[index][place:]]
+    return [(group[0][0], max(high for _, high in group)) for group in groups] or [(0.0, 1.0)]
+
+
+def _widest_gap(groups: Sequence[Sequence[Span]]) -> tuple[int, int] | None:
+    """Return the group with the widest gap that squeezes others, and which of its spans stands behind the gap."""
+    found = []
+    for index, group in enumerate(groups):
+        ends = [max(high for _, high in group[: place + 1]) for place in range(len(group))]
+        for place in range(1, len(group)):
+            gap = group[place][0] - ends[place - 1]
+            apart = any(len(set(side)) > 1 for side in (group[:place], group[place:]))
+            if apart and gap >= GAP * (ends[-1] - group[0][0]) > 0:
+                found.append((gap, index, place))
+    return max(found)[1:] if found else None
+
+
+def _span(row: PlainRow) -> Span | None:
+    if not _is_finite(row["bound"]):
+        return None
+    error = row["bound_se"] if _is_finite(row["bound_se"]) else 0.0
+    return row["bound"] - error, row["bound"] + error
+
+
+def _break_axis(panels: Sequence[Axes], parts: Sequence[Span]) -> None:
+    """Give each panel its part of the axis, and draw where it is broken."""
+    longest = max(high - low for low, high in parts)
+    for axes, (low, high) in zip(panels, parts, strict=True):
+        margin = 0.08 * (high - low) or 0.1 * longest
+        axes.set_xlim(low - margin, high + margin)
+    mark: dict[str, Any] = {"marker": [(-1, -1), (1, 1)], "ms": 7, "ls": "none", "color": "black", "clip_on": False}
+    for left, right in itertools.pairwise(panels):
+        left.spines.right.set_visible(False)
+        right.spines.left.set_visible(False)
+        right.tick_params(axis="y", left=False)
+        left.plot([1, 1], [0, 1], transform=left.transAxes, **mark)
+        right.plot([0, 0], [0, 1], transform=right.transAxes, **mark)
+        left.locator_params(axis="x", nbins=1, min_n_ticks=1)
+        left.ticklabel_format(axis="x", useOffset=False)
 
 
 def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path, noun: str = "sentence") -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,23 +28,72 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     return [r for r in records if r["split"] == "train"], [r for r in records if r["split"] == "valid"]
 
 
-def training_figure(metrics: Path, target: Path) -> None:
-    """Draw bound (train and validation) and KL against the step, nats per sentence, as a PNG.
+def training_figure(metrics: Path, target: Path, noun: str = "sentence") -> bool:
+    """Draw bound (train and validation) and KL against the step, nats per text, as a PNG; ``noun``: what a text is.
 
-    A KL that is 0 throughout (nothing is latent, or q is the prior) has no panel.
+    What was recorded of neither has no panel, nor has a KL that is 0 throughout (nothing is latent, or q is the prior).
+    Return whether there was anything to draw; if not, no file is written.
     """
     train, valid = read_metrics(metrics)
+    bounds = {"train": curve_of(train, "bound"), "validation, β = 1": curve_of(valid, "bound")}
+    kls = {"train": curve_of(train, "kl"), "validation": curve_of(valid, "kl")}
+    panels = {"bound": bounds} if any(bounds.values()) else {}
+    panels |= {"KL": kls} if any(value for curve in kls.values() for _, value in curve) else {}
+    if not panels:
+        return False
     figure = blank_figure(7.5, 3.2)
-    left, *others = figure.subplots(1, 2 if any(r["kl"] for r in [*train, *valid]) else 1, squeeze=False)[0]
-    left.plot([r["step"] for r in train], [r["bound"] for r in train], lw=1, label="train")
-    left.plot([r["step"] for r in valid], [r["bound"] for r in valid], "o-", ms=3, label="validation, β = 1")
-    left.set(xlabel="step", ylabel="bound (nats per sentence)")
-    left.legend(frameon=False)
-    for right in others:
-        right.plot([r["step"] for r in train], [r["kl"] for r in train], lw=1, label="train")
-        right.plot([r["step"] for r in valid], [r["kl"] for r in valid], "o-", ms=3, label="validation")
-        right.set(xlabel="step", ylabel="KL (nats per sentence)")
+    for axes, (what, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, curve in curves.items():
+            of_train = name == "train"
+            dots = {"marker": "." if len(curve) < FEW else "", "lw": 1} if of_train else {"marker": "o", "ms": 3}
+            axes.plot(*zip(*curve, strict=True), color="C0" if of_train else "C1", label=name, **dots) if curve else ()
+        fit_to_later(axes, curves.values())
+        axes.set(xlabel="step", ylabel=f"{what} (nats per {noun})")
+        axes.legend(frameon=False)
     save_figure(figure, target)
+    return True
+
+
+Curve = Sequence[tuple[float, float]]
+"""Steps and values, in order."""
+
+FEW = 4
+"""Points below which a curve shows each: a line through one point is not seen."""
+
+BEGINNING = 0.1
+"""Share of the steps that does not set the scale of learning curves."""
+
+
+def curve_of(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Return the steps and values of what was recorded by that name, without what is no finite number.
+
+    Example::
+
+        >>> curve_of([{"step": 1, "kl": 0.5}, {"step": 2, "kl": None}], "kl")
+        [(1, 0.5)]
+    """
+    return [(r["step"], r[key]) for r in records if r.get(key) is not None and math.isfinite(r[key])]
+
+
+def fit_to_later(axes: Axes, curves: Iterable[Curve]) -> None:
+    """Scale the height by what follows the first steps, where these would squeeze it; say above what is cut off.
+
+    The first steps are the first point of all and the first tenth of the steps (:data:`BEGINNING`). They squeeze the
+    rest where they lie further beyond it than it is high.
+    """
+    points = sorted(point for curve in curves for point in curve)
+    later = [value for step, value in points[1:] if step > max(points[0][0], BEGINNING * points[-1][0])]
+    if len(set(later)) < 2:
+        return
+    low, high = min(later), max(later)
+    cut = [point for point in points if not 2 * low - high <= point[1] <= 2 * high - low]
+    if not cut:
+        return
+    shown = [value for _, value in set(points).difference(cut)]
+    margin = 0.05 * (max(shown) - min(shown))
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    step, furthest = max(cut, key=lambda point: abs(point[1] - low))
+    axes.set_title(f"beyond the edge: {furthest:.4g} at step {step:,}", loc="right", fontsize="small", color="0.35")
 
 
 def blank_figure(width: float, height: float) -> Figure:

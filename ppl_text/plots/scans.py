@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .figures import blank_figure, read_metrics, save_figure
+import numpy as np
+
+from .figures import Curve, blank_figure, curve_of, fit_to_later, read_metrics, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,17 +25,22 @@ Panels = Sequence[Mapping[str, Any]]
 def scan_figure(rows: Rows, label: str, panels: Panels, target: Path, beside: Mapping[str, Any] | None = None) -> None:
     """Draw ``panels`` over the number ``at`` which the rows stand, on a logarithmic axis called ``label``, as PNG.
 
-    Several seeds have a bar of a standard deviation to both sides. A row ``beside`` has a dashed line at its value.
+    Several seeds have a bar of a standard deviation to both sides. A row ``beside`` has a dashed line at its value. No
+    file is written where no row has any of the panels' measures.
     """
-    save_figure(draw_scan(rows, label, panels, beside), target)
+    figure = draw_scan(rows, label, panels, beside)
+    if figure.axes:
+        save_figure(figure, target)
 
 
 def draw_scan(rows: Rows, label: str, panels: Panels, beside: Mapping[str, Any] | None = None) -> Figure:
-    """Return the figure of :func:`scan_figure`; rows that were not measured are left out."""
+    """Return the figure of :func:`scan_figure`; rows that were not measured are left out, and panels of no row."""
     rows = sorted((row for row in rows if row["seeds"]), key=lambda row: row["at"])
+    panels = [p for p in panels if any(row["measures"].get(key) is not None for row in rows for key in p["lines"])]
     levels = {} if beside is None else beside["measures"]
     figure = blank_figure(1.0 + 2.8 * len(panels), 3.0)
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    places = figure.subplots(1, len(panels), squeeze=False)[0] if panels else ()
+    for axes, panel in zip(places, panels, strict=True):
         for place, (key, name) in enumerate(panel["lines"].items()):
             if levels.get(key) is not None:
                 axes.axhline(levels[key], color=f"C{place}", ls="--", lw=1)
@@ -51,24 +58,33 @@ def draw_scan(rows: Rows, label: str, panels: Panels, beside: Mapping[str, Any] 
 def curves_figure(metrics: Mapping[str, Path], target: Path) -> None:
     """Draw Rec and KL of the validations over the steps, nats per text, a line for each run by name, as PNG.
 
-    A dotted line stands where a stage of a training begins that is not its first.
+    Runs too short to be validated have no line, and where all are, no file is written.
+
+    The first steps do not set the scale (:func:`~ppl_text.plots.figures.fit_to_later`). A dotted line stands where a
+    stage of a training begins that is not its first.
     """
-    save_figure(draw_curves(metrics), target)
+    validated = {name: path for name, path in metrics.items() if read_metrics(path)[1]}
+    if validated:
+        save_figure(draw_curves(validated), target)
 
 
 def draw_curves(metrics: Mapping[str, Path]) -> Figure:
     """Return the figure of :func:`curves_figure`; ``metrics``: the ``metrics.jsonl`` of each run."""
     figure = blank_figure(7.5, 3.2)
     left, right = figure.subplots(1, 2)
+    panels: dict[str, tuple[Any, list[Curve]]] = {"log_likelihood": (left, []), "kl": (right, [])}
     for place, (name, path) in enumerate(metrics.items()):
         _, records = read_metrics(path)
-        steps = [record["step"] for record in records]
-        left.plot(steps, [-record["log_likelihood"] for record in records], "o-", ms=3, color=f"C{place}", label=name)
-        right.plot(steps, [record["kl"] for record in records], "o-", ms=3, color=f"C{place}", label=name)
+        for key, (axes, drawn) in panels.items():
+            sign = -1 if key == "log_likelihood" else 1
+            drawn.append([(step, sign * value) for step, value in curve_of(records, key)])
+            axes.plot(*np.reshape(drawn[-1], (-1, 2)).T, "o-", ms=3, color=f"C{place}", label=name)
         for before, after in itertools.pairwise(records):
             if before.get("stage") != after.get("stage"):
                 for axes in (left, right):
                     axes.axvline(before["step"], color=f"C{place}", ls=":", lw=1)
+    for axes, drawn in panels.values():
+        fit_to_later(axes, drawn)
     left.set(xlabel="step", ylabel="Rec (nats per text)")
     right.set(xlabel="step", ylabel="KL (nats per text)")
     left.legend(frameon=False)

@@ -74,6 +74,8 @@ FIGURES = {
     "bounds, one point": (bounds_figure, [row()]),
     "bounds, none finite": (bounds_figure, [row(bound=None, bound_se=None), row(bound=float("-inf"))]),
     "bounds, no error": (bounds_figure, [row(bound_se=None)]),
+    "bounds, a poor guide": (bounds_figure, [row("prior", bound=-80.0), *at(crowd(), 16)]),
+    "bounds, two poor guides": (bounds_figure, [row("prior", bound=-1234.5), row("p", bound=-80.0), *at(crowd(), 16)]),
     "bounds, two runs": (bounds_figure, [row(run=LONG + "-1"), row(run=LONG + "-2")]),
     "bounds, many objectives": (bounds_figure, [row(objective=f"iwae:{k}") for k in range(1, 25)]),
     "khat": (khat_figure, {"diagonal": np.linspace(-0.4, 1.4, 50), "tril": np.linspace(-0.4, 0.4, 50)}),
@@ -170,6 +172,39 @@ def test_a_bound_that_is_not_finite_is_counted_at_its_guide_and_not_drawn(tmp_pa
         "diagonal\n(1 not finite)",
     ]
     assert sorted(x for c in axes.containers for x, _, _ in points(c)) == [-20.0, -3.0]
+
+
+POOR = {
+    "none": ([-20.0, -20.5, -21.0], [(-21.0, -20.0)]),
+    "two bounds": ([-90.0, -20.0], [(-90.0, -20.0)]),
+    "one": ([-90.0, -20.5, -20.0], [(-90.0, -90.0), (-20.5, -20.0)]),
+    "two alike": ([-90.0, -89.5, -20.5, -20.0], [(-90.0, -89.5), (-20.5, -20.0)]),
+    "two, one worse": ([-900.0, -90.0, -20.5, -20.0], [(-900.0, -900.0), (-90.0, -90.0), (-20.5, -20.0)]),
+    "three, each worse": ([-9e4, -900.0, -90.0, -20.5, -20.0], [(-9e4, -9e4), (-900.0, -900.0), (-90.0, -20.0)]),
+    "a better one": ([-90.0, -89.0, -20.0], [(-90.0, -89.0), (-20.0, -20.0)]),
+    "equal ones": ([-20.0, -20.0], [(-20.0, -20.0)]),
+}
+
+
+@pytest.mark.parametrize(("bounds", "parts"), POOR.values(), ids=POOR)
+def test_an_axis_is_broken_where_poor_bounds_would_squeeze_the_good_ones(tmp_path, drawn, bounds, parts):
+    assert charts.parts_of([(bound, bound) for bound in bounds]) == parts
+    rows = [row(f"guide {i}", bound=bound, bound_se=None) for i, bound in enumerate(bounds)]
+    figure = drawn(bounds_figure, rows, tmp_path / "bounds.png")
+    assert len(figure.axes) == len(parts)
+    for axes, (low, high) in zip(figure.axes, parts, strict=True):
+        left, right = axes.get_xlim()
+        assert left < low <= high < right
+    shown = [bound for bound in bounds for axes in figure.axes if axes.get_xlim()[0] < bound < axes.get_xlim()[1]]
+    assert shown == bounds, "each stands in one part"
+    label = figure.axes[0].get_xlabel() or figure.get_supxlabel()
+    assert ("the axis is broken" in label) == (len(parts) > 1)
+    assert "nats per sentence" in label
+
+
+def test_an_error_bar_is_part_of_what_is_shown():
+    assert charts.parts_of([(-100.0, -20.0), (-20.5, -20.0), (-21.0, -20.1)]) == [(-100.0, -20.0)]
+    assert charts.parts_of([]) == [(0.0, 1.0)]
 
 
 def test_runs_are_told_apart_by_the_end_of_their_names(tmp_path, drawn):

@@ -69,3 +69,30 @@ def test_figures_are_png_files(metrics, tmp_path):
     curves_figure(metrics, tmp_path / "figures" / "curves.png")
     for path in (tmp_path / "figures").iterdir():
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_first_validations_do_not_set_the_scale_of_curves(tmp_path):
+    records = [{"step": s, "split": "valid", "log_likelihood": -20.0 - 500 * (s == 1), "kl": s} for s in range(1, 40)]
+    records[-1]["log_likelihood"] = -19.0
+    (tmp_path / "one").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    rec, kl = draw_curves({"GAVAM": tmp_path / "one"}).axes
+    low, high = rec.get_ylim()
+    assert 18 < low < 19 < 20 < high < 21
+    assert rec.get_title("right") == "beyond the edge: 520 at step 1"
+    assert (kl.get_title("right"), kl.get_ylim()[1] > 39) == ("", True)
+
+
+def test_curves_of_runs_that_were_not_validated_are_left_out(metrics, tmp_path):
+    (tmp_path / "short").write_text(json.dumps({"split": "train", "step": 1}), encoding="utf-8")
+    short = {"short": tmp_path / "short"}
+    curves_figure(short, tmp_path / "curves.png")
+    assert not (tmp_path / "curves.png").exists()
+    curves_figure(short | metrics, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").is_file()
+
+
+def test_a_scan_has_no_empty_panel(tmp_path):
+    panels = [*PANELS, {"label": "nats", "lines": {"codes": "codes"}}]
+    assert len(draw_scan([row(1, 3.0)], "x", panels).axes) == len(PANELS)
+    scan_figure([row(1, 3.0)], "x", panels[-1:], tmp_path / "scan.png")
+    assert not (tmp_path / "scan.png").exists()
