@@ -93,7 +93,7 @@ def fit_to_later(axes: Axes, curves: Iterable[Curve]) -> None:
     margin = 0.05 * (max(shown) - min(shown))
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
     step, furthest = max(cut, key=lambda point: abs(point[1] - low))
-    axes.set_title(f"beyond the edge: {furthest:.4g} at step {step:,}", loc="right", fontsize="small", color="0.35")
+    axes.set_title(f"beyond the edge: {furthest:z.4g} at step {step:,}", loc="right", fontsize="small", color="0.35")
 
 
 def blank_figure(width: float, height: float) -> Figure:
