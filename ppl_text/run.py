@@ -20,6 +20,8 @@ from torch import nn
 
 from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
+from .core.limits import MOST_PARTICLES, check_most
+from .core.signals import number_of
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
 from .data.others import other_texts
@@ -230,6 +232,7 @@ class Run(Writer):
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
+        check_most(particles, MOST_PARTICLES, "particles")
         if store is not None:
             check_storable(store)
         self.require_weights()
@@ -293,11 +296,11 @@ class Run(Writer):
         try:
             with torch_threads(self.config.threads):
                 self.report(result)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             raise Interrupted(
                 f"stopped while the report was written; training is done and saved. Write the report with: "
                 f"{folders.resume_command(self.folder)}",
-                exit_code=130,
+                exit_code=128 + number_of(stop),
             ) from None
         return result
 

@@ -10,9 +10,17 @@ from torch import nn
 from .core.batch import Batch
 from .core.errors import UserError
 from .core.latents import Latents
+from .core.limits import MOST_TEXTS, check_most
 from .data.forms import TextForm
 from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import encode_batch, encode_texts, interpolate_texts, reconstruct_texts, sample_texts
+from .evaluation.generation import (
+    Report,
+    encode_batch,
+    encode_texts,
+    interpolate_texts,
+    reconstruct_texts,
+    sample_texts,
+)
 from .evaluation.storytelling import LATENTS, PATHS, check_texts
 
 
@@ -46,6 +54,7 @@ class Writer:
         source: str | Sequence[str] | None = None,
         length: int | None = None,
         latents: str = LATENTS[0],
+        progress: Report | None = None,
     ) -> list[str]:
         """n texts from the prior: latents drawn, then tokens by ``strategy`` (:mod:`ppl_text.evaluation.decoding`).
 
@@ -54,12 +63,14 @@ class Writer:
         text has, EOS not counted (words, or what else the run's tokenizer makes of a text); None: as it comes.
         ``latents``: ``sample``, or ``mean``: posterior means, where the story decodes from its guide (with ``greedy``
         the variational-attention paper's MAP); a deterministic strategy then knows one text for each source.
+        ``progress(done, total)`` is told how many texts are written.
         """
         if n < 1:
             raise UserError(f"the number of texts must be 1 or more; got {n}")
+        check_most(n, MOST_TEXTS, "the number of texts")
         self.require_weights()
         options: dict[str, Any] = {"steps": 2 * self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
-        options |= {"length": length, "latents": latents}
+        options |= {"length": length, "latents": latents, **({} if progress is None else {"report": progress})}
         options["source"] = self._read([source] if isinstance(source, str) else source)
         return sample_texts(self.model, self.form.tokenizer, n, guide=self.guide, **options).texts
 
@@ -80,10 +91,15 @@ class Writer:
         seed: int = 0,
         strategy: Strategy | str = "greedy",
         sources: Sequence[str] | None = None,
+        progress: Report | None = None,
     ) -> list[str]:
-        """Latents drawn from the guide for each text, then tokens by ``strategy``; ``sources``: one beside each."""
+        """Latents drawn from the guide for each text, then tokens by ``strategy``; ``sources``: one beside each.
+
+        ``progress(done, total)`` is told how many are done.
+        """
         self.require_weights()
         options: dict[str, Any] = {"max_steps": self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options |= {} if progress is None else {"report": progress}
         options["source"] = self._beside(texts, sources)
         texts = [self.form.clean(text) for text in texts]
         return reconstruct_texts(self.model, self.guide, self.form.tokenizer, texts, **options)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from ..recipes import REFIT_STEPS
-from .output import SEED, TRUST, print_json
+from .output import COUNT, SEED, TRUST, print_json
 
 
 @click.command()
@@ -18,7 +18,7 @@ from .output import SEED, TRUST, print_json
 @click.option("--draws", type=int, default=128, show_default=True, help="Per sentence, behind every bound.")
 @click.option("--sentences", type=int, default=256, show_default=True, help="Drawn from the split, for all rows.")
 @click.option("--repeats", type=int, default=24, show_default=True, help="Gradients whose spread is measured.")
-@click.option("--steps", type=click.IntRange(min=1), help=f"Updates of a refit.  [default: {REFIT_STEPS}]")
+@click.option("--steps", type=COUNT, help=f"Updates of a refit.  [default: {REFIT_STEPS}]")
 @click.option("--split", default="valid", show_default=True, help="train, valid or test.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sentences and all draws.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the result; default: the next RUN/compare-N.")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from pathlib import Path
 
 import click
 
+from ..core import signals
 from ..core.errors import PplTextError
+from ..core.limits import out_of_memory, physical_memory
+
+UNTOUCHED = "what was saved before is untouched"
 
 
 def run_command(command: click.Command) -> None:
@@ -14,6 +20,7 @@ def run_command(command: click.Command) -> None:
 
     Exit status: 0 done, 2 a user's mistake, 1 the machine's fault, 130/143 interrupted by SIGINT/SIGTERM.
     """
+    limit_memory()
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter gets a substitute for it.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
@@ -22,23 +29,49 @@ def run_command(command: click.Command) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        fail("interrupted; what was saved before is untouched", 130)
+    except click.Abort as error:
+        interrupted(signals.number_of(error.__cause__))
+    except KeyboardInterrupt as error:
+        interrupted(signals.number_of(error))
     except PplTextError as error:
         fail(str(error), error.exit_code)
-    except OSError as error:
-        fail(f"the machine refused: {error}", 1)
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        fail("the memory is used up; try a smaller data.batch_size, fewer particles, or another --device", 1)
+    except Exception as error:  # noqa: BLE001 - most are raised again
+        unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or torch could not get memory; torch says so in words only."""
-    text = str(error)
-    return isinstance(error, MemoryError) or "out of memory" in text or "not enough memory" in text
+def unexpected(error: Exception) -> None:
+    """Leave with the message of what the machine refuses, or of a signal behind the error; raise any other again."""
+    if advice := out_of_memory(error):
+        fail(f"{advice}. {UNTOUCHED.capitalize()}", 1)
+    if isinstance(error, OSError):
+        fail(f"the machine refused: {error}", 1)
+    if number := signals.received():  # a library has made something else of the interruption
+        interrupted(number)
+    raise error
+
+
+def interrupted(number: int) -> None:
+    """Leave after a signal."""
+    what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
+    fail(f"{what}; {UNTOUCHED}", 128 + number)
+
+
+def limit_memory() -> None:
+    """Refuse this process more memory than there is, so that it ends with a message and not by the system's hand.
+
+    Nothing changes where a lower limit is set already, where a GPU's driver maps memory of its own, and on systems that
+    have no such limit.
+    """
+    try:
+        import resource
+    except ImportError:
+        return
+    (soft, hard), memory = resource.getrlimit(resource.RLIMIT_DATA), physical_memory()
+    if memory is None or Path("/dev/nvidiactl").exists():
+        return
+    if all(limit == resource.RLIM_INFINITY or memory <= limit for limit in (soft, hard)):
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, hard))
 
 
 def fail(message: str, status: int) -> None:

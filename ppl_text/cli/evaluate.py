@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .output import SEED, TRUST, counter, print_json, print_table
+from .output import COUNT, PARTICLES, SEED, TRUST, counter, print_json, print_table
 
 
 @click.command()
@@ -14,13 +14,13 @@ from .output import SEED, TRUST, counter, print_json, print_table
 @click.option("--data", metavar="PATH", help="Other texts, by the run's tokenizer: a file, a folder, or hub:NAME.")
 @click.option("--column", metavar="NAME", help="Of --data: the column of the texts, if not that of the run's data.")
 @click.option("--split", default="test", show_default=True, help="train, valid or test; not of a file.")
-@click.option("--particles", type=click.IntRange(min=1), default=64, show_default=True, help="K draws per sentence.")
+@click.option("--particles", type=PARTICLES, default=64, show_default=True, help="K draws per sentence.")
 @click.option(
     "--objective",
     metavar="NAME[:K]|FILE.py:NAME",
     help="Also this objective's bound, e.g. fivo:64.",
 )
-@click.option("--limit", type=click.IntRange(min=1), help="Draw that many sentences instead of scoring all.")
+@click.option("--limit", type=COUNT, help="Draw that many sentences instead of scoring all.")
 @click.option("--store", type=click.Path(), metavar="FILE", help="Keep every sentence's log-weights (.safetensors).")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")

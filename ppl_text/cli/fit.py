@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .output import SEED, TRUST, print_report
+from .output import COUNT, SEED, TRUST, print_report
 
 
 @click.command()
@@ -18,7 +18,7 @@ from .output import SEED, TRUST, print_report
     "--objective", metavar="NAME[:K]|FILE.py:NAME", help="Bound to train on, e.g. elbo, iwae:16, pyro:Trace_ELBO."
 )
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Change one value of the recipe.")
-@click.option("--steps", type=click.IntRange(min=1), help="Number of updates.")
+@click.option("--steps", type=COUNT, help="Number of updates.")
 @click.option("--seed", type=SEED, help="Seed of parameters, batches and noise.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to train.")
 @click.option("--precision", type=click.Choice(["32", "bf16"]), help="Of the networks; densities stay in float32.")

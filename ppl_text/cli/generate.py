@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import SEED, TRUST, counter
+from .output import SEED, TEXTS, TRUST, counter
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Strategy
@@ -35,7 +35,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 
 @click.command()
 @click.argument("run", type=click.Path())
-@click.option("-n", "number", type=click.IntRange(min=1), help="How many texts: 20, from A to B 7, neighbours 5.")
+@click.option("-n", "number", type=TEXTS, help="How many texts: 20, from A to B 7, neighbours 5.")
 @click.option("--length", type=int, metavar="L", help="Tokens of every text, EOS not counted. Default: as they come.")
 @click.option("--strategy", metavar="NAME", help="sample (from the prior the default), greedy (elsewhere) or beam.")
 @click.option("--temperature", type=float, help="sample: divides the logits; below 1 likelier texts.")
@@ -98,7 +98,8 @@ def generate(
     opened, count = load(run, device, trust=trust), number or NUMBERS.get(mode, 1)
     if reconstruct is not None:
         texts = read_texts(reconstruct)
-        lines = [f"{a}\t{b}" for a, b in zip(texts, opened.reconstruct(texts, seed, chosen, sources), strict=True)]
+        written = opened.reconstruct(texts, seed, chosen, sources, counter("reconstructing", "texts"))
+        lines = [f"{a}\t{b}" for a, b in zip(texts, written, strict=True)]
     elif interpolate is not None:
         way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources, mode)}
         lines = interpolated(opened, interpolate, sites, {**way, "seed": seed, "strategy": chosen})
@@ -116,7 +117,7 @@ def from_prior(
     run: Run, count: int, seed: int, strategy: Strategy, sources: list[str] | None, length: int | None, latents: str
 ) -> list[str]:
     """Texts from the prior, for each source if there are any; says on stderr where they are fewer than asked for."""
-    texts = run.generate(count, seed, strategy, sources, length, latents)
+    texts = run.generate(count, seed, strategy, sources, length, latents, counter("writing", "texts"))
     if len(texts) < count * len(sources or [""]):
         why = "latents are at their means" if latents == "mean" else "nothing is latent"
         most = "there is one text only" if sources is None else "there is one text for each source"

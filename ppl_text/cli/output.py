@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.limits import MOST, MOST_PARTICLES, MOST_TEXTS
+from ..core.printing import Pause
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
 SEED = click.IntRange(0, 2**63 - 1)
 """What torch takes as a seed."""
+
+COUNT, PARTICLES, TEXTS = (click.IntRange(1, most) for most in (MOST, MOST_PARTICLES, MOST_TEXTS))
+"""How many of something; how many draws of each text; how many texts."""
 
 TRUST = click.option("--trust", is_flag=True, help="Run the code that the run's folder keeps; read it first.")
 """Of every command that opens runs."""
@@ -82,11 +88,18 @@ def print_report(run: Run) -> None:
         click.echo(f"  python -m ppl_text {command}")
 
 
-def counter(what: str) -> Callable[[int, int], None]:
-    """A callback ``(done, total)`` that shows progress on stderr where that is a terminal."""
+def counter(what: str, unit: str = "batches") -> Callable[[int, int], None]:
+    """A callback ``(done, total)`` that shows progress on stderr: a line that changes on a terminal.
+
+    Elsewhere it is a line every :data:`~ppl_text.core.printing.PAUSE` seconds, and none for what is done before.
+    """
+    live, due = sys.stderr.isatty(), Pause()
 
     def show(done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            click.echo(f"\r{what}: {done}/{total} batches" + ("\n" if done == total else ""), nl=False, err=True)
+        text = f"{what}: {done:,}/{total:,} {unit}"
+        if live:
+            click.echo(f"\r{text}" + ("\n" if done == total else ""), nl=False, err=True)
+        elif due():
+            click.echo(text, err=True)
 
     return show

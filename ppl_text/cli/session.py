@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +22,10 @@ import torch
 
 from ..comparing.exchange import GuideFigures, label
 from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
+from ..core.limits import MOST_TEXTS, check_most, out_of_memory
 from ..core.printing import percent
 from ..core.registry import is_file_reference
+from ..core.signals import number_of
 from ..recipes import build, folders, swap
 from ..recipes.code import absolute, class_of, is_own
 from ..run import Run
@@ -221,7 +224,7 @@ def hold_session(run: Run, options: dict[str, Any]) -> None:
     show_guides(session)
     try:
         Conversation(session).go_on()
-    except Interrupted:
+    except (Interrupted, KeyboardInterrupt):
         show_kept(session)
         raise
     show_kept(session)
@@ -255,7 +258,9 @@ class Conversation:
             except EOFError:
                 click.echo()
                 return
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
+                if number_of(stop) != signal.SIGINT:
+                    raise
                 click.echo("\nstopped; the guide in place stays ('quit' or Ctrl-D leaves)")
 
     def obey(self, word: str, *arguments: str) -> None:
@@ -271,8 +276,10 @@ class Conversation:
             if stopped.exit_code != 130:
                 raise
             click.echo(f"{stopped}\nThe guide before stays: {self._session.name}")
-        except (PplTextError, OSError) as error:
-            click.echo(f"error: {error}")
+        except (PplTextError, OSError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, PplTextError | OSError) and not out_of_memory(error):
+                raise
+            click.echo(f"error: {out_of_memory(error) or error}")
 
     def _swap(self, word: str, *arguments: str) -> None:
         if len(arguments) > 1:
@@ -337,6 +344,7 @@ def count(text: str, what: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"the number of {what} must be a whole number of 1 or more; got {text!r}")
+    check_most(int(text), MOST_TEXTS, f"the number of {what}")
     return int(text)
 
 

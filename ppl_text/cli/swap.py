@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..recipes import REFIT_STEPS
-from .output import SEED, TRUST, print_table
+from .output import COUNT, SEED, TRUST, print_table
 
 if TYPE_CHECKING:
     from ..run import Run
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("run", type=click.Path())
 @click.option("--guide", metavar="NAME|FILE.py:CLASS", help="The new guide; without it, a session begins.")
-@click.option("--steps", type=click.IntRange(min=1), help=f"Updates of the refit.  [default: {REFIT_STEPS}]")
+@click.option("--steps", type=COUNT, help=f"Updates of the refit.  [default: {REFIT_STEPS}]")
 @click.option("--objective", metavar="NAME[:K]|FILE.py:NAME", help="Bound to refit on; default: the run's own.")
 @click.option("--freeze", type=click.Choice(["model", "none"]), default="model", show_default=True)
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="guide.*, training.* or report.*")

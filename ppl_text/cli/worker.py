@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from ..core.signals import arm, ignore
 from .entry import run_command
 
 
@@ -37,4 +38,8 @@ def worker(
 
 
 if __name__ == "__main__":
-    run_command(worker)
+    arm()
+    try:
+        run_command(worker)
+    finally:
+        ignore()

@@ -12,6 +12,7 @@ from torch import nn
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.latents import LatentSpec
+from ..core.limits import MOST, MOST_PARTICLES, check_most
 from ..core.protocols import Objective
 
 OBJECTIVES = ("elbo", "elbo-analytic", "stl", "iwae:16", "dreg:16", "stepwise:5", "fivo:16")
@@ -43,6 +44,8 @@ class Settings:
                 raise UserError(
                     f"{name} must be {least} or more, since a spread is estimated from them; got {getattr(self, name)}"
                 )
+        for name, most in (("draws", MOST_PARTICLES), ("sentences", MOST), ("repeats", MOST_PARTICLES)):
+            check_most(getattr(self, name), most, name)
         if self.seed < 0:
             raise UserError(f"the seed must be 0 or more; got {self.seed}")
 

@@ -6,9 +6,28 @@ A number that rounds to zero has no sign, and what is not there is a dash.
 from __future__ import annotations
 
 import math
+import time
 
 MISSING = "–"
 """Stands for a number that there is not."""
+
+PAUSE = 10.0
+"""Seconds of work after which a line says how far it is, where no terminal shows it all the time."""
+
+
+class Pause:
+    """Tell whether a line on progress is due: :data:`PAUSE` seconds after the one before, or after the beginning."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def __call__(self) -> bool:
+        """Return whether it is, and count from now on where it is."""
+        now = time.monotonic()
+        if now - self._last < PAUSE:
+            return False
+        self._last = now
+        return True
 
 
 def decimal(value: float | None, digits: int = 3) -> str:

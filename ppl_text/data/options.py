@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
+from ppl_text.core.limits import MOST, MOST_OUTCOMES
 from ppl_text.core.validation import checked
 
 WORD_LIST, SENTENCES = "word-list", "sentences"
@@ -18,7 +19,8 @@ BPE_VOCABULARY, LEAST_BPE = 8000, 260
 PRETRAINED = "pretrained"
 """The kind of tokenizer that no text is read for."""
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Outcomes = Annotated[int, Field(ge=5, le=MOST_OUTCOMES)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Name = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**64)]
@@ -116,7 +118,7 @@ class SentenceOptions(_Options):
         "Face",
         validate_default=True,
     )
-    vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+    vocabulary: Outcomes | None = Field(
         None,
         description=f"largest V, the four reserved ids counted; null: every type, {BPE_VOCABULARY:,} for bpe",
         validate_default=True,
@@ -165,7 +167,7 @@ class SentenceOptions(_Options):
     source_max_tokens: Count | None = Field(
         None, description="most tokens of a source, EOS not counted; null: any number"
     )
-    source_vocabulary: Annotated[int, Field(ge=5)] | None = Field(
+    source_vocabulary: Outcomes | None = Field(
         None, description="largest V of the sources, like vocabulary, which it is where null", validate_default=True
     )
     shared_vocabulary: bool = Field(False, description="one vocabulary for both sides, made of both")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_text.core.errors import DataError, UserError
+from ppl_text.core.limits import pass_on_memory_errors
 from ppl_text.core.printing import shortened
 from ppl_text.core.reading import parse_json
 
@@ -353,6 +354,7 @@ def _reading(where: object, advice: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # the libraries below raise of every kind, pyarrow's own among them
+        pass_on_memory_errors(error)
         raise DataError(f"cannot be read: {_reason(error)}; {advice}", where) from error
     finally:
         for logger, level in zip(loggers, levels, strict=True):

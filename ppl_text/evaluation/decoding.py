@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import DivergedError, UnknownNameError, UserError
+from ..core.limits import MOST, MOST_BEAMS, check_most
 from ..core.protocols import Decoder, State
 from ..core.vocabulary import OWN_IDS, ReservedIds
 from .shaping import Shaped, device_of_state
@@ -109,6 +110,7 @@ class Sample(Shaped):
             )
         if self.top_k is not None and self.top_k < 1:
             raise UserError(f"top_k, the number of tokens to draw from, must be 1 or more; got {self.top_k}")
+        check_most(self.top_k or 1, MOST, "top_k, the number of tokens to draw from,")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UserError(f"top_p, the share of probability to draw from, must be in (0, 1]; got {self.top_p}")
 
@@ -161,6 +163,7 @@ class Beam(Shaped):
         super().__post_init__()
         if self.width < 1:
             raise UserError(f"the width of a beam must be 1 or more; got {self.width}")
+        check_most(self.width, MOST_BEAMS, "the width of a beam")
         if not 0 <= self.length_penalty <= STEEPEST:
             raise UserError(f"length_penalty must be a number from 0 to {STEEPEST:g}; got {self.length_penalty}")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..core.batch import Batch, device_of
 from ..core.errors import DivergedError, UserError
 from ..core.latents import Latents
+from ..core.limits import MOST_POINTS, check_most
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
 from .decoding import Greedy, Sample, Strategy, check_logits, search
@@ -38,11 +40,18 @@ from .storytelling import (
     storyteller,
 )
 
+BLOCK = 65_536
+"""Texts from the model itself whose latents are drawn at once."""
+
 CHUNK = 256
 """Texts that are encoded at once, and rows that are searched at once."""
 
 ANCESTRAL, GREEDY = Sample(), Greedy()
 """The strategies by default: for texts from the prior, and for texts of given latents."""
+
+
+Report = Callable[[int, int], Any]
+"""``(done, total)``: told of progress, in texts."""
 
 
 class Samples(NamedTuple):
@@ -64,6 +73,7 @@ def sample_texts(
     source: Batch | None = None,
     length: int | None = None,
     latents: str = LATENTS[0],
+    report: Report = lambda done, total: None,
 ) -> Samples:
     """Write n texts of the story: latents drawn for each, then the tokens by ``strategy``, by default drawn as well.
 
@@ -80,6 +90,7 @@ def sample_texts(
             ``steps`` is; latents that run along the text have as many steps, and one for EOS. None: each text ends
             where it does.
         latents: ``sample``, or ``mean`` for posterior means (:data:`LATENTS`).
+        report: ``report(done, total)`` is told how many texts are written.
 
     Returns:
         The texts. Where no latent is drawn, a deterministic strategy knows one text only (of each source), which comes
@@ -97,13 +108,23 @@ def sample_texts(
     if strategy.deterministic and (not model.latents or latents == "mean"):
         n = 1
     rows = n if source is None else n * source.size
+    texts: list[str] = []
+    unfinished, own = 0, None if source is None else source.to(device_of(model))
     with seeded(seed), torch.no_grad():
-        given = None if source is None else repeated(source.to(device_of(model)), n)
         teller = storyteller(model, guide, latents)
-        drawn = from_prior(teller, rows, steps, given, length)
-        tokens = write(model, teller, drawn, rows, strategy, steps, given, length).cpu()
-    unfinished = int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
-    return Samples([tokenizer.decode(row) for row in tokens.tolist()], unfinished)
+        for start in range(0, rows, BLOCK):
+            size = min(BLOCK, rows - start)
+            given = None if own is None else own.take(torch.arange(start, start + size, device=own.tokens.device) // n)
+            drawn = from_prior(teller, size, steps, given, length)
+            told = partial(_told, report, start, rows)
+            tokens = write(model, teller, drawn, size, strategy, steps, given, length, told).cpu()
+            unfinished += int((~(tokens == model.vocabulary.ids.eos).any(-1)).sum())
+            texts += [tokenizer.decode(row) for row in tokens.tolist()]
+    return Samples(texts, unfinished)
+
+
+def _told(report: Report, before: int, total: int, done: int) -> None:
+    report(before + done, total)
 
 
 def encode_texts(
@@ -138,13 +159,14 @@ def reconstruct_texts(
     seed: int,
     strategy: Strategy = GREEDY,
     source: Batch | None = None,
+    report: Report = lambda done, total: None,
 ) -> list[str]:
     """Draw latents ~ q(· | text), then tokens given them by ``strategy``: one reconstruction for each text.
 
     Where a latent has one step for each token, the text ends with its own steps: beyond them is padding. Otherwise
     it is cut off after 2 · ``max_steps`` tokens. ``source``: what a conditional model reads beside each text, as many
-    rows. Raises :class:`UserError` where the model has nothing latent, for texts that do not fit, for a strategy that
-    does not apply, and for a source that is missing or not read.
+    rows. ``report(done, total)`` is told how many are done. Raises :class:`UserError` where the model has nothing
+    latent, for texts that do not fit, for a strategy that does not apply, and for a source that is missing or not read.
     """
     check_latent(model, "reconstruct from")
     check_strategy(model, strategy, GREEDY)
@@ -164,6 +186,7 @@ def reconstruct_texts(
             if has_steps(model):
                 rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
             decoded += [tokenizer.decode(row) for row in rows]
+            report(len(decoded), len(texts))
     return decoded
 
 
@@ -199,6 +222,7 @@ def interpolate_texts(
     moved = check_sites(model, sites)
     if points < 2:
         raise UserError(f"an interpolation has at least 2 points; got {points}")
+    check_most(points, MOST_POINTS, "the number of points of an interpolation")
     check_texts(tokenizer, [first, second], max_steps)
     with seeded(seed), torch.no_grad():
         own = None if source is None else repeated(source, 2)
@@ -284,10 +308,11 @@ def write(
     steps: int,
     source: Batch | None = None,
     length: int | None = None,
+    told: Callable[[int], Any] = lambda done: None,
 ) -> Tensor:
     """Return the ids (R, T) given latents of R = ``rows`` texts, at most ``steps`` tokens where they are fed back.
 
-    ``teller``: the model's :func:`storyteller`.
+    ``teller``: the model's :func:`storyteller`; ``told``: hears how many are done.
     With a ``length`` each text has so many and EOS. A bounded number of rows, a beam's counted, is searched at once.
     """
     if not feeds_back(model):
@@ -295,6 +320,7 @@ def write(
         if isinstance(logits := getattr(emitted, "logits", None), Tensor):
             check_logits(logits)
         tokens: Tensor = emitted.sample() if strategy == ANCESTRAL else emitted.mode
+        told(rows)
         return tokens
     size = max(1, CHUNK // strategy.width)
     found = []
@@ -305,6 +331,7 @@ def write(
         decoder, ids = teller.decoder(some, given), model.vocabulary.ids
         held = decoder if length is None else OfLength(decoder, length, ids)
         found.append(search(strategy, held, chosen.stop - start, steps if length is None else length + 1, ids))
+        told(chosen.stop)
     return torch.cat(found)
 
 

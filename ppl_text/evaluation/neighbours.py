@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import of_sentence
+from ..core.limits import MOST_TEXTS, check_most
 from ..data.corpus import Rows, Split
 from ..data.tokenizers import Tokenizer
 from .generation import encode_batch, encoded
@@ -59,6 +60,7 @@ def nearest_texts(
     check_comparable(model)
     if n < 1:
         raise UserError(f"the number of neighbours must be 1 or more; got {n}")
+    check_most(n, MOST_TEXTS, "the number of neighbours")
     check_source(model, source)
     check_texts(tokenizer, [text], max_steps)
     table, device = split.target.table, device_of(model)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UserError
+from ..core.limits import MOST_TOKENS, check_most
 from ..core.protocols import Decoder, State
 from ..core.vocabulary import OWN_IDS, ReservedIds
 
@@ -111,6 +112,7 @@ class Shaped:
             )
         if self.min_length < 0:
             raise UserError(f"min_length, the fewest tokens of a text, must be 0 or more; got {self.min_length}")
+        check_most(self.min_length, MOST_TOKENS, "min_length, the fewest tokens of a text,")
 
     def shaped(self, decoder: Decoder, ids: ReservedIds) -> Decoder:
         """Return the decoder that is searched, one around the one given, or that itself."""

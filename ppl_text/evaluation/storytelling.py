@@ -7,6 +7,7 @@ from typing import Any
 
 from ..core.batch import Batch
 from ..core.errors import UnknownNameError, UserError
+from ..core.limits import MOST_TOKENS, check_most
 from ..data.tokenizers import Tokenizer
 from .decoding import Strategy
 
@@ -157,6 +158,7 @@ def check_length(model: Any, length: int | None, strategy: Strategy) -> None:
         return
     if length < 1:
         raise UserError(f"the length of texts, in tokens without EOS, must be 1 or more; got {length}")
+    check_most(length, MOST_TOKENS, "the length of texts, in tokens without EOS,")
     if length < strategy.min_length:
         raise UserError(
             f"texts of exactly {length} tokens cannot have {strategy.min_length} or more; leave out one of the length "

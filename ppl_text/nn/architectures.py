@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import UnknownNameError, UserError
+from ..core.limits import pass_on_memory_errors
 
 
 class Anatomy(NamedTuple):
@@ -128,6 +129,7 @@ def build_network(anatomy: Anatomy, vocabulary: int, given: Mapping[str, Any]) -
             config.activation_function = FUSED[activation]
         return transformers.AutoModel.from_config(config, attn_implementation=ATTENTION)
     except (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError) as error:
+        pass_on_memory_errors(error)
         raise UserError(f"{anatomy.configuration} of transformers does not take {dict(given)}: {error!r}") from error
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
+from ..core.limits import MOST_PARTICLES, check_most, pass_on_memory_errors
 from ..core.protocols import Objective
 from ..core.registry import Package, Registry
 from .bounds import Bound, elbo, iwae, renyi
@@ -178,6 +179,7 @@ def _whole(text: str) -> int:
     number = int(text)
     if number < 1:
         raise ValueError
+    check_most(number, MOST_PARTICLES, "an objective's K")
     return number
 
 
@@ -199,6 +201,7 @@ def as_objective(thing: Any, called: str) -> Objective:
         try:
             thing = thing()
         except Exception as error:
+            pass_on_memory_errors(error)
             raise UserError(
                 f"objective class {called} cannot be built without arguments: {error}; give its parameters defaults"
             ) from error

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.errors import UserError, nearest
+from ..core.limits import MOST_PARTICLES, check_most
 from ..core.protocols import Estimate
 from .bounds import elbo, monte_carlo_scores, total_kl
 from .estimate import Beta
@@ -123,5 +124,6 @@ def parse_stock(spec: str) -> StockObjective:
     except ValueError:
         usage = f"pyro:{class_name}[:ALPHA]:K, ALPHA ≠ 1," if class_name == "RenyiELBO" else f"pyro:{class_name}[:K]"
         raise UserError(f"objective '{spec}': expected {usage} with K a whole number above 0") from None
+    check_most(particles, MOST_PARTICLES, f"objective '{spec}': K")
     stock = kinds[class_name](num_particles=particles, vectorize_particles=particles > 1, max_plate_nesting=1, **extra)
     return StockObjective(stock, spec)

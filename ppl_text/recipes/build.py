@@ -16,6 +16,7 @@ from torch import nn
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.latents import of_sentence
+from ..core.limits import pass_on_memory_errors
 from ..core.protocols import Objective
 from ..core.registry import Registry
 from ..core.vocabulary import Vocabulary
@@ -45,6 +46,7 @@ from .config import DataSection, RunConfig, check_config, sound_parts
 from .errors import Errors, checked_options, default_options, place_of
 from .folders import check_parent
 from .procedures import FREEZE
+from .sizes import Roomy
 from .stages import build_stages, check_stages, optimizer_of
 from .tree import read_recipe, source_of
 
@@ -185,12 +187,14 @@ def build_programs(config: RunConfig, vocabulary: Vocabulary, stage: int = 0, co
 
 def _built(part: Part, what: str, first: str, argument: Any) -> nn.Module:
     """``part`` built on its one positional argument; what its constructor objects to becomes a message."""
+    given = ", ".join([first, *(f"{name}={value!r}" for name, value in part.options.items())])
     try:
-        return part.kind(argument, **part.options)
+        with Roomy(f"{what}, {part.kind.__name__}({given}),"):
+            return part.kind(argument, **part.options)
     except PplTextError:
         raise
     except Exception as error:
-        given = ", ".join([first, *(f"{name}={value!r}" for name, value in part.options.items())])
+        pass_on_memory_errors(error)
         raise UserError(
             f"{what} could not be built as {part.kind.__name__}({given}): {place_of(error, part.kind)}{error}; "
             "change its options or its constructor"

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from ..core.limits import MOST_BATCH, MOST_PARTICLES, MOST_TEXTS, MOST_THREADS
 from ..data.catalogue import CORPORA
 from . import own_text
 from .code import Code, absolute, class_of, is_own, model_registry
@@ -44,7 +45,7 @@ class DataSection(NamedSection):
     word_dropout: Annotated[Real, Field(ge=0, lt=1)] = Field(
         0.0, description="share of the tokens fed back that become <unk>, in training"
     )
-    batch_size: Count = Field(128, description="texts of a batch")
+    batch_size: Annotated[Count, Field(le=MOST_BATCH)] = Field(128, description="texts of a batch")
     buckets: Count = Field(1, description="lengths that batches are made of, at most")
     validation_sentences: Count = Field(2000, description="texts of valid that are scored at each validation, at most")
 
@@ -57,8 +58,10 @@ class ReportSection(Section):
     """``report``: how the finished run is evaluated."""
 
     sentences: Count = Field(5000, description="texts of test that are scored, at most")
-    particles: Count = Field(64, description="K draws a text, of the importance-weighted bound")
-    samples: Count = Field(1000, description="texts that are drawn from the model")
+    particles: Annotated[Count, Field(le=MOST_PARTICLES)] = Field(
+        64, description="K draws a text, of the importance-weighted bound"
+    )
+    samples: Annotated[Count, Field(le=MOST_TEXTS)] = Field(1000, description="texts that are drawn from the model")
 
 
 class SizeRow(Section):
@@ -92,7 +95,9 @@ class RunConfig(Section):
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)] = Field(
         0, description="of parameters, batches and noise; that of a division is data.seed"
     )
-    threads: Count | None = Field(None, description="of torch, while it trains on a CPU; null: its own default")
+    threads: Annotated[Count, Field(le=MOST_THREADS)] | None = Field(
+        None, description="of torch, while it trains on a CPU; null: its own default"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where to train")
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = Field(
         "32", description="of the networks; densities stay in float32"
@@ -191,6 +196,8 @@ def sound_parts(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the top-level values of a tree that are valid by themselves, though others may not be."""
     parts = {}
     for name, field in RunConfig.model_fields.items():
+        if name not in tree and field.is_required():
+            continue
         try:
             # The field's type comes without what ``Annotated`` adds to it.
             kind: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation

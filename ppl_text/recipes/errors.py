@@ -12,9 +12,13 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from ..core.errors import UserError, nearest
+from ..core.limits import MOST, MOST_UNITS
 from ..core.validation import OptionsError, in_words
 
 T = TypeVar("T")
+
+OURS = ("ppl_text", "guides")
+"""Packages in whose classes a whole number is a size."""
 
 
 class RecipeError(OptionsError):
@@ -91,6 +95,7 @@ def checked_options(target: Callable[..., Any], options: Mapping[str, Any], sect
     """
     known, open_ended = keyword_options(target)
     hints, values, lines = hints_of(target), {}, []
+    most = MOST_UNITS if target.__module__.partition(".")[0] in OURS else MOST
     for name, value in options.items():
         place = f"{section}.{name}"
         if name not in known and not open_ended:
@@ -98,6 +103,7 @@ def checked_options(target: Callable[..., Any], options: Mapping[str, Any], sect
             continue
         try:
             values[name] = _converted(value, hints.get(name, Any))
+            lines += [f"'{place}': expected at most {most:,}; got {number}" for number in _above(most, values[name])]
         except ValidationError as error:
             found = error.errors()
             indices = [".".join(str(part) for part in one["loc"] if isinstance(part, int)) for one in found]
@@ -145,6 +151,13 @@ def _converted(value: Any, kind: Any) -> Any:
         return value
     # ``true`` is a number to Python and a slip of the pen to users.
     return adapter.validate_python(value, strict=isinstance(value, bool))
+
+
+def _above(most: int, value: Any) -> list[int]:
+    """Return the whole numbers in an option's value, which may be a list, that are too far from 0."""
+    if isinstance(value, list | tuple):
+        return [number for one in value for number in _above(most, one)]
+    return [value] if isinstance(value, int) and abs(value) > most else []
 
 
 def hints_of(target: Callable[..., Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerati
 from pydantic.fields import FieldInfo
 
 from ..core.errors import UserError
+from ..core.limits import MOST
 from ..data.options import OPTIONS
 from . import build
 from .code import Code, model_registry
@@ -175,8 +176,8 @@ def _kind(annotation: Any) -> str:
 
 LIMITS = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤", "minLength": "of length ≥"}
 
-LARGE = 2**53
-"""What a limit is not shown from: that of 64 bits is no news."""
+LARGE = MOST
+"""What a limit is not shown from: that of every whole number is no news."""
 
 
 def in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
@@ -198,7 +199,8 @@ def in_words(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
         kind += f" of {in_words(schema['items'], definitions)}"
     elif "prefixItems" in schema:
         kind += f" of {' and '.join(in_words(one, definitions) for one in schema['prefixItems'])}"
-    limits = (f"{sign} {schema[name]:g}" for name, sign in LIMITS.items() if schema.get(name, LARGE) < LARGE)
+    shown = {sign: schema[name] for name, sign in LIMITS.items() if schema.get(name, LARGE) < LARGE}
+    limits = (f"{sign} {limit:{',' if isinstance(limit, int) else 'g'}}" for sign, limit in shown.items())
     return " ".join([kind, *limits])
 
 

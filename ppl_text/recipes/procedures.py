@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from ..core.errors import ConfigError
+from ..core.limits import MOST
 from ..training.beta import averaged
 from ..training.options import Decay, Keep, KlSites, TrainingOptions
 from ..training.programs import EVERYTHING
@@ -43,7 +44,9 @@ class DecaySection(Section):
 
     factor: Annotated[Real, Field(gt=0, lt=1)] = Field(0.5, description="what the rate is multiplied by")
     patience: Count = Field(5, description="validations without a better bound until it is")
-    from_epoch: Annotated[int, Field(strict=True, ge=0)] = Field(15, description="not before the end of this epoch")
+    from_epoch: Annotated[int, Field(strict=True, ge=0, le=MOST)] = Field(
+        15, description="not before the end of this epoch"
+    )
     limit: Count = Field(5, description="how often at most; then training stops")
 
     def in_steps(self, epoch: Epoch | None) -> Decay:

@@ -10,9 +10,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 
 from .. import schedules
 from ..core.errors import PplTextError
+from ..core.limits import MOST
 
-Count = Annotated[int, Field(strict=True, gt=0)]
-"""A whole number above 0; neither ``true`` nor ``"5"`` nor ``5.0`` is one."""
+Count = Annotated[int, Field(strict=True, gt=0, le=MOST)]
+"""A whole number above 0, of at most :data:`MOST`; neither ``true`` nor ``"5"`` nor ``5.0`` is one."""
 
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number."""
@@ -72,8 +73,8 @@ def _checked(spec: Any, build: Callable[[Any, int], Any]) -> Any:
 
 
 def _interval(value: Any) -> Any:
-    if value != EPOCH and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise ValueError(f"expected a number of steps above 0, or the word {EPOCH}; got {value!r}")
+    if value != EPOCH and (isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST):
+        raise ValueError(f"expected a number of steps from 1 to {MOST}, or the word {EPOCH}; got {value!r}")
     return value
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..core.batch import Batch
 from ..core.errors import Interrupted, PplTextError, RunFolderError, UserError
+from ..core.limits import pass_on_memory_errors
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
 from ..evaluation.storytelling import is_conditional
@@ -140,6 +141,7 @@ def passing(batch: Batch, guide: nn.Module) -> Iterator[None]:
         except PplTextError:
             raise
         except Exception as error:
+            pass_on_memory_errors(error)
             # Pyro prints whole tensors.
             text = re.sub(r"tensor\(.*\)", "…", str(error), flags=re.DOTALL)
             raise UserError(

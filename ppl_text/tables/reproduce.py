@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import CheckpointError, Interrupted, PplTextError, UserError
+from ..core.limits import MOST_THREADS, check_most, out_of_memory
+from ..core.signals import number_of
 from ..recipes import build, folders
 from ..recipes.errors import Errors
 from ..recipes.tree import corpus_reference
@@ -137,6 +139,7 @@ def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
     """Return how many rows run at once, unless it is said: as many as there are CPUs, one on a GPU."""
     if given is not None and given < 1:
         raise UserError(f"--jobs must be 1 or more; got {given}")
+    check_most(given or 1, MOST_THREADS, "--jobs")
     if given is None and any(build.build_fabric(task.config()).device.type == "cuda" for task in tasks[:1]):
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -152,13 +155,15 @@ def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:
             run_task(task, progress)
         except Interrupted as stop:
             raise Interrupted(f"{stop}\n{GO_ON}", stop.exit_code) from stop
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped while a row was measured; {GO_ON}", exit_code=130) from None
+        except KeyboardInterrupt as stop:
+            raise Interrupted(f"stopped while a row was measured; {GO_ON}", 128 + number_of(stop)) from None
         except CheckpointError:
             raise
-        except PplTextError as error:
-            failed[task.folder.name] = str(error)
-            say(f"[{task.folder.name}] error: {error}")
+        except (PplTextError, MemoryError, RuntimeError) as error:
+            if not isinstance(error, PplTextError) and not out_of_memory(error):
+                raise
+            failed[task.folder.name] = out_of_memory(error) or str(error)
+            say(f"[{task.folder.name}] error: {failed[task.folder.name]}")
     raise_failed(failed)
 
 

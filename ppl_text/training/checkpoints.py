@@ -21,6 +21,7 @@ import torch
 
 from ..core.atomic import finite_or_none, refused, remove_partial_files, write_atomically
 from ..core.errors import RunFolderError
+from ..core.limits import pass_on_memory_errors
 from .machine import Ranks
 from .records import MetricsFile, StepRecord, ValidationRecord
 from .state import TrainingState
@@ -118,6 +119,7 @@ class Checkpoints:
             try:
                 stored = _read(path)
             except _UNREADABLE as error:
+                pass_on_memory_errors(error)
                 damaged[path] = _first_line(error)
                 continue
             self._check(path, stored)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core.errors import RunFolderError, UserError
+from ..core.limits import pass_on_memory_errors
 from ..core.protocols import Objective
 from .machine import Ranks
 from .optimizers import MakeOptimizer, forget, load_state
@@ -206,6 +207,7 @@ class TrainingState:
             self.joint.load_state_dict(under_present_names(self.joint, parameters))
             load_state(self.optimizer, stored["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
+            pass_on_memory_errors(error)
             raise RunFolderError(
                 f"{path} does not fit this model, guide and optimizer ({' '.join(str(error).split())}); resume it with "
                 "the configuration and the version of ppl_text that it was trained with"

@@ -117,6 +117,30 @@ KEYS = {
     "precision": Case(fit("--set", "precision=16"), ("'precision': expected '32' or 'bf16'; got '16'",)),
     "device": Case(fit("--set", "device=tpu"), ("'device': expected 'auto', 'cpu' or 'cuda'; got 'tpu'",)),
     "seed too large": Case(fit("--seed", str(2**64)), ("--seed",)),
+    "particles without end": Case(fit("--objective", "iwae:100000000"), ("K is at most 1,000,000; got 100000000",)),
+    "samples without end": Case(
+        fit("--set", "report.samples=10000000000000"),
+        ("'report.samples': expected less than or equal to 10000000; got 10000000000000",),
+    ),
+    "more particles than 64 bits": Case(
+        fit("--set", "report.particles=100000000000000000000"), ("'report.particles': expected less than or equal to",)
+    ),
+    "threads without end": Case(
+        fit("--set", "threads=1000000"), ("'threads': expected less than or equal to 1024; got 1000000",)
+    ),
+    "a vocabulary without end": Case(
+        fit("--set", "data.unit=sentences", "--set", "data.vocabulary=10000000000"),
+        ("'data.vocabulary': expected less than or equal to 10000000; got 10000000000",),
+    ),
+    "an interval without end": Case(
+        fit("--set", "training.log_every=100000000000000000000"), ("expected a number of steps from 1 to 1000000000",)
+    ),
+    "a number of many digits": Case(
+        fit("--set", "training.steps=" + "9" * 5000), ("--set 'training.steps=99", "is no !!int")
+    ),
+    "layers without end": Case(
+        fit("--set", "model.layers=1000000000"), ("'model.layers': expected at most 1,000,000; got 1000000000",)
+    ),
     "share of the words": Case(
         fit("--set", "data.test_share=2"), ("'data.test_share': expected less than 1; got 2 (share that goes to test)",)
     ),

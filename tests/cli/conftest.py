@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from .bad_world import World
+
 
 def run_process(line, environment, **options):
     """Run to the end: status, out, err."""
@@ -27,3 +29,11 @@ def reproduce():
         return done.output
 
     return run
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, tiny_arguments, trained):
+    """Where a case of bad input plays."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    return World(tmp_path, tiny_arguments, trained.folder)

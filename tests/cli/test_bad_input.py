@@ -38,13 +38,6 @@ CASES = {
 NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch, tiny_arguments, trained):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.dont_write_bytecode", True)
-    return World(tmp_path, tiny_arguments, trained.folder)
-
-
 def tree(folder):
     """Every file and folder below, with its content."""
     return {str(path.relative_to(folder)): path.is_file() and path.read_bytes() for path in folder.rglob("*")}

@@ -25,7 +25,11 @@ FAULTS = {
     "a question not answered": (click.Abort(), 130, "error: interrupted; what was saved before is untouched\n"),
     "a bad option": (click.UsageError("no such thing"), 2, "Error: no such thing\n"),
     "the disk": (OSError(28, "No space left on device"), 1, "error: the machine refused: [Errno 28] No space left"),
-    "no memory": (MemoryError(), 1, "error: the memory is used up; try a smaller data.batch_size"),
+    "no memory": (
+        MemoryError(),
+        1,
+        "error: the memory is used up; lower what is held at once: data.batch_size",
+    ),
     "no memory on the GPU": (RuntimeError("CUDA out of memory. Tried to allocate"), 1, "error: the memory is used up"),
     "no memory for torch": (RuntimeError("DefaultCPUAllocator: not enough memory"), 1, "error: the memory is used up"),
 }
