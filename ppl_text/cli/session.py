@@ -189,7 +189,7 @@ class Session:
         """The table of the session: the guide that it began with, then all that were tried."""
         rows = [[*_columns(self.figures()), "", "", self._state(None)]]
         for row in self.tried:
-            rows.append([*_columns(row.figures), f"{row.steps:,}", f"{row.seconds:z.1f} s", self._state(row)])
+            rows.append([*_columns(row.figures), f"{row.steps:,}", f"{max(row.seconds, 0.0):z.1f} s", self._state(row)])
         return rows
 
     def _state(self, row: Tried | None) -> str:

@@ -20,6 +20,7 @@ from ..core.latents import Latents
 from ..core.limits import MOST_POINTS, check_most
 from ..data.batches import collate
 from ..data.tokenizers import Tokenizer
+from ..training.random_numbers import random_numbers_kept, seed_all
 from .decoding import Greedy, Sample, Strategy, check_logits, search
 from .shaping import OfLength
 from .storytelling import (
@@ -354,7 +355,7 @@ def _finite(latents: Latents, what: str) -> Latents:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Context in which torch draws from ``seed``; the global random state is as before afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
+    """Context in which all draws are from ``seed``; the global random states are as before afterwards."""
+    with random_numbers_kept(range(torch.cuda.device_count())):
+        seed_all(seed)
         yield

@@ -20,6 +20,7 @@ from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
 from ..objectives.bounds import effective_share, log_mean_exp, means_without_each
 from ..training.capture import Captured, graphs_on
+from ..training.random_numbers import random_numbers_kept, seed_all
 from .scores import SentenceScores, draw_whole, room_for, score_batch
 from .sentences import CommonSentences, tile
 from .standard_errors import is_unreliable, jackknife_variance, log_means_without_each
@@ -220,12 +221,12 @@ def measuring(seed: int, *programs: nn.Module) -> Iterator[None]:
     """
     with ExitStack() as stack:
         devices = range(torch.cuda.device_count())
-        for context in (torch.no_grad(), pyro.validation_enabled(False), torch.random.fork_rng(devices=devices)):
+        for context in (torch.no_grad(), pyro.validation_enabled(False), random_numbers_kept(devices)):
             stack.enter_context(context)
         for program in programs:
             stack.callback(program.train, program.training)
             program.eval()
-        torch.manual_seed(seed)
+        seed_all(seed)
         yield
 
 

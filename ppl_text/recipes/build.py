@@ -38,6 +38,7 @@ from ..nn.statistics import statistics_of
 from ..training.capture import RECORDERS, graphs_on
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
+from ..training.random_numbers import random_numbers_kept, seed_all
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
 from . import recipe_names
@@ -178,8 +179,8 @@ def build_programs(config: RunConfig, vocabulary: Vocabulary, stage: int = 0, co
         code: what may run of the user's.
     """
     model_part, guide_part = check_programs(config, code)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(config.seed, RESET, stage) if stage else config.seed)
+    with random_numbers_kept():
+        seed_all(derived_seed(config.seed, RESET, stage) if stage else config.seed)
         model = _built(model_part, f"model '{config.model.family}'", "vocabulary", vocabulary)
         guide = _built(guide_part, f"guide '{config.guide.name}'", "model", model)
     return Programs(model, guide)

@@ -23,6 +23,7 @@ from ..objectives.sites import check_sites
 from ..training.machine import torch_threads
 from ..training.options import TrainingResult
 from ..training.progress import Progress
+from ..training.random_numbers import random_numbers_kept
 from . import build, folders, trust
 from .code import Code, absolute, is_own, named, own_references
 from .config import RunConfig, check_config, load_config, recipe_tree
@@ -135,7 +136,7 @@ def dry_run(model: nn.Module, guide: nn.Module, objective: Objective, batch: Bat
 @contextmanager
 def passing(batch: Batch, guide: nn.Module) -> Iterator[None]:
     """Context in which a first batch goes through both programs: their errors become messages, draws leave no trace."""
-    with torch.random.fork_rng(devices=[]):
+    with random_numbers_kept():
         try:
             yield
         except PplTextError:

@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 from ..core.batch import Batch
 from ..core.errors import UserError, nearest
 from ..core.protocols import Estimate, Objective
+from .random_numbers import random_numbers_kept
 
 EVERYTHING = ("model", "guide")
 """The names of both programs: what is trained where nothing else is said."""
@@ -170,8 +171,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 
 @contextmanager
 def own_random_numbers(device: torch.device) -> Iterator[None]:
-    """Context after which torch's random states, on the CPU and on ``device``, are as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    """Context after which all random states, torch's on the CPU and on ``device``, are as before."""
+    with random_numbers_kept([device] if device.type == "cuda" else []):
         yield
 
 

@@ -132,16 +132,16 @@ def make_progress(stream: TextIO | None = None) -> Progress:
 
 def describe_step(record: StepRecord) -> str:
     """Return bound, KL, rate and time left in one line."""
-    return (
-        f"{_figures(record, 'nats/sentence')}  {record.steps_per_second:z.1f} steps/s  "
-        f"{record.sentences_per_second:z,.0f} sentences/s  left {duration(record.seconds_left)}"
-    )
+    rates = f"{record.steps_per_second:z.1f} steps/s  {record.sentences_per_second:z,.0f} sentences/s  "
+    known = rates if math.isfinite(record.steps_per_second) else ""
+    return f"{_figures(record, 'nats/sentence')}  {known}left {duration(record.seconds_left)}"
 
 
 def _brief(record: StepRecord) -> str:
     """Return the same for a bar that shares 80 columns with it."""
     left = duration(record.seconds_left)
-    return f"{_figures(record, 'nats', 2)}  {record.steps_per_second:z.0f} steps/s  left {left}"
+    rate = f"{record.steps_per_second:z.0f} steps/s  " if math.isfinite(record.steps_per_second) else ""
+    return f"{_figures(record, 'nats', 2)}  {rate}left {left}"
 
 
 def describe_validation(record: ValidationRecord) -> str:
@@ -167,13 +167,15 @@ def _figures(record: StepRecord | ValidationRecord, unit: str, digits: int = 3) 
 
 
 def duration(seconds: float) -> str:
-    """Return a time as ``m:ss`` or ``h:mm:ss``.
+    """Return a time as ``m:ss`` or ``h:mm:ss``; one that nobody knows in a word.
 
     Example::
 
-        >>> duration(75), duration(3725.4)
-        ('1:15', '1:02:05')
+        >>> duration(75), duration(3725.4), duration(math.nan)
+        ('1:15', '1:02:05', 'unknown')
     """
+    if not math.isfinite(seconds):
+        return "unknown"
     minutes, rest = divmod(round(max(seconds, 0.0)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -43,8 +43,9 @@ class StepRecord:
 
     @property
     def seconds_left(self) -> float:
-        """Return the expected time to the last step, in seconds."""
-        return (self.total - self.step) / max(self.steps_per_second, 1e-9)
+        """Return the expected time to the last step, in seconds; NaN where nobody knows."""
+        left = self.total - self.step
+        return left / self.steps_per_second if self.steps_per_second > 0 else math.nan
 
     def as_json(self) -> dict[str, Any]:
         """Return the record as a line of ``metrics.jsonl``."""
@@ -119,27 +120,37 @@ class MetricsFile:
 
 
 class Clock:
-    """Count the time trained, on from the ``seconds`` and the ``step`` of a resumed run."""
+    """Count the time trained, on from the ``seconds`` and the ``step`` of a resumed run; it never goes back.
+
+    The clock below may, in a machine that was moved or is made to believe in another time; it stands still then.
+    """
 
     def __init__(self) -> None:
         self.start(0.0, 0)
 
     def start(self, seconds: float, step: int) -> None:
         """Begin to count; ``seconds`` were trained and ``step`` updates made before."""
-        self._origin = time.perf_counter() - seconds
-        self._last_time, self._last_step = time.perf_counter(), step
+        self._read, self._seconds = time.perf_counter(), max(seconds, 0.0)
+        self._last_time, self._last_step, self._rate = self._seconds, step, math.nan
 
     @property
     def seconds(self) -> float:
         """Return the time trained so far."""
-        return time.perf_counter() - self._origin
+        now = time.perf_counter()
+        self._seconds += max(now - self._read, 0.0)
+        self._read = now
+        return self._seconds
 
     def rate(self, step: int) -> float:
-        """Return the updates per second since the last call, of which ``step`` is now the last."""
-        now = time.perf_counter()
+        """Return the updates per second since the last call, of which ``step`` is now the last.
+
+        The rate before where no time has passed, NaN without one.
+        """
+        now = self.seconds
         done, passed = step - self._last_step, now - self._last_time
         self._last_time, self._last_step = now, step
-        return done / max(passed, 1e-9)
+        self._rate = done / passed if passed > 0 else self._rate
+        return self._rate
 
 
 def _is_until(line: bytes, step: int) -> bool:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +19,7 @@ from .machine import Ranks
 from .optimizers import MakeOptimizer, forget, load_state
 from .options import Plateau, Stop, TrainingOptions
 from .programs import EVERYTHING, Batches
+from .random_numbers import random_states, set_random_states
 from .update import Update
 from .weights import under_present_names
 
@@ -246,20 +245,6 @@ class TrainingState:
         position = copy.deepcopy(self.batches.state_dict())
         _check_plain(position, "batches.state_dict()")
         return position
-
-
-def random_states() -> dict[str, Any]:
-    """Return the states of all generators that a program may draw from: torch on each device, and Python's."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return {"torch": torch.get_rng_state(), "cuda": cuda, "python": random.getstate()}
-
-
-def set_random_states(states: dict[str, Any]) -> None:
-    """Take back what :func:`random_states` returned, for the devices that are still there."""
-    torch.set_rng_state(states["torch"])
-    random.setstate(states["python"])
-    for index, state in enumerate(states["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state, index)
 
 
 def _check_plain(value: Any, where: str) -> None:

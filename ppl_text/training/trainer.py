@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import torch
 from lightning_fabric import Fabric
 from torch import nn
 from torch.optim import Optimizer
@@ -26,6 +25,7 @@ from .optimizers import InTurn, make_capturable
 from .options import TrainingResult
 from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
 from .progress import Progress, Quiet
+from .random_numbers import seed_all
 from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState, check_trained
 from .stopping import Guard, NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
@@ -145,7 +145,7 @@ class Trainer:
         if resume:
             self._restore()
         else:
-            torch.manual_seed(self._seed + self._ranks.index)
+            seed_all(self._seed + self._ranks.index)
         self._files.begin(self._state.counters.step)
         self._progress.start(self._state.total, self._state.counters.step)
         self._clock.start(self._state.counters.seconds, self._state.counters.step)

@@ -18,6 +18,7 @@ from ..core.protocols import Estimate
 from ..nn.statistics import Figures, RunningStatistics, Total, alone
 from .machine import Ranks
 from .programs import Inputs, Joint, modes_kept, own_random_numbers, to_device
+from .random_numbers import seed_all
 from .records import ValidationRecord
 
 Measured = dict[str, float | list[float]]
@@ -56,7 +57,7 @@ def validate(
     sums = torch.zeros(5, dtype=torch.float32 if fabric.device.type == "mps" else torch.float64, device=fabric.device)
     with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
         joint.eval()
-        torch.manual_seed(seed + ranks.index)
+        seed_all(seed + ranks.index)
         for batch in data:
             batch = to_device(batch, fabric.device)
             sums += _weighted_sums(estimate(batch), batch, sums.dtype)
@@ -81,7 +82,7 @@ def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> Mea
     """
     with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
         joint.eval()
-        torch.manual_seed(seed)
+        seed_all(seed)
         return {name: _plain(value) for name, value in monitor(joint.model, joint.guide).items()}
 
 
@@ -126,7 +127,7 @@ def judged(joint: Joint, batches: Iterable[Batch], fabric: Fabric, *, seed: int)
     a validation leaves no trace in the training. Without a part that has statistics this is free.
     """
     with own_random_numbers(fabric.device), fabric.autocast():
-        torch.manual_seed(seed)
+        seed_all(seed)
         moved = (to_device(batch, fabric.device) for batch in batches)
         statistics = refresh_statistics(joint.model, joint.guide, moved, Ranks(fabric).total)
     try:

@@ -61,6 +61,15 @@ def done(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", [name for name in plan() if name != "whole"])
+def test_seconds_are_monotone_over_a_resume(done, name):
+    folder, _ = done
+    lines = (folder / name / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = [json.loads(line)["seconds"] for line in lines]
+    assert seconds == sorted(seconds)
+    assert seconds[0] >= 0
+
+
+@pytest.mark.parametrize("name", [name for name in plan() if name != "whole"])
 def test_what_is_resumed_to_the_end_equals_an_uninterrupted_run(done, name):
     folder, results = done
     assert results["whole"][0]["status"] == 0

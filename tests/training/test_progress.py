@@ -218,6 +218,28 @@ def test_metrics_that_cannot_be_written_are_a_message(tmp_path):
         MetricsFile(tmp_path / "missing" / "metrics.jsonl").append(STEP)
 
 
+def test_a_clock_that_goes_back_makes_no_time_negative(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("ppl_text.training.records.time.perf_counter", lambda: now)
+    clock = Clock()
+    clock.start(50.0, 10)
+    shown = []
+    for now in (104.0, 80.0, 80.0, 81.0, 20.0):  # noqa: B007 - read by the clock
+        shown.append((clock.seconds, clock.rate(len(shown) * 10 + 20)))
+    assert [seconds for seconds, _ in shown] == [54.0, 54.0, 54.0, 55.0, 55.0]
+    assert [rate for _, rate in shown] == [2.5, 2.5, 2.5, 10.0, 10.0]
+
+
+def test_a_rate_that_nobody_knows_is_not_shown(monkeypatch):
+    monkeypatch.setattr("ppl_text.training.records.time.perf_counter", lambda: 7.0)
+    clock = Clock()
+    rate = clock.rate(10)
+    record = replace(STEP, steps_per_second=rate, sentences_per_second=rate)
+    assert math.isnan(record.seconds_left)
+    assert describe_step(record).endswith("KL 3.250  left unknown")
+    assert "nan" not in describe_step(record)
+
+
 def test_the_clock_counts_on_and_gives_the_rate_since_the_last_record(monkeypatch):
     now = 100.0
     monkeypatch.setattr("ppl_text.training.records.time.perf_counter", lambda: now)
