@@ -223,22 +223,24 @@ class Run(Writer):
         store: str | Path | None = None,
         data: str | Path | None = None,
         column: str | None = None,
+        force: bool = False,
     ) -> Likelihood:
         """ELBO and importance-weighted bound of a split, nats per sentence, with standard errors.
 
         Every text of the split counts with its weight, or ``limit`` texts are drawn from it. ``store``: a file
-        for what every sentence scored, log-weights too (:func:`~ppl_text.evaluation.scores.load_scores` reads it).
+        for what every sentence scored, log-weights too (:func:`~ppl_text.evaluation.scores.load_scores` reads it); it
+        replaces a file of earlier scores, and another one only with ``force``.
         ``data``, ``column``: other texts than the run's own (:meth:`on`).
         """
         if particles < 1:
             raise UserError(f"particles must be 1 or more; got {particles}")
         check_most(particles, MOST_PARTICLES, "particles")
         if store is not None:
-            check_storable(store)
+            check_storable(store, force=force)
         self.require_weights()
         if data is not None:
             other = self.on(data, split, column)
-            return other.evaluate(other.corpus.name, particles, limit, seed, progress, store)
+            return other.evaluate(other.corpus.name, particles, limit, seed, progress, store, force=force)
         return self.subject.evaluate(split, particles, limit, seed, progress or _untold, store)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:

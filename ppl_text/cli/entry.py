@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import click
 
 from ..core import signals
+from ..core.atomic import LONGEST
 from ..core.errors import PplTextError
 from ..core.limits import out_of_memory, physical_memory
 
@@ -44,6 +46,8 @@ def unexpected(error: Exception) -> None:
     """Leave with the message of what the machine refuses, or of a signal behind the error; raise any other again."""
     if advice := out_of_memory(error):
         fail(f"{advice}. {UNTOUCHED.capitalize()}", 1)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        fail(f"the name of a file or folder is too long, {LONGEST} bytes at most: {error.filename}", 2)
     if isinstance(error, OSError):
         fail(f"the machine refused: {error}", 1)
     if number := signals.received():  # a library has made something else of the interruption

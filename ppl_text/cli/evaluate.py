@@ -22,6 +22,7 @@ from .output import COUNT, PARTICLES, SEED, TRUST, counter, print_json, print_ta
 )
 @click.option("--limit", type=COUNT, help="Draw that many sentences instead of scoring all.")
 @click.option("--store", type=click.Path(), metavar="FILE", help="Keep every sentence's log-weights (.safetensors).")
+@click.option("--force", is_flag=True, help="Let --store replace a file that holds something else.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
 @click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
@@ -35,6 +36,7 @@ def evaluate(
     objective: str | None,
     limit: int | None,
     store: str | None,
+    force: bool,
     seed: int,
     device: str | None,
     trust: bool,
@@ -50,9 +52,14 @@ def evaluate(
     from ..core.atomic import finite_or_none
     from ..core.errors import UserError
     from ..evaluation.report import values_of
+    from ..evaluation.scores import check_storable
     from ..measures.base import Evaluation, ObjectiveBound
     from ..run import load
 
+    if store is not None:
+        check_storable(store, force=force)
+    elif force:
+        raise UserError("--force belongs to --store; leave it out, or name the file")
     opened, other = load(run, device, trust=trust), None
     about: dict[str, Any] = {"run": str(opened.folder), "split": split, "seed": seed}
     if column is not None and data is None:
@@ -66,7 +73,8 @@ def evaluate(
     if objective is not None:
         found = opened.bound(objective, split, limit, seed, progress=counter(objective))
         other = ObjectiveBound(objective, *found)
-    likelihood = opened.evaluate(split, particles, limit, seed, progress=counter("evaluating"), store=store)
+    told = counter("evaluating")
+    likelihood = opened.evaluate(split, particles, limit, seed, progress=told, store=store, force=force)
     sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other))
     if as_json:
         print_json({**about, **finite_or_none(values_of(sections))})

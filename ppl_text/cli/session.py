@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import shlex
-import shutil
 import signal
 import sys
 import time
@@ -23,6 +22,7 @@ import torch
 from ..comparing.exchange import GuideFigures, label
 from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
 from ..core.limits import MOST_TEXTS, check_most, out_of_memory
+from ..core.places import Made, made_in, remove_made
 from ..core.printing import percent
 from ..core.registry import is_file_reference
 from ..core.signals import number_of
@@ -57,14 +57,15 @@ class Candidate(NamedTuple):
 class Tried:
     """One row of the session: a run with its guide, and what became of it.
 
-    ``steps`` updates were made in ``seconds``, measuring included. ``saved``: the user asked to keep it; ``undone``:
-    the user went back from it, and its folder is gone unless it was saved.
+    ``steps`` updates were made in ``seconds``, measuring included, and left the files ``made``. ``saved``: the user
+    asked to keep it; ``undone``: the user went back from it, and these files are gone unless it was saved.
     """
 
     run: Run
     figures: GuideFigures
     steps: int
     seconds: float
+    made: Made
     saved: bool = False
     undone: bool = False
 
@@ -131,19 +132,23 @@ class Session:
         child = self.start.swap_guide(guide, steps=steps or self._steps, progress=progress, **self._options)
         figures = swap.before_after(child).after
         trained = folders.read_record(child.folder / "results.json")["trained"]
-        row = Tried(child, figures, trained["step"], time.perf_counter() - begun)
+        row = Tried(child, figures, trained["step"], time.perf_counter() - begun, made_in(child.folder))
         self.tried.append(row)
         self._order.append(row)
         return row
 
     def undo(self) -> Tried:
-        """Go back to the guide before; the folder of what is undone is removed unless it was saved."""
+        """Go back to the guide before; what was made of what is undone is removed unless it was saved.
+
+        What has been put into its folder, or changed there, since it was made is left.
+        """
         if not self._order:
             raise UserError("nothing to undo: the guide in place is the one that the session began with")
-        row = self._order.pop()
-        row.undone = True
+        row = self._order[-1]
         if not row.saved:
-            shutil.rmtree(row.run.folder)
+            remove_made(row.run.folder, row.made)
+        self._order.pop()
+        row.undone = True
         return row
 
     def save(self, target: str | Path | None = None) -> Path:
@@ -294,7 +299,8 @@ class Conversation:
 
     def _undo(self) -> None:
         row = self._session.undo()
-        gone = "is kept, since it was saved" if row.saved else "was removed"
+        left = "was removed but for what others have put there" if row.run.folder.exists() else "was removed"
+        gone = "is kept, since it was saved" if row.saved else left
         click.echo(f"{row.run.folder} {gone}; current: {self._session.name}")
 
     def _generate(self, number: str = "5") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -14,6 +15,9 @@ from .errors import CheckpointError
 
 PARTIAL_SUFFIX = ".partial"
 """Ending of a file that is being written: ``.step-00001000.pt.partial`` becomes ``step-00001000.pt``."""
+
+LONGEST = 255
+"""Bytes of a file's name, on the usual file systems."""
 
 _REASONS = {
     errno.ENOSPC: "the disk is full",
@@ -56,7 +60,7 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     :class:`CheckpointError` with the reason and the free space when the machine refuses; the old file and
     nothing else is left then.
     """
-    partial = path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
+    partial = partial_of(path)
     try:
         _write_and_sync(partial, write)
         os.replace(partial, path)
@@ -67,6 +71,14 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def partial_of(path: Path) -> Path:
+    """Return the name under which a file is written first, which is no longer than names may be."""
+    name = f".{path.name}{PARTIAL_SUFFIX}"
+    if len(os.fsencode(name)) > LONGEST:
+        name = f".{hashlib.sha256(name.encode()).hexdigest()[:16]}{PARTIAL_SUFFIX}"
+    return path.with_name(name)
 
 
 def refused(path: Path, error: OSError) -> CheckpointError:

@@ -21,6 +21,7 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
+from ..core.places import check_place, target_of
 from ..core.reading import parse_json
 from ..core.vocabulary import Vocabulary
 from ..objectives.bounds import Scores
@@ -291,15 +292,24 @@ def store_scores(path: str | Path, scores: SentenceScores, about: Mapping[str, A
     tensors = {name: getattr(scores, name).contiguous() for name in SentenceScores._fields[:7]}
     metadata = {_METADATA: json.dumps({**about, "exact": scores.exact})}
     content = save(tensors, metadata=metadata)
-    write_atomically(Path(path), lambda file: file.write(content))
+    write_atomically(target_of(path), lambda file: file.write(content))
 
 
-def check_storable(path: str | Path) -> None:
-    """Raise :class:`UserError` where no file can be put, before anything is measured for it."""
-    path = Path(path)
-    if path.is_dir() or not path.parent.is_dir():
-        why = "is a folder" if path.is_dir() else f"cannot be written: folder {path.parent} does not exist"
-        raise UserError(f"--store {path} {why}; give the name of a file in an existing folder, e.g. scores.safetensors")
+def check_storable(path: str | Path, *, force: bool = False) -> None:
+    """Raise :class:`UserError` where no scores may be put, before anything is measured for them.
+
+    They replace earlier scores, and with ``force`` any regular file.
+    """
+    check_place("--store", path, holds_scores, force=force)
+
+
+def holds_scores(path: Path) -> bool:
+    """Tell whether a file is one of :func:`store_scores`."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return "exact" in parse_json((file.metadata() or {})[_METADATA]) and "log_weights" in set(file.keys())
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError):
+        return False
 
 
 def load_scores(path: str | Path) -> StoredScores:

@@ -142,10 +142,9 @@ def _check_runs(runs: Sequence[Comparable]) -> list[Comparable]:
 
 def _free_place(run: Comparable, out: str | Path | None) -> Path:
     """Return where the result will lie: ``out``, which must be free, or the next ``RUN/compare-N``."""
-    if out is None:
-        return folders.first_free(run.folder, "compare")
-    folders.check_free(Path(out))
-    return Path(out)
+    place = folders.first_free(run.folder, "compare") if out is None else Path(out)
+    folders.check_free(place)
+    return place
 
 
 def _candidate(run: Comparable, given: Comparable, guide_name: str) -> Candidate:
@@ -231,7 +230,7 @@ def inference_files(guides: Iterable[str]) -> dict[str, str]:
 
 def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path, watch: Watch) -> None:
     """Write the result's folder under another name and put it into its place when it is whole."""
-    partial = place.with_name(f".{place.name}-{os.getpid()}.partial")
+    partial = place.with_name(f".compare-{os.getpid()}.partial")
     folders.make_folder(partial)
     try:
         rows = [row.as_dict() for row in found.rows]

@@ -114,15 +114,36 @@ def trusting(folder: Path) -> str:
 
 def check_free(folder: Path) -> None:
     """Raise :class:`RunFolderError`, with advice that works, where a folder is not free for a new run."""
-    try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise UserError(f"the folder {folder} cannot be used: {error.strerror}; choose another with --out") from error
-    if taken and not folder.is_dir():
-        raise RunFolderError(f"{folder} is a file; choose another folder with --out")
-    if taken:
+    check_folder(folder)
+    if folder.is_dir() and any(folder.iterdir()):
         advice = f"go on with the run in it ({resume_command(folder)}), or " if has_checkpoint(folder) else ""
         raise RunFolderError(f"{folder} is not empty; {advice}choose another folder with --out")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise :class:`UserError` where a folder can be neither used nor made: a file, a long name, a read-only place."""
+    try:
+        there = is_there(folder)
+        nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if is_there(place))
+    except OSError as error:
+        raise UserError(f"the folder {folder} cannot be used: {error.strerror}; choose another with --out") from error
+    if there and not folder.is_dir():
+        raise RunFolderError(f"{folder} is a file; choose another folder with --out")
+    if not nearest.is_dir():
+        raise UserError(f"the folder {folder} cannot be made: {nearest} is a file; choose another with --out")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(
+            f"the folder {folder} cannot be written: {nearest} is read-only to you; choose another with --out"
+        )
+
+
+def is_there(path: Path) -> bool:
+    """Tell whether something has this name, be it a link to nothing; raise ``OSError`` where nothing can have it."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def make_folder(folder: Path) -> None:
@@ -205,8 +226,7 @@ def move_folder(folder: Path, target: Path) -> None:
         if folder.stat().st_dev == target.parent.stat().st_dev:
             os.rename(folder, target)
             return
-        partial = target.with_name(f".{target.name}{PARTIAL_SUFFIX}")
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = target.with_name(f".{os.getpid()}{PARTIAL_SUFFIX}")
         shutil.copytree(folder, partial)
         os.rename(partial, target)
         shutil.rmtree(folder)

@@ -122,8 +122,9 @@ def child_parts(
     bound, own_objective = (objective and errors.attempt(refer, objective, "objective")) or (None, {})
     name, own_guide = errors.attempt(refer, guide, "guide") or (None, {})
     trained = errors.attempt(_trained_in, freeze)
-    if out is not None:
-        errors.attempt(folders.check_free, Path(out))
+    errors.attempt(
+        *((folders.check_folder, parent.folder / "swaps") if out is None else (folders.check_free, Path(out)))
+    )
     steps = changes.get("training.steps", REFIT_STEPS) if steps is None else steps
     tree = recipe_tree(
         str(parent.folder / "config.yaml"),

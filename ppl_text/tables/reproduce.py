@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, Interrupted, PplTextError, UserError
+from ..core.errors import CheckpointError, Interrupted, PplTextError, RunFolderError, UserError
 from ..core.limits import MOST_THREADS, check_most, out_of_memory
 from ..core.signals import number_of
 from ..recipes import build, folders
@@ -27,6 +27,11 @@ from .rows import Task, run_task
 from .table import Table, choose_part, load_table, table_parts
 
 Say = Callable[[str], None]
+
+PAGE, FIGURES = "table.md", "figures"
+
+WRITTEN = (RESULTS, PAGE, FIGURES)
+"""What is written over in the folder of a reproduction whenever it is gone on with."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ def reproduce(
     data = None if data is None else corpus_reference(data)
     found = load_table(table, part, settings)
     about = found.budget(budget).about
-    place = _place(out, "-".join(name for name in (table, part, budget) if name))
+    place = _place(out, "-".join(name for name in (table, part, budget) if name), found, budget)
     chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))
     wanted = {row.name for row in chosen} | {row.extra for row in chosen}
     chosen = tuple(row for row in found.rows if row.name in wanted)
@@ -108,12 +113,26 @@ def _in_order(tasks: Sequence[Task], run: Callable[..., None], say: Say) -> dict
     return failed
 
 
-def _place(out: str | Path | None, name: str) -> Path:
-    """Return the folder of a reproduction, which may hold an earlier part of it."""
+def _place(out: str | Path | None, name: str, table: Table, budget: str) -> Path:
+    """Return the folder of a reproduction, which may hold an earlier part of it, and nothing that would be lost."""
     place = Path(out) if out is not None else folders.RUNS / "reproduce" / name
-    if place.exists() and not place.is_dir():
-        raise UserError(f"{place} is a file; choose another folder with --out")
+    folders.check_folder(place)
+    there = [name for name in WRITTEN if os.path.lexists(place / name)]
+    if there and not _is_of(place / RESULTS, table, budget):
+        raise RunFolderError(
+            f"{place} holds {', '.join(there)} of something else than table {table.name} with budget {budget}, which "
+            "would be lost; choose another folder with --out"
+        )
     return place
+
+
+def _is_of(path: Path, table: Table, budget: str) -> bool:
+    """Tell whether a file holds the results of a table by its budget."""
+    try:
+        record = folders.read_record(path)
+    except RunFolderError:
+        return False
+    return (record.get("table"), record.get("part"), record.get("budget")) == (table.name, table.part, budget)
 
 
 def _missing(tasks: Sequence[Task]) -> list[Task]:
@@ -177,4 +196,4 @@ def _written(table: Table, place: Path, budget: str, data: str | None) -> Iterat
         if any(row["seeds"] for row in results["rows"]):
             folders.write_record(place / RESULTS, results)
             page = [f"# {table.title}", table_markdown(results), figure_links(table, place, results)]
-            folders.write_text(place / "table.md", "\n\n".join(part for part in page if part) + "\n")
+            folders.write_text(place / PAGE, "\n\n".join(part for part in page if part) + "\n")

@@ -120,6 +120,8 @@ class Task:
         if not path.is_file():
             return None
         record = folders.read_record(path)
+        if not {"config", "fingerprint"} <= record.keys():
+            raise self._other("another record of measures")
         if build.effective(check_config(record["config"], str(path))).data != build.effective(config).data:
             raise self._other("other data")
         if record["fingerprint"] != build.load_data(config).fingerprint:

@@ -11,6 +11,7 @@ import torch
 from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
 from .bad_files import DATA, GUIDES
 from .bad_folders import FINISHED, FOLDERS, SWAPS
+from .bad_places import LONG_NAMES, OTHERS, STORES, TAKEN
 from .bad_pretrained import PRETRAINED
 from .bad_texts import JSON, PIPES, RECIPE_NAMES, YAML
 from .bad_world import World
@@ -31,6 +32,10 @@ CASES = {
         "recipe's name": RECIPE_NAMES,
         "pipes": PIPES,
         "JSON": JSON,
+        "store": STORES,
+        "out": TAKEN,
+        "reproduce": OTHERS,
+        "long names": LONG_NAMES,
     }.items()
     for name, case in cases.items()
 }

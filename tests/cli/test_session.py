@@ -70,6 +70,46 @@ def test_undo_goes_back_one_guide_at_a_time_and_removes_what_was_not_saved(sessi
         session.save()
 
 
+def test_undo_removes_only_what_the_session_made(session, tmp_path):
+    row = session.swap("tril")
+    folder = row.run.folder
+    others = {"notes.md": "mine", "figures/mine.png": "mine", "code/mine.py": "mine", "report.md": "mine, now"}
+    for name, text in others.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "empty").mkdir()
+    row.run.evaluate(particles=2, limit=4, store=folder / "scores.safetensors")
+    (folder / "link").symlink_to(session.start.folder)
+    session.undo()
+    assert session.current is session.start
+    left = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_symlink() or path.is_file()}
+    assert left == {*others, "scores.safetensors", "link"}
+    assert (folder / "empty").is_dir()
+    assert session.start.generate(1)
+
+
+def test_undo_of_a_folder_that_has_been_replaced_removes_nothing(session, tmp_path):
+    row = session.swap("tril")
+    folder = row.run.folder
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    session.undo()
+    assert (tmp_path / "elsewhere/model.safetensors").is_file()
+
+
+def test_undo_says_what_is_left(session, capsys):
+    talk = room.Conversation(session)
+    talk.obey("tril")
+    folder = session.current.folder
+    (folder / "notes.md").write_text("mine")
+    talk.obey("undo")
+    talk.obey("prior")
+    talk.obey("undo")
+    out = capsys.readouterr().out
+    assert f"{folder} was removed but for what others have put there; current: diagonal" in out
+    assert "prior-1 was removed; current: diagonal" in out
+
+
 def test_saving_elsewhere_moves_the_child_which_stays_a_run(session, tmp_path):
     row = session.swap("tril")
     old, bounds = row.run.folder, row.run.evaluate(particles=2)

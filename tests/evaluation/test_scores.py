@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pyro
 import pyro.distributions as dist
@@ -260,7 +261,7 @@ def test_files_that_hold_no_scores(tmp_path):
         load_scores(tmp_path / "text")
     with pytest.raises(UserError, match="is a folder"):
         check_storable(tmp_path)
-    with pytest.raises(UserError, match="does not exist; give the name of a file"):
+    with pytest.raises(UserError, match="does not exist; give the name of a new file"):
         check_storable(tmp_path / "none" / "x.safetensors")
     check_storable(tmp_path / "x.safetensors")
 
@@ -295,3 +296,31 @@ def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
     many = Path()
     many.vocabulary = Vocabulary(10_000)
     assert room_for(many) == WIDE_ROOM
+
+
+@pytest.fixture
+def scores():
+    return scored(Gaussian(), GaussianGuide(), batch_of([1]))[1]
+
+
+def test_scores_replace_scores_and_other_files_by_force_only(scores, tmp_path):
+    own, notes, link = tmp_path / "own", tmp_path / "notes.md", tmp_path / "link"
+    store_scores(own, scores, {})
+    check_storable(own)
+    notes.write_text("mine")
+    with pytest.raises(UserError, match="is another file, which would be lost"):
+        check_storable(notes)
+    check_storable(notes, force=True)
+    link.symlink_to(own)
+    check_storable(link)
+    store_scores(link, scores, {"seed": 3})
+    assert link.is_symlink()
+    assert load_scores(own).about == {"seed": 3}
+
+
+def test_a_name_may_be_as_long_as_the_file_system_takes(scores, tmp_path):
+    path = tmp_path / ("n" * 255)
+    check_storable(path)
+    store_scores(path, scores, {})
+    assert load_scores(path).about == {}
+    assert os.listdir(tmp_path) == [path.name]
