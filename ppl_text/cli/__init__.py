@@ -11,6 +11,7 @@ from .explain import explain
 from .fit import fit
 from .generate import generate
 from .list import list_
+from .numbers import with_plain_numbers
 from .reproduce import reproduce
 from .swap import swap
 
@@ -25,4 +26,4 @@ def cli() -> None:
 
 
 for command in (fit, evaluate, generate, list_, explain, swap, compare, reproduce):
-    cli.add_command(command)
+    cli.add_command(with_plain_numbers(command))

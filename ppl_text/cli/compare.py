@@ -8,7 +8,7 @@ from collections.abc import Callable
 import click
 
 from ..recipes import REFIT_STEPS
-from .output import COUNT, SEED, TRUST, print_json
+from .output import COUNT, SEED, TRUST, overwrite, print_json
 
 
 @click.command()
@@ -86,6 +86,9 @@ def stages() -> Callable[[str, int, int], None]:
 
     def show(what: str, done: int, total: int) -> None:
         text = f"{what} ({done}/{total})"
-        click.echo(f"\r\x1b[K{text}" + ("\n" if done == total else "") if live else text, nl=not live, err=True)
+        if live:
+            overwrite(text, done == total)
+        else:
+            click.echo(text, err=True)
 
     return show

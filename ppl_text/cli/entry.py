@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import signal
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..core import signals
 from ..core.atomic import LONGEST
 from ..core.errors import PplTextError
 from ..core.limits import out_of_memory, physical_memory
+from ..core.printing import cut, screened_output
 
 UNTOUCHED = "what was saved before is untouched"
 
@@ -26,10 +28,18 @@ def run_command(command: click.Command) -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter gets a substitute for it.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
+    with screened_output():
+        run_screened(command)
+
+
+def run_screened(command: click.Command) -> None:
+    """Run a command and leave with its status, with one message where it failed."""
     try:
-        status = command.main(prog_name="python -m ppl_text", standalone_mode=False)
+        # color: click would take out of texts what a terminal obeys, which is to be seen.
+        status = command.main(prog_name="python -m ppl_text", standalone_mode=False, color=True)
     except click.ClickException as error:
-        error.show()
+        error.show(shown := io.StringIO())
+        click.echo(cut(shown.getvalue().rstrip("\n")), err=True, color=True)
         sys.exit(error.exit_code)
     except click.Abort as error:
         interrupted(signals.number_of(error.__cause__))
@@ -80,5 +90,5 @@ def limit_memory() -> None:
 
 def fail(message: str, status: int) -> None:
     """Print one message on stderr and leave."""
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {cut(message)}", err=True, color=True)
     sys.exit(status)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.limits import MOST, MOST_PARTICLES, MOST_TEXTS
-from ..core.printing import Pause
+from ..core.printing import Pause, printable, quoted_path, unscreened
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +32,7 @@ def console(margin: int = 0) -> Console:
     """Return what prints on stdout: as wide as the terminal, less a margin; elsewhere as wide as what it holds."""
     from rich.console import Console
 
-    out = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    out = Console(file=unscreened(sys.stdout), highlight=False, markup=False, emoji=False)
     out.width = out.width - margin if sys.stdout.isatty() else WIDE
     return out
 
@@ -48,15 +48,16 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if sys.stdout.isatty() else "")
     for name in header:
-        table.add_column(name, overflow="fold")
+        table.add_column(printable(name), overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     if title:
         click.echo(title)
     out = console(margin=2)
     with out.capture() as captured:
         out.print(table)
-    click.echo("\n".join(f"  {line.rstrip()}" for line in captured.get().splitlines()))
+    lines = (f"  {line.rstrip()}" for line in captured.get().splitlines())
+    click.echo("\n".join(lines), file=unscreened(sys.stdout))
 
 
 def print_markdown(text: str) -> None:
@@ -66,7 +67,7 @@ def print_markdown(text: str) -> None:
         return
     from rich.markdown import Markdown
 
-    console().print(Markdown(text))
+    console().print(Markdown(printable(text), hyperlinks=False))
 
 
 def print_json(values: Any) -> None:
@@ -84,7 +85,8 @@ def print_report(run: Run) -> None:
     click.echo(f"The run is in {run.folder} (report.md, results.json, model.safetensors). Next:")
     own = trusting(run.folder)
     asked = "-n 20" if run.form.source_tokenizer is None else "--source TEXT"
-    for command in (f"evaluate {run.folder}{own}", f"generate {run.folder} {asked}{own}", "list guides"):
+    place = quoted_path(run.folder)
+    for command in (f"evaluate {place}{own}", f"generate {place} {asked}{own}", "list guides"):
         click.echo(f"  python -m ppl_text {command}")
 
 
@@ -98,8 +100,13 @@ def counter(what: str, unit: str = "batches") -> Callable[[int, int], None]:
     def show(done: int, total: int) -> None:
         text = f"{what}: {done:,}/{total:,} {unit}"
         if live:
-            click.echo(f"\r{text}" + ("\n" if done == total else ""), nl=False, err=True)
+            overwrite(text, done == total)
         elif due():
             click.echo(text, err=True)
 
     return show
+
+
+def overwrite(text: str, last: bool) -> None:
+    """Write a line on a terminal's stderr in the place of the one before; after the ``last`` one a new line begins."""
+    click.echo(f"\r\x1b[K{printable(text)}" + "\n" * last, file=unscreened(sys.stderr), nl=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from ..core.numbers import whole
+from ..core.printing import quoted_path
 from .compare import listed
 from .output import print_json
 
@@ -48,7 +50,7 @@ def reproduce(
     from ..training.progress import make_progress
 
     try:
-        numbers = [int(text) for text in seeds.split(",")]
+        numbers = [whole(text.strip()) for text in seeds.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds '{seeds}': expected whole numbers with one comma between them, e.g. 0,1,2") from error
     given = {name: value for name, value in (("judge", judge), ("features", features)) if value is not None}
@@ -71,7 +73,8 @@ def reproduce(
     click.echo(f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row). Next:")
     trained = [row for row in found.results["rows"] if any(row["training_seconds"])]
     if trained:
-        click.echo(f"  python -m ppl_text evaluate {found.folder}/{trained[0]['name']}-s{trained[0]['seeds'][0]}")
+        first = found.folder / f"{trained[0]['name']}-s{trained[0]['seeds'][0]}"
+        click.echo(f"  python -m ppl_text evaluate {quoted_path(first)}")
     longest = list(load_table(table).budgets)[-1]
     longer = "" if budget == longest else f" --budget {longest}"
     click.echo(f"  python -m ppl_text reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")

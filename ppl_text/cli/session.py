@@ -22,8 +22,9 @@ import torch
 from ..comparing.exchange import GuideFigures, label
 from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
 from ..core.limits import MOST_TEXTS, check_most, out_of_memory
+from ..core.numbers import is_whole
 from ..core.places import Made, made_in, remove_made
-from ..core.printing import percent
+from ..core.printing import percent, printable, quoted_path
 from ..core.registry import is_file_reference
 from ..core.signals import number_of
 from ..recipes import build, folders, swap
@@ -116,7 +117,7 @@ class Session:
         been meant.
         """
         known = [choice.name for choice in self.choices()]
-        if text.isdecimal():
+        if is_whole(text):
             if not 1 <= int(text) <= len(known):
                 raise UserError(f"there is no guide number {text}; the list has 1 to {len(known)}")
             return known[int(text) - 1]
@@ -255,7 +256,7 @@ class Conversation:
         read = reader([*COMMANDS, *(choice.name for choice in self._session.choices())])
         while True:
             try:
-                words = split(read(f"{self._session.name}> "))
+                words = split(read(printable(f"{self._session.name}> ")))
                 if words[:1] == ["quit"]:
                     return
                 if words:
@@ -333,7 +334,7 @@ def show_kept(session: Session) -> None:
     if kept:
         runs = [session.start.folder, *kept]
         own = max(map(folders.trusting, runs))
-        click.echo(f"Next:\n  python -m ppl_text compare {' '.join(map(str, runs))}{own}")
+        click.echo(f"Next:\n  python -m ppl_text compare {' '.join(map(quoted_path, runs))}{own}")
 
 
 def usage(word: str) -> str:
@@ -348,7 +349,7 @@ def most(word: str) -> int:
 
 def count(text: str, what: str) -> int:
     """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
+    if not is_whole(text) or int(text) < 1:
         raise UserError(f"the number of {what} must be a whole number of 1 or more; got {text!r}")
     check_most(int(text), MOST_TEXTS, f"the number of {what}")
     return int(text)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..core.printing import quoted_path
 from ..recipes import REFIT_STEPS
 from .output import COUNT, SEED, TRUST, print_table
 
@@ -71,10 +72,11 @@ def print_child(child: Run) -> None:
     except RunFolderError as error:
         click.echo(str(error))
     click.echo(f"The child run is in {child.folder} (report.md, results.json, parent.json). Next:")
-    parent, own = str(child.config.parent), trusting(child.folder)
+    parents, own = trusting(Path(str(child.config.parent))), trusting(child.folder)
+    parent, place = quoted_path(child.config.parent), quoted_path(child.folder)
     for command in (
-        f"compare {parent} {child.folder}{own or trusting(Path(parent))}",
-        f"evaluate {child.folder}{own}",
-        f"swap {parent}{trusting(Path(parent))}",
+        f"compare {parent} {place}{own or parents}",
+        f"evaluate {place}{own}",
+        f"swap {parent}{parents}",
     ):
         click.echo(f"  python -m ppl_text {command}")

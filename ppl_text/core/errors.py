@@ -27,7 +27,8 @@ class UnknownNameError(UserError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         known = sorted(known)
-        text = f"unknown {kind} '{name}'{nearest(name, known)}; known: {', '.join(known) or 'none'}"
+        shown = name if len(name) <= 100 else f"{name[:99]}…"
+        text = f"unknown {kind} '{shown}'{nearest(shown, known)}; known: {', '.join(known) or 'none'}"
         super().__init__(f"{text}. {hint}" if hint else text)
 
 

@@ -1,12 +1,19 @@
-"""How numbers are printed: one way for tables, verdicts, reports and the lines of a training.
+"""How numbers and texts are printed: one way for tables, verdicts, reports and the lines of a training.
 
-A number that rounds to zero has no sign, and what is not there is a dash.
+A number that rounds to zero has no sign, and what is not there is a dash. Texts, names of files, docstrings and
+messages come from anywhere: what a terminal would obey in them is shown instead.
 """
 
 from __future__ import annotations
 
 import math
+import re
+import shlex
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 MISSING = "–"
 """Stands for a number that there is not."""
@@ -82,3 +89,98 @@ def plus_minus(value: float | None, error: float | None, digits: int = 3) -> str
 def shortened(text: str, width: int = 60) -> str:
     """Return a text in quotes, cut where it is long."""
     return repr(text if len(text) <= width else text[: width - 1] + "…")
+
+
+LONGEST_LINE = 8000
+"""Most characters of a line of a message; lists of names are shorter."""
+
+
+def cut(message: str) -> str:
+    """Leave out the middle of lines that nobody reads to the end; a message ends with what to do.
+
+    Example::
+
+        >>> len(cut("x" * 9000))
+        8000
+    """
+    keep = (LONGEST_LINE - 3) // 2
+    lines = message.split("\n")
+    return "\n".join(x if len(x) <= LONGEST_LINE else f"{x[: LONGEST_LINE - 3 - keep]} … {x[-keep:]}" for x in lines)
+
+
+def quoted_path(path: object) -> str:
+    """Write a path as a shell reads it in a printed command; what begins with ``-`` would be an option.
+
+    Example::
+
+        >>> quoted_path("runs/words-1"), quoted_path("my run; rm x"), quoted_path("-x")
+        ('runs/words-1', "'my run; rm x'", './-x')
+    """
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+# -- texts ------------------------------------------------------------------------------------------
+
+_OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+"""What terminals obey: C0 but for tabs and line ends, DEL, C1, separators of lines, overrides of the direction."""
+
+
+def printable(text: str) -> str:
+    """Show the characters that a terminal obeys as ``\\uXXXX``, which JSON reads back.
+
+    Example::
+
+        >>> print(printable("a\x1b[31mb"))
+        a\u001b[31mb
+    """
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+class Screened:
+    """A stream of text that passes everything through :func:`printable`.
+
+    Args:
+        stream: what is written to; programs of ours that move its cursor write there, by :func:`unscreened`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text, screened."""
+        self.stream.write(printable(text))
+        return len(text)
+
+    def writelines(self, lines: list[str]) -> None:
+        """Write texts, screened."""
+        self.write("".join(lines))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":  # a way around
+            raise AttributeError(name)
+        return getattr(self.stream, name)
+
+
+def screened(stream: Any) -> Any:
+    """Return a stream behind a screen; one that has a screen as it is."""
+    return stream if isinstance(stream, Screened) else Screened(stream)
+
+
+def unscreened(stream: TextIO) -> TextIO:
+    """Return the stream behind a screened one, for what is printed with control sequences of ours."""
+    return stream.stream if isinstance(stream, Screened) else stream
+
+
+@contextmanager
+def screened_output() -> Iterator[None]:
+    """Context in which nothing reaches ``sys.stdout`` and ``sys.stderr`` that a terminal would obey.
+
+    That goes for whoever prints: libraries, warnings, tracebacks, programs of the user's.
+    """
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = map(screened, before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before

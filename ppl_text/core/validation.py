@@ -19,6 +19,10 @@ WORDS = {
 """By pydantic's type of error, where its own words would not help."""
 
 
+LONGEST = 200
+"""Most characters of a value in a message."""
+
+
 class OptionsError(ConfigError):
     """Options with errors; ``lines`` has one line for each."""
 
@@ -74,4 +78,10 @@ def in_words(found: Mapping[str, Any]) -> str:
     if found["type"] == "value_error":
         return str(found["msg"]).removeprefix("Value error, ")
     expected = WORDS.get(found["type"]) or found["msg"].replace("Input should be", "expected", 1).split(", unable")[0]
-    return f"{expected}; got {found.get('input')!r}"
+    return f"{expected}; got {_shown(found.get('input'))}"
+
+
+def _shown(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -195,7 +196,7 @@ def _hub(name: str, unit: str | None) -> Located:
         raise UserError(
             f"corpus '{name}': hub:NAME is not supported for word lists yet; download the data set, "
             "write it as 'word<TAB>count' lines or plain text, and give the path of that file; or model its texts: "
-            f"python -m ppl_text fit text-vae --data {name}"
+            f"python -m ppl_text fit text-vae --data {shlex.quote(name)}"
         )
 
     return Located(SENTENCES, {}, partial(_made, "ppl_text.data.sentences:load_hub", name.removeprefix(HUB)))

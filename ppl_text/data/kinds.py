@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ppl_text.core.errors import UserError
+from ppl_text.core.numbers import is_whole
 
 from .origins import Columns, file_origin, is_tabbed
 from .split_files import JSON, split_files
@@ -50,7 +51,7 @@ def held_in(name: str, column: str | None = None) -> Held | None:
     texts = [words for words in rows if words][:ROWS]
     if not texts:
         return None
-    numbers = all(len(words) == 1 and words[0].isdecimal() for words in texts)
+    numbers = all(len(words) == 1 and is_whole(words[0]) for words in texts)
     return Held(
         sum(map(len, texts)) / len(texts), counted=numbers and path.suffix.lower() not in TABLES and is_tabbed(path)
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.printing import quoted_path
 from ppl_text.core.reading import open_regular
 
 NOT_TEXT = {
@@ -48,7 +49,7 @@ def decoded(raw: bytes, path: Path, line: int) -> str:
     if found:
         raise DataError(
             f"not UTF-8 text: {found}; convert the file first, for example with "
-            f"iconv -f {encoding} -t UTF-8 '{path.name}' > new.txt (-f names the encoding that it has)",
+            f"iconv -f {encoding} -t UTF-8 {quoted_path(path.name)} > new.txt (-f names the encoding that it has)",
             path,
             line,
         )

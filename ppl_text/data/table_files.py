@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.numbers import is_real
 from ppl_text.core.printing import shortened
 from ppl_text.core.reading import NESTED, open_regular, parse_json
 
@@ -223,7 +224,7 @@ def _held(values: Sequence[str]) -> str:
 
 
 def _is_number(value: str) -> bool:
-    return re.fullmatch(r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", value) is not None
+    return is_real(value.strip())
 
 
 # -- JSON -------------------------------------------------------------------------------------------

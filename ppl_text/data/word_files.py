@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ppl_text.core.errors import DataError
+from ppl_text.core.numbers import is_whole
 from ppl_text.core.printing import shortened
 
 from .corpus import Corpus
@@ -281,7 +281,7 @@ def _counted_line(line: str, path: Path, number: int) -> tuple[int, str, int | N
 
 def _count(word: str, given: object, error: Callable[[str], DataError]) -> int:
     count = "" if given is None or isinstance(given, bool | float) else str(given).strip()
-    if not re.fullmatch("[0-9]+", count) or not 0 < int(count[:20]) <= LARGEST_COUNT:
+    if not is_whole(count) or not 0 < int(count[:20]) <= LARGEST_COUNT:
         got = shortened(given.strip() if isinstance(given, str) else json.dumps(given))
         header = "" if any(map(str.isdigit, got)) or given is None else "; remove the line if it is a heading"
         message = f"the count must be a whole number from 1 to 10^15; got {got} for the word {shortened(word)}{header}"

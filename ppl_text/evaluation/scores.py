@@ -22,6 +22,7 @@ from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.places import check_place, target_of
+from ..core.printing import quoted_path
 from ..core.reading import parse_json
 from ..core.vocabulary import Vocabulary
 from ..objectives.bounds import Scores
@@ -331,7 +332,7 @@ def load_scores(path: str | Path) -> StoredScores:
             ]
     except FileNotFoundError as error:
         raise UserError(
-            f"{path} does not exist; write it with: python -m ppl_text evaluate RUN --store {path}"
+            f"{path} does not exist; write it with: python -m ppl_text evaluate RUN --store {quoted_path(path)}"
         ) from error
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise UserError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..core.errors import UnknownNameError, UserError
 from ..core.limits import MOST_PARTICLES, check_most, pass_on_memory_errors
+from ..core.numbers import real, whole
 from ..core.protocols import Objective
 from ..core.registry import Package, Registry
 from .bounds import Bound, elbo, iwae, renyi
@@ -97,7 +98,7 @@ def _plain(bound: Bound, score: Scorer, *, default: str | None) -> Callable[[str
 
 def _renyi(spec: str, arguments: list[str]) -> Objective:
     order, text = arguments
-    alpha = float(order)
+    alpha = real(order)
     if math.isnan(alpha):
         raise ValueError
     particles, chunk = _particles(text)
@@ -128,7 +129,7 @@ def _fivo(spec: str, arguments: list[str]) -> Objective:
     score = options[-1:] == ["score"]
     options = options[:-1] if score else options
     scheme = options.pop(0) if options and options[0] in SCHEMES else "multinomial" if score else "systematic"
-    threshold = float(options.pop(0)) if options else 1.0 if score else 0.5
+    threshold = real(options.pop(0)) if options else 1.0 if score else 0.5
     if options or not 0 < threshold <= 1 or (score and scheme != "multinomial"):
         raise ValueError
     return SequentialObjective(spec, _whole(text), Resampling(SCHEMES[scheme], threshold, score))
@@ -136,7 +137,7 @@ def _fivo(spec: str, arguments: list[str]) -> Objective:
 
 def _free_bits(spec: str, arguments: list[str]) -> Objective:
     text, *options = arguments
-    free = float(text)
+    free = real(text)
     unit = options.pop(0) if options and options[0] in UNITS else "sentence"
     particles = _whole(options.pop(0)) if options else 1
     if options or not (math.isfinite(free) and free >= 0):
@@ -176,7 +177,7 @@ def _particles(text: str) -> tuple[int, int | None]:
 
 
 def _whole(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if number < 1:
         raise ValueError
     check_most(number, MOST_PARTICLES, "an objective's K")

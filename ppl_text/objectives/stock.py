@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..core.batch import Batch
 from ..core.errors import UserError, nearest
 from ..core.limits import MOST_PARTICLES, check_most
+from ..core.numbers import real, whole
 from ..core.protocols import Estimate
 from .bounds import elbo, monte_carlo_scores, total_kl
 from .estimate import Beta
@@ -116,8 +117,8 @@ def parse_stock(spec: str) -> StockObjective:
             f"unknown Pyro objective '{class_name}'{nearest(class_name, known)}; pyro.infer has {', '.join(known)}"
         )
     try:
-        particles = int(numbers[-1]) if numbers else 2 if class_name == "RenyiELBO" else 1
-        extra = {"alpha": float(numbers[0])} if class_name == "RenyiELBO" and len(numbers) == 2 else {}
+        particles = whole(numbers[-1]) if numbers else 2 if class_name == "RenyiELBO" else 1
+        extra = {"alpha": real(numbers[0])} if class_name == "RenyiELBO" and len(numbers) == 2 else {}
         order = extra.get("alpha", 0.0)
         if len(numbers) > 1 + len(extra) or particles < 1 or not math.isfinite(order) or order == 1.0:
             raise ValueError

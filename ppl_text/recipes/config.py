@@ -13,6 +13,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
 from ..core.limits import MOST_BATCH, MOST_PARTICLES, MOST_TEXTS, MOST_THREADS
+from ..core.numbers import is_whole
 from ..data.catalogue import CORPORA
 from . import own_text
 from .code import Code, absolute, class_of, is_own, model_registry
@@ -217,7 +218,7 @@ def _known_keys(path: list[str]) -> list[str]:
     fields = RunConfig.model_fields
     for part in path:
         # A number is a place in a list, whose entries have the keys that come next.
-        fields = fields if part.isdecimal() else _fields(fields[part].annotation)
+        fields = fields if is_whole(part) else _fields(fields[part].annotation)
     return list(fields)
 
 

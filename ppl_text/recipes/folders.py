@@ -21,6 +21,8 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
+from ..core.numbers import is_whole
+from ..core.printing import quoted_path
 from ..core.reading import parse_json, read_regular
 from ..data.catalogue import cleaning
 from ..data.corpus import Corpus
@@ -78,7 +80,7 @@ def newest_first(recipe: str) -> list[Path]:
     """Return the folders that :func:`next_folder` has named, last one first."""
     found = RUNS.iterdir() if RUNS.is_dir() else iter(())
     numbers = [folder.name.removeprefix(f"{recipe}-") for folder in found if folder.name.startswith(f"{recipe}-")]
-    return [RUNS / f"{recipe}-{n}" for n in sorted((int(n) for n in numbers if n.isdecimal()), reverse=True)]
+    return [RUNS / f"{recipe}-{n}" for n in sorted((int(n) for n in numbers if is_whole(n)), reverse=True)]
 
 
 def has_run(folder: Path) -> bool:
@@ -102,7 +104,7 @@ def has_checkpoint(folder: Path) -> bool:
 
 def resume_command(folder: Path) -> str:
     """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one."""
-    resume = f"--resume {folder}" if has_checkpoint(folder) else f"{folder / CONFIG}"
+    resume = f"--resume {quoted_path(folder)}" if has_checkpoint(folder) else quoted_path(folder / CONFIG)
     return f"python -m ppl_text fit {resume}{trusting(folder)}"
 
 

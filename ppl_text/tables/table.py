@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..core.errors import ConfigError, UnknownNameError, UserError, nearest
+from ..core.numbers import is_whole
 from ..measures import MEASURES
 from ..recipes.plain_yaml import parse_yaml
 from . import table_text
@@ -205,7 +206,7 @@ class Table(_Part):
         """Return the names of the rows that a name, a number or a range of numbers (counted from 1) means."""
         known = [row.name for row in self.rows]
         first, _, last = name.partition("-")
-        if name not in known and first.isdecimal() and (not last or last.isdecimal()):
+        if name not in known and is_whole(first) and (not last or is_whole(last)):
             numbers = range(int(first), int(last or first) + 1)
             if numbers and numbers[0] >= 1 and numbers[-1] <= len(known):
                 return known[numbers[0] - 1 : numbers[-1]]

@@ -7,9 +7,11 @@ import sys
 from typing import Protocol, TextIO
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichBar
 
+from ..core.printing import printable, screened, unscreened
 from .records import StepRecord, ValidationRecord
 
 LINE = 120
@@ -74,7 +76,7 @@ class PlainProgress:
 
     def message(self, text: str) -> None:
         """Print the text."""
-        print(text, file=self._stream, flush=True)
+        print(printable(text), file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leave the stream open: it is the caller's."""
@@ -102,6 +104,9 @@ class BarProgress:
         self._bar.update(self._task, total=total, completed=done, description="first step …")
         self._bar.start_task(self._task)
         self._bar.start()
+        for name in ("stdout", "stderr"):  # what others print passes above the bar, by a stream of rich's
+            stream = getattr(sys, name)
+            setattr(sys, name, screened(stream) if isinstance(stream, FileProxy) else stream)
         self._bar.refresh()
 
     def step(self, record: StepRecord) -> None:
@@ -115,7 +120,7 @@ class BarProgress:
 
     def message(self, text: str) -> None:
         """Print the text above the bar."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         self._bar.refresh()
 
     def close(self) -> None:
@@ -126,7 +131,7 @@ class BarProgress:
 def make_progress(stream: TextIO | None = None) -> Progress:
     """Return the live bar if ``stream`` (default: stderr) is a terminal, plain lines otherwise."""
     stream = stream if stream is not None else sys.stderr
-    console = Console(file=stream)
+    console = Console(file=unscreened(stream))
     return BarProgress(console) if console.is_interactive else PlainProgress(stream)
 
 

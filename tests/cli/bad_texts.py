@@ -156,3 +156,43 @@ JSON = {
     "5,000 digits in a line": Case(data('{"word": ' + "1" * 5000 + "}", "x.jsonl"), ("x.jsonl, line 1: not JSON: ",)),
     "5,000 digits in a list": Case(data('[{"word": ' + "1" * 5000 + "}]", "x.json"), ("x.json: row 1: not JSON: ",)),
 }
+
+OTHER_DIGITS = {"Arabic": "١٢", "full-width": "１２", "superscript": "²", "Devanagari": "१२", "mathematical": "𝟙𝟚"}
+
+DIGITS = {
+    f"{name} digits {where}": case
+    for name, digits in OTHER_DIGITS.items()
+    for where, case in {
+        "in a value": Case(
+            fit("--set", f"training.steps={digits}"), (f"'training.steps': expected a valid integer; got '{digits}'",)
+        ),
+        "in a value of a model": Case(
+            fit("--set", f"model.state_dim={digits}"), (f"'model.state_dim': expected a valid integer; got '{digits}'",)
+        ),
+        "in a rate": Case(fit("--set", f"training.lr={digits}"), ("'training.lr'", f"got '{digits}'")),
+        "in an option": Case(fit("--steps", digits), ("--steps", "write it with the digits 0 to 9")),
+        "in a seed": Case(fit("--seed", digits), ("--seed", "write it with the digits 0 to 9")),
+        "of texts": Case(lambda w, n=digits: ["generate", w.run(), "-n", n], ("write it with the digits 0 to 9",)),
+        "of a temperature": Case(
+            lambda w, n=digits: ["generate", w.run(), "--temperature", f"0.{n}"], ("write it with the digits 0 to 9",)
+        ),
+        "of particles": Case(
+            lambda w, n=digits: ["evaluate", w.run(), "--particles", n], ("write it with the digits 0 to 9",)
+        ),
+        "of draws": Case(lambda w, n=digits: ["compare", w.run(), "--draws", n], ("write it with the digits 0 to 9",)),
+        "in an objective": Case(fit("--objective", f"iwae:{digits}"), (f"objective 'iwae:{digits}' is malformed",)),
+        "in a chunk": Case(fit("--objective", f"iwae:4/{digits}"), (f"objective 'iwae:4/{digits}' is malformed",)),
+        "in an order": Case(fit("--objective", f"renyi:0.{digits}:4"), ("is malformed",)),
+        "in a stock objective": Case(fit("--objective", f"pyro:Trace_ELBO:{digits}"), ("expected pyro:Trace_ELBO",)),
+        "in a count": Case(
+            data(f"ab\t3\ncd\t{digits}\n"), ("line 2: the count must be a whole number", f"got '{digits}'")
+        ),
+        "in a count of a table": Case(
+            data(f"word,count\nab,3\ncd,{digits}\n", "x.csv"), ("line 3: the count must be a whole number",)
+        ),
+        "in seeds": Case(
+            lambda _, n=digits: ["reproduce", "words", "--seeds", f"0,{n}"], ("expected whole numbers with one comma",)
+        ),
+        "in rows": Case(lambda _, n=digits: ["reproduce", "words", "--rows", n], ("unknown row of table words",)),
+    }.items()
+}

@@ -13,7 +13,7 @@ from .bad_files import DATA, GUIDES
 from .bad_folders import FINISHED, FOLDERS, SWAPS
 from .bad_places import LONG_NAMES, OTHERS, STORES, TAKEN
 from .bad_pretrained import PRETRAINED
-from .bad_texts import JSON, PIPES, RECIPE_NAMES, YAML
+from .bad_texts import DIGITS, JSON, PIPES, RECIPE_NAMES, YAML
 from .bad_world import World
 
 CASES = {
@@ -36,6 +36,7 @@ CASES = {
         "out": TAKEN,
         "reproduce": OTHERS,
         "long names": LONG_NAMES,
+        "digits": DIGITS,
     }.items()
     for name, case in cases.items()
 }

@@ -190,7 +190,7 @@ def test_not_utf8(tmp_path, content, line, found):
     message = message_of(load, path)
     encoding = "UTF-16" if b"\0" in content else "ISO-8859-1"
     assert message.startswith(f"{path}, line {line}: not UTF-8 text: {found}; convert the file first")
-    assert f"iconv -f {encoding} -t UTF-8 'list.tsv' > new.txt" in message
+    assert f"iconv -f {encoding} -t UTF-8 list.tsv > new.txt" in message
 
 
 @pytest.mark.parametrize("count", ["-3", "0", "3.5", "1e5", "many", "１２", "9" * 30, "1_000", "+4"])
