@@ -55,7 +55,11 @@ def test_messages(tmp_path, monkeypatch, ppl, arguments):
     monkeypatch.chdir(tmp_path)
     ended = ppl(*arguments(write))
     assert ended.status == 2
-    check(ended, "\\u")
+    check(ended)
+
+
+def test_a_colour_in_a_message_is_seen(ppl):
+    check(ppl("evaluate", "x\x1b[31my"), "error: x\\u001b[31my does not exist")
 
 
 def test_docstrings(tmp_path, monkeypatch, ppl, tiny_arguments):
