@@ -7,20 +7,14 @@ from typing import Any
 
 from torch import nn
 
-from .core.batch import Batch
+from .core.batch import Batch, device_of
 from .core.errors import UserError
 from .core.latents import Latents
 from .core.limits import MOST_TEXTS, check_most
 from .data.forms import TextForm
 from .evaluation.decoding import Strategy, as_strategy
-from .evaluation.generation import (
-    Report,
-    encode_batch,
-    encode_texts,
-    interpolate_texts,
-    reconstruct_texts,
-    sample_texts,
-)
+from .evaluation.encoding import Values, decode_latents, encode_texts
+from .evaluation.generation import Report, encode_batch, interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.storytelling import LATENTS, PATHS, check_texts
 
 
@@ -104,13 +98,54 @@ class Writer:
         texts = [self.form.clean(text) for text in texts]
         return reconstruct_texts(self.model, self.guide, self.form.tokenizer, texts, **options)
 
-    def encode(self, texts: Sequence[str], seed: int = 0, sources: Sequence[str] | None = None) -> Latents:
-        """Latents (N, …) drawn from the guide for N texts, by site; ``sources``: one beside each."""
+    def encode(
+        self,
+        texts: Sequence[str],
+        seed: int = 0,
+        sources: Sequence[str] | None = None,
+        latents: str = LATENTS[0],
+    ) -> Latents:
+        """Latents (N, …) of N texts by site, as tensors; :meth:`decode` writes texts of them.
+
+        ``latents``: ``sample``, one draw from the guide for each text, the same one for the same ``seed``; or ``mean``,
+        the posterior mean, which is taken from 16 draws where the guide does not know it. Draws are what the model
+        was trained to decode, so that ``decode(encode(texts))`` is ``reconstruct(texts)``; means are steadier where
+        latents are compared or plotted. What runs along a text is 0 past the text's end (whole numbers: -1).
+        ``sources``: one beside each text.
+        """
         self.require_weights()
-        source, texts = self._beside(texts, sources), [self.form.clean(text) for text in texts]
-        return encode_texts(
-            self.model, self.guide, self.form.tokenizer, texts, max_steps=self.form.max_steps, seed=seed, source=source
-        )
+        given = _list_of(texts)
+        options: dict[str, Any] = {"max_steps": self.form.max_steps, "seed": seed, "latents": latents}
+        options["source"] = self._beside(given, sources)
+        return encode_texts(self.model, self.guide, self.form.tokenizer, list(map(self.form.clean, given)), **options)
+
+    def decode(
+        self,
+        latents: Values,
+        seed: int = 0,
+        strategy: Strategy | str = "greedy",
+        sources: Sequence[str] | None = None,
+    ) -> list[str]:
+        """One text for each row of latents (N, …) by site: those of :meth:`encode`, moved or mixed, or your own.
+
+        ``strategy`` as for :meth:`generate`, ``seed`` for one that draws; ``sources``: one for each text.
+        """
+        self.require_weights()
+        options: dict[str, Any] = {"max_steps": self.form.max_steps, "seed": seed, "strategy": as_strategy(strategy)}
+        options["source"] = self._read(None if sources is None else _list_of(sources))
+        return decode_latents(self.model, self.guide, self.form.tokenizer, latents, **options)
+
+    def batch(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> Batch:
+        """Texts as model and guide are given them, on their device: ``run.guide(run.batch(texts))`` runs the program.
+
+        No word is dropped and every row counts once. ``sources``: one beside each text.
+        """
+        given = _list_of(texts)
+        if not given:
+            raise UserError("no text to make a batch of; give a list of one or more")
+        source, cleaned = self._beside(given, sources), [self.form.clean(text) for text in given]
+        check_texts(self.form.tokenizer, cleaned, self.form.max_steps)
+        return encode_batch(self.form.tokenizer, cleaned, source).to(device_of(self.model))
 
     def _beside(self, texts: Sequence[str], sources: Sequence[str] | None) -> Batch | None:
         """Encode one source beside each text; raises :class:`UserError` where they are not as many."""
@@ -141,3 +176,14 @@ class Writer:
         options["source"] = self._read(None if source is None else [source])
         ends = self.form.clean(first), self.form.clean(second)
         return interpolate_texts(self.model, self.guide, self.form.tokenizer, *ends, **options)
+
+
+def _list_of(texts: Sequence[str]) -> list[str]:
+    """Return texts as a list; raises :class:`UserError` for a single text, which is a sequence of letters."""
+    if isinstance(texts, str):
+        raise UserError(f"expected a list of texts, e.g. [{texts!r}]; got one text")
+    found = list(texts)
+    for text in found:
+        if not isinstance(text, str):
+            raise UserError(f"expected a list of texts; got one of type {type(text).__name__} in it")
+    return found

@@ -128,28 +128,6 @@ def _told(report: Report, before: int, total: int, done: int) -> None:
     report(before + done, total)
 
 
-def encode_texts(
-    model: Any,
-    guide: Any,
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    *,
-    max_steps: int,
-    seed: int,
-    source: Batch | None = None,
-) -> Latents:
-    """Draw latents (N, …) ~ q(· | text) of N texts, by site, padded to the longest text where they run along texts.
-
-    ``source``: what a conditional model reads beside each text, as many rows. Raises :class:`UserError` where the model
-    has nothing latent, for texts that do not fit, and for a source that is missing or not read.
-    """
-    check_latent(model, "encode in")
-    check_source(model, source)
-    check_texts(tokenizer, texts, max_steps)
-    with seeded(seed), torch.no_grad():
-        return encoded(model, guide, encode_batch(tokenizer, texts, source).to(device_of(model)))
-
-
 def reconstruct_texts(
     model: Any,
     guide: Any,

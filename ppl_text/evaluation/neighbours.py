@@ -15,15 +15,13 @@ from ..core.latents import of_sentence
 from ..core.limits import MOST_TEXTS, check_most
 from ..data.corpus import Rows, Split
 from ..data.tokenizers import Tokenizer
-from .generation import encode_batch, encoded
+from .encoding import mean_latents
+from .generation import encode_batch
 from .likelihood import measuring
 from .storytelling import check_latent, check_source, check_texts
 
 CHUNK = 256
 """Texts that are encoded at once."""
-
-DRAWS = 16
-"""Draws that the mean of a posterior is taken from where its distribution does not know it."""
 
 
 class Neighbour(NamedTuple):
@@ -84,15 +82,10 @@ def nearest_texts(
 def posterior_means(model: Any, guide: Any, batch: Batch) -> Tensor:
     """E_q[z | x] of the latents of whole sentences, side by side, (B, units).
 
-    Exact where there is one latent, the guide has ``posterior(batch)`` and that distribution knows its mean; otherwise,
-    as for a flow, the mean of :data:`DRAWS` draws of the guide, with noise of σ/√16 in each dimension.
+    Exact where that is known, otherwise from draws (:func:`~ppl_text.evaluation.encoding.mean_latents`).
     """
-    mean = _known_mean(guide, batch) if len(model.latents) == 1 else None
-    if mean is not None:
-        return mean
-    names = [spec.name for spec in of_sentence(model.latents)]
-    draws = [encoded(model, guide, batch) for _ in range(DRAWS)]
-    return torch.stack([torch.cat([d[name].flatten(1) for name in names], -1) for d in draws]).mean(0)
+    means = mean_latents(model, guide, batch)
+    return torch.cat([means[spec.name].flatten(1) for spec in of_sentence(model.latents)], -1)
 
 
 def check_comparable(model: Any) -> None:
@@ -103,17 +96,6 @@ def check_comparable(model: Any) -> None:
             f"this model ({model.family}) has a latent for each token, so that texts of different lengths have no "
             "distance; take a run of a model with one latent for the whole text, such as sentence_vae"
         )
-
-
-def _known_mean(guide: Any, batch: Batch) -> Tensor | None:
-    posterior = getattr(guide, "posterior", None)
-    if posterior is None:
-        return None
-    try:
-        mean: Tensor = posterior(batch).mean
-    except NotImplementedError:
-        return None
-    return mean
 
 
 def _distinct(split: Split, rows: Rows) -> tuple[Rows, Batch]:

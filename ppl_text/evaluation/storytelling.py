@@ -65,6 +65,18 @@ def check_latent(model: Any, purpose: str) -> None:
         )
 
 
+def check_encoding(model: Any, latents: str) -> None:
+    """Raise :class:`UserError` for what is none of :data:`LATENTS`, and for means of whole numbers."""
+    if latents not in LATENTS:
+        raise UnknownNameError("kind of latents", latents, LATENTS)
+    whole = [spec.name for spec in model.latents if "integer" in spec.support]
+    if latents == "mean" and whole:
+        raise UserError(
+            f"latent '{whole[0]}' of this model ({model.family}) is a whole number, of which a mean says nothing; take "
+            "draws (latents: sample)"
+        )
+
+
 def check_strategy(model: Any, strategy: Strategy, own: Strategy) -> None:
     """Raise :class:`UserError` for any strategy but the model's ``own`` where it feeds no token back."""
     if strategy != own and not feeds_back(model):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import ppl_text as pt
+from ppl_text.evaluation.storytelling import is_conditional
 from ppl_text.recipes import build
 
 SPECS = [
@@ -36,6 +37,19 @@ def trained_soundly(run):
         assert start.keys() == end.keys()
         if start:
             assert any(not torch.equal(start[name], end[name]) for name in start)
+    reconstructs_in_two_halves(run)
+
+
+def reconstructs_in_two_halves(run):
+    """Texts to latents and latents to texts: together what ``reconstruct`` does, whatever the family."""
+    if not run.model.latents:
+        return
+    split = run.corpus.splits["test"]
+    sources = None if split.source is None or not is_conditional(run.model) else list(split.source.texts[:3])
+    texts = list(split.texts[:3])
+    latents = run.encode(texts, seed=1, sources=sources)
+    assert {name: len(value) for name, value in latents.items()} == {spec.name: 3 for spec in run.model.latents}
+    assert run.decode(latents, sources=sources) == run.reconstruct(texts, seed=1, sources=sources)
 
 
 def fitted(folder, tiny, changes):

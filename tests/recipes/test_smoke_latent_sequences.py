@@ -10,7 +10,8 @@ import torch
 
 import ppl_text as pt
 from ppl_text.core.errors import DivergedError, UnknownNameError
-from ppl_text.evaluation.generation import encode_texts, reconstruct_texts, sample_texts
+from ppl_text.evaluation.encoding import encode_texts
+from ppl_text.evaluation.generation import reconstruct_texts, sample_texts
 from ppl_text.measures import measures_of
 from ppl_text.measures.base import Evaluation
 
