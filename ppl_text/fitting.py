@@ -11,7 +11,8 @@ from .recipes.code import Own, refer
 from .recipes.errors import Errors
 from .recipes.tree import source_of
 from .run import Run
-from .training.progress import Progress, Quiet
+from .training.notebook import chosen_progress
+from .training.progress import Progress
 
 DEFAULT_RECIPE = "words"
 
@@ -32,7 +33,7 @@ def fit(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     trust: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Run:
     """Train a recipe and return its run; the Python face of ``python -m ppl_text fit``.
 
@@ -52,7 +53,8 @@ def fit(
         out: the run's folder; default: the next ``runs/RECIPE-N``.
         resume: the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
         trust: run the code that a run keeps which is resumed, or whose ``config.yaml`` is the recipe.
-        progress: is told of notes, steps and validations.
+        progress: is told of notes, steps and validations. None: a notebook shows them below the cell, IPython's prompt
+            as the command line does, a script nothing; True: as the command line; False: nothing.
     """
     errors = Errors()
     chosen: dict[str, str] = {}
@@ -81,8 +83,9 @@ def fit(
     if found is not None:
         errors.raise_any(source_of(found.config.recipe))
     begun = found or start.new_run(name, changes, out, errors, own, consent=trust)
+    progress = chosen_progress(progress)
     for note in begun.notes:
-        (progress or Quiet()).message(note)
+        progress.message(note)
     run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
     run.train(resume=found is not None, progress=progress)
     return run

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import nn
 from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
 from .core.limits import MOST_PARTICLES, check_most
+from .core.printing import html_table
 from .core.signals import number_of
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
@@ -37,13 +39,18 @@ from .recipes import build, folders, start, swap
 from .recipes import trust as consent
 from .recipes.code import Code, name_of, named_objective, own_references, refer, references
 from .recipes.config import RunConfig, load_config
+from .recipes.overview import overview
 from .training.machine import torch_threads
+from .training.notebook import chosen_progress, counted, watched
 from .training.options import TrainingResult
-from .training.progress import Progress, Quiet
+from .training.progress import Progress
+from .training.records import read_metrics
 from .training.weights import load_weights
 from .writing import Writer
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .recipes.compare import Comparison
 
 
@@ -82,6 +89,30 @@ class Run(Writer):
     def __repr__(self) -> str:
         state = "finished" if self.finished else "unfinished"
         return f"<Run {self.folder} of {self.config.recipe}, guide {self.config.guide.name}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """Return what the folder holds, as a notebook shows it."""
+        found = overview(self.folder)
+        facts = {
+            "run": str(self.folder),
+            "recipe": self.config.recipe,
+            "model": self.config.model.family,
+            "guide": self.config.guide.name,
+            "objective": self.config.objective,
+            "parent": "" if self.config.parent is None else os.path.relpath(self.config.parent),
+            "state": found.told_state,
+            "bounds, nats a text": found.told_bounds,
+        }
+        return html_table([], [(name, value) for name, value in facts.items() if value])
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The lines of ``metrics.jsonl``: a row for each record of the training and each validation (``split``).
+
+        What was monitored stands in columns of its own, ``monitor.NAME``.
+        """
+        import pandas as pd
+
+        return pd.json_normalize(read_metrics(self.folder / "metrics.jsonl"))
 
     @property
     def code(self) -> Code:
@@ -241,7 +272,7 @@ class Run(Writer):
         if data is not None:
             other = self.on(data, split, column)
             return other.evaluate(other.corpus.name, particles, limit, seed, progress, store, force=force)
-        return self.subject.evaluate(split, particles, limit, seed, progress or _untold, store)
+        return self.subject.evaluate(split, particles, limit, seed, progress or counted("evaluating"), store)
 
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
         """What the latents of a split carry, site by site; None where nothing is latent but a path.
@@ -264,7 +295,8 @@ class Run(Writer):
         The sentences are those of :meth:`evaluate`; each is estimated twice, the least that knows a spread.
         """
         self.require_weights()
-        return self.subject.bound(named_objective(objective), split, limit, seed, progress or _untold)
+        named = named_objective(objective)
+        return self.subject.bound(named, split, limit, seed, progress or counted(named.name))
 
     def sections(self, evaluation: Evaluation) -> list[Section]:
         """What the model's measures show of an evaluation: sections for a report, with their plain values."""
@@ -286,12 +318,12 @@ class Run(Writer):
         split = self.corpus.splits["train"]
         return nearest_texts(self.model, self.guide, split, self.corpus.tokenizer, self.corpus.clean(text), **options)
 
-    def train(self, *, resume: bool = False, progress: Progress | None = None) -> TrainingResult:
+    def train(self, *, resume: bool = False, progress: Progress | bool | None = None) -> TrainingResult:
         """Train to the end (or go on with training), load the best weights, write the report.
 
         All is built, and one batch sent through it, before a new run's folder is made.
         """
-        progress = progress or Quiet()
+        progress = chosen_progress(progress)
         result = start.train(self.folder, self.config, self.corpus, self._code, resume=resume, progress=progress)
         self._programs = None
         progress.message("evaluating on the test split …")
@@ -309,7 +341,7 @@ class Run(Writer):
     def report(self, result: TrainingResult) -> Path:
         """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path."""
         options, seed = self.config.report, self.config.seed
-        likelihood = self.evaluate("test", options.particles, options.sentences, seed)
+        likelihood = self.evaluate("test", options.particles, options.sentences, seed, _untold)
         sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples))
         metrics, picture = self.folder / "metrics.jsonl", self.folder / "figures" / "training.png"
         curves = "log-likelihood" if likelihood.exact else "bound and KL"
@@ -343,7 +375,7 @@ class Run(Writer):
         set: Mapping[str, Any] | None = None,
         seed: int | None = None,
         out: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Run:
         """Put another guide on this run's trained model and refit it; the finished child, a run like any other.
 
@@ -355,13 +387,13 @@ class Run(Writer):
             set: dotted keys to values, after all else.
             seed: default: the parent's.
             out: the child's folder; default: the next ``swaps/GUIDE-N`` of this run's.
-            progress: is told of notes, steps and validations.
+            progress: is told of notes, steps and validations; None, True and False as for :func:`fit`.
         """
         self.require_weights()
         options = {"objective": objective, "freeze": freeze, "set": set, "seed": seed, "out": out}
         parts = swap.child_parts(self, guide, steps=steps, **options)
         child = self.child(parts.folder, parts.config, parts.code)
-        progress = progress or Quiet()
+        progress = chosen_progress(progress)
         if objective is None and parts.config.objective != self.config.objective:
             progress.message(f"guide {parts.config.guide.name} is trained by {parts.config.objective}")
         for note in parts.notes:
@@ -381,7 +413,7 @@ class Run(Writer):
         split: str = "valid",
         seed: int = 0,
         out: str | Path | None = None,
-        progress: Progress | None = None,
+        progress: Progress | bool | None = None,
     ) -> Comparison:
         """Measure guides (this run's own, others refitted) and objectives on the same sentences.
 
@@ -391,7 +423,8 @@ class Run(Writer):
         from .recipes.compare import Settings, compare_runs
 
         settings = Settings(draws=draws, sentences=sentences, repeats=repeats, split=split, seed=seed)
-        options: dict[str, Any] = {"steps": steps, "out": out, "progress": progress}
+        options: dict[str, Any] = {"steps": steps, "out": out, "progress": chosen_progress(progress)}
+        options["watch"] = watched()
         return compare_runs([self], guides, objectives, settings=settings, **options)
 
     def require_weights(self) -> None:

@@ -207,6 +207,18 @@ def test_python_session_of_the_readme_runs(tiny, tmp_path, monkeypatch):
     assert Path("runs/words-1/report.md").is_file()
 
 
+def test_the_session_of_the_page_on_runs_runs(trained):
+    (text,) = marked(read("docs/runs.md"), "runs session", "python")
+    changes = {'"runs/words-1"': repr(str(trained.folder)), '["water", "people"]': '["bade", "ma"]'}
+    for shown, own in changes.items():
+        assert shown in text
+        text = text.replace(shown, own)
+    names: dict[str, object] = {}
+    exec(text, names)  # noqa: S102 - our own page
+    assert names["latents"]["h"].shape == (2, 5, 2)  # the shape in the comment is of the README's run
+    assert len(names["middle"]["h"]) == 1
+
+
 @pytest.mark.skipif(not hasattr(_arviz(), "plot_posterior"), reason="the page shows the names of ArviZ 0.x")
 def test_the_session_in_arviz_runs(trained, tmp_path, monkeypatch):
     """On a small comparison; warnings of ArviZ about so few draws and of matplotlib about ArviZ are not ours."""

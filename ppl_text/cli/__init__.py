@@ -6,6 +6,7 @@ import click
 
 from .. import __version__
 from .compare import compare
+from .completion import completion
 from .evaluate import evaluate
 from .explain import explain
 from .fit import fit
@@ -25,5 +26,5 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, generate, list_, explain, swap, compare, reproduce):
+for command in (fit, evaluate, generate, list_, explain, swap, compare, reproduce, completion):
     cli.add_command(with_plain_numbers(command))

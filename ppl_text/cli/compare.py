@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 
 from ..recipes import REFIT_STEPS
-from .output import COUNT, SEED, TRUST, overwrite, print_json
+from .command import Command, voice
+from .output import COUNT, SEED, TRUST, advise, command_progress, detail, overwrite, result
+
+if TYPE_CHECKING:
+    from ..comparing.rows import Comparison
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="RUN…")
 @click.option("--guides", metavar="A,B", help="Also refit these on each run's frozen model. Default: each run's own.")
 @click.option("--objectives", metavar="A,B", help="Default: elbo, elbo-analytic, stl, iwae:16, dreg:16, stepwise:5, …")
@@ -23,7 +28,6 @@ from .output import COUNT, SEED, TRUST, overwrite, print_json
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the sentences and all draws.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the result; default: the next RUN/compare-N.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the runs' own.")
-@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 @TRUST
 def compare(
     runs: tuple[str, ...],
@@ -33,7 +37,6 @@ def compare(
     out: str | None,
     device: str | None,
     trust: bool,
-    as_json: bool,
     **settings: int | str,
 ) -> None:
     """Compare guides and objectives on RUN… (folders), every pair on the same sentences.
@@ -45,10 +48,13 @@ def compare(
     from ..recipes.code import refer
     from ..recipes.compare import Settings, compare_runs
     from ..run import open_run
-    from ..training.progress import make_progress
 
     names = listed(guides, "--guides")
     given = {text: own for name in names or () for text, own in refer(name, "guide")[1].items()}
+    detail(f"sentences: {settings['sentences']} of {settings['split']}, drawn by seed {settings['seed']}, for all rows")
+    detail(
+        "guides: each run's own" if names is None else f"guides: {', '.join(names)}; refitted where not the run's own"
+    )
     found = compare_runs(
         [open_run(run, device, given, trust=trust) for run in runs],
         names,
@@ -56,16 +62,17 @@ def compare(
         settings=Settings(**settings),  # type: ignore[arg-type]
         steps=steps,
         out=out,
-        progress=make_progress(),
+        progress=command_progress(),
         watch=stages(),
     )
-    if as_json:
-        print_json(found.as_json())
-        return
+    result(found.as_json, lambda: print_comparison(found))
+
+
+def print_comparison(found: Comparison) -> None:
+    """Tables and verdict, where they are kept, and what to run next."""
     click.echo(found.text)
-    click.echo(f"\nThe comparison is in {found.folder} (comparison.md, comparison.json, inference.nc, figures/). Next:")
-    for command in found.next_commands:
-        click.echo(f"  python -m ppl_text {command}")
+    about = f"\nThe comparison is in {found.folder} (comparison.md, comparison.json, inference.nc, figures/)."
+    advise(about, found.next_commands)
 
 
 def listed(text: str | None, option: str) -> list[str] | None:
@@ -85,6 +92,8 @@ def stages() -> Callable[[str, int, int], None]:
     live = sys.stderr.isatty()
 
     def show(what: str, done: int, total: int) -> None:
+        if voice().quiet:
+            return
         text = f"{what} ({done}/{total})"
         if live:
             overwrite(text, done == total)

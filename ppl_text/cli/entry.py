@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +21,9 @@ from ..core.printing import cut, screened_output
 
 UNTOUCHED = "what was saved before is untouched"
 
+COMPLETE = "_PPL_TEXT_COMPLETE"
+"""Variable by which a shell asks for completions, however the program is called."""
+
 
 def run_command(command: click.Command) -> None:
     """Run a command with the process's arguments; errors meant for users are printed without a traceback.
@@ -28,7 +34,8 @@ def run_command(command: click.Command) -> None:
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter gets a substitute for it.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
-    with screened_output():
+    # A shell that asks for completions is answered in bytes, and shows them itself.
+    with nullcontext() if COMPLETE in os.environ else screened_output():
         run_screened(command)
 
 
@@ -36,7 +43,8 @@ def run_screened(command: click.Command) -> None:
     """Run a command and leave with its status, with one message where it failed."""
     try:
         # color: click would take out of texts what a terminal obeys, which is to be seen.
-        status = command.main(prog_name="python -m ppl_text", standalone_mode=False, color=True)
+        options: dict[str, Any] = {"standalone_mode": False, "color": True, "complete_var": COMPLETE}
+        status = command.main(prog_name="python -m ppl_text", **options)
     except click.ClickException as error:
         error.show(shown := io.StringIO())
         click.echo(cut(shown.getvalue().rstrip("\n")), err=True, color=True)

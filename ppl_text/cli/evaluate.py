@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import COUNT, PARTICLES, SEED, TRUST, counter, print_json, print_table
+from .command import Command
+from .output import COUNT, PARTICLES, SEED, TRUST, counter, detail, print_table, result, say
+
+if TYPE_CHECKING:
+    from ..evaluation.report import Section
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path())
 @click.option("--data", metavar="PATH", help="Other texts, by the run's tokenizer: a file, a folder, or hub:NAME.")
 @click.option("--column", metavar="NAME", help="Of --data: the column of the texts, if not that of the run's data.")
@@ -25,7 +29,6 @@ from .output import COUNT, PARTICLES, SEED, TRUST, counter, print_json, print_ta
 @click.option("--force", is_flag=True, help="Let --store replace a file that holds something else.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of the draws.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Default: the run's own.")
-@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 @TRUST
 def evaluate(
     run: str,
@@ -40,7 +43,6 @@ def evaluate(
     seed: int,
     device: str | None,
     trust: bool,
-    as_json: bool,
 ) -> None:
     """Evaluate RUN (a folder): ELBO, importance-weighted bound, KL, each with its standard error.
 
@@ -50,6 +52,7 @@ def evaluate(
     from dataclasses import replace
 
     from ..core.atomic import finite_or_none
+    from ..core.batch import device_of
     from ..core.errors import UserError
     from ..evaluation.report import values_of
     from ..evaluation.scores import check_storable
@@ -69,22 +72,29 @@ def evaluate(
         about |= {"data": opened.corpus.name, "split": None}
         split = opened.corpus.name
         for note in opened.corpus.notes:
-            click.echo(note, err=True)
+            say(note)
+    part = "every text" if limit is None else f"{limit:,} texts drawn by seed {seed} (--limit)"
+    detail(f"texts: {part} of {split}; {particles} draws of each (--particles), by seed {seed}")
+    detail(f"device: {device_of(opened.model)} ({'--device' if device else 'of the run'}: {opened.config.device})")
     if objective is not None:
         found = opened.bound(objective, split, limit, seed, progress=counter(objective))
         other = ObjectiveBound(objective, *found)
     told = counter("evaluating")
     likelihood = opened.evaluate(split, particles, limit, seed, progress=told, store=store, force=force)
     sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other))
-    if as_json:
-        print_json({**about, **finite_or_none(values_of(sections))})
-        return
-    first, *others = sections
     of = f"{split} split" if data is None else split
-    for section in [replace(first, title=f"{opened.folder}, {of}"), *others]:
+    result(
+        lambda: {**about, **finite_or_none(values_of(sections))},
+        lambda: print_sections([replace(sections[0], title=f"{opened.folder}, {of}"), *sections[1:]]),
+    )
+    if store is not None:
+        say(f"What every sentence scored is in {store} (read it with ppl_text.evaluation.scores.load_scores)")
+
+
+def print_sections(sections: list[Section]) -> None:
+    """Tables and lines, one section after the other."""
+    for section in sections:
         if section.header:
             print_table(section.header, section.rows, section.title)
         for line in (*section.lines, *section.terminal):
             click.echo(line)
-    if store is not None:
-        click.echo(f"What every sentence scored is in {store} (read it with ppl_text.evaluation.scores.load_scores)")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from .command import Command
 from .list import summary
-from .output import TRUST, print_table
+from .output import TRUST, print_table, result, say
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..recipes.config import RunConfig
 
-@click.command()
+
+@click.command(cls=Command)
 @click.argument("recipe", default="words")
 @click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
 @click.option("--model", metavar="NAME|FILE.py:CLASS", help="Model family. FILE.py:CLASS runs the code of that file.")
@@ -35,7 +38,7 @@ def explain(
     from ..recipes import build
     from ..recipes.errors import Errors
     from ..recipes.start import checked_parts, dry_run, first_batch, model_remarks
-    from ..recipes.tree import described, parse_assignments
+    from ..recipes.tree import parse_assignments
     from ..recipes.trust import of_recipe
 
     chosen = {"data.corpus": data, "model.family": model, "guide.name": guide, "objective": objective}
@@ -47,25 +50,70 @@ def explain(
     batch = first_batch(corpus, config.data.batch_size)
     shown = dry_run(*programs, bound, batch, config.training)
     for note in (*notes, *model_remarks(programs.model, corpus)):
-        click.echo(note, err=True)
-    click.echo(f"{config.recipe}: {config.description}\n")
-    click.echo("Model   " + "\n        ".join(getattr(programs.model, "story", (summary(programs.model),))))
-    click.echo("Guide   " + summary(programs.guide))
+        say(note)
     about = OBJECTIVES.get(bound.name.partition(":")[0], "")
-    click.echo("Bound   " + "\n        ".join([f"{bound.name}: {about}", *shown.remarks]))
-    lines = [*config.training.described(config.objective), *config.training.one_optimizer]
-    click.echo("Trained " + "\n        ".join(lines) + "\n")
-    click.echo(f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:")
-    click.echo(shown.sites)
-    click.echo(f"observed: tokens {tuple(batch.tokens.shape)}\n")
-    print_table(["parameter", "shape", "numbers"], parameter_rows(programs.model, programs.guide))
-    presets = getattr(programs.model, "presets", ())
+    explained = Explained(
+        config=config,
+        story=tuple(getattr(programs.model, "story", (summary(programs.model),))),
+        guide=summary(programs.guide),
+        bound=(f"{bound.name}: {about}", *shown.remarks),
+        trained=(*config.training.described(config.objective), *config.training.one_optimizer),
+        batch=f"A batch of {batch.size} sentences, {batch.steps} steps, vocabulary {corpus.tokenizer.size}:",
+        sites=f"{shown.sites}\nobserved: tokens {tuple(batch.tokens.shape)}",
+        parameters=parameter_rows(programs.model, programs.guide),
+        presets=tuple(getattr(programs.model, "presets", ())),
+    )
+    result(explained.as_json, lambda: show(explained))
+
+
+class Explained(NamedTuple):
+    """What a recipe would train: its parts in words, sites and parameters as tables."""
+
+    config: RunConfig
+    story: tuple[str, ...]
+    guide: str
+    bound: tuple[str, ...]
+    trained: tuple[str, ...]
+    batch: str
+    sites: str
+    parameters: list[tuple[str, str, str]]
+    presets: tuple[Any, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        numbers = [(name, shape, int(size.replace(",", ""))) for name, shape, size in self.parameters]
+        return {
+            "recipe": self.config.recipe,
+            "description": self.config.description,
+            "model": list(self.story),
+            "guide": self.guide,
+            "bound": list(self.bound),
+            "trained": list(self.trained),
+            "sites": self.sites.splitlines(),
+            "parameters": [dict(zip(("parameter", "shape", "numbers"), row, strict=True)) for row in numbers],
+            "configuration": self.config.model_dump(mode="json"),
+        }
+
+
+def show(found: Explained) -> None:
+    """Print it for a reader."""
+    from ..recipes.tree import described
+
+    config = found.config
+    click.echo(f"{config.recipe}: {config.description}\n")
+    click.echo("Model   " + "\n        ".join(found.story))
+    click.echo("Guide   " + found.guide)
+    click.echo("Bound   " + "\n        ".join(found.bound))
+    click.echo("Trained " + "\n        ".join(found.trained) + "\n")
+    click.echo(found.batch)
+    click.echo(f"{found.sites}\n")
+    print_table(["parameter", "shape", "numbers"], found.parameters)
     for trained, title in (
         (True, f"Preset {config.preset} (change with --set preset=NAME):"),
         (False, "Measured both ways by reproduce:"),
     ):
-        if found := [choice for choice in presets if choice.trained is trained]:
-            print_table(["what", "paper", "corrected", "why"], described(found), f"\n{title}")
+        if chosen := [choice for choice in found.presets if choice.trained is trained]:
+            print_table(["what", "paper", "corrected", "why"], described(chosen), f"\n{title}")
     click.echo("\nConfiguration (change with --set KEY=VALUE):")
     click.echo(config.to_yaml())
 

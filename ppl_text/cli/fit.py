@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
-from .output import COUNT, SEED, TRUST, print_report
+from .command import Command
+from .output import COUNT, SEED, TRUST, command_progress, print_report, report_values, result
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("recipe", required=False)
 @click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
 @click.option("--model", metavar="NAME|FILE.py:CLASS", help="Model family. FILE.py:CLASS runs the code of that file.")
@@ -39,7 +40,7 @@ def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int |
     """
     from ..fitting import fit as run_fit
     from ..recipes.tree import parse_assignments
-    from ..training.progress import make_progress
 
-    run = run_fit(recipe, set=parse_assignments(assignments), progress=make_progress(), **options)  # type: ignore[arg-type]
-    print_report(run)
+    changes = parse_assignments(assignments)
+    run = run_fit(recipe, set=changes, progress=command_progress(), **options)  # type: ignore[arg-type]
+    result(lambda: report_values(run), lambda: print_report(run))

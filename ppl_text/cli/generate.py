@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import codecs
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .output import SEED, TEXTS, TRUST, counter
+from .command import Command
+from .output import SEED, TEXTS, TRUST, counter, detail, result, say
 
 if TYPE_CHECKING:
     from ..evaluation.decoding import Strategy
@@ -33,7 +35,7 @@ NUMBERS = {None: 20, "--interpolate": 7, "--neighbours": 5}
 """Texts by default, by what is asked for."""
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path())
 @click.option("-n", "number", type=TEXTS, help="How many texts: 20, from A to B 7, neighbours 5.")
 @click.option("--length", type=int, metavar="L", help="Tokens of every text, EOS not counted. Default: as they come.")
@@ -96,21 +98,52 @@ def generate(
     chosen = chosen_strategy(strategy or ("greedy" if mode else "sample"), given)
     sources = None if source is None else read_texts(source)
     opened, count = load(run, device, trust=trust), number or NUMBERS.get(mode, 1)
+    detail(f"strategy: {chosen} ({chosen_because(mode, strategy)}); seed {seed}")
+    about: dict[str, Any] = {"run": str(opened.folder), "seed": seed, "strategy": chosen.name}
     if reconstruct is not None:
         texts = read_texts(reconstruct)
         written = opened.reconstruct(texts, seed, chosen, sources, counter("reconstructing", "texts"))
-        lines = [f"{a}\t{b}" for a, b in zip(texts, written, strict=True)]
+        pairs = list(zip(texts, written, strict=True))
+        show_rows(about, "reconstructions", ("text", "reconstruction"), pairs)
     elif interpolate is not None:
         way: dict[str, Any] = {"points": count, "path": path or "spherical", "source": the_only_one(sources, mode)}
-        lines = interpolated(opened, interpolate, sites, {**way, "seed": seed, "strategy": chosen})
+        moved = interpolated(opened, interpolate, sites, {**way, "seed": seed, "strategy": chosen})
+        show_rows(about, "texts", ("site", "text") if sites == (EACH,) and len(moved[0]) > 1 else ("text",), moved)
     elif neighbours is not None:
         own = the_only_one(sources, mode)
         found = opened.neighbours(neighbours, count, seed, progress=counter("encoding"), source=own)
-        lines = [f"{distance:z.4f}\t{text}" for text, distance in found]
+        near = [(f"{distance:z.4f}", text) for text, distance in found]
+        show_rows({**about, "text": neighbours}, "neighbours", ("distance", "text"), near)
     else:
-        lines = from_prior(opened, count, seed, chosen, sources, length, latents or "sample")
-    for line in lines:
-        click.echo(line)
+        texts = from_prior(opened, count, seed, chosen, sources, length, latents or "sample")
+        show_rows(about, "texts", ("text",), [(text,) for text in texts])
+
+
+def chosen_because(mode: str | None, named: str | None) -> str:
+    """Say why the strategy is what it is."""
+    if named is not None:
+        return "--strategy"
+    return "from the prior texts are sampled" if mode is None else f"{mode} decodes given latents greedily"
+
+
+def show_rows(about: dict[str, Any], what: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows, their cells with a tabulator between them; as JSON a list, of texts or of objects, under ``what``."""
+
+    def values() -> dict[str, Any]:
+        if len(names) == 1:
+            return {**about, what: [row[0] for row in rows]}
+        return {**about, what: [dict(zip(names, map(plain, names, row), strict=True)) for row in rows]}
+
+    def show() -> None:
+        for row in rows:
+            click.echo("\t".join(row))
+
+    result(values, show)
+
+
+def plain(name: str, cell: str) -> str | float:
+    """A cell as a plain value: a distance is a number."""
+    return float(cell) if name == "distance" else cell
 
 
 def from_prior(
@@ -121,19 +154,18 @@ def from_prior(
     if len(texts) < count * len(sources or [""]):
         why = "latents are at their means" if latents == "mean" else "nothing is latent"
         most = "there is one text only" if sources is None else "there is one text for each source"
-        click.echo(f"{why} and {strategy.name} leaves nothing to chance: {most}", err=True)
+        say(f"{why} and {strategy.name} leaves nothing to chance: {most}")
     return texts
 
 
-def interpolated(run: Run, ends: tuple[str, str], sites: tuple[str, ...], way: dict[str, Any]) -> list[str]:
+def interpolated(run: Run, ends: tuple[str, str], sites: tuple[str, ...], way: dict[str, Any]) -> list[tuple[str, ...]]:
     """Texts from the one end to the other; where each latent is asked for, its name in front of those that it makes."""
     if sites != (EACH,):
-        return run.interpolate(*ends, sites=sites or None, **way)
+        return [(text,) for text in run.interpolate(*ends, sites=sites or None, **way)]
     names = [spec.name for spec in run.model.latents]  # type: ignore[union-attr]
+    moved = [(name, text) for name in names for text in run.interpolate(*ends, sites=[name], **way)]
     # Without a latent the run itself says what is missing.
-    return [f"{name}\t{text}" for name in names for text in run.interpolate(*ends, sites=[name], **way)] or (
-        run.interpolate(*ends, **way)
-    )
+    return [*moved] or [(text,) for text in run.interpolate(*ends, **way)]
 
 
 def the_only_one(sources: list[str] | None, mode: str | None) -> str | None:

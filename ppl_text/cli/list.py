@@ -2,27 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import click
 
-from .output import TRUST, print_table
+from .command import Command, voice
+from .list_runs import list_runs
+from .output import TRUST, print_table, result
+
+Table = tuple[Sequence[str], Sequence[Sequence[str]], str]
+"""Header, rows, and a title or nothing."""
 
 
-@click.command(name="list")
-@click.argument("kind", type=click.Choice(["recipes", "guides", "objectives", "corpora", "options"]))
-@click.argument("recipe", required=False)
+@click.command(name="list", cls=Command)
+@click.argument("kind", type=click.Choice(["recipes", "guides", "objectives", "corpora", "options", "runs"]))
+@click.argument("name", required=False, metavar="[RECIPE|DIR]")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Of RECIPE, as for fit.")
 @TRUST
-def list_(kind: str, recipe: str | None, assignments: tuple[str, ...], trust: bool) -> None:
-    """List recipes, guides, objectives, corpora, or the options that --set changes, with a line each.
+def list_(kind: str, name: str | None, assignments: tuple[str, ...], trust: bool) -> None:
+    """List recipes, guides, objectives, corpora, or the options that --set changes, with a line each; or runs.
 
-    Options come with type, default and meaning; with RECIPE those that it has, and their values in it.
+    Options come with type, default and meaning; with RECIPE those that it has, and their values in it. Runs are those
+    in DIR (default: runs) and below it, with recipe, guide, bounds and state; none of their code is run.
     """
     if kind == "options":
-        list_options(recipe, assignments, trust=trust)
+        list_options(name, assignments, trust=trust)
         return
-    if recipe is not None or assignments:
-        raise click.UsageError(f"only 'list options' takes a recipe; leave out {recipe or '--set'}")
+    if assignments or (name is not None and kind != "runs"):
+        raise click.UsageError(f"only 'list options' takes a recipe; leave out {name or '--set'}")
+    if kind == "runs":
+        list_runs(name)
+        return
     {"recipes": list_recipes, "guides": list_guides, "objectives": list_objectives, "corpora": list_corpora}[kind]()
+
+
+def show_tables(kind: str, tables: Sequence[Table], *remarks: str) -> None:
+    """Print tables and remarks; as JSON one list of rows, each with the title that it stands under."""
+
+    def values() -> dict[str, Any]:
+        named = [
+            {**dict(zip(header, row, strict=True)), **({"of": title.rstrip(":")} if title else {})}
+            for header, rows, title in tables
+            for row in rows
+        ]
+        return {kind: named}
+
+    def show() -> None:
+        for header, rows, title in tables:
+            print_table(header, rows, title)
+        if not voice().quiet:
+            for remark in remarks:
+                click.echo(remark)
+
+    result(values, show)
 
 
 def list_options(recipe: str | None, assignments: tuple[str, ...], *, trust: bool = False) -> None:
@@ -41,9 +74,11 @@ def list_options(recipe: str | None, assignments: tuple[str, ...], *, trust: boo
         code = of_recipe(recipe, changes, {}, trust=trust)
         config = build.effective(load_config(recipe, changes), code)
     header = ["key", "type", "default", *([] if config is None else ["here"]), "meaning"]
+    tables = []
     for title, keys in all_keys_of(config, code):
         rows = [(k.name, k.kind, k.default, *([] if config is None else [k.value]), k.meaning) for k in keys]
-        print_table(header, rows, f"{title}:")
+        tables.append((header, rows, f"{title}:"))
+    show_tables("options", tables)
 
 
 def list_recipes() -> None:
@@ -52,7 +87,7 @@ def list_recipes() -> None:
     from ..recipes.config import load_config
 
     rows = [(name, load_config(name).description) for name in recipe_names()]
-    print_table(["recipe", "what it trains"], rows)
+    show_tables("recipes", [(["recipe", "what it trains"], rows, "")])
 
 
 def list_guides() -> None:
@@ -60,27 +95,33 @@ def list_guides() -> None:
     from ..recipes.build import families_guides, guide_registry
     from ..recipes.code import model_registry
 
+    tables = []
     for family in model_registry().names():
         registry = guide_registry(family)
         rows = [(name, summary(registry.load(name))) for name in families_guides(family)]
-        print_table(["guide", "density"], rows, f"for {family}:")
-    click.echo("Your own: --guide FILE.py:CLASS (start from the base class in guides/<family>.py).")
+        tables.append((["guide", "density"], rows, f"for {family}:"))
+    own = "Your own: --guide FILE.py:CLASS (start from the base class in guides/<family>.py)."
+    show_tables("guides", tables, own)
 
 
 def list_objectives() -> None:
     """Name and meaning of every objective."""
     from ..objectives import OBJECTIVES
 
-    print_table(["objective", "what it is"], list(OBJECTIVES.items()))
+    show_tables("objectives", [(["objective", "what it is"], list(OBJECTIVES.items()), "")])
 
 
 def list_corpora() -> None:
     """Name and content of every built-in corpus."""
     from ..data.catalogue import CORPORA
 
-    print_table(["corpus", "what it is"], [[name, found.description] for name, found in CORPORA.items()])
-    click.echo("Your own: --data FILE or DIR (word<TAB>count lines, text or tables whose words are counted); with")
-    click.echo("data.unit=sentences text, csv, JSON or parquet with sentences, or hub:NAME.")
+    rows = [[name, found.description] for name, found in CORPORA.items()]
+    show_tables(
+        "corpora",
+        [(["corpus", "what it is"], rows, "")],
+        "Your own: --data FILE or DIR (word<TAB>count lines, text or tables whose words are counted); with",
+        "data.unit=sentences text, csv, JSON or parquet with sentences, or hub:NAME.",
+    )
 
 
 def summary(thing: object) -> str:

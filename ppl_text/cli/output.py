@@ -1,21 +1,23 @@
-"""What commands print: tables on a terminal, plain text elsewhere."""
+"""What commands print: tables on a terminal, plain text elsewhere; and what is said beside a result."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..core.limits import MOST, MOST_PARTICLES, MOST_TEXTS
 from ..core.printing import Pause, printable, quoted_path, unscreened
+from .command import voice
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..run import Run
+    from ..training.progress import Progress
 
 
 SEED = click.IntRange(0, 2**63 - 1)
@@ -75,19 +77,67 @@ def print_json(values: Any) -> None:
     click.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
 
 
+def result(values: Callable[[], Mapping[str, Any]], show: Callable[[], object]) -> None:
+    """Print the result of a command: ``values()`` as one JSON object where that is asked for, else by ``show()``."""
+    if voice().json:
+        print_json(dict(values()))
+    else:
+        show()
+
+
+def say(text: str) -> None:
+    """Say something beside the result, on stderr."""
+    if not voice().quiet:
+        click.echo(text, err=True)
+
+
+def detail(text: str) -> None:
+    """Say what is decided and why, to those who have asked for it."""
+    if voice().verbose:
+        click.echo(text, err=True)
+
+
+def advise(text: str, commands: Sequence[str]) -> None:
+    """Print where the result lies, and what to run next."""
+    if voice().quiet:
+        return
+    click.echo(f"{text} Next:")
+    for command in commands:
+        click.echo(f"  python -m ppl_text {command}")
+
+
+def command_progress() -> Progress:
+    """Return what shows the progress of a training on stderr: a bar, lines, or nothing."""
+    from ..training.progress import Quiet, make_progress
+
+    return Quiet() if voice().quiet else make_progress(verbose=voice().verbose)
+
+
 def print_report(run: Run) -> None:
     """The report of a finished run, and what to run next."""
+    text = (run.folder / "report.md").read_text(encoding="utf-8")
+    if not voice().quiet:
+        click.echo()
+    print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
+    advise(f"The run is in {run.folder} (report.md, results.json, model.safetensors).", after(run))
+
+
+def report_values(run: Run) -> dict[str, Any]:
+    """The same as plain values."""
+    from ..recipes.folders import read_record
+
+    about = {"run": str(run.folder), "recipe": run.config.recipe, "finished": run.finished}
+    return {**about, **read_record(run.folder / "results.json"), "next": after(run)}
+
+
+def after(run: Run) -> list[str]:
+    """Commands for a finished run."""
     from ..recipes.folders import trusting
 
-    text = (run.folder / "report.md").read_text(encoding="utf-8")
-    click.echo()
-    print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
-    click.echo(f"The run is in {run.folder} (report.md, results.json, model.safetensors). Next:")
     own = trusting(run.folder)
     asked = "-n 20" if run.form.source_tokenizer is None else "--source TEXT"
     place = quoted_path(run.folder)
-    for command in (f"evaluate {place}{own}", f"generate {place} {asked}{own}", "list guides"):
-        click.echo(f"  python -m ppl_text {command}")
+    return [f"evaluate {place}{own}", f"generate {place} {asked}{own}", "list guides"]
 
 
 def counter(what: str, unit: str = "batches") -> Callable[[int, int], None]:
@@ -99,6 +149,8 @@ def counter(what: str, unit: str = "batches") -> Callable[[int, int], None]:
 
     def show(done: int, total: int) -> None:
         text = f"{what}: {done:,}/{total:,} {unit}"
+        if voice().quiet:
+            return
         if live:
             overwrite(text, done == total)
         elif due():

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from ..core.numbers import whole
 from ..core.printing import quoted_path
+from .command import Command
 from .compare import listed
-from .output import print_json
+from .output import advise, command_progress, result, say
+
+if TYPE_CHECKING:
+    from ..tables.reproduce import Reproduction
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("table")
 @click.option("--rows", metavar="A,B", help="Names, or numbers as 1-7. Default: every row.")
 @click.option("--budget", default="small", show_default=True, help="smoke, small or full: how long, how finely.")
@@ -20,7 +26,6 @@ from .output import print_json
 @click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU, one on a GPU.")
 @click.option("--judge", metavar="NAME|FOLDER|FILE.gguf", help="A pretrained model that scores generated texts.")
 @click.option("--features", metavar="NAME|FOLDER", help="A pretrained model by which MAUVE and BERTScore see texts.")
-@click.option("--json", "as_json", is_flag=True, help="Print plain values as JSON.")
 def reproduce(
     table: str,
     rows: str | None,
@@ -31,7 +36,6 @@ def reproduce(
     jobs: int | None,
     judge: str | None,
     features: str | None,
-    as_json: bool,
 ) -> None:
     """Train and measure the rows of a published TABLE and print ours beside the published figures.
 
@@ -44,10 +48,7 @@ def reproduce(
     was stopped. The table, its figures and results.json lie in the folder of the reproduction.
     """
     from ..core.errors import UserError
-    from ..tables.page import data_option
     from ..tables.reproduce import reproduce as fill
-    from ..tables.table import load_table
-    from ..training.progress import make_progress
 
     try:
         numbers = [whole(text.strip()) for text in seeds.split(",")]
@@ -63,18 +64,23 @@ def reproduce(
         out=out,
         jobs=jobs,
         settings=given or None,
-        progress=make_progress(),
-        say=lambda line: click.echo(line, err=True),
+        progress=command_progress(),
+        say=say,
     )
-    if as_json:
-        print_json(found.results)
-        return
+    result(lambda: found.results, lambda: print_reproduction(found, table, budget))
+
+
+def print_reproduction(found: Reproduction, table: str, budget: str) -> None:
+    """The table, where it is kept, and what to run next."""
+    from ..tables.page import data_option
+    from ..tables.table import load_table
+
     click.echo(found.text)
-    click.echo(f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row). Next:")
     trained = [row for row in found.results["rows"] if any(row["training_seconds"])]
-    if trained:
-        first = found.folder / f"{trained[0]['name']}-s{trained[0]['seeds'][0]}"
-        click.echo(f"  python -m ppl_text evaluate {quoted_path(first)}")
+    firsts = [found.folder / f"{row['name']}-s{row['seeds'][0]}" for row in trained[:1]]
+    commands = [f"evaluate {quoted_path(first)}" for first in firsts]
     longest = list(load_table(table).budgets)[-1]
     longer = "" if budget == longest else f" --budget {longest}"
-    click.echo(f"  python -m ppl_text reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")
+    commands.append(f"reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")
+    about = f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row)."
+    advise(about, commands)

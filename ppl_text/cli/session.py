@@ -1,50 +1,28 @@
-"""An interactive session of ``swap``: guides tried one after the other on one trained run.
+"""The state of an interactive session of ``swap``, free of terminal code: guides tried on one trained run.
 
-:class:`Session` is its state, free of terminal code; :class:`Conversation` reads commands and prints what comes back.
+Its face is :mod:`ppl_text.cli.conversation`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib
-import shlex
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import click
 import torch
 
 from ..comparing.exchange import GuideFigures, label
-from ..core.errors import Interrupted, PplTextError, UnknownNameError, UserError
-from ..core.limits import MOST_TEXTS, check_most, out_of_memory
+from ..core.errors import UnknownNameError, UserError
 from ..core.numbers import is_whole
 from ..core.places import Made, made_in, remove_made
-from ..core.printing import percent, printable, quoted_path
+from ..core.printing import percent
 from ..core.registry import is_file_reference
-from ..core.signals import number_of
 from ..recipes import build, folders, swap
 from ..recipes.code import absolute, class_of, is_own
 from ..run import Run
-from ..training.progress import Progress, make_progress
-from .output import print_table
-
-HELP = {
-    "NAME|NUMBER|FILE.py:CLASS [STEPS]": "put that guide in and refit it",
-    "list": "guides that fit this model, with their densities",
-    "table": "all guides tried in this session",
-    "undo": "go back to the guide before",
-    "save [DIR]": "keep the current child, in DIR if one is given",
-    "generate [N]": "N samples, and N test texts with their reconstructions",
-    "compare [OBJECTIVE …]": "compare the run and the guides tried, estimator by estimator",
-    "help": "this list",
-    "quit": "leave (so does Ctrl-D); what was tried and not undone is kept",
-}
-COMMANDS = tuple(usage.split()[0] for usage in list(HELP)[1:])
+from ..training.progress import Progress
 
 
 class Candidate(NamedTuple):
@@ -58,8 +36,9 @@ class Candidate(NamedTuple):
 class Tried:
     """One row of the session: a run with its guide, and what became of it.
 
-    ``steps`` updates were made in ``seconds``, measuring included, and left the files ``made``. ``saved``: the user
-    asked to keep it; ``undone``: the user went back from it, and these files are gone unless it was saved.
+    ``steps`` updates were made in ``seconds``, measuring included, and left the files ``made``. ``options``: those of
+    this refit alone, as they were typed. ``saved``: the user asked to keep it; ``undone``: the user went back from it,
+    and these files are gone unless it was saved.
     """
 
     run: Run
@@ -67,6 +46,7 @@ class Tried:
     steps: int
     seconds: float
     made: Made
+    options: str = ""
     saved: bool = False
     undone: bool = False
 
@@ -127,13 +107,25 @@ class Session:
             raise UnknownNameError("guide or command", text, [*known, *others])
         return text
 
-    def swap(self, guide: str, steps: int | None = None, progress: Progress | None = None) -> Tried:
-        """Put a guide in and refit it; it is then the current one. What fails or is stopped changes nothing here."""
-        begun = time.perf_counter()
-        child = self.start.swap_guide(guide, steps=steps or self._steps, progress=progress, **self._options)
+    def swap(
+        self,
+        guide: str,
+        steps: int | None = None,
+        progress: Progress | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Tried:
+        """Put a guide in and refit it; it is then the current one. What fails or is stopped changes nothing here.
+
+        ``options`` win over the session's own: ``objective``, ``seed``, ``freeze``, and under ``set`` dotted keys,
+        which are added to the session's.
+        """
+        begun, own = time.perf_counter(), dict(options or {})
+        merged = {**self._options, **own, "set": {**(self._options.get("set") or {}), **own.get("set", {})}}
+        child = self.start.swap_guide(guide, steps=steps or self._steps, progress=progress, **merged)
         figures = swap.before_after(child).after
         trained = folders.read_record(child.folder / "results.json")["trained"]
-        row = Tried(child, figures, trained["step"], time.perf_counter() - begun, made_in(child.folder))
+        spent = time.perf_counter() - begun
+        row = Tried(child, figures, trained["step"], spent, made_in(child.folder), _typed(own))
         self.tried.append(row)
         self._order.append(row)
         return row
@@ -188,15 +180,20 @@ class Session:
         particles = self.start.config.report.particles
         return [
             *("guide", "ELBO", f"IW bound, K = {particles}", "gap", "KL", "k̂ < 0.5", "to 0.7", "above", "parameters"),
-            *("steps", "time", "state"),
+            *("steps", "time", *self._options_column("options"), "state"),
         ]
 
     def rows(self) -> list[list[str]]:
         """The table of the session: the guide that it began with, then all that were tried."""
-        rows = [[*_columns(self.figures()), "", "", self._state(None)]]
+        rows = [[*_columns(self.figures()), "", "", *self._options_column(""), self._state(None)]]
         for row in self.tried:
-            rows.append([*_columns(row.figures), f"{row.steps:,}", f"{max(row.seconds, 0.0):z.1f} s", self._state(row)])
+            made = (f"{row.steps:,}", f"{max(row.seconds, 0.0):z.1f} s", *self._options_column(row.options))
+            rows.append([*_columns(row.figures), *made, self._state(row)])
         return rows
+
+    def _options_column(self, cell: str) -> list[str]:
+        """Return a cell of the column of options, which is there where a refit had some."""
+        return [cell] if any(row.options for row in self.tried) else []
 
     def _state(self, row: Tried | None) -> str:
         words = ["start"] if row is None else []
@@ -217,175 +214,12 @@ def _columns(figures: GuideFigures) -> list[str]:
     return [label(figures.guide), *figures.bounds(), *map(percent, figures.khat), figures.size]
 
 
+def _typed(options: Mapping[str, Any]) -> str:
+    """Return options of a refit as they are typed."""
+    plain = {**{key: value for key, value in options.items() if key != "set"}, **options.get("set", {})}
+    return " ".join(f"{key}={value}" for key, value in plain.items())
+
+
 def density(guide: type[torch.nn.Module]) -> str:
     """First line of a guide's docstring."""
     return (guide.__doc__ or "(no docstring)").strip().splitlines()[0]
-
-
-def hold_session(run: Run, options: dict[str, Any]) -> None:
-    """A session, from the list of the guides to the paths of what was kept."""
-    run.require_weights()
-    session = Session(run, **options)
-    click.echo(f"{run.folder}: {run.config.model.family}, guide {session.name}. 'help' lists the commands.")
-    show_guides(session)
-    try:
-        Conversation(session).go_on()
-    except (Interrupted, KeyboardInterrupt):
-        show_kept(session)
-        raise
-    show_kept(session)
-
-
-class Conversation:
-    """Reads a line, does what it says, and prints what came of it, until ``quit`` or the end of the input."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._actions: dict[str, Callable[..., object]] = {
-            "list": lambda: show_guides(session),
-            "table": lambda: print_table(session.header(), session.rows()),
-            "undo": self._undo,
-            "save": lambda *folder: click.echo(f"saved in {session.save(*folder)}"),
-            "generate": self._generate,
-            "compare": lambda *objectives: click.echo(session.compare(objectives or None)),
-            "help": show_help,
-        }
-
-    def go_on(self) -> None:
-        """The loop; no mistake and no Ctrl-C leaves it."""
-        read = reader([*COMMANDS, *(choice.name for choice in self._session.choices())])
-        while True:
-            try:
-                words = split(read(printable(f"{self._session.name}> ")))
-                if words[:1] == ["quit"]:
-                    return
-                if words:
-                    self.obey(*words)
-            except EOFError:
-                click.echo()
-                return
-            except KeyboardInterrupt as stop:
-                if number_of(stop) != signal.SIGINT:
-                    raise
-                click.echo("\nstopped; the guide in place stays ('quit' or Ctrl-D leaves)")
-
-    def obey(self, word: str, *arguments: str) -> None:
-        """Do what one line says; a mistake is told and changes nothing."""
-        try:
-            if word not in self._actions:
-                self._swap(word, *arguments)
-            elif len(arguments) > most(word):
-                raise UserError(f"'{word}' takes no {'more' if most(word) else 'argument'}: {usage(word)}")
-            else:
-                self._actions[word](*arguments)
-        except Interrupted as stopped:
-            if stopped.exit_code != 130:
-                raise
-            click.echo(f"{stopped}\nThe guide before stays: {self._session.name}")
-        except (PplTextError, OSError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, PplTextError | OSError) and not out_of_memory(error):
-                raise
-            click.echo(f"error: {out_of_memory(error) or error}")
-
-    def _swap(self, word: str, *arguments: str) -> None:
-        if len(arguments) > 1:
-            raise UserError(f"after a guide comes at most its number of steps; got {' '.join(arguments)!r}")
-        guide = self._session.resolve(word, COMMANDS)
-        steps = None if not arguments else count(arguments[0], "steps")
-        row = self._session.swap(guide, steps, make_progress())
-        pair = swap.before_after(row.run)
-        print_table(pair.header(), pair.rows())
-        click.echo(pair.how())
-        click.echo(f"current: {self._session.name}, in {row.run.folder} ('undo' goes back, 'save' keeps it)")
-
-    def _undo(self) -> None:
-        row = self._session.undo()
-        left = "was removed but for what others have put there" if row.run.folder.exists() else "was removed"
-        gone = "is kept, since it was saved" if row.saved else left
-        click.echo(f"{row.run.folder} {gone}; current: {self._session.name}")
-
-    def _generate(self, number: str = "5") -> None:
-        samples, pairs = self._session.texts(count(number, "texts"))
-        click.echo("samples from the model: " + " ".join(text or "∅" for text in samples))
-        if pairs:
-            print_table(["test text", f"reconstruction by {self._session.name}"], pairs)
-
-
-def show_guides(session: Session) -> None:
-    """Number, name and density of each guide that fits, a star at the current one."""
-    current = session.current.config.guide.name
-    rows = [
-        ("*" if choice.name == current else "", str(number), label(choice.name), choice.density)
-        for number, choice in enumerate(session.choices(), 1)
-    ]
-    print_table(["", "no.", "guide", "density"], rows)
-
-
-def show_help() -> None:
-    """All that can be typed."""
-    print_table(["command", "what it does"], list(HELP.items()))
-
-
-def show_kept(session: Session) -> None:
-    """What the session leaves behind."""
-    kept = session.kept()
-    for folder in kept:
-        click.echo(f"kept: {folder}")
-    if kept:
-        runs = [session.start.folder, *kept]
-        own = max(map(folders.trusting, runs))
-        click.echo(f"Next:\n  python -m ppl_text compare {' '.join(map(quoted_path, runs))}{own}")
-
-
-def usage(word: str) -> str:
-    """How a command is written."""
-    return next(text for text in HELP if text.split()[0] == word)
-
-
-def most(word: str) -> int:
-    """How many arguments a command takes."""
-    return {"save": 1, "generate": 1, "compare": sys.maxsize}.get(word, 0)
-
-
-def count(text: str, what: str) -> int:
-    """A whole number above 0."""
-    if not is_whole(text) or int(text) < 1:
-        raise UserError(f"the number of {what} must be a whole number of 1 or more; got {text!r}")
-    check_most(int(text), MOST_TEXTS, f"the number of {what}")
-    return int(text)
-
-
-def split(line: str) -> list[str]:
-    """Words of a line; quotes hold together what has spaces in it."""
-    try:
-        return shlex.split(line)
-    except ValueError:  # a quote that is not closed
-        return line.split()
-
-
-def reader(words: Sequence[str]) -> Callable[[str], str]:
-    """What asks for a line: with history and completion on a terminal; from a pipe, what was read is shown."""
-    getattr(sys.stdin, "reconfigure", lambda **_: None)(errors="replace")
-    if sys.stdin.isatty():
-        with contextlib.suppress(ImportError):  # no readline: a plain line will do
-            complete_with(importlib.import_module("readline"), words)
-        return input
-
-    def read(prompt: str) -> str:
-        line = input(prompt)
-        click.echo(line)
-        return line
-
-    return read
-
-
-def complete_with(readline: Any, words: Sequence[str]) -> None:
-    """Let the tabulator complete commands and guides."""
-
-    def complete(text: str, state: int) -> str | None:
-        fitting = [word for word in words if word.startswith(text)]
-        return fitting[state] if state < len(fitting) else None
-
-    readline.set_completer(complete)
-    readline.set_completer_delims(" ")
-    readline.parse_and_bind("tab: complete")

@@ -9,13 +9,14 @@ import click
 
 from ..core.printing import quoted_path
 from ..recipes import REFIT_STEPS
-from .output import COUNT, SEED, TRUST, print_table
+from .command import Command, voice
+from .output import COUNT, SEED, TRUST, advise, command_progress, print_table, result
 
 if TYPE_CHECKING:
     from ..run import Run
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("run", type=click.Path())
 @click.option("--guide", metavar="NAME|FILE.py:CLASS", help="The new guide; without it, a session begins.")
 @click.option("--steps", type=COUNT, help=f"Updates of the refit.  [default: {REFIT_STEPS}]")
@@ -44,16 +45,18 @@ def swap(
     from ..recipes.code import refer
     from ..recipes.tree import parse_assignments
     from ..run import open_run
-    from ..training.progress import make_progress
-    from .session import hold_session
+    from .conversation import hold_session
 
     given = {} if guide is None else refer(guide, "guide")[1]
     opened = open_run(run, device, given, trust=trust)
     options["set"] = parse_assignments(assignments)
     if guide is not None:
-        print_child(opened.swap_guide(guide, out=out, progress=make_progress(), **options))
+        child = opened.swap_guide(guide, out=out, progress=command_progress(), **options)
+        result(lambda: child_values(child), lambda: print_child(child))
     elif out is not None:
         raise UserError("--out needs --guide; in a session 'save DIR' says where a child goes")
+    elif voice().json:
+        raise UserError("--json needs --guide; a session is a dialogue, and has no one result")
     else:
         hold_session(opened, options)
 
@@ -61,22 +64,32 @@ def swap(
 def print_child(child: Run) -> None:
     """Before and after, where the child is, and what to run next."""
     from ..core.errors import RunFolderError
-    from ..recipes.folders import trusting
     from ..recipes.swap import before_after
 
-    click.echo()
+    if not voice().quiet:
+        click.echo()
     try:
         pair = before_after(child)
         print_table(pair.header(), pair.rows(), f"{child.config.recipe}, test split")
         click.echo(pair.how())
     except RunFolderError as error:
         click.echo(str(error))
-    click.echo(f"The child run is in {child.folder} (report.md, results.json, parent.json). Next:")
+    advise(f"The child run is in {child.folder} (report.md, results.json, parent.json).", after(child))
+
+
+def child_values(child: Run) -> dict[str, Any]:
+    """The same as plain values: ``swap`` holds the figures before and after, or null where they are not known."""
+    from ..recipes.folders import read_record
+
+    figures = read_record(child.folder / "results.json").get("swap")
+    about = {"run": str(child.folder), "parent": str(child.config.parent), "guide": child.config.guide.name}
+    return {**about, "swap": figures, "next": after(child)}
+
+
+def after(child: Run) -> list[str]:
+    """Commands for a finished child."""
+    from ..recipes.folders import trusting
+
     parents, own = trusting(Path(str(child.config.parent))), trusting(child.folder)
     parent, place = quoted_path(child.config.parent), quoted_path(child.folder)
-    for command in (
-        f"compare {parent} {place}{own or parents}",
-        f"evaluate {place}{own}",
-        f"swap {parent}{parents}",
-    ):
-        click.echo(f"  python -m ppl_text {command}")
+    return [f"compare {parent} {place}{own or parents}", f"evaluate {place}{own}", f"swap {parent}{parents}"]

@@ -8,17 +8,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
-from ..core.printing import MISSING, decimal, percent, plus_minus, significant
+from ..core.printing import MISSING, decimal, html_list, html_table, percent, plus_minus, significant
 from ..evaluation.report import table
 from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
 from ..training.programs import Sizes
 from .draws import SiteUse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Values = NDArray[np.float64]
 
@@ -118,7 +121,7 @@ class Measurement:
         return finite_or_none(values)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Rows, how they were measured, what they say, and the folder in which all that is kept."""
 
@@ -127,6 +130,31 @@ class Comparison:
     notes: list[str]
     verdict: list[str] = field(default_factory=list)
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        """Return in one line what is compared, which bound is highest, and where it is kept."""
+        guides = len({(row.run, row.guide) for row in self.rows})
+        objectives = len({row.objective for row in self.rows})
+        best = max(self.rows, key=lambda row: row.bound)
+        place = "" if self.folder is None else f", in {self.folder}"
+        return (
+            f"<Comparison of {len(self.rows)} rows ({_counted(guides, 'guide')}, {_counted(objectives, 'objective')}), "
+            f"highest bound {decimal(best.bound)} of '{best.guide}' by {best.objective}{place}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return tables and verdict as a notebook shows them."""
+        shown = [html_table(header, cells, title) for title, header, cells in tables(self.rows, self.noun)]
+        return "".join([*shown, html_list(self.verdict)])
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Return a row for each pair of guide and objective, its columns those of :class:`Measurement`.
+
+        What there is of each site stands in columns of its own, ``sites.NAME.kl``.
+        """
+        import pandas as pd
+
+        return pd.json_normalize([row.as_dict() for row in self.rows])
 
     @property
     def noun(self) -> str:
@@ -167,6 +195,10 @@ class Comparison:
         if self.notes:
             parts += ["## Notes", "\n".join(f"- {line}" for line in self.notes)]
         return "\n\n".join(parts) + "\n"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
 
 
 def _in_columns(title: str, lines: Sequence[Sequence[str]]) -> str:

@@ -6,12 +6,13 @@ messages come from anywhere: what a terminal would obey in them is shown instead
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -184,3 +185,25 @@ def screened_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def html_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> str:
+    """Write a table for a notebook; every cell is escaped, so that no text of a user's is read as HTML.
+
+    Example::
+
+        >>> html_table(["guide"], [["<b>"]])
+        '<table><thead><tr><th>guide</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
+    """
+    caption = f"<caption>{html.escape(title)}</caption>" if title else ""
+    head = f"<thead>{_html_row('th', header)}</thead>" if header else ""
+    return f"<table>{caption}{head}<tbody>{''.join(_html_row('td', row) for row in rows)}</tbody></table>"
+
+
+def html_list(lines: Sequence[str]) -> str:
+    """Write lines as a list for a notebook, each escaped."""
+    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
+
+
+def _html_row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{html.escape(cell)}</{tag}>' for cell in cells)}</tr>"

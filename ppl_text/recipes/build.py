@@ -39,6 +39,7 @@ from ..training.capture import RECORDERS, graphs_on
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.random_numbers import random_numbers_kept, seed_all
+from ..training.tensorboard import TensorBoard, require_tensorboard
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
 from . import recipe_names
@@ -103,6 +104,7 @@ def check_parts(
         "fabric": (build_fabric, {"device", "precision", "capture"}),
         "parent": (check_parent, {"parent", "parent_weights"}),
         "stages": (partial(check_stages, code=code), {"data", "training"}),
+        "log": (check_log, {"training"}),
         "corpus": (load or load_data, {"data"}),
     }
     found: dict[str, Any] = {
@@ -110,6 +112,12 @@ def check_parts(
     }
     errors.raise_any(source)
     return Parts(effective(view, code), found["corpus"], found["objective"], found["fabric"])
+
+
+def check_log(config: RunConfig) -> None:
+    """Raise :class:`UserError` where curves are asked for that nothing here writes."""
+    if config.training.log is not None:
+        require_tensorboard()
 
 
 def guide_registry(family: str) -> Registry:
@@ -331,6 +339,7 @@ def build_trainer(
         statistics=statistics_batches(config, corpus) if statistics_of(*programs) else (),
         seed=config.seed,
         graphs=None if config.capture is False else graphs_on(fabric.device),
+        curves=None if training.log is None else TensorBoard(folder),
     )
 
 

@@ -215,6 +215,9 @@ class TrainingSection(Procedure):
     """
 
     stages: tuple[StageSection, ...] = Field((), description="a training in parts, one after the other")
+    log: Literal["tensorboard"] | None = Field(
+        None, description="tensorboard: curves beside metrics.jsonl, by the extra of that name; null: none"
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -27,6 +27,7 @@ from ..training.random_numbers import random_numbers_kept
 from . import build, folders, trust
 from .code import Code, absolute, is_own, named, own_references
 from .config import RunConfig, check_config, load_config, recipe_tree
+from .decisions import decisions
 from .errors import Errors, place_of
 from .pairing import check_kind, check_length, check_sources
 from .procedures import Procedure
@@ -75,6 +76,8 @@ def _train(
     objective = build.build_objective(config, code)
     for note in (*corpus.notes, *model_remarks(programs.model, corpus)):
         progress.message(note)
+    for line in decisions(folder, config, corpus, programs, fabric.device):
+        progress.detail(line)
     batch = first_batch(corpus, config.data.batch_size)
     stages = config.training.in_stages()
     shown = [dry_run(*programs, stage_objective(own, objective, code), batch, own) for own in stages]

@@ -19,7 +19,8 @@ from ..core.signals import number_of
 from ..recipes import build, folders
 from ..recipes.errors import Errors
 from ..recipes.tree import corpus_reference
-from ..training.progress import Progress, Quiet
+from ..training.notebook import chosen_progress
+from ..training.progress import Progress
 from .jobs import GO_ON, RowsFailedError, raise_failed, run_at_once
 from .page import figure_links, table_markdown
 from .results import RESULTS, gather
@@ -57,7 +58,7 @@ def reproduce(
     out: str | Path | None = None,
     jobs: int | None = None,
     settings: Mapping[str, Any] | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     say: Say = lambda line: None,
 ) -> Reproduction:
     """Train and measure ``rows`` of a table (all of them for None) under ``seeds``, and write the result.
@@ -86,7 +87,11 @@ def reproduce(
     at_once = min(_jobs(jobs, missing), max(1, len(missing)))
     say(f"{len(tasks)} rows and seeds, {len(tasks) - len(missing)} of them done before; {budget}: {about}")
     with _written(found, place, budget, data):
-        run = partial(run_at_once, jobs=at_once) if at_once > 1 else partial(_run_here, progress=progress or Quiet())
+        run = (
+            partial(run_at_once, jobs=at_once)
+            if at_once > 1
+            else partial(_run_here, progress=chosen_progress(progress))
+        )
         raise_failed(_in_order(missing, run, say))
     return Reproduction(place, gather(found, place, budget, data))
 

@@ -23,8 +23,9 @@ from ..core.atomic import finite_or_none, refused, remove_partial_files, write_a
 from ..core.errors import RunFolderError
 from ..core.limits import pass_on_memory_errors
 from .machine import Ranks
-from .records import MetricsFile, StepRecord, ValidationRecord
+from .records import MetricsFile, StepRecord, ValidationRecord, read_metrics
 from .state import TrainingState
+from .tensorboard import TensorBoard
 from .weights import save_weights
 
 FORMAT = 1
@@ -167,13 +168,21 @@ class Checkpoints:
 class RunFiles:
     """Write checkpoints, ``model.safetensors`` and ``metrics.jsonl`` of one folder, in the first process only.
 
-    Each thing is written after what it relies on.
+    Each thing is written after what it relies on. ``curves``: is given the lines of ``metrics.jsonl``, too.
     """
 
     def __init__(
-        self, folder: Path, identity: Mapping[str, Any], ranks: Ranks, *, keep: int, report: Callable[[str], None]
+        self,
+        folder: Path,
+        identity: Mapping[str, Any],
+        ranks: Ranks,
+        *,
+        keep: int,
+        report: Callable[[str], None],
+        curves: TensorBoard | None = None,
     ) -> None:
         self.folder, self._ranks = folder, ranks
+        self._curves = curves if ranks.is_first else None
         self.checkpoints = Checkpoints(folder, identity, keep=keep, report=report)
         self._metrics = MetricsFile(folder / "metrics.jsonl")
 
@@ -182,6 +191,13 @@ class RunFiles:
         if self._ranks.is_first:
             self.checkpoints.clean()
             self._metrics.cut_after(step)
+            if self._curves is not None:
+                self._curves.begin(read_metrics(self._metrics.path))
+
+    def close(self) -> None:
+        """Write what has not been written yet."""
+        if self._curves is not None:
+            self._curves.close()
 
     def load(self) -> tuple[Path, dict[str, Any]]:
         """Return file and state of the newest checkpoint; see :meth:`Checkpoints.load`."""
@@ -192,6 +208,8 @@ class RunFiles:
         """Add a line to the metrics."""
         if self._ranks.is_first:
             self._metrics.append(record)
+            if self._curves is not None:
+                self._curves.add(finite_or_none(record.as_json()))
 
     def save(self, state: TrainingState) -> Path:
         """Save the state of its step."""

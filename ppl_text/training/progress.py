@@ -33,6 +33,9 @@ class Progress(Protocol):
     def message(self, text: str) -> None:
         """Say something in words, perhaps in several lines."""
 
+    def detail(self, text: str) -> None:
+        """Say what was decided and why, to those who have asked for it."""
+
     def close(self) -> None:
         """End, for whatever reason; called once."""
 
@@ -52,15 +55,19 @@ class Quiet:
     def message(self, text: str) -> None:
         """Show nothing."""
 
+    def detail(self, text: str) -> None:
+        """Show nothing."""
+
     def close(self) -> None:
         """Show nothing."""
 
 
 class PlainProgress:
-    """Print a line per record, each flushed: for log files and pipes."""
+    """Print a line per record, each flushed: for log files and pipes. ``verbose``: details, too."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self._stream = stream if stream is not None else sys.stderr
+        self._verbose = verbose
 
     def start(self, total: int, done: int) -> None:
         """Say how much is to do."""
@@ -78,6 +85,11 @@ class PlainProgress:
         """Print the text."""
         print(printable(text), file=self._stream, flush=True)
 
+    def detail(self, text: str) -> None:
+        """Print the text where details are wanted."""
+        if self._verbose:
+            self.message(text)
+
     def close(self) -> None:
         """Leave the stream open: it is the caller's."""
 
@@ -86,10 +98,11 @@ class BarProgress:
     """Draw a live bar with bound (nats per sentence), KL, rate and time left, within 80 columns.
 
     It is drawn when a record comes and not by a thread of its own, which would take time from the training.
+    ``verbose``: details, too.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, *, verbose: bool = False) -> None:
+        self._console, self._verbose = console, verbose
         self._bar = RichBar(
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
@@ -123,16 +136,23 @@ class BarProgress:
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         self._bar.refresh()
 
+    def detail(self, text: str) -> None:
+        """Print the text where details are wanted."""
+        if self._verbose:
+            self.message(text)
+
     def close(self) -> None:
         """Leave the bar as it stands."""
         self._bar.stop()
 
 
-def make_progress(stream: TextIO | None = None) -> Progress:
+def make_progress(stream: TextIO | None = None, *, verbose: bool = False) -> Progress:
     """Return the live bar if ``stream`` (default: stderr) is a terminal, plain lines otherwise."""
     stream = stream if stream is not None else sys.stderr
     console = Console(file=unscreened(stream))
-    return BarProgress(console) if console.is_interactive else PlainProgress(stream)
+    if console.is_interactive and not console.is_jupyter:
+        return BarProgress(console, verbose=verbose)
+    return PlainProgress(stream, verbose=verbose)
 
 
 def describe_step(record: StepRecord) -> str:

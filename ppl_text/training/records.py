@@ -119,6 +119,12 @@ class MetricsFile:
             write_atomically(self.path, lambda file: file.write(kept))
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a ``metrics.jsonl``; none where there is no file."""
+    content = path.read_bytes() if path.is_file() else b""
+    return [json.loads(line) for line in content.splitlines(keepends=True) if _is_until(line, math.inf)]
+
+
 class Clock:
     """Count the time trained, on from the ``seconds`` and the ``step`` of a resumed run; it never goes back.
 
@@ -153,7 +159,7 @@ class Clock:
         return self._rate
 
 
-def _is_until(line: bytes, step: int) -> bool:
+def _is_until(line: bytes, step: float) -> bool:
     """Return whether a line is complete and not later than ``step``."""
     try:
         record = parse_json(line)

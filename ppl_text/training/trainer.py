@@ -29,6 +29,7 @@ from .random_numbers import seed_all
 from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState, check_trained
 from .stopping import Guard, NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
+from .tensorboard import TensorBoard
 from .update import Setting, Update
 from .validation import Monitor, estimate_at_one, judged, observe, validate
 
@@ -59,6 +60,7 @@ class Trainer:
         seed: of the training's random numbers (process r of a parallel run: ``seed + r``).
         keep_checkpoints: how many of the newest checkpoints stay, beside the best one.
         graphs: records updates and validations as graphs of the device; None: they run as they stand.
+        curves: is given every record beside ``metrics.jsonl``; None: nothing is.
 
     Stages follow each other in one folder and one count of steps, with one stream of batches, and with one optimizer
     until one has its own. A stage goes on from the best parameters of the one before (from the last where nothing was
@@ -88,14 +90,16 @@ class Trainer:
         seed: int = 0,
         keep_checkpoints: int = 2,
         graphs: Graphs | None = None,
+        curves: TensorBoard | None = None,
     ) -> None:
         self._fabric = fabric if fabric is not None else Fabric(accelerator="cpu", devices=1)
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
         self._validation, self._statistics = validation, statistics
         self._monitor, self._remark, self._seed = monitor, "", seed
+        told = self._progress.message
         self._files = RunFiles(
-            Path(folder), identity or {}, self._ranks, keep=keep_checkpoints, report=self._progress.message
+            Path(folder), identity or {}, self._ranks, keep=keep_checkpoints, report=told, curves=curves
         )
         self._joint = Joint(model, guide, stages[0].objective)
         self._joint.choose(stages[0].train)
@@ -120,6 +124,7 @@ class Trainer:
         with ExitStack() as stack:
             signals = stack.enter_context(StopSignals())
             stack.enter_context(closing(self._progress))
+            stack.enter_context(closing(self._files))
             stack.callback(lambda: self._guard.close())
             stack.enter_context(own_random_numbers(self._fabric.device))
             stack.enter_context(modes_kept(self._joint))

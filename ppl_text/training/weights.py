@@ -62,8 +62,14 @@ def load_model_weights(path: Path, model: nn.Module) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what was saved beside the weights (step, validation bound); errors as :func:`load_weights`."""
-    return _read(path)[1]
+    """Return what was saved beside the weights (step, validation bound), no tensor read; errors as for weights."""
+    _require(path)
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = _metadata_of(file)
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
+    return {key: value for key, value in metadata.items() if key != "aliases"}
 
 
 def weights_digest(path: Path) -> str:
@@ -107,13 +113,26 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     _require(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = parse_json((file.metadata() or {}).get(_METADATA, "{}"))
+            metadata = _metadata_of(file)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); resume the run, which writes it again") from error
+    except _UNREADABLE as error:
+        raise _damaged(path, error) from error
     for alias, name in metadata.pop("aliases", {}).items():
         tensors[alias] = tensors[name]
     return tensors, metadata
+
+
+_UNREADABLE = (SafetensorError, OSError, ValueError)
+"""All that a damaged file can make its reader raise."""
+
+
+def _metadata_of(file: Any) -> dict[str, Any]:
+    found: dict[str, Any] = parse_json((file.metadata() or {}).get(_METADATA, "{}"))
+    return found
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({error}); resume the run, which writes it again")
 
 
 def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str]:

@@ -123,6 +123,15 @@ FINISHED = {
         lambda w: ["explain", *w.tiny, "--guide", "nope"], ("unknown guide for deep_state_space 'nope'",)
     ),
     "list nothing": Case(lambda w: ["list", "models"], ("'recipes', 'guides', 'objectives', 'corpora'",)),
+    "list runs of nothing": Case(
+        lambda w: ["list", "runs", "nothing"], ("nothing does not exist; give a folder with runs, or train one",)
+    ),
+    "list runs without any": Case(lambda w: ["list", "runs"], ("runs does not exist; give a folder with runs",)),
+    "list runs of a file": Case(lambda w: ["list", "runs", w.file("d", "")], ("d is a file; give a folder with runs",)),
+    "list runs with a change": Case(
+        lambda w: ["list", "runs", "--set", "seed=1"], ("only 'list options' takes a recipe; leave out --set",)
+    ),
+    "quiet and verbose": Case(lambda w: ["list", "recipes", "-q", "-v"], ("-q says less and -v says more",)),
 }
 
 
@@ -171,6 +180,7 @@ SWAPS = {
         ("a swap keeps the parent's model and data: data.corpus, model.layers cannot change",),
     ),
     "out is taken": Case(swap("--guide", "tril", "--out", "run"), ("run is not empty; ",)),
+    "JSON of a session": Case(swap("--json"), ("--json needs --guide; a session is a dialogue",)),
     "out in a session": Case(swap("--out", "new"), ("--out needs --guide; in a session 'save DIR' says where",)),
     "on changed words": Case(
         lambda w: ["swap", w.run_on(LIST), "--guide", "tril"], ("is not what run run was trained on",)

@@ -47,7 +47,7 @@ def test_command_and_python_give_the_same_child(ppl, copied, tmp_path):
 
 
 def test_a_pipe_drives_a_session(copied, command, environment):
-    lines = "tabel\n2 3\nundo\nundo\n5 -2\nno.py:Mine\ntril 2 3\nsave a b\ntable 3\n'prior\nprior\nhelp\nquit\nlist\n"
+    lines = "tabel\n2 3\nundo\nundo\n5 -2\nno.py:Mine\ntril 2 3\nsave a b\ntable 3\n'prior\nprior\nhelp\nexit\nlist\n"
     ended = run_process(command("swap", copied), environment, input=lines)
     assert ended.status == 0, ended.err
     assert "Traceback" not in ended.err
@@ -58,7 +58,7 @@ def test_a_pipe_drives_a_session(copied, command, environment):
         "error: nothing to undo",
         "error: the number of steps must be a whole number of 1 or more; got '-2'",
         "no.py' does not exist; give an existing file as FILE.py:CLASS",
-        "error: after a guide comes at most its number of steps; got '2 3'",
+        "error: after a guide come at most its number of steps, and KEY=VALUE without spaces; got '2 3'",
         "error: 'save' takes no more: save [DIR]",
         "error: 'table' takes no argument: table",
         "current: prior",
@@ -66,8 +66,44 @@ def test_a_pipe_drives_a_session(copied, command, environment):
         f"python -m ppl_text compare {copied} {copied}/swaps/prior-1",
     ):
         assert text in ended.out, text
-    assert ended.out.count("> list") == 0  # 'quit' came before it
+    assert ended.out.count("> list") == 0  # 'exit' came before it
     assert os.listdir(copied / "swaps") == ["prior-1"]
+
+
+REFITS = {
+    "fit tril objective=iwae:2 lr=0.002 steps=3": "current: tril, in",
+    "mean-field 2 seed=4 gru_dim=5": "error: recipe 'words' has errors:",
+    "prior 2 steps=3": "error: the number of steps is given twice: 2 and 3; give one",
+    "prior steps=x": "error: the number of steps must be a whole number of 1 or more; got 'x'",
+    "prior objective=5": "error: objective=5: expected a name, such as iwae:8",
+    "prior objective=iwea:2": "did you mean 'iwae'?",
+    "prior seed=-1": "error: seed=-1: expected a whole number of 0 or more",
+    "prior freeze=guide": "freeze: expected 'model' or 'none'",
+    "prior =3": "error: expected KEY=VALUE, for example lr=0.001; got '=3'",
+    "prior model.layers=2": "a swap keeps the parent's model and data: model.layers cannot change",
+    "prior lr=": "training.lr",
+    "fit": "error: fit which guide? [fit] GUIDE [STEPS] [KEY=VALUE …]",
+    "help fit": "e.g. fit tril 500, or: tril objective=iwae:8 lr=0.001 steps=200",
+    "? save": "save [DIR]: keep the current child, in DIR if one is given",
+    "?": "[fit] GUIDE [STEPS] [KEY=VALUE …]  put that guide in and refit it",
+    "help svae": "error: unknown command 'svae' (did you mean 'save'?)",
+    "exit now": "error: 'quit' takes no argument: quit",
+}
+
+
+def test_a_refit_has_options_of_its_own_and_help_says_so(copied, command, environment):
+    ended = run_process(
+        command("swap", copied, "--steps", "2"), environment, input="\n".join([*REFITS, "table", "exit"])
+    )
+    assert ended.status == 0, ended.err
+    assert "Traceback" not in ended.err
+    *answers, table, _ = re.split(r"^[\w-]+> .*\n", ended.out, flags=re.MULTILINE)[1:]
+    for (typed, says), answer in zip(REFITS.items(), answers, strict=True):
+        assert says in answer, typed
+    assert "objective=iwae:2 training.lr=0.002" in table
+    child = pt.load(copied / "swaps" / "tril-1")
+    assert (child.config.objective, child.config.training.lr, child.config.training.steps) == ("iwae:2", 0.002, 3)
+    assert os.listdir(copied / "swaps") == ["tril-1"]
 
 
 def at_a_terminal():
