@@ -140,7 +140,7 @@ def test_the_wheel_declares_licence_script_extras_and_python(wheel: zipfile.ZipF
         "Requires-Python: >=3.11",
     ):
         assert line in metadata.splitlines()
-    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M)) == {"test", "bench", "judge", "metrics"}
+    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M)) == {"test", "bench", "judge", "metrics", "tensorboard"}
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert f"ppl-text = {project['scripts']['ppl-text']}" in scripts

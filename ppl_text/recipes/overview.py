@@ -67,7 +67,7 @@ class RunOverview:
         if "elbo" in found:
             said.append(f"ELBO {plus_minus(found['elbo'], found.get('elbo_se'))}")
         if "iw" in found:
-            at = f" (K = {found['particles']:.0f})" if "particles" in found else ""
+            at = f" (K = {int(found['particles'])})" if "particles" in found else ""
             said.append(f"IW {plus_minus(found['iw'], found.get('iw_se'))}{at}")
         if "validation_bound" in found:
             said.append(f"validation {decimal(found['validation_bound'])}")

@@ -122,7 +122,7 @@ class MetricsFile:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the complete lines of a ``metrics.jsonl``; none where there is no file."""
     content = path.read_bytes() if path.is_file() else b""
-    return [json.loads(line) for line in content.splitlines(keepends=True) if _is_until(line, math.inf)]
+    return [parse_json(line) for line in content.splitlines(keepends=True) if _is_until(line, math.inf)]
 
 
 class Clock:

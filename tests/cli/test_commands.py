@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 
@@ -178,6 +179,21 @@ def test_list_shows_all_there_is(ppl):
         shown = [line.split()[0] for line in ended.out.splitlines() if line.startswith("  ")]
         assert shown[1:] == list(names)
     assert "q(h_t | w_{1:T}) = N(m(c_t), diag s(c_t)²)" in ppl("list", "guides").out
+
+
+def test_list_runs_shows_each_with_its_state(ppl, tmp_path, monkeypatch, trained):
+    monkeypatch.chdir(tmp_path)
+    for name in ("words-1", "words-2"):
+        shutil.copytree(trained.folder, tmp_path / "runs" / name)
+    (tmp_path / "runs/words-2/config.yaml").write_text("model: [", encoding="utf-8")
+    ended = ppl("list", "runs")
+    assert ended.status == 0, ended.err
+    header, first, second = ended.out.splitlines()
+    assert header.split()[:3] == ["run", "recipe", "guide"]
+    assert re.match(r"  runs/words-1 +words +diagonal +ELBO -\S+ ± \S+ +IW -\S+ ± \S+ \(K = 4\) +finished$", first)
+    assert re.match(r"  runs/words-2 +damaged: .*is not valid YAML", second)
+    (tmp_path / "empty").mkdir()
+    assert ppl("list", "runs", "empty").out == "no run in empty; train one: python -m ppl_text fit\n"
 
 
 def test_explain_tells_all_and_trains_nothing(ppl, tmp_path, monkeypatch, tiny_arguments):
