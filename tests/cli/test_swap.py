@@ -72,13 +72,13 @@ def test_a_pipe_drives_a_session(copied, command, environment):
 
 REFITS = {
     "fit tril objective=iwae:2 lr=0.002 steps=3": "current: tril, in",
-    "mean-field 2 seed=4 gru_dim=5": "error: recipe 'words' has errors:",
+    "mean-field 2 seed=4 gru=5": "(did you mean 'gru_dim'?)",
     "prior 2 steps=3": "error: the number of steps is given twice: 2 and 3; give one",
     "prior steps=x": "error: the number of steps must be a whole number of 1 or more; got 'x'",
     "prior objective=5": "error: objective=5: expected a name, such as iwae:8",
     "prior objective=iwea:2": "did you mean 'iwae'?",
     "prior seed=-1": "error: seed=-1: expected a whole number of 0 or more",
-    "prior freeze=guide": "freeze: expected 'model' or 'none'",
+    "prior freeze=guide": "freeze: expected 'none' or 'model'; got 'guide'",
     "prior =3": "error: expected KEY=VALUE, for example lr=0.001; got '=3'",
     "prior model.layers=2": "a swap keeps the parent's model and data: model.layers cannot change",
     "prior lr=": "training.lr",
