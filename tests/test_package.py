@@ -140,7 +140,8 @@ def test_the_wheel_declares_licence_script_extras_and_python(wheel: zipfile.ZipF
         "Requires-Python: >=3.11",
     ):
         assert line in metadata.splitlines()
-    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M)) == {"test", "bench", "judge", "metrics", "tensorboard"}
+    extras = {"test", "bench", "judge", "metrics", "tensorboard"}
+    assert set(re.findall(r"^Provides-Extra: (\S+)$", metadata, re.M)) == extras
     assert f"{info}/licenses/LICENSE" in wheel.namelist()
     scripts = wheel.read(f"{info}/entry_points.txt").decode()
     assert f"ppl-text = {project['scripts']['ppl-text']}" in scripts
