@@ -8,6 +8,7 @@ import pytest
 
 import ppl_text as pt
 from ppl_text.cli import session as room
+from ppl_text.cli.conversation import Conversation
 from ppl_text.cli.session import Session
 from ppl_text.core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
 from ppl_text.training.progress import Quiet
@@ -98,7 +99,7 @@ def test_undo_of_a_folder_that_has_been_replaced_removes_nothing(session, tmp_pa
 
 
 def test_undo_says_what_is_left(session, capsys):
-    talk = room.Conversation(session)
+    talk = Conversation(session)
     talk.obey("tril")
     folder = session.current.folder
     (folder / "notes.md").write_text("mine")
