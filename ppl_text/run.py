@@ -39,6 +39,7 @@ from .recipes import build, folders, start, swap
 from .recipes import trust as consent
 from .recipes.code import Code, name_of, named_objective, own_references, refer, references
 from .recipes.config import RunConfig, load_config
+from .recipes.failing import guarded
 from .recipes.overview import overview
 from .training.machine import torch_threads
 from .training.notebook import chosen_progress, counted, watched
@@ -244,6 +245,7 @@ class Run(Writer):
             train = {}
         return self._in(self.folder, replace(found, splits={**found.splits, **train}))
 
+    @guarded
     def evaluate(
         self,
         split: str = "test",
@@ -274,6 +276,7 @@ class Run(Writer):
             return other.evaluate(other.corpus.name, particles, limit, seed, progress, store, force=force)
         return self.subject.evaluate(split, particles, limit, seed, progress or counted("evaluating"), store)
 
+    @guarded
     def latents(self, split: str = "test", limit: int | None = None, seed: int = 0) -> LatentFigures | None:
         """What the latents of a split carry, site by site; None where nothing is latent but a path.
 
@@ -282,6 +285,7 @@ class Run(Writer):
         self.require_weights()
         return self.subject.latents(split, limit, seed)
 
+    @guarded
     def bound(
         self,
         objective: Any,
@@ -298,12 +302,14 @@ class Run(Writer):
         named = named_objective(objective)
         return self.subject.bound(named, split, limit, seed, progress or counted(named.name))
 
+    @guarded
     def sections(self, evaluation: Evaluation) -> list[Section]:
         """What the model's measures show of an evaluation: sections for a report, with their plain values."""
         self.require_weights()
         measures = measures_of(self.model, self.corpus)
         return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
 
+    @guarded
     def neighbours(
         self, text: str, n: int = 5, seed: int = 0, progress: Any = None, source: str | None = None
     ) -> list[Neighbour]:
@@ -338,6 +344,7 @@ class Run(Writer):
             ) from None
         return result
 
+    @guarded
     def report(self, result: TrainingResult) -> Path:
         """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path."""
         options, seed = self.config.report, self.config.seed
@@ -360,6 +367,7 @@ class Run(Writer):
         folders.write_record(self.folder / "results.json", values)
         return self.folder / "report.md"
 
+    @guarded
     def samples(self, n: int = 1000, seed: int = 0) -> TextSamples:
         """Texts drawn from the prior, with the share of them that are texts of the training list."""
         self.require_weights()

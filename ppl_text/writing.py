@@ -16,6 +16,8 @@ from .evaluation.decoding import Strategy, as_strategy
 from .evaluation.encoding import Values, decode_latents, encode_texts
 from .evaluation.generation import Report, encode_batch, interpolate_texts, reconstruct_texts, sample_texts
 from .evaluation.storytelling import LATENTS, PATHS, check_texts
+from .recipes.code import Code
+from .recipes.failing import guarded
 
 
 class Writer:
@@ -32,6 +34,11 @@ class Writer:
         raise NotImplementedError(f"{type(self).__name__}: define guide")
 
     @property
+    def code(self) -> Code:
+        """What may run of the user's own code."""
+        raise NotImplementedError(f"{type(self).__name__}: define code")
+
+    @property
     def form(self) -> TextForm:
         """How typed texts are encoded, and how long they may be."""
         raise NotImplementedError(f"{type(self).__name__}: define form")
@@ -40,6 +47,7 @@ class Writer:
         """Raise where nothing has been trained yet."""
         raise NotImplementedError(f"{type(self).__name__}: define require_weights()")
 
+    @guarded
     def generate(
         self,
         n: int = 10,
@@ -79,6 +87,7 @@ class Writer:
         check_texts(tokenizer, sources, self.form.max_source_steps, "source")
         return encode_batch(tokenizer, sources)
 
+    @guarded
     def reconstruct(
         self,
         texts: Sequence[str],
@@ -98,6 +107,7 @@ class Writer:
         texts = [self.form.clean(text) for text in texts]
         return reconstruct_texts(self.model, self.guide, self.form.tokenizer, texts, **options)
 
+    @guarded
     def encode(
         self,
         texts: Sequence[str],
@@ -119,6 +129,7 @@ class Writer:
         options["source"] = self._beside(given, sources)
         return encode_texts(self.model, self.guide, self.form.tokenizer, list(map(self.form.clean, given)), **options)
 
+    @guarded
     def decode(
         self,
         latents: Values,
@@ -153,6 +164,7 @@ class Writer:
             raise UserError(f"{len(texts)} texts need as many sources; got {len(sources)}")
         return self._read(sources)
 
+    @guarded
     def interpolate(
         self,
         first: str,

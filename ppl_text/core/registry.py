@@ -30,6 +30,10 @@ class Package(NamedTuple):
     target: str
 
 
+USER_MODULES = "ppl_text_user_"
+"""Begins the names of the modules that files of users' become."""
+
+
 class Registry:
     """Lazy table from a name to an object.
 
@@ -150,7 +154,7 @@ class _Loader(SourceFileLoader):
 def _module(source: Source, kind: str) -> ModuleType:
     """Run a source once: checking, building and loading a run share one module."""
     path = source.path
-    name = f"ppl_text_user_{path.stem}_{hashlib.sha256(f'{path.resolve()}:{source.digest}'.encode()).hexdigest()[:16]}"
+    name = f"{USER_MODULES}{path.stem}_{hashlib.sha256(f'{path.resolve()}:{source.digest}'.encode()).hexdigest()[:16]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.absolute(), loader=_Loader(name, source))

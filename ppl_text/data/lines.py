@@ -10,20 +10,50 @@ from ppl_text.core.errors import DataError
 from ppl_text.core.printing import quoted_path
 from ppl_text.core.reading import open_regular
 
-NOT_TEXT = {
+ARCHIVES = {
     b"\x1f\x8b": "gzip",
     b"PK\x03\x04": "zip (an .xlsx is one)",
+    b"PK\x05\x06": "zip",
     b"\xfd7zXZ": "xz",
-    b"BZh9": "bzip2",
+    b"BZh": "bzip2",
     b"\x28\xb5\x2f\xfd": "zstandard",
-    b"PAR1": "Parquet",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "rar",
+    b"\x04\x22\x4d\x18": "lz4",
 }
-"""First bytes of files that are often taken for text, with the name of their format."""
+"""First bytes of files that hold others, or more than they are long, with the name of their format."""
+
+TAR = 257, b"ustar"
+"""Where a tar file says what it is."""
+
+UNPACK = "unpack it, or write it as csv or jsonl"
+
+
+def packed(start: bytes) -> str:
+    """Return the format of an archive by the first bytes of a file, "" where it is none."""
+    place, mark = TAR
+    if start[place : place + len(mark)] == mark:
+        return "tar"
+    # A text may begin with BZh; what is packed has the size of its blocks behind it, and a mark.
+    found = next((kind for mark, kind in ARCHIVES.items() if start.startswith(mark)), "")
+    return "" if found == "bzip2" and start[4:10] not in (b"1AY&SY", b"\x17rE8P\x90") else found
+
+
+def refuse_packed(path: Path) -> None:
+    """Raise :class:`DataError` for a file that is an archive by its content, whatever its name says."""
+    try:
+        with open_regular(path) as file:
+            kind = packed(file.read(512))
+    except OSError as error:
+        raise DataError(f"the file cannot be read: {error.strerror}", path) from error
+    if kind:
+        raise DataError(f"this is no text but {kind}; {UNPACK}", path)
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield numbered lines of a UTF-8 file, blank ones too; raise :class:`DataError` with file and line."""
     try:
+        refuse_packed(path)
         with open_regular(path) as file:
             for number, raw in enumerate(file, 1):
                 yield number, decoded(raw, path, number)
@@ -35,10 +65,8 @@ def decoded(raw: bytes, path: Path, line: int) -> str:
     """Return a line as text, without a byte-order mark; raise :class:`DataError` where it is not UTF-8 or has a NUL."""
     if line == 1:
         raw = raw.removeprefix(codecs.BOM_UTF8)
-        kind = next((kind for start, kind in NOT_TEXT.items() if raw.startswith(start)), None)
-        if kind is not None:
-            advice = "give it the ending .parquet" if kind == "Parquet" else "unpack it, or write it as csv or jsonl"
-            raise DataError(f"this is no text but {kind}; {advice}", path)
+        if raw.startswith(b"PAR1"):
+            raise DataError("this is no text but Parquet; give it the ending .parquet", path)
     wide = line == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     encoding = "UTF-16" if wide or b"\0" in raw else "ISO-8859-1"
     try:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_text.core.errors import DataError, UserError
@@ -18,7 +19,7 @@ from ppl_text.core.printing import shortened
 from ppl_text.core.reading import parse_json
 
 from .corpus import SPLITS
-from .lines import fault, listed, text_lines
+from .lines import fault, listed, refuse_packed, text_lines
 from .split_files import ALIASES, JSON, parallel_to
 from .table_files import (
     SAMPLE,
@@ -299,18 +300,16 @@ def asked_column(table: Table, name: str, option: str, fitting: Collection[str] 
 def hub_origins(name: str, subset: str | None, columns: Columns) -> dict[str, Origin]:
     """Return the splits of the data set ``name`` (``OWNER/NAME``, or a folder laid out like one), by our names of them.
 
-    Downloaded once and cached where ``datasets`` keeps its files (``$HF_HOME``), by the commit on the hub; a folder is
-    read anew each time. Read memory-mapped.
+    Downloaded once and cached where ``datasets`` keeps its files (``$HF_HOME``), by the commit on the hub. What is made
+    of a folder is removed there as soon as it is mapped into memory, so that the cache does not grow.
 
     Raises:
-        DataError: a data set that is unknown, cannot be reached or has no ``train``.
+        DataError: a data set that is unknown, cannot be reached or has no ``train``; a folder with an archive in it.
     """
-    from datasets import DatasetDict, load_dataset
+    from datasets import DatasetDict
 
-    # The cache knows files of this machine by their modification time, which another file may have, too.
-    mode = "force_redownload" if os.path.isdir(name) else None
     with _reading(f"hub:{name}", "check the name, the connection and, for several configurations, data.subset"):
-        found: Any = load_dataset(name, subset, download_mode=mode)
+        found = _loaded(name, subset)
     if not isinstance(found, DatasetDict):
         raise DataError("expected splits of a data set", f"hub:{name}")
     by_name: dict[str, Dataset] = {ALIASES.get(str(split), str(split)): data for split, data in found.items()}
@@ -321,6 +320,21 @@ def hub_origins(name: str, subset: str | None, columns: Columns) -> dict[str, Or
         for split in SPLITS
         if split in by_name
     }
+
+
+def _loaded(name: str, subset: str | None) -> Any:
+    """Return what ``datasets`` makes of a name; of a folder, which it would unpack by content, archives are refused."""
+    from datasets import config, load_dataset
+
+    if not os.path.isdir(name):
+        return load_dataset(name, subset)
+    for place, _, files in os.walk(name):
+        for file in files:
+            refuse_packed(Path(place, file))
+    os.makedirs(config.HF_DATASETS_CACHE, exist_ok=True)
+    # A cache that stays knows files of this machine by their modification time, which another file may have, too.
+    with TemporaryDirectory(dir=config.HF_DATASETS_CACHE, prefix="ppl_text-", ignore_cleanup_errors=True) as cache:
+        return load_dataset(name, subset, cache_dir=cache)
 
 
 def _table(data: Dataset, where: object) -> Table:

@@ -202,7 +202,7 @@ def _built(part: Part, what: str, first: str, argument: Any) -> nn.Module:
             return part.kind(argument, **part.options)
     except PplTextError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         pass_on_memory_errors(error)
         raise UserError(
             f"{what} could not be built as {part.kind.__name__}({given}): {place_of(error, part.kind)}{error}; "

@@ -30,6 +30,7 @@ from ..training.progress import Quiet
 from . import build, folders
 from .code import Code, named_objective, refer
 from .config import RunConfig, load_config
+from .failing import users_programs
 from .swap import ChildParts, Trained, child_parts
 from .trust import same_code
 
@@ -100,8 +101,11 @@ def compare_runs(
     sentences = _sentences(runs[0], settings)
     batch = sentences.minibatch(2, seed=0)
 
+    own = {text: piece for run in runs for text, piece in run.code.items()}
+
     def pairs_of(candidates: Sequence[Candidate]) -> tuple[list[Pair], list[str]]:
-        return runnable_pairs(candidates, list(made.values()), batch, strict=bool(objectives))
+        with users_programs(own):
+            return runnable_pairs(candidates, list(made.values()), batch, strict=bool(objectives))
 
     if guides:
         candidates = _Swaps(runs, guides, steps).candidates(pairs_of, progress or Quiet())
@@ -110,7 +114,7 @@ def compare_runs(
     pairs, notes = pairs_of(candidates)
     for text in notes:
         (progress or Quiet()).message(text)
-    with torch_threads(runs[0].config.threads):
+    with torch_threads(runs[0].config.threads), users_programs(own):
         measured = measure(pairs, sentences, settings, watch)
         noun, rows = runs[0].corpus.noun, measured.rows
         found = Comparison(rows, {**measured.settings, "noun": noun}, notes, verdict(rows, noun), place)

@@ -168,7 +168,7 @@ def hints_of(target: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def place_of(error: Exception, kind: type) -> str:
+def place_of(error: BaseException, kind: type) -> str:
     """Return ``FILE, line N: `` of the last line of ``kind``'s own file in an error's traceback.
 
     Nothing for classes of ours, and for those without a file.

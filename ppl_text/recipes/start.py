@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +28,7 @@ from .code import Code, absolute, is_own, named, own_references
 from .config import RunConfig, check_config, load_config, recipe_tree
 from .decisions import decisions
 from .errors import Errors, place_of
+from .failing import in_words, place_in, users_programs
 from .pairing import check_kind, check_length, check_sources
 from .procedures import Procedure
 from .stages import stage_objective
@@ -88,7 +88,8 @@ def _train(
         folders.open_folder(folder, config, corpus, str(fabric.device))
         trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
-    return trainer.fit(resume=resume)
+    with users_programs(code):
+        return trainer.fit(resume=resume)
 
 
 def begin_with_others(config: RunConfig, corpus: Corpus, programs: build.Programs) -> None:
@@ -144,13 +145,12 @@ def passing(batch: Batch, guide: nn.Module) -> Iterator[None]:
             yield
         except PplTextError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             pass_on_memory_errors(error)
-            # Pyro prints whole tensors.
-            text = re.sub(r"tensor\(.*\)", "…", str(error), flags=re.DOTALL)
+            place = place_in(error) or place_of(error, type(guide))
             raise UserError(
                 f"a first batch of {batch.size} sentences and {batch.steps} steps does not pass through model and "
-                f"guide: {place_of(error, type(guide))}{type(error).__name__}: {text}; mend the program before training"
+                f"guide: {place}{in_words(error)}; mend the program before training"
             ) from error
 
 
