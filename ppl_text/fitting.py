@@ -77,17 +77,21 @@ def fit(
         **_given("precision", precision),
         **_given("capture", capture),
     }
-    name, found = recipe or DEFAULT_RECIPE, None
+    name = recipe or DEFAULT_RECIPE
+    found: start.Begun | Path | None = None
     if resume is not None:
         found = start.to_resume(name, recipe, resume, out, changes, own, consent=trust)
-    if found is not None:
+    leftover = found if isinstance(found, Path) else None
+    if isinstance(found, start.Begun):
         errors.raise_any(source_of(found.config.recipe))
-    begun = found or start.new_run(name, changes, out, errors, own, consent=trust)
+        begun = found
+    else:
+        begun = start.new_run(name, changes, out, errors, own, consent=trust, leftover=leftover)
     progress = chosen_progress(progress)
     for note in begun.notes:
         progress.message(note)
     run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
-    run.train(resume=found is not None, progress=progress)
+    run.train(resume=begun is found, progress=progress)
     return run
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -329,8 +330,14 @@ class Run(Writer):
 
         All is built, and one batch sent through it, before a new run's folder is made.
         """
-        progress = chosen_progress(progress)
-        result = start.train(self.folder, self.config, self.corpus, self._code, resume=resume, progress=progress)
+        with ExitStack() as held:
+            if resume:
+                held.enter_context(folders.occupied(self.folder))
+            return self._train(resume, chosen_progress(progress), held)
+
+    def _train(self, resume: bool, progress: Progress, held: ExitStack) -> TrainingResult:
+        told: dict[str, Any] = {"progress": progress, "held": held}
+        result = start.train(self.folder, self.config, self.corpus, self._code, resume=resume, **told)
         self._programs = None
         progress.message("evaluating on the test split …")
         try:

@@ -139,6 +139,7 @@ class Session:
             raise UserError("nothing to undo: the guide in place is the one that the session began with")
         row = self._order[-1]
         if not row.saved:
+            folders.refuse_occupied(row.run.folder)
             remove_made(row.run.folder, row.made)
         self._order.pop()
         row.undone = True
@@ -150,6 +151,7 @@ class Session:
             raise UserError(f"nothing to save: the current guide is that of the run {self.start.folder} itself")
         row = self._order[-1]
         if target is not None:
+            folders.refuse_occupied(row.run.folder)
             row.run = row.run.move(Path(target).expanduser())
         row.saved = True
         return row.run.folder

@@ -85,11 +85,11 @@ def refused(path: Path, error: OSError) -> CheckpointError:
     """Return the error that tells the user why ``path`` could not be written, and what to do."""
     reason = _REASONS.get(error.errno or 0)
     if reason is None:
-        advice = "Check the folder's permissions and the disk, then resume the run."
+        advice = "Check the folder's permissions and the disk."
         return CheckpointError(f"cannot write {path}: {error.strerror or error}. {advice}")
     return CheckpointError(
         f"cannot write {path}: {reason} ({_free_space(path.parent)} free). What was saved before is untouched: "
-        "make room or raise the limit, then resume the run."
+        "make room or raise the limit."
     )
 
 

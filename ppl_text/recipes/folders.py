@@ -10,10 +10,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX, write_atomically
 from ..core.errors import RunFolderError, UserError
+from ..core.locks import locked, refuse_locked
 from ..core.numbers import is_whole
 from ..core.printing import quoted_path
 from ..core.reading import parse_json, read_regular
@@ -47,6 +51,14 @@ DATA, TOKENIZER, SOURCE_TOKENIZER = "data.json", "tokenizer.json", "source-token
 
 CODE, CODE_FOLDER = "code.json", "code"
 """Of a run with code of the user's: the record and the copies (:mod:`.trust`)."""
+
+LOCK = ".lock"
+"""Held by the process that trains in the folder."""
+
+MADE_FIRST = {CONFIG, DATA, TOKENIZER, SOURCE_TOKENIZER, "environment.json", PARENT, CODE, CODE_FOLDER, "checkpoints"}
+"""What a run's folder holds before its first checkpoint."""
+
+UNSTARTED = "holds what a run left that ended before its first checkpoint, and nothing to resume from"
 
 _ENDS = {
     "steps": "all of them",
@@ -91,6 +103,8 @@ def has_run(folder: Path) -> bool:
 def require_run(folder: Path) -> None:
     """Raise :class:`RunFolderError` where the folder holds no run."""
     if not has_run(folder):
+        if is_unstarted(folder):
+            raise RunFolderError(f"{folder} {UNSTARTED}; {start_over(folder)}")
         what = f"holds no run (no {CONFIG})" if folder.is_dir() else "does not exist"
         raise RunFolderError(
             f"{folder} {what}; give the folder of a run, e.g. one that 'python -m ppl_text fit' printed"
@@ -102,10 +116,85 @@ def has_checkpoint(folder: Path) -> bool:
     return Checkpoints(folder, {}).newest() is not None
 
 
+def newest_step(folder: Path) -> int:
+    """Return the step of the newest state, 0 without one."""
+    return max(Checkpoints(folder, {}).steps(), default=0)
+
+
+def is_unstarted(folder: Path) -> bool:
+    """Tell whether a folder holds what a run left that ended before its first checkpoint, and nothing else.
+
+    The proof is ``data.json``, which is written first; a partial file of it is one, too.
+    """
+    if not folder.is_dir() or folder.is_symlink():
+        return False
+    names = {path.name for path in folder.iterdir()} - {LOCK}
+    partial = {name for name in names if name.endswith(PARTIAL_SUFFIX)}
+    if not names or not names - partial <= MADE_FIRST:
+        return False
+    states = folder / "checkpoints"
+    whole = [path for path in states.rglob("*") if not path.name.endswith(PARTIAL_SUFFIX)] if states.is_dir() else []
+    return not whole and (names == partial or _is_record_of_data(folder / DATA))
+
+
+def _is_record_of_data(path: Path) -> bool:
+    try:
+        return {"corpus", "fingerprint"} <= read_record(path).keys()
+    except RunFolderError:
+        return False
+
+
+def start_over(folder: Path) -> str:
+    """Return how an unstarted run is started over: by a command, or by the one that began it, which nothing tells."""
+    if has_run(folder):
+        return f"start it over: {resume_command(folder)}"
+    return f"start it over: the same fit command with --resume auto --out {quoted_path(folder)}"
+
+
 def resume_command(folder: Path) -> str:
-    """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one."""
+    """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one.
+
+    What has nothing of worth in it is started over in its place, anything else in another one.
+    """
     resume = f"--resume {quoted_path(folder)}" if has_checkpoint(folder) else quoted_path(folder / CONFIG)
+    if is_unstarted(folder):
+        resume += f" --resume auto --out {quoted_path(folder)}"
     return f"python -m ppl_text fit {resume}{trusting(folder)}"
+
+
+def go_on(folder: Path) -> str:
+    """Return a sentence on how a run goes on that the machine has stopped; "" where nothing is left of it."""
+    if has_checkpoint(folder):
+        return f"Go on with: {resume_command(folder)}"
+    advice = start_over(folder) if is_unstarted(folder) else ""
+    return advice[:1].upper() + advice[1:]
+
+
+@contextmanager
+def occupied(folder: Path) -> Iterator[None]:
+    """Context in which no other process trains in a run's folder, which is there.
+
+    Raises :class:`RunFolderError`, with the pid of the process that does, and :class:`UserError` where nothing can be
+    written.
+    """
+    try:
+        with locked(folder / LOCK, folder):
+            yield
+    except PermissionError as error:
+        raise UserError(_read_only(folder, error)) from error
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        raise UserError(_read_only(folder, error)) from error
+
+
+def _read_only(folder: Path, error: OSError) -> str:
+    return f"{folder} cannot be written: {error.strerror}; make it writable, or copy the folder and go on with the copy"
+
+
+def refuse_occupied(folder: Path) -> None:
+    """Raise :class:`RunFolderError` where another process trains in the folder."""
+    refuse_locked(folder / LOCK, folder)
 
 
 def trusting(folder: Path) -> str:
@@ -117,7 +206,10 @@ def trusting(folder: Path) -> str:
 def check_free(folder: Path) -> None:
     """Raise :class:`RunFolderError`, with advice that works, where a folder is not free for a new run."""
     check_folder(folder)
-    if folder.is_dir() and any(folder.iterdir()):
+    refuse_occupied(folder)
+    if is_unstarted(folder):
+        raise RunFolderError(f"{folder} {UNSTARTED}; {start_over(folder)}, or choose another folder with --out")
+    if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
         advice = f"go on with the run in it ({resume_command(folder)}), or " if has_checkpoint(folder) else ""
         raise RunFolderError(f"{folder} is not empty; {advice}choose another folder with --out")
 
@@ -157,18 +249,26 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"the folder {folder} cannot be made: {error.strerror}; choose another with --out") from error
 
 
-def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str) -> None:
-    """Make the folder of a new run, with what is known before training."""
+def open_folder(folder: Path, config: RunConfig, corpus: Corpus, device: str, held: ExitStack) -> None:
+    """Make the folder of a new run, with what is known before training; what an unstarted one left is removed.
+
+    While ``held`` is open no other process trains in it.
+    """
     parent = None if config.parent is None else describe_parent(Path(config.parent))
-    make_folder(folder)
-    form, lengths = form_of(corpus), {}
-    form.tokenizer.save(folder / TOKENIZER)
-    lengths["max_steps"] = form.max_steps
+    if not is_unstarted(folder):
+        make_folder(folder)
+    held.enter_context(occupied(folder))
+    if is_unstarted(folder):
+        _empty(folder)
+    form = form_of(corpus)
+    lengths = {"max_steps": form.max_steps}
     if form.source_tokenizer is not None:
-        form.source_tokenizer.save(folder / SOURCE_TOKENIZER)
         lengths["max_source_steps"] = form.max_source_steps
     record = {"corpus": config.data.corpus, "fingerprint": corpus.fingerprint, **lengths, "notes": list(corpus.notes)}
-    write_record(folder / DATA, record)
+    write_record(folder / DATA, record)  # first: it says whose the folder is
+    form.tokenizer.save(folder / TOKENIZER)
+    if form.source_tokenizer is not None:
+        form.source_tokenizer.save(folder / SOURCE_TOKENIZER)
     write_record(folder / "environment.json", describe_environment(device))
     if parent is not None:
         write_record(folder / PARENT, parent)
@@ -208,11 +308,20 @@ def remove_unstarted(folder: Path) -> None:
 
     A folder with anything else in it is left alone.
     """
-    if not folder.is_dir() or has_checkpoint(folder):
-        return
-    made = {CONFIG, DATA, "environment.json", PARENT, CODE, CODE_FOLDER, "checkpoints", TOKENIZER, SOURCE_TOKENIZER}
-    if all(path.name in made or path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir()):
-        shutil.rmtree(folder)
+    if is_unstarted(folder):
+        refuse_occupied(folder)
+        _empty(folder)
+        (folder / LOCK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def _empty(folder: Path) -> None:
+    """Remove all but the lock from an unstarted folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def move_folder(folder: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from ..core.batch import Batch
-from ..core.errors import Interrupted, PplTextError, RunFolderError, UserError
+from ..core.errors import CheckpointError, Interrupted, PplTextError, RunFolderError, UserError
 from ..core.limits import pass_on_memory_errors
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
@@ -43,6 +43,7 @@ def train(
     *,
     resume: bool = False,
     progress: Progress,
+    held: ExitStack,
 ) -> TrainingResult:
     """Train a run to its end, or go on with its training.
 
@@ -55,19 +56,30 @@ def train(
         code: what may run of the user's; a new run keeps it.
         resume: go on from the newest checkpoint.
         progress: is told of notes, steps and validations.
+        held: keeps other processes out of a new run's folder until it is closed.
 
     Raises:
         Interrupted: by a signal, after the state was saved; says which command goes on.
+        CheckpointError: the machine refuses to write; says the same.
     """
     try:
         with torch_threads(config.threads):
-            return _train(folder, config, corpus, code or {}, resume, progress)
+            return _train(folder, config, corpus, code or {}, resume, progress, held)
+    except CheckpointError as error:
+        advice = folders.go_on(folder)
+        raise CheckpointError(f"{error} {advice}" if advice else str(error)) from error
     except Interrupted as stop:
         raise Interrupted(f"{stop}. Go on with: {folders.resume_command(folder)}", stop.exit_code) from None
 
 
 def _train(
-    folder: Path, config: RunConfig, corpus: Corpus, code: Code, resume: bool, progress: Progress
+    folder: Path,
+    config: RunConfig,
+    corpus: Corpus,
+    code: Code,
+    resume: bool,
+    progress: Progress,
+    held: ExitStack,
 ) -> TrainingResult:
     fabric = build.build_fabric(config)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
@@ -85,7 +97,7 @@ def _train(
         progress.message(remark)
     trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress, code)
     if not resume:
-        folders.open_folder(folder, config, corpus, str(fabric.device))
+        folders.open_folder(folder, config, corpus, str(fabric.device), held)
         trust.keep(folder, code, config.model_dump())
     folders.write_text(folder / folders.CONFIG, config.to_yaml())
     with users_programs(code):
@@ -214,6 +226,7 @@ def new_run(
     given: Code | None = None,
     *,
     consent: bool = False,
+    leftover: Path | None = None,
 ) -> Begun:
     """Return a run that is to be trained, all of it checked; raises with all errors at once.
 
@@ -224,8 +237,10 @@ def new_run(
         errors: what was found wrong before.
         given: code that Python passes.
         consent: where the recipe is the ``config.yaml`` of a run, to what that run keeps.
+        leftover: the folder of an unstarted run, which is started over in its place.
     """
-    if out is not None:
+    out = out if leftover is None else leftover
+    if out is not None and leftover is None:
         errors.attempt(folders.check_free, Path(out))
     code = errors.attempt(partial(trust.of_recipe, trust=consent), recipe, changes, given or {})
     if code is None:
@@ -271,8 +286,8 @@ def to_resume(
     given: Code | None = None,
     *,
     consent: bool = False,
-) -> Begun | None:
-    """Return the run to go on with, or None where ``auto`` finds none.
+) -> Begun | Path | None:
+    """Return the run to go on with; where ``auto`` finds none, the folder of an unstarted one, or None.
 
     Args:
         default: the recipe whose runs ``auto`` looks through where none is named.
@@ -286,18 +301,20 @@ def to_resume(
     name = None if recipe is None else load_config(recipe).recipe
     if resume == "auto":
         places = folders.newest_first(name or default) if out is None else [Path(out)]
-        runs = (_stored(folder) for folder in places if folders.has_run(folder) and folders.has_checkpoint(folder))
-        found = next((run for run in runs if not is_finished(*run)), None)
-        if found is None:
-            return None
-        folder, config = found
+        found = next((place for place in places if _is_left(place, finished=out is not None)), None)
+        if found is None or folders.is_unstarted(found):
+            _refuse_if_taken(found)
+            return found
+        folder, config = _stored(found)
     else:
         folder, config = _stored(Path(resume))
         if out is not None and Path(out).resolve() != folder.resolve():
             raise UserError(f"--resume {resume} goes on in that folder; leave out --out {out}")
+        folders.refuse_occupied(folder)
         if not folders.has_checkpoint(folder):
             command = folders.resume_command(folder)
             raise RunFolderError(f"{folder} holds no checkpoint to resume from; start it anew: {command}")
+    folders.refuse_occupied(folder)
     if name is not None and name != config.recipe:
         raise RunFolderError(
             f"{folder} holds a run of recipe '{config.recipe}', not of '{name}'; leave out the recipe, or give the "
@@ -306,7 +323,32 @@ def to_resume(
     given = {**named(trust.as_tree(changes)), **(given or {})}
     code = trust.opened(folder, own_references(config.model_dump()), given, trust=consent)
     config = resumed_config(folder, config, _as_stored(config, changes, given, code))
+    if "training.steps" in changes:
+        _refuse_fewer(folder, config.training.steps)
     return Begun(folder, config, {**given, **code})
+
+
+def _is_left(folder: Path, *, finished: bool) -> bool:
+    """Tell whether ``auto`` takes a folder: an unstarted run, an unfinished one, or with ``finished`` that, too."""
+    if folders.is_unstarted(folder):
+        return True
+    there = folders.has_run(folder) and folders.has_checkpoint(folder)
+    return there and (finished or not is_finished(*_stored(folder)))
+
+
+def _refuse_if_taken(folder: Path | None) -> None:
+    if folder is not None:
+        folders.refuse_occupied(folder)
+
+
+def _refuse_fewer(folder: Path, steps: int | None) -> None:
+    """Raise :class:`UserError` where a run has made more steps than it is asked for."""
+    done = folders.newest_step(folder)
+    if steps is not None and steps < done:
+        raise UserError(
+            f"{folder} has been trained to step {done:,}, and --steps {steps} is fewer; give more to go on, leave it "
+            "out, or train a new run"
+        )
 
 
 def _as_stored(config: RunConfig, changes: Mapping[str, Any], given: Code, code: Code) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from torch import nn
 
 from ..core.atomic import PARTIAL_SUFFIX
 from ..core.errors import RunFolderError, UserError
+from ..core.locks import locked
 from ..fitting import fit
 from ..measures import load_measure, measures_of
 from ..measures.base import SEED, Measured, Numbers
@@ -211,13 +211,7 @@ def _texts(task: Task, run: Run) -> list[str]:
 def _locked(task: Task) -> Iterator[None]:
     """Context in which no other process works on the row; the system frees the lock whatever becomes of this one."""
     task.out.mkdir(parents=True, exist_ok=True)
-    with (task.out / f".{task.folder.name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunFolderError(
-                f"another process is at work on {task.folder}; wait for it, or choose another folder with --out"
-            ) from error
+    with locked(task.out / f".{task.folder.name}.lock", task.folder):
         yield
 
 

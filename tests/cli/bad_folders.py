@@ -51,6 +51,13 @@ FOLDERS = {
         resume(lambda w: (w.run(), w.file("run/config.yaml", "model: 3"))[0]),
         ("config.yaml' has errors", "'model': expected a section"),
     ),
+    "resume with fewer steps": Case(
+        resume(lambda w: w.run(), "--steps", "1"),
+        ("run has been trained to step 20, and --steps 1 is fewer; give more to go on, leave it out, or train a new",),
+    ),
+    "resume with fewer steps by --set": Case(
+        resume(lambda w: w.run(), "--set", "training.steps=19"), ("and --steps 19 is fewer; give more to go on",)
+    ),
     "auto with an absolute recipe file": Case(
         lambda w: ["fit", str(w.folder / w.file("r.yaml", "seed: x")), "--resume", "auto"],
         ("r.yaml' has errors:", "'seed': expected a valid integer"),

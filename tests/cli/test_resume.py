@@ -109,7 +109,8 @@ def test_a_checkpoint_that_may_not_grow_leaves_the_previous_one(copied, command,
     )
     assert ended.status == 1, ended.err
     assert "the limit on the size of a file is reached" in ended.err
-    assert "What was saved before is untouched: make room or raise the limit, then resume the run." in ended.err
+    assert "What was saved before is untouched: make room or raise the limit." in ended.err
+    assert f"Go on with: python -m ppl_text fit --resume {copied}" in ended.err
     assert "Traceback" not in ended.err
     assert {p.name: p.read_bytes() for p in (copied / "checkpoints").iterdir()} == kept
     assert not list(copied.rglob("*.partial"))

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pyarrow as pa
@@ -300,6 +301,7 @@ def test_the_source_tokenizer_is_saved_beside_the_other(tmp_path):
     from ppl_text.recipes.folders import open_folder
 
     corpus = load(folder(tmp_path / "data", en=["a b", "c"], de=["x", "y z"]))
-    open_folder(tmp_path / "run", load_config("verses-lm"), corpus, "cpu")
+    with ExitStack() as held:
+        open_folder(tmp_path / "run", load_config("verses-lm"), corpus, "cpu", held)
     assert Tokenizer.load(tmp_path / "run" / "source-tokenizer.json") == corpus.source_tokenizer
     assert Tokenizer.load(tmp_path / "run" / "tokenizer.json") == corpus.tokenizer

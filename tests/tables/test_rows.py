@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from itertools import product
 from string import ascii_lowercase
 
@@ -147,7 +148,7 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tiny_table, tmp_path):
 
 def test_two_processes_do_not_share_a_row(finished):
     task, _ = finished
-    with _locked(task), pytest.raises(RunFolderError, match="another process is at work on"):
+    with _locked(task), pytest.raises(RunFolderError, match=f"process {os.getpid()} is at work on"):
         run_task(task, Quiet())
 
 
