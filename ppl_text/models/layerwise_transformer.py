@@ -79,7 +79,8 @@ class LayerwiseTransformer(nn.Module):
         one_latent: all layers of ``value`` or ``residual`` share one z (the paper's ablation "-LW").
         prior: of several latents, ``chain`` or ``independent`` (N(0, I) each: "Separate").
         prior_flows: of each prior, so many autoregressive flows of its Gaussian, which are the identity at first: for a
-            stage that fits the prior afterwards, ``train: [model.chain, model.flows]``.
+            stage that fits the prior afterwards, ``train: [model.chain.to_gaussian, model.flows]`` (the rest of the
+            chain is q's, too).
         prior_hidden: width of their networks.
         prior1: p(z_1): ``standard``, N(0, I), or ``learned``, as the public code's biases make it.
         fusion: of values: ``lmf`` (sum of products), ``sum_prod`` (the paper's) or ``sum`` ("-LTP").
