@@ -23,7 +23,7 @@ from torch import nn
 from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
 from .core.limits import MOST_PARTICLES, check_most
-from .core.printing import html_table
+from .core.printing import html_table, without_html
 from .core.signals import number_of
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
@@ -363,7 +363,11 @@ class Run(Writer):
         if training_figure(metrics, picture, self.corpus.noun):
             shown.append(Section("Training", lines=(f"![{curves} over training](figures/training.png)",)))
         if self.corpus.notes:
-            shown.append(Section("Notes on the data", lines=("\n".join(f"- {note}" for note in self.corpus.notes),)))
+            shown.append(
+                Section(
+                    "Notes on the data", lines=("\n".join(f"- {without_html(note)}" for note in self.corpus.notes),)
+                )
+            )
         facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, result)
         section, figures = swap.report_section(self, likelihood)
         folders.write_text(self.folder / "report.md", document(facts, shown) + section)

@@ -92,6 +92,22 @@ def shortened(text: str, width: int = 60) -> str:
     return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
+def escaped(text: str) -> str:
+    """Write a text from data in Markdown, where nothing of it is markup.
+
+    Example::
+
+        >>> print(escaped("<unk> **a** [b](c)"))
+        \\<unk\\> \\*\\*a\\*\\* \\[b\\](c)
+    """
+    return re.sub(r"([\\`*_<>\[\]&#~|])", r"\\\1", text)
+
+
+def without_html(text: str) -> str:
+    """Write a line of Markdown in which a name from data may stand: neither tags nor links nor pictures come of it."""
+    return " ".join(text.splitlines()).replace("<", "\\<").replace("](", "]\\(")
+
+
 LONGEST_LINE = 8000
 """Most characters of a line of a message; lists of names are shorter."""
 

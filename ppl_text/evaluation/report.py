@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.printing import MISSING, decimal
+from ..core.printing import MISSING, decimal, without_html
 from .collapse import NO_CURES, Cures, verdict_of
 from .latents import LatentFigures, SiteFigures, StepFigures
 
@@ -41,15 +41,18 @@ class Section:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a ``|`` within a cell is escaped, a line break becomes a space."""
-    cells = [[" ".join(cell.splitlines()).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    """Return a Markdown table; in a cell ``|`` and what makes tags and links is escaped, a line break is a space."""
+    cells = [[without_html(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
     first, *others = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([first, "|" + " --- |" * len(header), *others])
 
 
 def document(facts: Mapping[str, str], sections: Sequence[Section]) -> str:
     """``report.md``: the title and table of what was run, under ``run`` its title, and the sections."""
-    parts = [f"# {facts['run']}", table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"])]
+    parts = [
+        f"# {without_html(facts['run'])}",
+        table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
+    ]
     return "\n\n".join([*parts, *(section.markdown() for section in sections)]) + "\n"
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from ..core.errors import RETRAIN, DivergedError
-from ..core.printing import decimal, percent
+from ..core.printing import decimal, escaped, percent
 from ..data.corpus import Corpus, Split
 from ..data.shares import Shares, shares_of
 from ..evaluation.likelihood import Likelihood
@@ -107,7 +107,7 @@ class TextMeasure(Measure):
             f"Samples from the {drawn_from(subject.model)} ({drawn.drawn:,} drawn)",
             lines=(
                 f"{subject.corpus.noun}s of the training list: {percent(drawn.in_list, 1)} · {counts}",
-                "> " + self.between.join(text or "∅" for text in drawn.texts[: self.shown]),
+                "> " + self.between.join(escaped(text) or "∅" for text in drawn.texts[: self.shown]),
             ),
             values={"samples": {name: value for name, value in asdict(drawn).items() if name != "texts"}},
         )

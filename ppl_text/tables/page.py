@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,8 +86,11 @@ def _texts(results: Mapping[str, Any]) -> list[str]:
     found = ["**Texts, the first of each row**"] if rows else []
     width = max((len(row["title"]) for row in rows), default=0)
     for heading in dict.fromkeys(heading for row in rows for heading in row["texts"]):
-        lines = [f"{row['title']:{width}}  {text}" for row in rows for text in row["texts"].get(heading, ())]
-        found += [f"*{heading}*", "\n".join(["```text", *lines, "```"])]
+        texts = [(row["title"], " ".join(text.splitlines())) for row in rows for text in row["texts"].get(heading, ())]
+        lines = [f"{title:{width}}  {text}" for title, text in texts]
+        longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
+        fence = "`" * max(3, longest + 1)
+        found += [f"*{heading}*", "\n".join([f"{fence}text", *lines, fence])]
     return found
 
 

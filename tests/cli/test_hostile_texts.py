@@ -97,6 +97,12 @@ def test_generated_texts_and_reports(hostile, ppl):
     check(ppl("list", "options", hostile.folder / "config.yaml"), "\\u001b]0;pwned")
 
 
+def test_reports_are_no_markup_of_texts(hostile):
+    report = (hostile.folder / "report.md").read_text(encoding="utf-8")
+    assert re.search(r"\\<script|\\\*\\\*d|\\\[e", report)  # some of the words stand in the samples
+    assert not re.search(r"(?<!\\)<script|(?<!\\)\*\*d|(?<!\\)\[e(?<!\\)\]\(f", report)
+
+
 def test_json_stays_json(hostile, ppl):
     ended = ppl("evaluate", hostile.folder, "--particles", "2", "--json", "--data", hostile.config.data.corpus)
     check(ended)

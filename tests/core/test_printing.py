@@ -1,14 +1,26 @@
 """What reaches a terminal: texts from anywhere, of which it obeys nothing."""
 
+import html
 import io
 import json
+import re
 import shlex
 import subprocess
 import sys
 
 import pytest
 
-from ppl_text.core.printing import LONGEST_LINE, Screened, cut, printable, quoted_path, screened_output, unscreened
+from ppl_text.core.printing import (
+    LONGEST_LINE,
+    Screened,
+    cut,
+    escaped,
+    printable,
+    quoted_path,
+    screened_output,
+    unscreened,
+)
+from ppl_text.evaluation.report import table
 
 OBEYED = {
     "colours": "a\x1b[31mb",
@@ -90,3 +102,20 @@ def test_long_lines_lose_their_middle():
     assert short.endswith("; give z\nlast")
     assert max(map(len, short.split("\n"))) <= LONGEST_LINE
     assert cut("x" * LONGEST_LINE) == "x" * LONGEST_LINE
+
+
+@pytest.mark.parametrize(
+    "text", ["<script>x</script>", "**a** _b_ `c`", "![d](e) [f](g)", "# h", "a | b", "&amp;", "\\<u>"]
+)
+def test_markdown_shows_a_text_as_it_is(text):
+    from markdown_it import MarkdownIt
+
+    shown = MarkdownIt("commonmark", {"html": True}).render(f"> {escaped(text)}")
+    inner = shown.removeprefix("<blockquote>\n<p>").removesuffix("</p>\n</blockquote>\n")
+    assert html.unescape(inner) == text
+    assert not re.search("<[a-z/!]", inner)
+
+
+def test_cells_hold_no_tags_links_or_pictures():
+    shown = table(["a"], [["<b>x</b> | ![y](z)"], ["-1.0 [-2, 0]"]])
+    assert shown.splitlines()[2:] == ["| \\<b>x\\</b> \\| ![y]\\(z) |", "| -1.0 [-2, 0] |"]
