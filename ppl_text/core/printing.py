@@ -92,6 +92,10 @@ def shortened(text: str, width: int = 60) -> str:
     return repr(text if len(text) <= width else text[: width - 1] + "…")
 
 
+_TAG = re.compile(r"<(?=[!?/]|[A-Za-z][A-Za-z0-9-]*(?:[\s/>:@.+]|$))")
+"""Begins what Markdown takes for a tag, a comment or a link, as in h_{<t} it does not."""
+
+
 def escaped(text: str) -> str:
     """Write a text from data in Markdown, where nothing of it is markup.
 
@@ -105,7 +109,7 @@ def escaped(text: str) -> str:
 
 def without_html(text: str) -> str:
     """Write a line of Markdown in which a name from data may stand: neither tags nor links nor pictures come of it."""
-    return " ".join(text.splitlines()).replace("<", "\\<").replace("](", "]\\(")
+    return _TAG.sub(r"\\<", " ".join(text.splitlines())).replace("](", "]\\(")
 
 
 LONGEST_LINE = 8000

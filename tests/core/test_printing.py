@@ -117,5 +117,5 @@ def test_markdown_shows_a_text_as_it_is(text):
 
 
 def test_cells_hold_no_tags_links_or_pictures():
-    shown = table(["a"], [["<b>x</b> | ![y](z)"], ["-1.0 [-2, 0]"]])
-    assert shown.splitlines()[2:] == ["| \\<b>x\\</b> \\| ![y]\\(z) |", "| -1.0 [-2, 0] |"]
+    shown = table(["a"], [["<b>x</b> | ![y](z)"], ["w_{<t}"], ["<img src"]])
+    assert shown.splitlines()[2:] == ["| \\<b>x\\</b> \\| ![y]\\(z) |", "| w_{<t} |", "| \\<img src |"]
