@@ -15,6 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ from .recipes.overview import overview
 from .training.machine import torch_threads
 from .training.notebook import chosen_progress, counted, watched
 from .training.options import TrainingResult
-from .training.progress import Progress
+from .training.progress import Progress, Working, working_of
 from .training.records import read_metrics
 from .training.weights import load_weights
 from .writing import Writer
@@ -54,10 +55,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from .recipes.compare import Comparison
-
-
-def _untold(done: int, total: int) -> None:
-    """Nobody is told of progress."""
 
 
 class Run(Writer):
@@ -304,11 +301,18 @@ class Run(Writer):
         return self.subject.bound(named, split, limit, seed, progress or counted(named.name))
 
     @guarded
-    def sections(self, evaluation: Evaluation) -> list[Section]:
-        """What the model's measures show of an evaluation: sections for a report, with their plain values."""
+    def sections(self, evaluation: Evaluation, working: Working = lambda what, done, total: None) -> list[Section]:
+        """What the model's measures show of an evaluation: sections for a report, with their plain values.
+
+        ``working(what, done, total)`` is told how many measures are done.
+        """
         self.require_weights()
-        measures = measures_of(self.model, self.corpus)
-        return [section for measure in measures for section in measure.sections(self.subject, evaluation)]
+        measures, found = measures_of(self.model, self.corpus), list[Section]()
+        for done, measure in enumerate(measures):
+            working("sections of the report", done, len(measures))
+            found += measure.sections(self.subject, evaluation)
+        working("sections of the report", len(measures), len(measures))
+        return found
 
     @guarded
     def neighbours(
@@ -342,7 +346,7 @@ class Run(Writer):
         progress.message("evaluating on the test split …")
         try:
             with torch_threads(self.config.threads):
-                self.report(result)
+                self.report(result, working_of(progress))
         except KeyboardInterrupt as stop:
             raise Interrupted(
                 f"stopped while the report was written; training is done and saved. Write the report with: "
@@ -352,11 +356,15 @@ class Run(Writer):
         return result
 
     @guarded
-    def report(self, result: TrainingResult) -> Path:
-        """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path."""
+    def report(self, result: TrainingResult, working: Working = lambda what, done, total: None) -> Path:
+        """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path.
+
+        ``working(what, done, total)`` is told how far it is.
+        """
         options, seed = self.config.report, self.config.seed
-        likelihood = self.evaluate("test", options.particles, options.sentences, seed, _untold)
-        sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples))
+        shown_on = partial(working, "evaluating on the test split")
+        likelihood = self.evaluate("test", options.particles, options.sentences, seed, shown_on)
+        sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples), working)
         metrics, picture = self.folder / "metrics.jsonl", self.folder / "figures" / "training.png"
         curves = "log-likelihood" if likelihood.exact else "bound and KL"
         shown = list(sections)

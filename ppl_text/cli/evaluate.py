@@ -79,9 +79,9 @@ def evaluate(
     if objective is not None:
         found = opened.bound(objective, split, limit, seed, progress=counter(objective))
         other = ObjectiveBound(objective, *found)
-    told = counter("evaluating")
+    told, shown = counter("evaluating"), counter("what the latents carry", "measures")
     likelihood = opened.evaluate(split, particles, limit, seed, progress=told, store=store, force=force)
-    sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other))
+    sections = opened.sections(Evaluation(split, likelihood, limit, seed, other=other), lambda _, *far: shown(*far))
     of = f"{split} split" if data is None else split
     result(
         lambda: {**about, **finite_or_none(values_of(sections))},

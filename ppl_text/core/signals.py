@@ -41,16 +41,20 @@ def ignore() -> None:
 
 def stop(number: int, _frame: FrameType | None = None) -> None:
     """Raise :class:`Stopped`, but for a signal that comes within :data:`GRACE` of the one before."""
-    now = time.monotonic()
-    if _received and now - _received[-1][0] < GRACE:
-        return
-    _received.append((now, number))
-    raise Stopped(number)
+    if not _received or time.monotonic() - _received[-1][0] >= GRACE:
+        note(number)
+        raise Stopped(number)
+
+
+def note(number: int) -> None:
+    """Remember a signal that ends something, so that those right after it are not heard."""
+    _received.append((time.monotonic(), number))
 
 
 def received() -> int:
-    """Return the last signal that :func:`stop` was called for, 0 for none."""
-    return _received[-1][1] if _received else 0
+    """Return the last signal that has ended something in this process, if it is armed; 0 for none."""
+    armed = signal.getsignal(signal.SIGINT) is stop
+    return _received[-1][1] if armed and _received else 0
 
 
 def number_of(error: BaseException | None) -> int:

@@ -22,6 +22,9 @@ from .likelihood import measuring
 IMPOSSIBLE = -1e30
 """Takes the place of ln 0: a word of 0 probability costs about 10³⁰ nats, where -inf times a 0 would be no number."""
 
+MOST_ENTROPIES = 10**8
+"""V·T·draws of a word that are measured at each validation, at most."""
+
 MORE_THAN_HALF = 0.5001
 """Share from which one trajectory outweighs all others: log-likelihoods are sums in float32, so that of two equal ones
 either may come out larger by some 10⁻⁵ of itself."""
@@ -253,7 +256,8 @@ def entropy_gap(model: Any, *, words: int, draws: int, steps: int, seed: int = 0
     if min(words, draws, steps) < 1:
         raise UserError(f"the entropy gap needs 1 or more words, draws and steps; got {words}, {draws} and {steps}")
     with measuring(seed, model):
-        return _run_freely(model, words, draws, steps, max(1, at_once // draws))
+        held = min(at_once, MOST_ENTROPIES // 10 // model.vocabulary.size)
+        return _run_freely(model, words, draws, steps, max(1, held // draws))
 
 
 def _run_freely(model: Any, words: int, draws: int, steps: int, states_at_once: int) -> EntropyGap:
@@ -292,16 +296,31 @@ def _logits(model: Any, state: Tensor) -> Tensor:
     return logits
 
 
+def affordable(outcomes: int, steps: int, words: int, draws: int) -> tuple[int, int]:
+    """Return as many words and draws as a monitor has time for: V·T·draws and, over all words, twenty times as much.
+
+    Example::
+
+        >>> affordable(27, 24, 200, 100), affordable(50_000, 60, 200, 100)
+        ((200, 100), (20, 33))
+    """
+    draws = min(draws, max(2, MOST_ENTROPIES // (outcomes * steps)))
+    return min(words, max(2, 20 * MOST_ENTROPIES // (outcomes * steps * draws))), draws
+
+
 def entropy_monitor(
     model: nn.Module, *, steps: int, words: int = 200, draws: int = 100
 ) -> Callable[[nn.Module, nn.Module], dict[str, float]] | None:
     """Return what records a model's entropies at each validation (the paper's figure 2); None without paths.
 
     The monitor returns means over the positions of ``words`` words of at most ``steps`` tokens, in nats per token:
-    ``entropy_gap``, ``expected_entropy``, ``marginal_entropy``. The same random numbers serve every validation.
+    ``entropy_gap``, ``expected_entropy``, ``marginal_entropy``. The same random numbers serve every validation. Of a
+    large vocabulary there are fewer draws and words (:func:`affordable`).
     """
     if not emits(model, "prior", "initial"):
         return None
+    vocabulary: Any = model.vocabulary
+    words, draws = affordable(vocabulary.size, steps, words, draws)
 
     def monitor(model: nn.Module, guide: nn.Module) -> dict[str, float]:
         found = entropy_gap(model, words=words, draws=draws, steps=steps)

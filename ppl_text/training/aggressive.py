@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.errors import UserError
+from ..core.signals import Stopped
 from .programs import Batches, to_device
 from .update import Setting, Update
 
@@ -22,6 +24,23 @@ WINDOW = 15
 
 INFORMATION = "mutual_information"
 """What a monitor has to measure at each validation of an aggressive training."""
+
+
+@dataclass
+class _Inner:
+    """Where the updates of the guide before one of the model stand: how many, the loss to beat, and the window."""
+
+    number: int = 0
+    before: float = math.inf
+    window: list[Tensor] = field(default_factory=list)
+
+    def stored(self) -> dict[str, Any]:
+        window = [part.detach().cpu().clone() for part in self.window]
+        return {"number": self.number, "before": self.before, "window": window}
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> _Inner:
+        return cls(stored["number"], stored["before"], list(stored["window"]))
 
 
 class Aggressive(Update):
@@ -51,6 +70,12 @@ class Aggressive(Update):
         self._on = True
         self._information: float | None = None
         self._updates = 0
+        self._inner = _Inner()
+
+    @property
+    def pauses(self) -> bool:
+        """Return whether the mode lasts: a signal is obeyed between two updates of the guide."""
+        return self._on
 
     def __call__(self, batches: Sequence[Batch], step: int, rate: float = 1.0) -> None:
         """Update the parameters; ``step`` calls were made before. Raises ``NonFinite``."""
@@ -100,31 +125,33 @@ class Aggressive(Update):
             "information": self._information,
             "updates": self._updates,
             "batches": self._batches.state_dict(),
+            **({"inner": self._inner.stored()} if self._inner.number else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what :meth:`state_dict` returned."""
         self._on, self._information, self._updates = state["aggressive"], state["information"], state["updates"]
         self._batches.load_state_dict(state["batches"])
+        self._inner = _Inner.of(state["inner"]) if "inner" in state else _Inner()
 
     def _fit_encoder(self, batch: Batch, step: int) -> None:
-        before, window = math.inf, []
-        for number, chosen in enumerate(self._chosen(batch), 1):
+        """Update the guide as often as it helps; a signal in between leaves it to be gone on with."""
+        inner = self._inner
+        while inner.number < MOST:
+            if inner.number and (signal := self._stopped()):
+                raise Stopped(signal)
+            chosen = batch if not inner.number else to_device(next(self._batches), self._fabric.device)
             estimate = self._descend(chosen, step, "guide")
             self._updates += 1
+            inner.number += 1
             weights = chosen.weights
-            window.append(torch.stack((estimate.loss * weights.sum(), (weights * chosen.lengths).sum())))
-            if number % WINDOW == 0:
-                loss, words = map(sum, zip(*torch.stack(window).tolist(), strict=True))
-                if not loss / words < before:
-                    return
-                before, window = loss / words, []
-
-    def _chosen(self, batch: Batch) -> Iterator[Batch]:
-        """Give the batch itself, then others; each is drawn when it is asked for."""
-        yield batch
-        for _ in range(MOST - 1):
-            yield to_device(next(self._batches), self._fabric.device)
+            inner.window.append(torch.stack((estimate.loss * weights.sum(), (weights * chosen.lengths).sum())))
+            if inner.number % WINDOW == 0:
+                loss, words = map(sum, zip(*torch.stack(inner.window).tolist(), strict=True))
+                if not loss / words < inner.before:
+                    break
+                inner.before, inner.window = loss / words, []
+        self._inner = _Inner()
 
     def _trained(self, name: str) -> list[nn.Parameter]:
         """Return the parameters of one program that are trained; raises :class:`UserError` where there are none."""

@@ -59,6 +59,10 @@ class NotebookProgress:
         """Add a line."""
         self.message(describe_validation(record))
 
+    def working(self, what: str, done: int, total: int) -> None:
+        """Write anew how far the work between two steps is."""
+        self._show(f"{what} … {done:,}/{total:,}" if total else f"{what} …")
+
     def message(self, text: str) -> None:
         """Add the text."""
         self._lines += text.splitlines()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.file_proxy import FileProxy
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as RichBar
 
-from ..core.printing import printable, screened, unscreened
+from ..core.printing import Pause, printable, screened, unscreened
 from .records import StepRecord, ValidationRecord
 
 LINE = 120
@@ -40,6 +41,18 @@ class Progress(Protocol):
         """End, for whatever reason; called once."""
 
 
+Working = Callable[[str, int, int], None]
+"""``working(what, done, total)``: told how far some work is; total 0 where nobody knows it."""
+
+
+def working_of(progress: Progress) -> Working:
+    """Return what shows work between the steps: ``working(what, done, total)``, total 0 where nobody knows it.
+
+    A progress may have it as a method; one that was written without shows nothing.
+    """
+    return getattr(progress, "working", lambda what, done, total: None)
+
+
 class Quiet:
     """Show nothing: for library use and for all processes but the first."""
 
@@ -66,7 +79,7 @@ class PlainProgress:
     """Print a line per record, each flushed: for log files and pipes. ``verbose``: details, too."""
 
     def __init__(self, stream: TextIO | None = None, *, verbose: bool = False) -> None:
-        self._stream = stream if stream is not None else sys.stderr
+        self._stream, self._due = stream if stream is not None else sys.stderr, Pause()
         self._verbose = verbose
 
     def start(self, total: int, done: int) -> None:
@@ -80,6 +93,11 @@ class PlainProgress:
     def validation(self, record: ValidationRecord) -> None:
         """Print the bound on the validation data."""
         self.message(describe_validation(record))
+
+    def working(self, what: str, done: int, total: int) -> None:
+        """Print how far it is where it takes long."""
+        if self._due():
+            self.message(f"{what} … {_share(done, total)}".rstrip())
 
     def message(self, text: str) -> None:
         """Print the text."""
@@ -102,7 +120,7 @@ class BarProgress:
     """
 
     def __init__(self, console: Console, *, verbose: bool = False) -> None:
-        self._console, self._verbose = console, verbose
+        self._console, self._verbose, self._due = console, verbose, Pause()
         self._bar = RichBar(
             BarColumn(bar_width=12),
             MofNCompleteColumn(),
@@ -131,6 +149,15 @@ class BarProgress:
         """Print a line above the bar."""
         self.message(describe_validation(record))
 
+    def working(self, what: str, done: int, total: int) -> None:
+        """Show beside the bar what is done; once the bar is closed, in lines where it takes long."""
+        text = f"{what} … {_share(done, total)}".rstrip()
+        if self._bar.live.is_started:
+            self._bar.update(self._task, description=text)
+            self._bar.refresh()
+        elif self._due():
+            self.message(text)
+
     def message(self, text: str) -> None:
         """Print the text above the bar."""
         self._console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
@@ -153,6 +180,10 @@ def make_progress(stream: TextIO | None = None, *, verbose: bool = False) -> Pro
     if console.is_interactive and not console.is_jupyter:
         return BarProgress(console, verbose=verbose)
     return PlainProgress(stream, verbose=verbose)
+
+
+def _share(done: int, total: int) -> str:
+    return f"{done:,}/{total:,}" if total else ""
 
 
 def describe_step(record: StepRecord) -> str:

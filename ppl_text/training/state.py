@@ -74,7 +74,8 @@ class Counters:
     ``step`` updates were made in ``seconds`` of training, those since ``began`` in stage ``stage`` (its ``number``
     counts from 0). Of this stage: the best validation had ``best_score`` (what validations are compared by, larger is
     better; None before the first) and ``best_bound`` (nats per sentence) at ``best_step``, and ``stale`` validations
-    after it were no better; ``plateau`` is what the decay of the learning rate goes by.
+    after it were no better; ``plateau`` is what the decay of the learning rate goes by. ``unvalidated``: a
+    validation of the present weights is due and was not made yet.
     """
 
     stage: str = "joint"
@@ -87,6 +88,7 @@ class Counters:
     began: int = 0
     best_score: float | None = None
     plateau: Plateau = field(default_factory=Plateau)
+    unvalidated: bool = False
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Counters:
@@ -156,6 +158,8 @@ class TrainingState:
         """Return why the present stage is over, or None while it is not."""
         if not self.trains:
             return "untrained"
+        if self.counters.unvalidated:
+            return None
         counters, options = self.counters, self.stage.options
         if options.decay is not None and counters.plateau.decays >= options.decay.limit:
             return "decays"

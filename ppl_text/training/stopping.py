@@ -6,7 +6,7 @@ import math
 import re
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..core.batch import Batch
 from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, UserError
+from ..core.signals import Stopped, note
 from ..objectives import sites
 from .programs import Joint, own_random_numbers
 
@@ -172,6 +173,13 @@ def interrupted(number: int, step: int, total: int, path: Path) -> Interrupted:
     )
 
 
+def ended_at_once(stop: Stopped, step: int, newest: Path | None) -> Interrupted:
+    """Return the error for a run that a second signal has ended where it was, with its newest checkpoint."""
+    saved = f"the last checkpoint is {newest}" if newest else "no checkpoint was written before it"
+    name = signal.Signals(stop.number).name
+    return Interrupted(f"stopped at once by a second signal, {name}, after step {step:,}; {saved}", 128 + stop.number)
+
+
 @contextmanager
 def pyro_validated() -> Iterator[None]:
     """Context with Pyro's validation on, in which what it objects to becomes a message for the user."""
@@ -187,18 +195,39 @@ def pyro_validated() -> Iterator[None]:
 
 
 class StopSignals:
-    """Context in which SIGINT and SIGTERM only set ``number``; the handlers before it come back at the end.
+    """Context in which a first SIGINT or SIGTERM only sets ``number``; the handlers before it come back at the end.
 
-    Nothing is interrupted, so a second signal while a checkpoint is being written does no harm. The handlers
-    are set even where a background job inherited "ignored" for SIGINT: a signal that someone sends is meant.
-    Outside of the main thread, where Python allows no handlers, the context does nothing.
+    Whoever works asks for ``number`` between two batches, or is interrupted where it says so (:meth:`raising`). A
+    second signal raises :class:`Stopped` at once, also while a checkpoint is being written, which is whole or not
+    there; those after it do nothing. The handlers are set even where a background job inherited "ignored" for SIGINT: a
+    signal that someone sends is meant. Outside of the main thread, where Python allows no handlers, the context does
+    nothing.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.at_once, self._raises = 0, False, False
         self._previous: dict[int, Any] = {}
 
+    def polled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Give the batches, and raise :class:`Stopped` before the next one where a signal has come."""
+        for batch in batches:
+            if self.number:
+                raise Stopped(self.number)
+            yield batch
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Context in which the first signal raises :class:`Stopped`, too: for what leaves no trace when abandoned."""
+        if self.number:
+            raise Stopped(self.number)
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
+
     def __enter__(self) -> StopSignals:
+        self.number, self.at_once = 0, False
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._note)
@@ -211,4 +240,10 @@ class StopSignals:
         self._previous.clear()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.at_once:
+            return
+        self.at_once = bool(self.number)
         self.number = self.number or number
+        if self.at_once or self._raises:
+            note(number)
+            raise Stopped(number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.errors import NonFiniteLossError, RunFolderError
+from ..core.signals import Stopped
 from ..objectives import sites
 from .capture import Captured, Graphs
 from .checkpoints import RunFiles
@@ -24,11 +25,20 @@ from .machine import Ranks
 from .optimizers import InTurn, make_capturable
 from .options import TrainingResult
 from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
-from .progress import Progress, Quiet
+from .progress import Progress, Quiet, working_of
 from .random_numbers import seed_all
 from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState, check_trained
-from .stopping import Guard, NonFinite, StopSignals, explain_non_finite, interrupted, make_guard, pyro_validated
+from .stopping import (
+    Guard,
+    NonFinite,
+    StopSignals,
+    ended_at_once,
+    explain_non_finite,
+    interrupted,
+    make_guard,
+    pyro_validated,
+)
 from .tensorboard import TensorBoard
 from .update import Setting, Update
 from .validation import Monitor, estimate_at_one, judged, observe, validate
@@ -96,6 +106,7 @@ class Trainer:
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
         self._validation, self._statistics = validation, statistics
+        self._signals, self._working = StopSignals(), working_of(self._progress)
         self._monitor, self._remark, self._seed = monitor, "", seed
         told = self._progress.message
         self._files = RunFiles(
@@ -121,8 +132,15 @@ class Trainer:
         :class:`GuideMismatchError`, :class:`NonFiniteLossError`, :class:`CheckpointError` (disk), and after
         SIGINT or SIGTERM, when the state is saved, :class:`Interrupted`.
         """
+        try:
+            return self._fit(resume)
+        except Stopped as stop:
+            newest = self._files.checkpoints.newest()
+            raise ended_at_once(stop, self._state.counters.step, newest) from None
+
+    def _fit(self, resume: bool) -> TrainingResult:
         with ExitStack() as stack:
-            signals = stack.enter_context(StopSignals())
+            stack.enter_context(self._signals)
             stack.enter_context(closing(self._progress))
             stack.enter_context(closing(self._files))
             stack.callback(lambda: self._guard.close())
@@ -134,7 +152,7 @@ class Trainer:
             self._begin(resume)
             if self._state.ended is None:
                 self._check_programs(save=not resume)
-                self._loop(signals)
+                self._loop()
             elif not self._state.trains and not resume:
                 self._keep_untrained()
             else:
@@ -203,7 +221,8 @@ class Trainer:
         held = self._trained_in(stage)
         parts = (self._fabric, self._module, self._optimizer, self._guard)
         recorded = (self._graphs, self._progress.message)
-        return stage.update(Setting(*parts, stage.options, held, counters.began, *recorded))
+        setting = Setting(*parts, stage.options, held, counters.began, *recorded, stopped=lambda: self._signals.number)
+        return stage.update(setting)
 
     def _usable(self, graphs: Graphs | None) -> Graphs | None:
         """Return what records, where the processes of this training can be recorded."""
@@ -261,23 +280,35 @@ class Trainer:
             self._files.save_weights(self._state)
         self._save()
 
-    def _loop(self, signals: StopSignals) -> None:
-        self._train_stage(signals)
+    def _loop(self) -> None:
+        self._train_stage()
         while not self._state.is_last:
             self._next_stage()
-            self._train_stage(signals)
+            self._train_stage()
 
-    def _train_stage(self, signals: StopSignals) -> None:
-        options, first = self._state.stage.options, True
+    def _train_stage(self) -> None:
+        """Train to the end of the stage; after a signal, save and raise.
+
+        A validation, or an update of many, that a signal has stopped is gone on with, or made again, by the run that
+        is resumed.
+        """
+        options, counters = self._state.stage.options, self._state.counters
         self._state.update.begin(monitored=self._validation is not None and self._monitor is not None)
+        first = True
         while self._state.ended is None:
-            self._advance(validated=first)
-            first = False
-            if self._state.due(options.log_every):
-                self._log()
-            if self._validation is not None and self._state.due(options.validate_every):
-                self._validate(self._validation)
-            number = self._stop_signal(signals)
+            try:
+                if not counters.unvalidated:
+                    self._advance(validated=first)
+                    first = False
+                    if self._state.due(options.log_every):
+                        self._log()
+                    counters.unvalidated = self._validation is not None and self._state.due(options.validate_every)
+                if counters.unvalidated and self._validation is not None:
+                    self._validate(self._validation)
+            except Stopped:
+                if self._signals.at_once:
+                    raise
+            number = self._stop_signal()
             if number or self._state.ended or self._state.due(options.checkpoint_every):
                 path = self._save()
             if number:
@@ -287,12 +318,17 @@ class Trainer:
         """Make one update, the first one under Pyro's validation."""
         counters, device = self._state.counters, self._fabric.device
         number = self._state.stage.options.accumulate
+        position = self._state.position() if self._state.update.pauses else None
         batches = [to_device(next(self._state.batches), device) for _ in range(number)]
         try:
             with pyro_validated() if validated else nullcontext():
                 self._state.update(batches, counters.step, self._state.rate)
         except NonFinite as error:
             raise self._non_finite(error) from error
+        except Stopped:
+            if position is not None:
+                self._state.batches.load_state_dict(position)
+            raise
         counters.step += 1
 
     def _log(self) -> None:
@@ -326,20 +362,38 @@ class Trainer:
     def _validate(self, data: Iterable[Batch]) -> None:
         """Validate; what is better than all before in this stage becomes ``best.pt`` and ``model.safetensors``."""
         self._verify()
-        with self._judged():
+        with self._judged(self._shown(self._statistics, "statistics")):
             record, score = self._measure(data)
         self._heed(record, score)
+
+    def _shown(self, batches: Iterable[Batch], what: str) -> Iterator[Batch]:
+        """Give batches of work that a signal may stop between any two, and show how far it is."""
+        total = len(batches) if isinstance(batches, Sized) else 0
+        alone = self._ranks.size == 1  # parallel processes wait for each other
+        for done, batch in enumerate(self._signals.polled(batches) if alone else batches, 1):
+            yield batch
+            self._working(what, done, total)
+
+    def _observe(self, model: nn.Module, guide: nn.Module) -> Mapping[str, Any]:
+        """Ask the monitor, which a signal may stop."""
+        self._working("measuring for the validation", 0, 0)
+        with self._signals.raising() if self._ranks.size == 1 else nullcontext():
+            found: Mapping[str, Any] = self._monitor(model, guide) if self._monitor is not None else {}
+        return found
 
     def _measure(self, data: Iterable[Batch]) -> tuple[ValidationRecord, float]:
         """Measure the present weights and keep them where they are the best; return the score that decided."""
         counters = self._state.counters
-        record = validate(self._joint, data, self._fabric, step=counters.step, seed=self._seed, estimate=self._estimate)
+        shown = self._shown(data, "validating")
+        options: dict[str, Any] = {"step": counters.step, "seed": self._seed, "estimate": self._estimate}
+        record = validate(self._joint, shown, self._fabric, **options)
         score = float(getattr(record, self._state.stage.criterion))
         last = self._state.stage.options.keep == "last"
         best = math.isfinite(score) and (last or counters.best_score is None or score > counters.best_score)
         record = replace(record, best=best, seconds=self._clock.seconds, stage=self._state.label)
         if self._ranks.is_first and self._monitor is not None:
-            record = replace(record, monitor=observe(self._joint, self._monitor, self._fabric, seed=self._seed))
+            record = replace(record, monitor=observe(self._joint, self._observe, self._fabric, seed=self._seed))
+        counters.unvalidated = False
         self._files.record(record)
         self._progress.validation(record)
         counters.stale = 0 if best else counters.stale + 1
@@ -352,12 +406,14 @@ class Trainer:
         return record, score
 
     @contextmanager
-    def _judged(self) -> Iterator[None]:
-        """Context in which running statistics are those of the present weights."""
-        with judged(self._joint, self._statistics, self._fabric, seed=self._seed) as running:
-            self._state.running = running
-            yield
-        self._state.running = {}
+    def _judged(self, batches: Iterable[Batch]) -> Iterator[None]:
+        """Context in which running statistics are those of the present weights, estimated on ``batches``."""
+        try:
+            with judged(self._joint, batches, self._fabric, seed=self._seed) as running:
+                self._state.running = running
+                yield
+        finally:
+            self._state.running = {}
 
     def _heed(self, record: ValidationRecord, score: float) -> None:
         """Let a validation have its consequences: words, the end of an update rule's mode, a lower rate."""
@@ -384,7 +440,7 @@ class Trainer:
         counters = self._state.counters
         counters.seconds = self._clock.seconds
         if counters.best_score is None and counters.step > 0:
-            with self._judged():
+            with self._judged(self._statistics):
                 self._files.save_weights(self._state)
         return self._files.save(self._state)
 
@@ -399,11 +455,11 @@ class Trainer:
         batch, last = self._state.update.batch, self._files.checkpoints.newest()
         return explain_non_finite(error, self._joint, batch, self._fabric, last)
 
-    def _stop_signal(self, signals: StopSignals) -> int:
+    def _stop_signal(self) -> int:
         """Return the signal to obey now, or 0; parallel processes agree on one, at the log interval."""
         if self._ranks.size == 1:
-            return signals.number
-        return self._ranks.largest(signals.number) if self._state.due(self._state.stage.options.log_every) else 0
+            return self._signals.number
+        return self._ranks.largest(self._signals.number) if self._state.due(self._state.stage.options.log_every) else 0
 
     def _result(self) -> TrainingResult:
         counters = self._state.counters

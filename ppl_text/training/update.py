@@ -81,6 +81,7 @@ class Setting:
     began: int = 0
     graphs: Graphs | None = None
     report: Callable[[str], Any] = print
+    stopped: Callable[[], int] = lambda: 0
 
 
 class Update:
@@ -94,6 +95,7 @@ class Update:
         self._guard, self._parameters, self._began = setting.guard, setting.parameters, setting.began
         self._clip, self._clip_value = setting.options.clip_norm, setting.options.clip_value
         self._schedule = setting.options.learning_rate
+        self._stopped = setting.stopped
         self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
         self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
         self._step = Captured(self._compute, setting.graphs, setting.report)
@@ -109,6 +111,11 @@ class Update:
             return setting.options.beta
         model: Any = setting.module.model
         return averaged(setting.options.beta, [spec.name for spec in model.latents])
+
+    @property
+    def pauses(self) -> bool:
+        """Return whether an update may raise ``Stopped`` within, to be gone on with on the same batches later."""
+        return False
 
     @property
     def lr(self) -> float:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -143,3 +144,42 @@ def test_letters_that_a_terminal_cannot_show_are_replaced(command, environment):
     ended = run_process(command("list", "objectives"), environ, encoding="latin-1")
     assert ended.status == 0, ended.err
     assert "Rényi bound of order ALPHA ? 1" in ended.out
+
+
+LOADING = """
+import os, signal, sys
+import ppl_text.__main__ as program
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.{signal})
+        return None
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["ppl_text", "list", "recipes"]
+program.start()
+"""
+
+
+@pytest.mark.parametrize("module", ["ppl_text.cli", "ppl_text.cli.entry", "ppl_text.recipes.tree"])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_loading_is_told(environment, module, name, status):
+    script = LOADING.format(module=module, signal=name)
+    ended = run_process([sys.executable, "-c", script], environment)
+    assert ended.status == status, ended.err
+    assert ended.err.strip().splitlines()[-1].startswith(("error: stopped by", "error: interrupted"))
+    assert len(ended.err.strip().splitlines()) == 1
+
+
+def test_forty_signals_in_a_row_print_no_traceback(tmp_path, tiny_arguments, command, environment):
+    line = command("fit", *tiny_arguments, "--steps", STEPS, "--out", tmp_path / "run")
+    with subprocess.Popen(line, env=environment, text=True, **PIPES) as process:
+        shown = process.stderr.readline()  # it works, and may be anywhere
+        for _ in range(40):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 130, shown + err
+    assert "Traceback" not in shown + out + err
+    assert (shown + err).count("error: ") == 1

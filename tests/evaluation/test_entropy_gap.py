@@ -11,7 +11,8 @@ from ppl_text.core.errors import UserError
 from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.distributions.tokens import TokenSequence
-from ppl_text.evaluation.trajectories import EntropyGap, entropy_gap, entropy_monitor
+from ppl_text.evaluation import trajectories
+from ppl_text.evaluation.trajectories import MOST_ENTROPIES, EntropyGap, affordable, entropy_gap, entropy_monitor
 from ppl_text.models.deep_state_space import DeepStateSpace
 from ppl_text.models.language_model import LanguageModel
 
@@ -232,6 +233,27 @@ def test_the_monitor_says_what_the_measurement_says():
         "marginal_entropy": float(found.marginal.mean()),
     }
     assert seen["entropy_gap"] == pytest.approx(seen["marginal_entropy"] - seen["expected_entropy"])
+
+
+@pytest.mark.parametrize(("outcomes", "steps"), [(27, 24), (8_000, 60), (50_000, 60), (10**6, 200), (10**7, 10**4)])
+def test_a_monitor_draws_no_more_than_it_has_time_for(outcomes, steps):
+    words, draws = affordable(outcomes, steps, 200, 100)
+    assert outcomes * steps * draws <= MOST_ENTROPIES or draws == 2  # the least that has a gap
+    assert outcomes * steps * draws * words <= 20 * MOST_ENTROPIES or words == 2
+    assert (words, draws) == (200, 100) or outcomes > 27
+
+
+def test_a_monitor_of_a_large_vocabulary_takes_fewer_draws(monkeypatch):
+    asked = []
+    monkeypatch.setattr(trajectories, "entropy_gap", lambda model, **options: asked.append(options) or FEW)
+    model = Classes(one_of(9))
+    monkeypatch.setattr(trajectories, "MOST_ENTROPIES", 20 * model.vocabulary.size * 5)
+    entropy_monitor(model, steps=20, words=30, draws=40)(model, None)
+    assert asked == [{"words": 20, "draws": 5, "steps": 20}]
+
+
+ONES = torch.ones(2, dtype=torch.int64)
+FEW = EntropyGap(ONES, ONES, ONES, ONES.double(), ONES.double(), 2)
 
 
 def test_a_run_of_a_state_space_model_is_monitored(trained):
