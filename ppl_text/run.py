@@ -24,7 +24,7 @@ from torch import nn
 from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
 from .core.limits import MOST_PARTICLES, check_most
-from .core.printing import html_table, without_html
+from .core.printing import html_table
 from .core.signals import number_of
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
@@ -32,7 +32,8 @@ from .data.others import other_texts
 from .evaluation.latents import LatentFigures
 from .evaluation.likelihood import Likelihood
 from .evaluation.neighbours import Neighbour, nearest_texts
-from .evaluation.report import Section, document, values_of
+from .evaluation.page import page
+from .evaluation.report import Document, Picture, Section, values_of
 from .evaluation.scores import check_storable
 from .measures import measures_of
 from .measures.base import Evaluation, Subject, TextSamples
@@ -64,8 +65,8 @@ class Run(Writer):
 
     ``folder`` holds ``config.yaml`` (complete, re-runnable), ``data.json`` (what the corpus was),
     ``tokenizer.json``, ``environment.json``, ``metrics.jsonl``, ``checkpoints/``, ``model.safetensors``
-    (the weights with the best validation bound) and, when finished, ``report.md``, ``results.json`` and
-    ``figures/``; ``parent.json`` where it started from another run's model. Make one with :func:`fit`, open one
+    (the weights with the best validation bound) and, when finished, ``report.md``, ``report.html``, ``results.json``
+    and ``figures/``; ``parent.json`` where it started from another run's model. Make one with :func:`fit`, open one
     with :func:`load`.
     """
 
@@ -356,35 +357,56 @@ class Run(Writer):
         return result
 
     @guarded
-    def report(self, result: TrainingResult, working: Working = lambda what, done, total: None) -> Path:
-        """Evaluate on test and write ``figures/``, ``report.md`` and ``results.json``; return the report's path.
+    def report(self, result: TrainingResult | None = None, working: Working = lambda what, done, total: None) -> Path:
+        """Evaluate on test and write ``report.md``, ``report.html``, ``results.json``; return the page's path.
 
-        ``working(what, done, total)`` is told how far it is.
+        ``result``: how training ended; None: as the run's own ``results.json`` says. The page holds its figures, which
+        lie in ``figures/`` too. ``working(what, done, total)`` is told how far it is.
+
+        Raises:
+            RunFolderError: the run has not come to its end.
         """
+        trained = self._ended if result is None else self._end_of(result)
         options, seed = self.config.report, self.config.seed
         shown_on = partial(working, "evaluating on the test split")
         likelihood = self.evaluate("test", options.particles, options.sentences, seed, shown_on)
-        sections = self.sections(Evaluation("test", likelihood, options.sentences, seed, options.samples), working)
-        metrics, picture = self.folder / "metrics.jsonl", self.folder / "figures" / "training.png"
-        curves = "log-likelihood" if likelihood.exact else "bound and KL"
-        shown = list(sections)
-        if training_figure(metrics, picture, self.corpus.noun):
-            shown.append(Section("Training", lines=(f"![{curves} over training](figures/training.png)",)))
-        if self.corpus.notes:
-            shown.append(
-                Section(
-                    "Notes on the data", lines=("\n".join(f"- {without_html(note)}" for note in self.corpus.notes),)
-                )
-            )
-        facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, result)
-        section, figures = swap.report_section(self, likelihood)
-        folders.write_text(self.folder / "report.md", document(facts, shown) + section)
+        evaluation = Evaluation("test", likelihood, options.sentences, seed, options.samples, pictures=True)
+        sections = [*self.sections(evaluation, working), *self._course(likelihood)]
+        sections += swap.report_sections(self, likelihood)
+        facts = folders.report_facts(self.folder, self.config, self.corpus, self.programs, trained)
+        document = Document(f"Run {self.folder.name}: {self.config.recipe}", facts, tuple(sections))
+        folders.write_text(self.folder / "report.md", document.markdown())
+        folders.write_text(self.folder / folders.PAGE, page(document, self.folder))
         # Last, because it says that the run is finished.
-        trained = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
-        trained |= self.config.training.mark()
-        values = {"split": "test", **finite_or_none(values_of(sections)), **figures, "trained": trained}
+        about = {"split": "test", "noun": self.corpus.noun}
+        values = {**about, **finite_or_none(values_of(sections)), "trained": trained}
         folders.write_record(self.folder / "results.json", values)
-        return self.folder / "report.md"
+        return self.folder / folders.PAGE
+
+    def _end_of(self, result: TrainingResult) -> dict[str, Any]:
+        """Return what ``results.json`` keeps of how training ended."""
+        ended = {"step": result.step, "best_step": result.best_step, "stopped": result.stopped}
+        return ended | self.config.training.mark()
+
+    @property
+    def _ended(self) -> dict[str, Any]:
+        """How training ended, of a run that has."""
+        if not {"step", "best_step", "stopped"} <= (ended := self._trained).keys():
+            raise RunFolderError(
+                f"run {self.folder} is not finished, so that there is nothing to report; go on with it: "
+                f"{folders.resume_command(self.folder)}"
+            )
+        return ended
+
+    def _course(self, likelihood: Likelihood) -> list[Section]:
+        """Return the sections on training and data that every report has, where there is something to say."""
+        target, found = Path("figures/training.png"), []
+        curves = "log-likelihood" if likelihood.exact else "bound and KL"
+        if training_figure(self.folder / "metrics.jsonl", self.folder / target, self.corpus.noun):
+            found.append(Section("Training", pictures=(Picture(f"{curves} over training", str(target)),)))
+        if self.corpus.notes:
+            found.append(Section("Notes on the data", items=tuple(self.corpus.notes)))
+        return found
 
     @guarded
     def samples(self, n: int = 1000, seed: int = 0) -> TextSamples:

@@ -13,6 +13,7 @@ from .fit import fit
 from .generate import generate
 from .list import list_
 from .numbers import with_plain_numbers
+from .report import report
 from .reproduce import reproduce
 from .swap import swap
 
@@ -26,5 +27,5 @@ def cli() -> None:
     """
 
 
-for command in (fit, evaluate, generate, list_, explain, swap, compare, reproduce, completion):
+for command in (fit, evaluate, generate, list_, explain, swap, compare, report, reproduce, completion):
     cli.add_command(with_plain_numbers(command))

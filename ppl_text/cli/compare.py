@@ -71,8 +71,8 @@ def compare(
 def print_comparison(found: Comparison) -> None:
     """Tables and verdict, where they are kept, and what to run next."""
     click.echo(found.text)
-    about = f"\nThe comparison is in {found.folder} (comparison.md, comparison.json, inference.nc, figures/)."
-    advise(about, found.next_commands)
+    written = "comparison.html, comparison.md, comparison.json, inference.nc, figures/"
+    advise(f"\nThe comparison is in {found.folder} ({written}).", found.next_commands)
 
 
 def listed(text: str | None, option: str) -> list[str] | None:

@@ -119,7 +119,7 @@ def print_report(run: Run) -> None:
     if not voice().quiet:
         click.echo()
     print_markdown(text.replace("](figures/", f"]({run.folder}/figures/"))
-    advise(f"The run is in {run.folder} (report.md, results.json, model.safetensors).", after(run))
+    advise(f"The run is in {run.folder} (report.html, report.md, results.json, model.safetensors).", after(run))
 
 
 def report_values(run: Run) -> dict[str, Any]:

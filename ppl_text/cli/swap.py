@@ -74,7 +74,7 @@ def print_child(child: Run) -> None:
         click.echo(pair.how())
     except RunFolderError as error:
         click.echo(str(error))
-    advise(f"The child run is in {child.folder} (report.md, results.json, parent.json).", after(child))
+    advise(f"The child run is in {child.folder} (report.html, report.md, results.json, parent.json).", after(child))
 
 
 def child_values(child: Run) -> dict[str, Any]:

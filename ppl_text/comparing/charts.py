@@ -146,7 +146,9 @@ def _break_axis(panels: Sequence[Axes], parts: Sequence[Span]) -> None:
         left.ticklabel_format(axis="x", useOffset=False)
 
 
-def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path, noun: str = "sentence") -> None:
+def khat_figure(
+    khats: Mapping[str, NDArray[Any]], target: Path, noun: str = "sentence", weights: NDArray[Any] | None = None
+) -> None:
     """Draw a histogram of k̂ over texts, one panel a guide, with the limits 0.5 and 0.7 and the shares between them.
 
     Args:
@@ -154,11 +156,12 @@ def khat_figure(khats: Mapping[str, NDArray[Any]], target: Path, noun: str = "se
             and the panel says how many they are; NaN is in no bin, but counted too.
         target: the PNG.
         noun: what a text is called.
+        weights: (N,) what each text counts for; None: all alike.
     """
     figure = blank_figure(WIDTH, 0.7 + 1.2 * len(khats))
     panels = figure.subplots(len(khats), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, khat) in zip(panels, khats.items(), strict=True):
-        _histogram(axes, label, np.asarray(khat, dtype=np.float64))
+        _histogram(axes, label, np.asarray(khat, dtype=np.float64), weights)
     low, high = KHAT_RANGE
     ticks = {low: f"≤ −{-low}", 0.0: "0", GOOD: f"{GOOD}", OK: f"{OK}", 1.0: "1", high: f"≥ {high}"}
     panels[-1].set_xticks(list(ticks), list(ticks.values()))
@@ -245,16 +248,16 @@ def _bounds_of(axes: Axes, groups: Sequence[Sequence[PlainRow]], index: int, obj
     return axes.errorbar(bound, height, xerr=error, ls="none", lw=1.2, capsize=2.5, **style)
 
 
-def _histogram(axes: Axes, label: str, khat: NDArray[np.float64]) -> None:
+def _histogram(axes: Axes, label: str, khat: NDArray[np.float64], weights: NDArray[Any] | None) -> None:
     low, high = KHAT_RANGE
     edges = np.linspace(low, high, round((high - low) / KHAT_BIN) + 1)
-    counts, _ = np.histogram(np.clip(khat, low, high), edges)
+    counts, _ = np.histogram(np.clip(khat, low, high), edges, weights=weights)
     middle = (edges[:-1] + edges[1:]) / 2
     colours = np.select([middle < GOOD, middle < OK], COLOURS[0:1] + COLOURS[4:5], COLOURS[1])
     axes.bar(middle, counts, width=0.9 * KHAT_BIN, color=colours)
     for limit, style in ((GOOD, "--"), (OK, "-")):
         axes.axvline(limit, color="0.3", lw=1, ls=style)
-    shares = khat_shares(khat)
+    shares = khat_shares(khat, weights)
     axes.set_title(_short(label, 30), loc="left", fontsize="medium")
     good, fair, bad = map(percent, shares)
     parts = f"< {GOOD}: {good}   to {OK}: {fair}   > {OK}: {bad}"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
+from ..core.errors import UserError
 from ..core.printing import MISSING, decimal, html_list, html_table, percent, plus_minus, significant
-from ..evaluation.report import table
+from ..evaluation.report import FACTS, Document, Picture, Section
 from ..evaluation.standard_errors import DOUBT, doubt_explained, is_unreliable
 from ..training.programs import Sizes
 from .draws import SiteUse
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 
+
+RECORD = "comparison.json"
+"""In the folder of a comparison: its rows as plain values."""
 
 PLAIN = ("elbo", "elbo-analytic", "stl", "free-bits", "reconstruction", "pyro")
 """Families whose bound is an ELBO at every K."""
@@ -111,6 +116,16 @@ class Measurement:
         weighted = particles is not None and particles > 1 and self.family.partition(":")[0] not in PLAIN
         return weighted and is_unreliable(self.khat_bad)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Measurement:
+        """Return a row as :meth:`as_dict` has written it, without what each sentence scored."""
+        columns = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        numbers = {name for name, kind in cls.__annotations__.items() if kind == "float"}
+        columns |= {name: math.nan for name in numbers if name in values and values[name] is None}
+        columns |= {"sites": {name: SiteUse(**use) for name, use in values.get("sites", {}).items()}}
+        columns |= {"informed": tuple(values.get("informed", ())), "by_sentence": np.empty(0), "weights": np.empty(0)}
+        return cls(**columns, sizes=Sizes(values["model_parameters"], values["guide_parameters"]))
+
     def as_dict(self) -> dict[str, Any]:
         """Return the columns as plain values, ``sites`` where there are several; what is no finite number is None."""
         columns = (f.name for f in fields(self) if f.name not in ("by_sentence", "weights", "sites", "sizes"))
@@ -184,17 +199,40 @@ class Comparison:
             "folder": None if self.folder is None else str(self.folder),
         }
 
-    def markdown(self) -> str:
-        """Return ``comparison.md``: verdict, tables, charts (PNG files below ``figures/``), settings."""
-        parts = ["# Comparison", "\n".join(f"- {line}" for line in self.verdict)]
+    @classmethod
+    def read(cls, folder: Path) -> Comparison:
+        """Read a comparison from its ``comparison.json``; raises :class:`UserError` where there is none that is whole.
+
+        What each sentence scored is not kept there, so that nothing can be said of differences any more; the verdict is
+        the one that was found.
+        """
+        try:
+            stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            rows = [Measurement.from_dict(row) for row in stored["rows"]]
+            return cls(rows, stored["settings"], stored["notes"], stored["verdict"], folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{folder / RECORD} holds no comparison that can be read ({error}); make it again with: "
+                "python -m ppl_text compare RUN"
+            ) from error
+
+    @property
+    def document(self) -> Document:
+        """The comparison as a report: verdict, tables, charts (PNG files below ``figures/``), settings, notes."""
+        found = [Section("Verdict", items=tuple(self.verdict))]
         for title, header, cells in tables(self.rows, self.noun):
-            parts += [f"## {title}", table(header, cells)]
-        parts += [f"![{name}](figures/{name}.png)" for name in ("bounds", "khat", "snr")]
-        settings = [[key, str(value)] for key, value in self.settings.items()]
-        parts += ["## How it was measured", table(["what", "value"], settings)]
-        if self.notes:
-            parts += ["## Notes", "\n".join(f"- {line}" for line in self.notes)]
-        return "\n\n".join(parts) + "\n"
+            found.append(Section(title, tuple(header), tuple(tuple(row) for row in cells)))
+        about = {
+            "bounds": "bounds by guide and objective, with their Monte-Carlo errors",
+            "khat": f"Pareto k̂ over the {self.noun}s, by guide",
+            "snr": "signal-to-noise ratio of the gradients against K",
+        }
+        pictures = tuple(Picture(what, f"figures/{name}.png") for name, what in about.items())
+        settings = tuple((key, str(value)) for key, value in self.settings.items())
+        found += [Section("Figures", pictures=pictures), Section("How it was measured", FACTS, settings)]
+        return Document(
+            "Comparison", {}, (*found, *([Section("Notes", items=tuple(self.notes))] if self.notes else []))
+        )
 
 
 def _counted(number: int, noun: str) -> str:

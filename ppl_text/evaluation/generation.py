@@ -157,16 +157,23 @@ def reconstruct_texts(
         for start in range(0, len(texts), CHUNK):
             chosen = range(start, min(start + CHUNK, len(texts)))
             own = None if source is None else source.take(torch.tensor(chosen, device=source.tokens.device))
-            batch = encode_batch(tokenizer, [texts[i] for i in chosen], own).to(device_of(model))
-            latents = encoded(model, guide, batch)
-            limit = batch.steps if has_steps(model) else 2 * max_steps
-            teller = storyteller(model, guide)
-            rows = write(model, teller, latents, batch.size, strategy, limit, batch.source).tolist()
-            if has_steps(model):
-                rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
-            decoded += [tokenizer.decode(row) for row in rows]
+            batch = encode_batch(tokenizer, [texts[i] for i in chosen], own)
+            decoded += reconstructed(model, guide, tokenizer, batch, max_steps, strategy)
             report(len(decoded), len(texts))
     return decoded
+
+
+def reconstructed(
+    model: Any, guide: Any, tokenizer: Tokenizer, batch: Batch, max_steps: int, strategy: Strategy = GREEDY
+) -> list[str]:
+    """Return what :func:`reconstruct_texts` does of the texts of a batch, which has their sources beside them."""
+    batch = batch.to(device_of(model))
+    latents = encoded(model, guide, batch)
+    limit = batch.steps if has_steps(model) else 2 * max_steps
+    rows = write(model, storyteller(model, guide), latents, batch.size, strategy, limit, batch.source).tolist()
+    if has_steps(model):
+        rows = [row[:length] for row, length in zip(rows, batch.lengths.tolist(), strict=True)]
+    return [tokenizer.decode(row) for row in rows]
 
 
 def interpolate_texts(

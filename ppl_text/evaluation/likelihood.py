@@ -7,12 +7,13 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import pyro
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..core.batch import Batch
@@ -54,6 +55,13 @@ class SentenceBounds(NamedTuple):
     ess: Tensor
 
 
+class Tails(NamedTuple):
+    """Pareto k̂ (N,) of each sentence's importance weights, and what the sentences count for."""
+
+    khat: NDArray[Any]
+    weights: NDArray[Any]
+
+
 @dataclass(frozen=True)
 class Likelihood:
     """Bounds of one data set under one run; nats per sentence unless said otherwise.
@@ -67,8 +75,8 @@ class Likelihood:
     importance-weighted bound, ``token_sampling_se`` to its nats per scored token; 0 where every text of the split was
     scored with its count. ``gap_se`` is that of :attr:`gap`. ``khat_good``, ``_ok``, ``_bad`` are shares of the
     sentences with Pareto k̂ below 0.5, up to 0.7 and above, ``khat_median`` its median; NaN where K is too small to
-    tell. ``exact``: nothing is latent, so that ELBO and importance-weighted bound are ln p(x) itself, from one scoring
-    (``particles`` = 1), with standard errors 0.
+    tell, and ``tails`` what they summarise. ``exact``: nothing is latent, so that ELBO and importance-weighted bound
+    are ln p(x) itself, from one scoring (``particles`` = 1), with standard errors 0.
     """
 
     particles: int
@@ -96,6 +104,7 @@ class Likelihood:
     n_steps: float = 0.0
     n_spaced: float = math.nan
     n_bytes: float = math.nan
+    tails: Tails | None = field(default=None, repr=False, compare=False)
 
     @property
     def gap(self) -> float:
@@ -283,13 +292,13 @@ def summarize(
     *,
     drawn_from: float | None = None,
     exact: bool = False,
-    khat: Mapping[str, float] | None = None,
+    khat: Mapping[str, Any] | None = None,
 ) -> Likelihood:
     """Take weighted means over the sentences; ``exact``: nothing is latent.
 
     ``drawn_from``: of how many sentences these n were drawn without replacement, ∞ with replacement; None: they are
     all. The draw's standard error is s/√n · √(1 - n/N); of the nats per token, a ratio of two sums, s is that of what
-    a sentence has above the mean nats of its tokens. ``khat``: its shares and median by name.
+    a sentence has above the mean nats of its tokens. ``khat``: its shares, its median and :class:`Tails` by name.
     """
     total = bounds.weights.sum()
     share, whole = bounds.weights / total, float(total)

@@ -7,11 +7,33 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.printing import MISSING, decimal, without_html
+from ..core.printing import MISSING, decimal, escaped, without_html
 from .collapse import NO_CURES, Cures, verdict_of
 from .latents import LatentFigures, SiteFigures, StepFigures
 
 Row = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Points:
+    """N texts in two dimensions: coordinates (N,) of each, the texts, and what the two axes are."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    texts: tuple[str, ...]
+    axes: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of a report: what it shows, and its PNG, relative to the report's folder.
+
+    ``points``: what the PNG shows, where a page can show each text.
+    """
+
+    about: str
+    path: str
+    points: Points | None = None
 
 
 @dataclass(frozen=True)
@@ -25,6 +47,10 @@ class Section:
         lines: paragraphs below the table.
         terminal: further lines, which only a terminal shows.
         values: the figures by name; what is no finite number is left to whoever writes them.
+        quotes: paragraphs of texts as a model wrote them.
+        items: a list.
+        pictures: figures, last of all.
+        beside: whether it may stand beside the section before it, where there is room.
     """
 
     title: str
@@ -33,11 +59,23 @@ class Section:
     lines: tuple[str, ...] = ()
     terminal: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    quotes: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    beside: bool = False
 
     def markdown(self) -> str:
-        """Return the section as Markdown, every line beginning with a capital."""
+        """Return the section as Markdown, every paragraph beginning with a capital."""
         parts = [f"## {self.title}", *([table(self.header, self.rows)] if self.header else [])]
-        return "\n\n".join([*parts, *(line[:1].upper() + line[1:] for line in self.lines)])
+        parts += [capitalised(line) for line in self.lines]
+        parts += ["> " + "\n>\n> ".join(map(escaped, self.quotes))] if self.quotes else []
+        parts += ["\n".join(f"- {without_html(item)}" for item in self.items)] if self.items else []
+        return "\n\n".join([*parts, *(f"![{picture.about}]({picture.path})" for picture in self.pictures)])
+
+
+def capitalised(line: str) -> str:
+    """Return a line with a capital at its beginning, the rest as it is."""
+    return line[:1].upper() + line[1:]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -47,13 +85,25 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, "|" + " --- |" * len(header), *others])
 
 
-def document(facts: Mapping[str, str], sections: Sequence[Section]) -> str:
-    """``report.md``: the title and table of what was run, under ``run`` its title, and the sections."""
-    parts = [
-        f"# {without_html(facts['run'])}",
-        table(["what", "value"], [[k, v] for k, v in facts.items() if k != "run"]),
-    ]
-    return "\n\n".join([*parts, *(section.markdown() for section in sections)]) + "\n"
+@dataclass(frozen=True)
+class Document:
+    """A report: its title, the table of what was run, and sections. ``report.md`` and the page are made from it."""
+
+    title: str
+    facts: Mapping[str, str]
+    sections: tuple[Section, ...]
+
+    def markdown(self) -> str:
+        """Return ``report.md``."""
+        facts = [table(FACTS, list(self.facts.items()))] if self.facts else []
+        return (
+            "\n\n".join([f"# {without_html(self.title)}", *facts, *(section.markdown() for section in self.sections)])
+            + "\n"
+        )
+
+
+FACTS = ("what", "value")
+"""Headings of the table of facts."""
 
 
 def values_of(sections: Sequence[Section]) -> dict[str, Any]:

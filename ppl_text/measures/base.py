@@ -21,7 +21,7 @@ from ..data.corpus import Corpus
 from ..evaluation.collapse import NO_CURES, Cures
 from ..evaluation.generation import sample_texts
 from ..evaluation.latents import LatentFigures, latent_figures, says_more
-from ..evaluation.likelihood import Likelihood, estimate_bounds, measuring, sentence_bounds, summarize
+from ..evaluation.likelihood import Likelihood, Tails, estimate_bounds, measuring, sentence_bounds, summarize
 from ..evaluation.report import Section
 from ..evaluation.scores import SentenceScores, join_scores, store_scores
 from ..evaluation.sentences import CommonSentences, common_sentences, evaluation_set, text_units
@@ -131,7 +131,8 @@ class Subject:
         # Weighted rows are drawn from with replacement, ∝ counts.
         whole = math.inf if weighted else float(len(self.corpus.splits[split]))
         drawn_from = None if limit is None else whole
-        khat = khat_columns(np.concatenate(khats), bounds.weights.numpy()) if khats else None
+        tails = Tails(np.concatenate(khats), bounds.weights.numpy()) if khats else None
+        khat = None if tails is None else {**khat_columns(*tails), "tails": tails}
         found = summarize(bounds, particles, drawn_from=drawn_from, exact=not self.model.latents, khat=khat)
         units = text_units(data, self.corpus.tokenizer) if isinstance(data, CommonSentences) else None
         return found if units is None else replace(found, n_spaced=units.words, n_bytes=units.bytes)
@@ -216,7 +217,8 @@ class ObjectiveBound(NamedTuple):
 class Evaluation:
     """What was evaluated of a subject: ``limit`` texts of ``split`` drawn by ``seed`` (None: all), and their bounds.
 
-    ``samples``: how many texts to draw beside (0: none); ``other``: the bound of a further objective.
+    ``samples``: how many texts to draw beside (0: none); ``other``: the bound of a further objective; ``pictures``:
+    whether figures are put into the subject's folder.
     """
 
     split: str
@@ -225,6 +227,7 @@ class Evaluation:
     seed: int = 0
     samples: int = 0
     other: ObjectiveBound | None = None
+    pictures: bool = False
 
 
 class Measure:

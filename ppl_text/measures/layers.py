@@ -16,7 +16,7 @@ from ..data.corpus import Corpus
 from ..evaluation.generation import encoded
 from ..evaluation.layers import PARTICLES, AveragedFigures, averaged_figures
 from ..evaluation.likelihood import measuring
-from ..evaluation.report import Section
+from ..evaluation.report import Picture, Section
 from ..evaluation.sentences import common_sentences, evaluation_set
 from ..evaluation.storytelling import is_conditional
 from ..plots.attention import MemoryShares, memory_figure
@@ -138,14 +138,15 @@ def memory_sections(subject: Subject, evaluation: Evaluation) -> list[Section]:
         tokens = subject.corpus.tokenizer.pieces(batch.tokens[row, : lengths[row]].tolist())
         picture = f"figures/memory-{number}.png"
         memory_figure(MemoryShares(tokens, shares[row, :, : lengths[row]]), Path(subject.folder or "") / picture)
-        pictures.append(f"![attention on the memory of text {number}]({picture})")
+        pictures.append(Picture(f"attention on the memory of text {number}", picture))
     line = (
         f"Mean over heads and the tokens of {batch.size:,} {subject.corpus.noun}s, latents drawn from q. If all that a "
         f"step reads had the same share, the memory had {percent(if_equal, 1)}."
     )
     table = tuple((str(layer), percent(mean, 1)) for layer, mean in enumerate(means, 1))
     values = {"memory_attention": means, "memory_attention_if_equal": if_equal}
-    return [Section("Attention on the memory", ("layer", "share"), table, (line, *pictures), (), values)]
+    header = ("layer", "share")
+    return [Section("Attention on the memory", header, table, (line,), (), values, pictures=tuple(pictures))]
 
 
 def active_means(numbers: Mapping[str, float | int | None], sites: Sequence[str]) -> Numbers:

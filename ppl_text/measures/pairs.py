@@ -18,7 +18,7 @@ from ..data.corpus import Corpus
 from ..evaluation.decoding import Greedy
 from ..evaluation.generation import sample_texts
 from ..evaluation.likelihood import measuring
-from ..evaluation.report import Section
+from ..evaluation.report import Picture, Section
 from ..evaluation.sentences import CommonSentences, common_sentences, evaluation_set
 from ..evaluation.sources import Lost, Ways, WrittenLikelihood, ways_of, written_likelihood
 from ..evaluation.storytelling import decodes_from_guide, is_conditional
@@ -63,7 +63,7 @@ class PairMeasure(Measure):
         texts = write_texts(subject, data, DRAWS, evaluation.seed)
         found = [*_way_section(subject, likelihood, ways), _text_section(subject, texts)]
         if evaluation.samples:
-            found.append(_side_by_side(texts, attention_lines(subject, data)))
+            found.append(_side_by_side(texts, attention_pictures(subject, data)))
         return found
 
     def row(self, subject: Subject, settings: Mapping[str, Any], report: Callable[[str], None]) -> Measured:
@@ -333,7 +333,7 @@ def _text_section(subject: Subject, texts: WrittenTexts) -> Section:
     return Section("Texts given their sources", header, tuple(rows), tuple(lines), (), text_numbers(texts))
 
 
-def _side_by_side(texts: WrittenTexts, pictures: tuple[str, ...]) -> Section:
+def _side_by_side(texts: WrittenTexts, pictures: tuple[Picture, ...]) -> Section:
     """Return some sources with their references and texts, and pictures of the attention."""
     columns = ["source", "reference", *(["MAP"] if texts.best else []), *(["draws"] if texts.drawn else [])]
     rows = []
@@ -341,7 +341,7 @@ def _side_by_side(texts: WrittenTexts, pictures: tuple[str, ...]) -> Section:
         drawn = [" · ".join(text or "∅" for text in texts.drawn_of(i)[:3])] if texts.drawn else []
         best = [texts.best[i] or "∅"] if texts.best else []
         rows.append((texts.sources[i], texts.references[i], *best, *drawn))
-    return Section("Sources, references and texts", tuple(columns), tuple(rows), pictures)
+    return Section("Sources, references and texts", tuple(columns), tuple(rows), pictures=pictures)
 
 
 def spread_rows(number: int, most: int) -> list[int]:
@@ -350,8 +350,8 @@ def spread_rows(number: int, most: int) -> list[int]:
     return [(2 * i + 1) * number // (2 * shown) for i in range(shown)]
 
 
-def attention_lines(subject: Subject, data: CommonSentences) -> tuple[str, ...]:
-    """Draw the attention of some pairs where the guide publishes it; return the lines that show the pictures."""
+def attention_pictures(subject: Subject, data: CommonSentences) -> tuple[Picture, ...]:
+    """Draw the attention of some pairs where the guide publishes it; return the pictures."""
     attention = getattr(subject.guide, "attention", None)
     # A guide may hold a network of that name.
     if subject.folder is None or not inspect.ismethod(attention):
@@ -373,5 +373,5 @@ def attention_lines(subject: Subject, data: CommonSentences) -> tuple[str, ...]:
         width = None if spread is None else spread[i, :steps] if spread.ndim == 2 else spread[i, :steps, :places]
         picture = f"figures/attention-{i + 1}.png"
         attention_figure(Pair(target, source, weights[i, :steps, :places], width), subject.folder / picture)
-        found.append(f"![attention of pair {i + 1}]({picture})")
+        found.append(Picture(f"attention of pair {i + 1}", picture))
     return tuple(found)

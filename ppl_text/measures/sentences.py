@@ -33,7 +33,6 @@ class SentenceMeasure(TextMeasure):
     name = "sentences"
     version = 3
     shown = 10
-    between = "\n>\n> "
 
     def applies(self, corpus: Corpus) -> bool:
         """Return whether texts count once."""

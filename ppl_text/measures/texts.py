@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 from ..core.errors import RETRAIN, DivergedError
-from ..core.printing import decimal, escaped, percent
+from ..core.printing import decimal, percent
 from ..data.corpus import Corpus, Split
 from ..data.shares import Shares, shares_of
 from ..evaluation.likelihood import Likelihood
@@ -16,6 +16,7 @@ from ..evaluation.report import Row, Section, latent_sections
 from ..evaluation.storytelling import decodes_from_guide, is_conditional
 from ..metrics.words import entropy, merged_counts
 from .base import Evaluation, Measure, ObjectiveBound, Subject
+from .views import khat_pictures, plane_sections, reconstruction_sections
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class TextMeasure(Measure):
     """The sections that every kind of text has: bounds beside references, what the latents carry, samples.
 
     Subclasses say which i.i.d. model texts are compared with (:meth:`symbol_cross_entropy`), how they were taken from
-    the split (:meth:`taken`), and how samples are shown.
+    the split (:meth:`taken`), how many samples are ``shown``, and whether ``in_line`` or each on its own.
     """
 
     shown: ClassVar[int]
-    between: ClassVar[str]
+    in_line: ClassVar[bool] = False
 
     def symbol_cross_entropy(self, train: Split, data: Split) -> float:
         """Return that of an i.i.d. model of the symbols of ``train`` on ``data``, nats per text, EOS scored."""
@@ -58,11 +59,12 @@ class TextMeasure(Measure):
         raise NotImplementedError(f"{type(self).__name__}: define taken(likelihood, corpus)")
 
     def sections(self, subject: Subject, evaluation: Evaluation) -> list[Section]:
-        """Bounds, latents, and samples where some are asked for."""
+        """Bounds, latents, and reconstructions and samples where some are asked for."""
         figures = subject.latents(evaluation.split, evaluation.limit, evaluation.seed)
         found = [self.bounds(subject, evaluation), *latent_sections(figures, subject.cures, subject.corpus.noun)]
+        found += plane_sections(subject, evaluation)
         if evaluation.samples:
-            found.append(self.samples(subject, evaluation))
+            found += [*reconstruction_sections(subject, evaluation), self.samples(subject, evaluation)]
         return found
 
     def bounds(self, subject: Subject, evaluation: Evaluation) -> Section:
@@ -86,6 +88,7 @@ class TextMeasure(Measure):
             (line, *lines, *of_split, *unknown_reference(references, corpus)),
             self.asides(found),
             bound_values(found, references, evaluation.other) | share_values(shares),
+            pictures=khat_pictures(subject, evaluation),
         )
 
     def perplexities(self, likelihood: Likelihood, corpus: Corpus) -> tuple[str, ...]:
@@ -102,13 +105,13 @@ class TextMeasure(Measure):
             drawn = subject.samples(evaluation.samples, evaluation.seed)
         except DivergedError as error:
             return Section("Samples", lines=(f"None: {error}.",), values={"samples": None})
+        shown = tuple(text or "∅" for text in drawn.texts[: self.shown])
         counts = f"distinct: {percent(drawn.unique, 1)} · cut off without EOS: {drawn.unfinished}"
         return Section(
-            f"Samples from the {drawn_from(subject.model)} ({drawn.drawn:,} drawn)",
-            lines=(
-                f"{subject.corpus.noun}s of the training list: {percent(drawn.in_list, 1)} · {counts}",
-                "> " + self.between.join(escaped(text) or "∅" for text in drawn.texts[: self.shown]),
-            ),
+            beside=bool(subject.model.latents) and not is_conditional(subject.model),
+            title=f"Samples from the {drawn_from(subject.model)} ({drawn.drawn:,} drawn)",
+            lines=(f"{subject.corpus.noun}s of the training list: {percent(drawn.in_list, 1)} · {counts}",),
+            quotes=(" ".join(shown),) if self.in_line else shown,
             values={"samples": {name: value for name, value in asdict(drawn).items() if name != "texts"}},
         )
 
@@ -230,7 +233,7 @@ def share_values(shares: Shares | None) -> dict[str, float]:
 
 def bound_values(likelihood: Likelihood, references: References, other: ObjectiveBound | None) -> dict[str, Any]:
     """Bounds, their parts and references as plain values."""
-    without = {f.name for f in fields(likelihood) if likelihood.exact and f.name.startswith("khat")}
+    without = {f.name for f in fields(likelihood) if likelihood.exact and f.name.startswith("khat")} | {"tails"}
     if math.isnan(likelihood.n_bytes):
         without |= {"n_spaced", "n_bytes"}
     values: dict[str, Any] = {

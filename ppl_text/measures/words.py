@@ -57,7 +57,7 @@ class WordMeasure(TextMeasure):
     name = "words"
     version = 2
     shown = 60
-    between = " "
+    in_line = True
 
     def applies(self, corpus: Corpus) -> bool:
         """Return whether rows are types with counts."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..core.atomic import write_atomically
-from ..core.errors import DataError
+from ..core.errors import DataError, RunFolderError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,8 +23,17 @@ DPI = 120
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return the training and the validation records of ``metrics.jsonl``."""
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Return the training and the validation records of ``metrics.jsonl``.
+
+    Raises :class:`RunFolderError` where it is gone or damaged.
+    """
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        damaged = [number for number, r in enumerate(records, 1) if not isinstance(r, dict) or "split" not in r]
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); the run folder is incomplete") from error
+    if damaged:
+        raise RunFolderError(f"{path}, line {damaged[0]}: expected a record of training; the run folder is damaged")
     return [r for r in records if r["split"] == "train"], [r for r in records if r["split"] == "valid"]
 
 

@@ -55,7 +55,7 @@ def draw_scan(rows: Rows, label: str, panels: Panels, beside: Mapping[str, Any] 
     return figure
 
 
-def curves_figure(metrics: Mapping[str, Path], target: Path) -> None:
+def curves_figure(metrics: Mapping[str, Path], target: Path, noun: str = "text") -> None:
     """Draw Rec and KL of the validations over the steps, nats per text, a line for each run by name, as PNG.
 
     Runs too short to be validated have no line, and where all are, no file is written.
@@ -65,10 +65,10 @@ def curves_figure(metrics: Mapping[str, Path], target: Path) -> None:
     """
     validated = {name: path for name, path in metrics.items() if read_metrics(path)[1]}
     if validated:
-        save_figure(draw_curves(validated), target)
+        save_figure(draw_curves(validated, noun), target)
 
 
-def draw_curves(metrics: Mapping[str, Path]) -> Figure:
+def draw_curves(metrics: Mapping[str, Path], noun: str = "text") -> Figure:
     """Return the figure of :func:`curves_figure`; ``metrics``: the ``metrics.jsonl`` of each run."""
     figure = blank_figure(7.5, 3.2)
     left, right = figure.subplots(1, 2)
@@ -85,8 +85,8 @@ def draw_curves(metrics: Mapping[str, Path]) -> Figure:
                     axes.axvline(before["step"], color=f"C{place}", ls=":", lw=1)
     for axes, drawn in panels.values():
         fit_to_later(axes, drawn)
-    left.set(xlabel="step", ylabel="Rec (nats per text)")
-    right.set(xlabel="step", ylabel="KL (nats per text)")
+    left.set(xlabel="step", ylabel=f"Rec (nats per {noun})")
+    right.set(xlabel="step", ylabel=f"KL (nats per {noun})")
     left.legend(frameon=False)
     return figure
 

@@ -18,11 +18,12 @@ from ..comparing.charts import bounds_figure, khat_figure, snr_figure
 from ..comparing.exchange import label
 from ..comparing.measure import Measurements, Watch, measure
 from ..comparing.posterior import inference_of
-from ..comparing.rows import Comparison
+from ..comparing.rows import RECORD, Comparison
 from ..comparing.verdict import verdict
 from ..core.batch import device_of
 from ..core.errors import UserError
 from ..data.corpus import Corpus
+from ..evaluation.page import page
 from ..evaluation.sentences import CommonSentences, common_sentences
 from ..plots.inference_data import save_inference
 from ..training.machine import torch_threads
@@ -232,14 +233,21 @@ def inference_files(guides: Iterable[str]) -> dict[str, str]:
     return names
 
 
+def write_comparison(found: Comparison, folder: Path) -> Path:
+    """Write ``comparison.md`` and ``comparison.html``, whose figures lie in the folder; return the page's path."""
+    document, target = found.document, folder / "comparison.html"
+    folders.write_text(folder / "comparison.md", document.markdown())
+    folders.write_text(target, page(document, folder))
+    return target
+
+
 def _save(found: Comparison, measured: Measurements, sentences: CommonSentences, place: Path, watch: Watch) -> None:
     """Write the result's folder under another name and put it into its place when it is whole."""
     partial = place.with_name(f".compare-{os.getpid()}.partial")
     folders.make_folder(partial)
     try:
         rows = [row.as_dict() for row in found.rows]
-        folders.write_record(partial / "comparison.json", found.as_json())
-        folders.write_text(partial / "comparison.md", found.markdown())
+        folders.write_record(partial / RECORD, found.as_json())
         attributes = {f"setting_{key}": value for key, value in found.settings.items()}
         khats = {guide: figures.khat for guide, figures in measured.guides.items()}
         for number, (guide, name) in enumerate(inference_files(measured.guides).items(), start=1):
@@ -251,6 +259,7 @@ def _save(found: Comparison, measured: Measurements, sentences: CommonSentences,
         bounds_figure(rows, partial / "figures" / "bounds.png", found.noun)
         khat_figure(khats, partial / "figures" / "khat.png", found.noun)
         snr_figure(rows, partial / "figures" / "snr.png")
+        write_comparison(found, partial)
         folders.move_folder(partial, place)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,7 +3,7 @@
 ::
 
     runs/words-1/                   config.yaml  data.json  environment.json  tokenizer.json  metrics.jsonl
-                                    checkpoints/  model.safetensors  report.md  results.json  figures/
+                                    checkpoints/  model.safetensors  report.md  report.html  results.json  figures/
     runs/words-1/swaps/tril-1/      the same, and parent.json
     a run with code of its own      the same, and code/ and code.json
 """
@@ -15,7 +15,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ from ..data.forms import TextForm, form_of
 from ..data.tokenizers import Tokenizer
 from ..training.checkpoints import Checkpoints
 from ..training.machine import describe_environment
-from ..training.options import TrainingResult
 from ..training.programs import count_parameters
 from ..training.weights import load_model_weights, read_metadata, weights_digest
 from .code import is_own, name_of
@@ -45,6 +44,9 @@ RUNS = Path("runs")
 
 CONFIG, WEIGHTS, PARENT = "config.yaml", "model.safetensors", "parent.json"
 """Files of a run folder: its configuration, its best weights, and :func:`describe_parent`."""
+
+PAGE = "report.html"
+"""The report as one page."""
 
 DATA, TOKENIZER, SOURCE_TOKENIZER = "data.json", "tokenizer.json", "source-tokenizer.json"
 """What the corpus was, and how its texts were encoded: what :func:`read_form` needs."""
@@ -420,24 +422,26 @@ def inherit(config: RunConfig, corpus: Corpus, model: nn.Module) -> None:
 
 
 def report_facts(
-    folder: Path, config: RunConfig, corpus: Corpus, programs: tuple[nn.Module, nn.Module], result: TrainingResult
+    folder: Path, config: RunConfig, corpus: Corpus, programs: tuple[nn.Module, nn.Module], trained: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Return the table at the head of a report: what was trained, on what, and where."""
+    """Return the table at the head of a report: what was trained, on what, and where.
+
+    ``trained``: how training ended, as ``results.json`` keeps it.
+    """
     environment = read_record(folder / "environment.json")
     model, guide = (f"{number:,} parameters" for number in count_parameters(*programs))
     rows = "types" if corpus.weighted else f"{corpus.noun}s"
     frozen = ", frozen" if not any(stage.trains("model") for stage in config.training.in_stages()) else ""
-    kept = f"weights of the {config.training.in_stages()[-1].keep} validation, step {result.best_step:,}"
-    kept = kept if result.best_bound is not None else "never validated"
+    kept = f"weights of the {config.training.in_stages()[-1].keep} validation, step {trained['best_step']:,}"
+    kept = kept if read_metadata(folder / WEIGHTS).get("validation_bound") is not None else "never validated"
     return {
-        "run": f"Run {folder.name}: {config.recipe}",
         **_parent_fact(folder),
         "model": f"{config.model.family}, {model}{frozen}",
         "guide": f"{config.guide.name}, {guide}",
         "objective": config.objective,
         "training": "; ".join([*config.training.described(config.objective), *config.training.one_optimizer]),
         "corpus": f"{config.data.corpus}, {len(corpus.splits['train']):,} training {rows}",
-        "trained": f"{result.step:,} steps ({_ENDS[result.stopped]}); {kept}",
+        "trained": f"{trained['step']:,} steps ({_ENDS[trained['stopped']]}); {kept}",
         "seed": str(config.seed),
         "machine": f"{environment['device_name']}, {environment['cpu_count']} cores, "
         f"torch {environment['packages']['torch']}",

@@ -18,7 +18,7 @@ from ..comparing.exchange import BeforeAfter, GuideFigures, label
 from ..core.errors import RunFolderError, UserError
 from ..data.corpus import Corpus
 from ..evaluation.likelihood import Likelihood
-from ..evaluation.report import table
+from ..evaluation.report import Section
 from ..objectives.estimate import unmatched
 from ..objectives.terms import weighed_names
 from ..schedules import IN_EPOCHS
@@ -32,7 +32,7 @@ from .procedures import thawed
 from .start import first_batch, passing
 from .trust import as_tree
 
-__all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_section"]
+__all__ = ["BeforeAfter", "GuideFigures", "before_after", "child_parts", "label", "measure", "report_sections"]
 
 VALIDATIONS = 5
 """About how often a refit is validated."""
@@ -246,21 +246,21 @@ def before_after(child: Trained) -> BeforeAfter:
     return BeforeAfter.from_json(stored)
 
 
-def report_section(child: Measurable, likelihood: Likelihood) -> tuple[str, dict[str, Any]]:
-    """What a run with a parent adds to ``report.md`` and ``results.json``; nothing for a run without one.
+def report_sections(child: Measurable, likelihood: Likelihood) -> list[Section]:
+    """What a run with a parent adds to its report; nothing for a run without one.
 
     A parent that is gone or has changed since leaves the report without figures, and says so in it.
     """
     if child.config.parent is None:
-        return "", {}
-    record = folders.read_record(child.folder / folders.PARENT)
-    title = "\n## Before and after the swap\n\n"
+        return []
+    record, title = folders.read_record(child.folder / folders.PARENT), "Before and after the swap"
     try:
         folders.check_parent(child.config.model_copy(update={"parent_weights": record["sha256"]}))
         pair = measure_pair(child, likelihood)
     except RunFolderError as error:
-        return f"{title}Not measured: {error}\n", {"swap": None}
-    return f"{title}{table(pair.header(), pair.rows())}\n\n{pair.how()}\n", {"swap": pair.as_json()}
+        return [Section(title, lines=(f"Not measured: {error}",), values={"swap": None})]
+    rows = tuple(tuple(row) for row in pair.rows())
+    return [Section(title, tuple(pair.header()), rows, (pair.how(),), (), {"swap": pair.as_json()})]
 
 
 def measure_pair(child: Measurable, likelihood: Likelihood) -> BeforeAfter:

@@ -5,9 +5,9 @@ import re
 from dataclasses import replace
 
 from ppl_text.evaluation.latents import LatentFigures, SiteFigures, StepFigures
-from ppl_text.evaluation.report import Section, document, latent_sections, table, values_of
+from ppl_text.evaluation.report import Document, Picture, Section, latent_sections, table, values_of
 
-FACTS = {"run": "Run x: words", "model": "m", "corpus": "data/a|b.tsv"}
+FACTS = {"model": "m", "corpus": "data/a|b.tsv"}
 
 
 def cells(line):
@@ -23,15 +23,23 @@ def tables(text):
 
 def test_a_document_has_a_title_a_table_of_facts_and_its_sections():
     figures = Section(
-        "Figures", ("quantity", "value"), (("p(w | h)", "1.0"),), ("first line.", "> quoted"), ("hidden",)
+        "Figures",
+        ("quantity", "value"),
+        (("p(w | h)", "1.0"),),
+        ("first line.",),
+        ("hidden",),
+        quotes=("quoted", "two"),
     )
-    text = document(FACTS, [figures, Section("Last", lines=("the end",))])
+    last = Section("Last", lines=("the end",), items=("one", "two"), pictures=(Picture("a curve", "figures/a.png"),))
+    text = Document("Run x: words", FACTS, (figures, last)).markdown()
     facts, rows = tables(text)
     assert facts == [["what", "value"], ["---", "---"], ["model", "m"], ["corpus", "data/a|b.tsv"]]
     assert rows == [["quantity", "value"], ["---", "---"], ["p(w | h)", "1.0"]]
     assert text.startswith("# Run x: words\n\n|")
     assert "\n\n## Figures\n\n|" in text
-    assert text.endswith("|\n\nFirst line.\n\n> quoted\n\n## Last\n\nThe end\n")
+    assert text.endswith(
+        "|\n\nFirst line.\n\n> quoted\n>\n> two\n\n## Last\n\nThe end\n\n- one\n- two\n\n![a curve](figures/a.png)\n"
+    )
     assert "hidden" not in text
 
 
