@@ -27,7 +27,7 @@ def chromium() -> str | None:
 class Browser:
     """One page of a browser: ``with Browser(command) as browser``.
 
-    ``asked``: the addresses that were asked for since the page was opened.
+    Since the page was opened, ``asked`` for these addresses, and ``faults`` that its script or its policy has met.
     """
 
     def __init__(self, command: str) -> None:
@@ -48,10 +48,11 @@ class Browser:
         os.close(from_browser)
         self._rest, self._number, self._session = b"", 0, None
         self.asked: list[str] = []
+        self.faults: list[str] = []
         try:
             target = self.call("Target.createTarget", url="about:blank")["targetId"]
             self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-            for domain in ("Page", "Network", "Runtime"):
+            for domain in ("Page", "Network", "Runtime", "Log"):
                 self.call(f"{domain}.enable")
         except BaseException:
             self.close()
@@ -85,7 +86,7 @@ class Browser:
                 return answer["result"]
 
     def _read(self) -> dict:
-        """Return the next message; addresses that are asked for are noted."""
+        """Return the next message; what it tells of the page is noted."""
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._rest:
             if not select.select([self._in], [], [], max(0.0, end - time.monotonic()))[0]:
@@ -96,6 +97,8 @@ class Browser:
             self._rest += read
         line, self._rest = self._rest.split(b"\0", 1)
         message = json.loads(line)
+        if message.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            self.faults.append(json.dumps(message["params"])[:500])
         if message.get("method") == "Network.requestWillBeSent":
             self.asked.append(message["params"]["request"]["url"][:200])
         self._loaded = message.get("method") == "Page.loadEventFired"
@@ -108,6 +111,7 @@ class Browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": phone}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         self.asked.clear()
+        self.faults.clear()
         self._loaded = False
         self._send_only("Page.navigate", url=page.resolve().as_uri())
         while not self._loaded:
@@ -124,6 +128,15 @@ class Browser:
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"]["exception"].get("description", found))
         return found["result"].get("value")
+
+    def point(self, selector: str, *, press: bool = False) -> None:
+        """Move the mouse to the middle of an element, and press its button there."""
+        self.run(f"document.querySelector({selector!r}).scrollIntoView({{block: 'center'}})")
+        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        x, y = self.run(f"(({{x, y, width, height}}) => [x + width / 2, y + height / 2])({box})")
+        for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if press else ())):
+            button = {} if kind == "mouseMoved" else {"button": "left", "clickCount": 1}
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, **button)
 
     def picture(self, target: Path) -> None:
         """Write the whole page as PNG."""
