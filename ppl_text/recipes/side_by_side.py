@@ -100,6 +100,9 @@ def _check_target(target: Path) -> None:
     """Raise :class:`UserError` where a page cannot be written, or would replace what is no page of ours."""
     if target.is_dir():
         raise UserError(f"{target} is a folder; name a file with --out, e.g. {target / DEFAULT}")
+    above = next(place for place in target.absolute().parents if place.exists())
+    if not above.is_dir():
+        raise UserError(f"{target} cannot be written: {above} is no folder; choose another file with --out")
     try:
         ours = not target.exists() or GENERATOR in target.read_text(encoding="utf-8", errors="replace")
     except OSError as error:

@@ -194,3 +194,84 @@ SWAPS = {
     ),
     "on cuda": Case(swap("--guide", "tril", "--device", "cuda"), ("no CUDA GPU is visible",)),
 }
+
+
+def without_training(world):
+    """A run whose results do not say how training ended."""
+    run = world.run()
+    world.file("run/results.json", "{}")
+    return run
+
+
+def two(change):
+    """``report`` of a run that ``change`` makes and of a good one."""
+    return lambda world: ["report", change(world), world.trained]
+
+
+REPORTS = {
+    "report of nothing": Case(lambda w: ["report"], ("give at least one run to report: the folder of a trained run",)),
+    "report of no folder": Case(lambda w: ["report", "nothing"], ("nothing does not exist; give the folder of a run",)),
+    "report of no run": Case(lambda w: ["report", "."], (". holds no run (no config.yaml)",)),
+    "report of a file": Case(lambda w: ["report", w.file("d", "")], ("d does not exist; give the folder of a run",)),
+    "report of an unfinished run": Case(
+        lambda w: ["report", w.run_without("results.json")],
+        (
+            "run run is not finished, so that there is nothing to report",
+            "go on with it: python -m ppl_text fit --resume run",
+        ),
+    ),
+    "report of a run without weights": Case(
+        lambda w: ["report", w.run_without("model.safetensors")], ("run run has no weights yet; train it",)
+    ),
+    "report of a run that does not say how it ended": Case(
+        lambda w: ["report", without_training(w)], ("run run is not finished",)
+    ),
+    "report on changed words": Case(lambda w: ["report", w.run_on(LIST)], ("is not what run run was trained on",)),
+    "report of damaged results": Case(
+        lambda w: ["report", (w.run(), w.file("run/results.json", "{"))[0]],
+        ("run/results.json cannot be read", "the run folder is incomplete"),
+    ),
+    "report into a file": Case(
+        lambda w: ["report", w.run(), "--out", "page.html"],
+        ("--out is for the page of several runs; that of one run lies in its folder, so leave it out",),
+    ),
+    "report of several, one nothing": Case(two(lambda w: "nothing"), ("nothing does not exist; give the folder",)),
+    "report of several, one no run": Case(two(lambda w: "."), (". holds no run (no config.yaml)",)),
+    "report of several, one unfinished": Case(
+        two(lambda w: w.run_without("results.json")), ("run run is not finished", "fit --resume run")
+    ),
+    "report of several, one that does not say how it ended": Case(two(without_training), ("run run is not finished",)),
+    "report of several, damaged results": Case(
+        two(lambda w: (w.run(), w.file("run/results.json", "[]"))[0]), ("run/results.json holds no JSON object",)
+    ),
+    "report of several, damaged metrics": Case(
+        two(lambda w: (w.run(), w.file("run/metrics.jsonl", "{"))[0]), ("run/metrics.jsonl cannot be read",)
+    ),
+    "report of several, other metrics": Case(
+        two(lambda w: (w.run(), w.file("run/metrics.jsonl", "{}\n3\n"))[0]),
+        ("run/metrics.jsonl, line 1: expected a record of training; the run folder is damaged",),
+    ),
+    "report of several into another's file": Case(
+        lambda w: ["report", w.run(), w.trained, "--out", w.file("notes.txt", "mine")],
+        ("notes.txt is there and is no report of ppl_text; choose another file with --out",),
+    ),
+    "report of several into a folder": Case(
+        lambda w: ["report", w.run(), w.trained, "--out", "."], (". is a folder; name a file with --out",)
+    ),
+    "report of several below a file": Case(
+        lambda w: ["report", w.run(), w.trained, "--out", w.file("d", "") + "/page.html"],
+        ("d/page.html cannot be written: ", "/d is no folder; choose another file with --out"),
+    ),
+    "report of a damaged comparison": Case(
+        lambda w: ["report", Path(w.file("c/comparison.json", "{")).parent],
+        ("c/comparison.json holds no comparison that can be read", "make it again with: python -m ppl_text compare"),
+    ),
+    "report of a comparison without rows": Case(
+        lambda w: ["report", Path(w.file("c/comparison.json", '{"rows": 3}')).parent],
+        ("c/comparison.json holds no comparison that can be read",),
+    ),
+    "report of a comparison with other rows": Case(
+        lambda w: ["report", Path(w.file("c/comparison.json", '{"rows": [{"bound": 1}]}')).parent],
+        ("c/comparison.json holds no comparison that can be read",),
+    ),
+}

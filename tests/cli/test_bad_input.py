@@ -10,7 +10,7 @@ import torch
 
 from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
 from .bad_files import DATA, GUIDES
-from .bad_folders import FINISHED, FOLDERS, SWAPS
+from .bad_folders import FINISHED, FOLDERS, REPORTS, SWAPS
 from .bad_places import LONG_NAMES, OTHERS, STORES, TAKEN
 from .bad_pretrained import PRETRAINED
 from .bad_texts import DIGITS, JSON, PIPES, RECIPE_NAMES, YAML
@@ -26,6 +26,7 @@ CASES = {
         "folders": FOLDERS,
         "finished": FINISHED,
         "swap": SWAPS,
+        "report": REPORTS,
         "latent sequences": LATENT_SEQUENCES,
         "pretrained": PRETRAINED,
         "YAML": YAML,

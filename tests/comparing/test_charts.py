@@ -225,6 +225,15 @@ def test_k_hats_are_counted_in_bins_and_beyond_them(tmp_path, drawn):
     assert axes.get_title("right") == "< 0.5: 55%   to 0.7: 18%   > 0.7: 27%   (2 below −0.5, 2 above 1.5)"
 
 
+def test_k_hats_count_by_the_weights_of_their_texts(tmp_path, drawn):
+    def weighed(khats, target):
+        khat_figure(khats, target, "word", np.array([3.0, 1.0]))
+
+    axes = drawn(weighed, {"tril": np.array([0.12, 0.9])}, tmp_path / "khat.png").axes[0]
+    assert sorted(bar.get_height() for bar in axes.patches if bar.get_height()) == [1, 3]
+    assert axes.get_title("right") == "< 0.5: 75%   to 0.7: 0%   > 0.7: 25%"
+
+
 def test_the_colour_of_a_bar_says_where_it_lies(tmp_path, drawn):
     axes = drawn(khat_figure, {"tril": np.array([0.49, 0.51, 0.69, 0.71])}, tmp_path / "khat.png").axes[0]
     colours = [bar.get_facecolor() for bar in axes.patches if bar.get_height()]

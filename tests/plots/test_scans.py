@@ -57,7 +57,8 @@ def metrics(tmp_path):
 
 
 def test_curves_are_those_of_the_validations_and_stages_are_marked(metrics):
-    rec, kl = draw_curves(metrics).axes
+    rec, kl = draw_curves(metrics, "word").axes
+    assert (rec.get_ylabel(), kl.get_ylabel()) == ("Rec (nats per word)", "KL (nats per word)")
     assert [line.get_xydata().tolist() for line in rec.lines[:2]] == [[[10, 10], [20, 20]], [[10, 2], [20, 2], [30, 2]]]
     assert [line.get_xydata().tolist() for line in kl.lines[:1]] == [[[10, 20], [20, 40]]]
     assert [list(line.get_xdata()) for line in rec.lines[2:]] == [[20, 20]], "one stage begins after step 20"
