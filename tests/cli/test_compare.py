@@ -25,7 +25,7 @@ def test_tables_verdict_and_what_to_run_next(ppl, copied):
     assert ended.status == 0, ended.err
     for title in ("Bounds, nats per word", "Gradients", "Guides", "Verdict"):
         assert f"{title}" in ended.out
-    assert f"The comparison is in {copied / 'compare-1'} (comparison.md" in ended.out
+    assert f"The comparison is in {copied / 'compare-1'} (comparison.html" in ended.out
     assert "bounds: iwae:4, guide 'diagonal' (1/2)" in ended.err
     assert "\r" not in ended.err
     advice = [line.split("python -m ppl_text ")[1] for line in ended.out.splitlines() if "python -m ppl_text" in line]

@@ -143,7 +143,7 @@ def test_compare_finds_every_bound_equal(ppl, run, tmp_path):
     assert "'exact': nothing is latent, so every bound is ln p(x) itself, without error." in said
     assert not any(word in said for word in ("WARNING", "collapsed", "k̂"))
     assert {p.name for p in (tmp_path / "c").iterdir()} == {
-        *("comparison.json", "comparison.md", "inference.nc", "figures")
+        *("comparison.html", "comparison.json", "comparison.md", "inference.nc", "figures")
     }
 
 

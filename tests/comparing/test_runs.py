@@ -69,7 +69,7 @@ def test_the_folder_holds_all_of_it(default, place):
     assert default.folder == place.folder / "compare-1"
     names = {str(path.relative_to(default.folder)) for path in default.folder.rglob("*") if path.is_file()}
     figures = {f"figures/{name}.png" for name in ("bounds", "khat", "snr")}
-    assert names == {"comparison.json", "comparison.md", "inference.nc", *figures}
+    assert names == {"comparison.html", "comparison.json", "comparison.md", "inference.nc", *figures}
     stored = json.loads((default.folder / "comparison.json").read_text(encoding="utf-8"))
     assert stored == default.as_json()
     assert stored["settings"]["seed"] == 0

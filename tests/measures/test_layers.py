@@ -132,9 +132,7 @@ def test_attention_on_a_memory_stands_by_layer_with_pictures(corpus, tmp_path):
     lengths = [len(ids) + 1 for ids in corpus.tokenizer.encode(TEXTS)]
     equal = sum(1 / (t + 2) for n in lengths for t in range(n)) / sum(lengths)
     assert section.values["memory_attention_if_equal"] == pytest.approx(equal)
-    assert [line.split("(")[-1].rstrip(")") for line in section.lines[1:]] == [
-        f"figures/memory-{i}.png" for i in (1, 2, 3)
-    ]
+    assert [picture.path for picture in section.pictures] == [f"figures/memory-{i}.png" for i in (1, 2, 3)]
     assert all((tmp_path / f"figures/memory-{i}.png").is_file() for i in (1, 2, 3))
     assert measure.sections(subject, Evaluation("test", None)) == []
     model.memory_attention = lambda batch, latents: None

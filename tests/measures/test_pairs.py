@@ -1,7 +1,6 @@
 """Texts given sources: figures of a model whose every text is known, and verdicts on ways that are known."""
 
 import math
-import re
 from dataclasses import replace
 
 import pyro
@@ -204,10 +203,9 @@ def test_a_report_shows_texts_side_by_side_and_pictures_of_attention(tmp_path):
     shown = found["Sources, references and texts"]
     assert shown.header == ("source", "reference", "MAP", "draws")
     assert {row[:3] for row in shown.rows} == {(x, y, y) for x, y in zip(SOURCES, TEXTS, strict=True)}
-    assert len(shown.lines) == 3
-    for line in shown.lines:
-        (name,) = re.findall(r"\((.*)\)", line)
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert len(shown.pictures) == 3
+    for picture in shown.pictures:
+        assert (tmp_path / picture.path).read_bytes().startswith(b"\x89PNG")
     ways = found["What texts take from their sources"]
     assert ways.lines[0] == f"verdict: {ways.values['ways']}"
     assert [row[0] for row in ways.rows] == [
@@ -230,7 +228,7 @@ def test_a_network_of_that_name_is_no_attention(tmp_path):
     model = Moving()
     guide = Plain(model)
     guide.attention = nn.Linear(2, 2)
-    assert sections(Subject(model, guide, corpus(), folder=tmp_path), 4)["Sources, references and texts"].lines == ()
+    assert sections(Subject(model, guide, corpus(), folder=tmp_path), 4)["Sources, references and texts"].pictures == ()
 
 
 def test_it_stands_beside_the_bounds_where_there_are_sources():
