@@ -216,6 +216,10 @@ class Comparison:
                 "python -m ppl_text compare RUN"
             ) from error
 
+    def markdown(self) -> str:
+        """Return ``comparison.md``."""
+        return self.document.markdown()
+
     @property
     def document(self) -> Document:
         """The comparison as a report: verdict, tables, charts (PNG files below ``figures/``), settings, notes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -116,9 +117,14 @@ def blank_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, target: Path) -> None:
-    """Write a PNG, whole or not at all; the folder is made where it does not exist."""
+    """Write a PNG, whole or not at all; the folder is made where it does not exist.
+
+    A letter that matplotlib's font lacks is drawn as a box, without a warning for each.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, lambda file: figure.savefig(file, format="png"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        write_atomically(target, lambda file: figure.savefig(file, format="png"))
 
 
 CURVES = {

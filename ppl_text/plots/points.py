@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .figures import blank_figure, save_figure
 
@@ -21,8 +22,11 @@ def points_figure(
     figure = blank_figure(7.5, 5.0)
     place = figure.subplots()
     place.scatter(x, y, s=14, alpha=0.6, linewidths=0)
+    middle = (min(x) + max(x)) / 2 if x else 0.0
     for index in range(0, len(texts), max(1, len(texts) // LABELLED)):
         text = texts[index] if len(texts[index]) <= LONGEST else texts[index][: LONGEST - 1] + "…"
-        place.annotate(text, (x[index], y[index]), (3, 3), textcoords="offset points", fontsize=7, parse_math=False)
+        left = x[index] <= middle
+        style: dict[str, Any] = {"ha": "left" if left else "right", "fontsize": 7, "parse_math": False}
+        place.annotate(text, (x[index], y[index]), (3 if left else -3, 3), textcoords="offset points", **style)
     place.set(xlabel=axes[0], ylabel=axes[1])
     save_figure(figure, target)

@@ -235,9 +235,9 @@ def inference_files(guides: Iterable[str]) -> dict[str, str]:
 
 def write_comparison(found: Comparison, folder: Path) -> Path:
     """Write ``comparison.md`` and ``comparison.html``, whose figures lie in the folder; return the page's path."""
-    document, target = found.document, folder / "comparison.html"
-    folders.write_text(folder / "comparison.md", document.markdown())
-    folders.write_text(target, page(document, folder))
+    target = folder / "comparison.html"
+    folders.write_text(folder / "comparison.md", found.markdown())
+    folders.write_text(target, page(found.document, folder))
     return target
 
 
