@@ -96,7 +96,7 @@ def _points(points: Points, about: str) -> str:
     """Return texts at their places as SVG; each point holds its text, which a browser shows where it is pointed at."""
     places = zip(_scaled(points.x, MARGIN, WIDTH - MARGIN), _scaled(points.y, HEIGHT - MARGIN, MARGIN), strict=True)
     circles = [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"><title>{_text(text or "∅")}</title></circle>\n'
+        f'<circle cx="{x:z.1f}" cy="{y:z.1f}" r="5"><title>{_text(text or "∅")}</title></circle>\n'
         for (x, y), text in zip(places, points.texts, strict=True)
     ]
     across, up = map(_text, points.axes)
