@@ -230,8 +230,10 @@ def test_the_page_of_several_runs_lies_beside_the_first_and_replaces_itself_alon
     page.write_text("my own notes", encoding="utf-8")
     ended = ppl("report", *folders)
     assert ended.status == 2
-    assert f"{page} is there and is no report of ppl_text; choose another file with --out" in ended.err
+    assert f"{page} is another file, which would be lost" in ended.err
     assert page.read_text(encoding="utf-8") == "my own notes"
+    assert ppl("report", *folders, "--out", page, "--force").status == 0
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_comparison_has_a_page_with_its_tables_and_figures(runs, ppl, tmp_path):

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import click
 
-from .output import TRUST
+from .command import Command
+from .output import TRUST, result, say
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("runs", nargs=-1, type=click.Path(), metavar="RUN…")
 @click.option("--open", "show", is_flag=True, help="Show the page in a browser.")
-@click.option(
-    "--out", type=click.Path(), metavar="FILE", help="Of several runs: the page; default: report.html beside RUN."
-)
+@click.option("--out", type=click.Path(), metavar="FILE", help="Of several: the page; default: report.html beside RUN.")
+@click.option("--force", is_flag=True, help="Let --out replace a file that is no report.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Of one run. Default: its own.")
 @TRUST
-def report(runs: tuple[str, ...], show: bool, out: str | None, device: str | None, trust: bool) -> None:
+def report(runs: tuple[str, ...], show: bool, out: str | None, force: bool, device: str | None, trust: bool) -> None:
     """Write the report of RUN (a folder) anew, as one page that needs no network.
 
     One run is measured again: RUN/report.html, with report.md and results.json. Several are compared on one page by
@@ -31,12 +31,12 @@ def report(runs: tuple[str, ...], show: bool, out: str | None, device: str | Non
     if len(places) > 1:
         from ..recipes.side_by_side import write_page
 
-        page = write_page(places, None if out is None else Path(out))
-    elif out is not None:
+        page = write_page(places, None if out is None else Path(out), force=force)
+    elif out is not None or force:
         raise UserError("--out is for the page of several runs; that of one run lies in its folder, so leave it out")
     else:
         page = _page_of_one(places[0], device, trust)
-    click.echo(f"The report is in {page}")
+    result(lambda: {"page": str(page), "runs": list(runs)}, lambda: click.echo(f"The report is in {page}"))
     if show:
         _show(page)
 
@@ -59,4 +59,4 @@ def _show(page: Path) -> None:
     import webbrowser
 
     if not webbrowser.open(page.resolve().as_uri()):
-        click.echo(f"no browser could be opened; open {page} yourself", err=True)
+        say(f"no browser could be opened; open {page} yourself")

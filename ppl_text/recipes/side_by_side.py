@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..comparing.charts import bounds_figure
-from ..core.errors import RunFolderError, UserError
+from ..core.errors import RunFolderError
+from ..core.places import check_place
 from ..core.printing import MISSING, decimal, percent, plus_minus, significant
 from ..evaluation.page import GENERATOR, page
 from ..evaluation.report import Document, Picture, Section
@@ -53,20 +54,21 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 """Columns of the table of bounds; one that no run has is left out."""
 
 
-def write_page(runs: Sequence[Path], target: Path | None = None) -> Path:
+def write_page(runs: Sequence[Path], target: Path | None = None, *, force: bool = False) -> Path:
     """Write one page on several finished runs and return its path.
 
     Args:
         runs: their folders.
         target: the page; None: ``report.html`` beside the first folder.
+        force: also in the place of a file that is no page of ours.
 
     Raises:
         RunFolderError: a folder that holds no run, or one that is not finished.
-        UserError: a target that is there and is no page of ours.
+        UserError: a target that cannot be written, or is there and is no page of ours.
     """
     found = read_runs(runs)
-    target = target or found[0].folder.parent / DEFAULT
-    _check_target(target)
+    option, target = "--out" if target else "the page", target or found[0].folder.parent / DEFAULT
+    check_place(option, target, _is_page, force=force)
     with tempfile.TemporaryDirectory() as drawn:
         document = Document(f"{len(found)} runs", {}, tuple(_sections(found, Path(drawn))))
         folders.write_text(target, page(document, Path(drawn)))
@@ -96,19 +98,14 @@ def _read(folder: Path, name: str) -> Finished:
     return Finished(name, folder, str(fingerprint), options, results)
 
 
-def _check_target(target: Path) -> None:
-    """Raise :class:`UserError` where a page cannot be written, or would replace what is no page of ours."""
-    if target.is_dir():
-        raise UserError(f"{target} is a folder; name a file with --out, e.g. {target / DEFAULT}")
-    above = next(place for place in target.absolute().parents if place.exists())
-    if not above.is_dir():
-        raise UserError(f"{target} cannot be written: {above} is no folder; choose another file with --out")
-    try:
-        ours = not target.exists() or GENERATOR in target.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise UserError(f"{target} cannot be used: {error.strerror}; choose another file with --out") from error
-    if not ours:
-        raise UserError(f"{target} is there and is no report of ppl_text; choose another file with --out")
+def _is_page(path: Path) -> bool:
+    """Tell whether a file is a page that was written here, by its beginning."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return GENERATOR in file.read(BEGINNING)
+
+
+BEGINNING = 4096
+"""Characters within which a page of ours says that it is one."""
 
 
 def _sections(runs: Sequence[Finished], drawn: Path) -> Iterator[Section]:

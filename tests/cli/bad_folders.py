@@ -253,14 +253,14 @@ REPORTS = {
     ),
     "report of several into another's file": Case(
         lambda w: ["report", w.run(), w.trained, "--out", w.file("notes.txt", "mine")],
-        ("notes.txt is there and is no report of ppl_text; choose another file with --out",),
+        ("--out notes.txt is another file, which would be lost", "or add --force to replace it"),
     ),
     "report of several into a folder": Case(
-        lambda w: ["report", w.run(), w.trained, "--out", "."], (". is a folder; name a file with --out",)
+        lambda w: ["report", w.run(), w.trained, "--out", "."], ("--out . is a folder; give the name of a new file",)
     ),
     "report of several below a file": Case(
         lambda w: ["report", w.run(), w.trained, "--out", w.file("d", "") + "/page.html"],
-        ("d/page.html cannot be written: ", "/d is no folder; choose another file with --out"),
+        ("--out d/page.html cannot be written", "/d is no folder; give the name of a new file"),
     ),
     "report of a damaged comparison": Case(
         lambda w: ["report", Path(w.file("c/comparison.json", "{")).parent],

@@ -24,6 +24,7 @@ COMMANDS = {
     "list options": ["list", "options", "words"],
     "list runs": ["list", "runs", "RUN"],
     "explain": ["explain", "words", "TINY"],
+    "report": ["report", "RUN"],
     "swap": ["swap", "RUN", "--guide", "prior", "--out", NEW],
     "compare": ["compare", "RUN", "--objectives", "elbo", "--draws", "30", "--sentences", "8", "--out", NEW],
 }
@@ -41,6 +42,7 @@ HOLDS = {
     "list options": ("options",),
     "list runs": ("runs", "folder"),
     "explain": ("recipe", "parameters", "configuration"),
+    "report": ("page", "runs"),
     "swap": ("run", "parent", "swap"),
     "compare": ("rows", "verdict", "folder"),
 }
