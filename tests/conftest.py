@@ -49,6 +49,12 @@ class Ended:
     err: str
 
 
+def pytest_addoption(parser):
+    """Let the fuzzer look longer, or elsewhere."""
+    parser.addoption("--fuzz-seconds", type=float, default=60, help="Time of tests/fuzz.  [default: 60]")
+    parser.addoption("--fuzz-seed", type=int, default=0, help="Of what tests/fuzz draws.  [default: 0]")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Start a worker a processor for ``-n auto``, eight at most: each holds torch and the corpora."""
