@@ -13,8 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-PATIENCE, GRACE = 20, 40
-"""Seconds after which a command is told to stop by SIGTERM, and until which it has to have stopped."""
+PATIENCE, GRACE = (20, 90), (30, 180)
+"""Seconds of a processor, or of the clock on a busy machine, after which a command is told to stop by SIGTERM, and
+after which it should have stopped."""
 
 MEMORY = 3 * 2**30
 """Bytes of data that a command may have beyond what is imported."""
@@ -88,14 +89,24 @@ def _wait(child, begun):
         done, code = os.waitpid(child, os.WNOHANG)
         if done:
             return os.waitstatus_to_exitcode(code), sent is not None
-        late = time.monotonic() - begun
-        if sent is None and late > PATIENCE:
+        used = _seconds(child), time.monotonic() - begun
+        if sent is None and _late(used, PATIENCE):
             os.kill(child, signal.SIGTERM)
             sent = signal.SIGTERM
-        elif sent == signal.SIGTERM and late > GRACE:
+        elif sent == signal.SIGTERM and _late(used, GRACE):
             os.killpg(child, signal.SIGKILL)
             sent = signal.SIGKILL
-        time.sleep(0.005)
+        time.sleep(0.01)
+
+
+def _late(used, allowed):
+    return any(one > most for one, most in zip(used, allowed, strict=True))
+
+
+def _seconds(child):
+    """Return the time of a processor that a process has had."""
+    fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 if __name__ == "__main__":

@@ -118,16 +118,10 @@ class Place:
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
 
-    def fit(self, recipe):
-        """The words of a small training."""
-        changes = {**SHORT, **FAMILIES[recipe]}
-        return [
-            "fit",
-            recipe,
-            "--data",
-            str(self.data[recipe]),
-            *(f"--set={assigned(*one)}" for one in changes.items()),
-        ]
+    def of(self, command, recipe):
+        """Return the words of a command that takes a recipe: small, on little data."""
+        changes = {**SHORT, **FAMILIES[recipe], "data.corpus": str(self.data[recipe])}
+        return [command, recipe, *(f"--set={assigned(*one)}" for one in changes.items())]
 
     def end(self, command, recipe=None):
         """Run a command where a copy of the recipe's run lies as ``run``; how it ended."""
@@ -301,8 +295,7 @@ def cases_of_keys():
 def test_keys(fuzz, place):
     def end(example):
         recipe, changes, name = example
-        words = place.fit(recipe) if name == "fit" else [name, recipe]
-        words += [word for key, value in changes for word in ("--set", assigned(key, value))]
+        words = place.of(name, recipe) + [word for key, value in changes for word in ("--set", assigned(key, value))]
         return place.end(Command(tuple(word.replace("\0", "") for word in words)))
 
     fuzz(cases_of_keys(), end)
@@ -353,7 +346,7 @@ def test_data_files(fuzz, place):
         file = place.folder / f"given.{ending}"
         file.write_bytes(content)
         if use == "fit":
-            words = [*place.fit(recipe), "--data", str(file)]
+            words = [*place.of("fit", recipe), "--data", str(file)]
             return place.end(Command(tuple(words)))
         return place.end(Command((*use, str(file))), recipe)
 
