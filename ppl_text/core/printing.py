@@ -148,7 +148,7 @@ _OBEYED = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-
 
 
 def printable(text: str) -> str:
-    """Show the characters that a terminal obeys as ``\\uXXXX``, which JSON reads back.
+    r"""Show the characters that a terminal obeys as ``\uXXXX``, which JSON reads back.
 
     Example::
 
