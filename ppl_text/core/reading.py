@@ -47,6 +47,14 @@ def read_regular(path: str | os.PathLike[str], most: int = -1) -> bytes:
     return content
 
 
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the JSON object that a regular file holds; raise ``OSError`` or ``ValueError`` where it holds none."""
+    found = parse_json(read_regular(path))
+    if not isinstance(found, dict):
+        raise ValueError("it holds no JSON object")
+    return found
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return what a JSON text says; raise ``ValueError`` where it is none, or is nested too deep.
 

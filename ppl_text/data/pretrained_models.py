@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ppl_text.core.errors import UserError
-from ppl_text.core.reading import parse_json, read_regular
+from ppl_text.core.reading import read_object
 
 from .pretrained import CONFIG, GGUF, pretrained_folder
 
@@ -227,12 +227,9 @@ def _damaged(file: Path, error: Exception) -> UserError:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(read_regular(path))
+        return read_object(path)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}; download it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds no JSON object; download it again")
-    return found
 
 
 def _gguf_config(file: Path) -> dict[str, Any]:

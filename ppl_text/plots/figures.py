@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from ..core.atomic import write_atomically
 from ..core.errors import DataError, RunFolderError
+from ..core.reading import parse_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +29,17 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]
     Raises :class:`RunFolderError` where it is gone or damaged.
     """
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        damaged = [number for number, r in enumerate(records, 1) if not isinstance(r, dict) or "split" not in r]
+        records = [parse_json(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        damaged = [number for number, record in enumerate(records, 1) if not _is_record(record)]
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); the run folder is incomplete") from error
     if damaged:
         raise RunFolderError(f"{path}, line {damaged[0]}: expected a record of training; the run folder is damaged")
     return [r for r in records if r["split"] == "train"], [r for r in records if r["split"] == "valid"]
+
+
+def _is_record(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("step"), int) and isinstance(record.get("split"), str)
 
 
 def training_figure(metrics: Path, target: Path, noun: str = "sentence") -> bool:
@@ -82,7 +86,8 @@ def curve_of(records: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float
         >>> curve_of([{"step": 1, "kl": 0.5}, {"step": 2, "kl": None}], "kl")
         [(1, 0.5)]
     """
-    return [(r["step"], r[key]) for r in records if r.get(key) is not None and math.isfinite(r[key])]
+    values = ((r["step"], r.get(key)) for r in records)
+    return [(step, value) for step, value in values if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def fit_to_later(axes: Axes, curves: Iterable[Curve]) -> None:
@@ -203,7 +208,11 @@ def draw_gaps(gaps: Gaps) -> Figure:
 
 def entropy_records(metrics: Path) -> list[dict[str, Any]]:
     """Return the validations of ``metrics.jsonl`` that recorded entropies; none for a model without latent paths."""
-    return [r for r in read_metrics(metrics)[1] if CURVES.keys() <= (r.get("monitor") or {}).keys()]
+    return [
+        r
+        for r in read_metrics(metrics)[1]
+        if isinstance(r.get("monitor"), dict) and CURVES.keys() <= r["monitor"].keys()
+    ]
 
 
 def draw_entropies(metrics: Path, baseline: float | None = None) -> Figure:

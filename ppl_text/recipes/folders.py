@@ -27,7 +27,6 @@ from ..core.errors import RunFolderError, UserError
 from ..core.locks import locked, refuse_locked
 from ..core.numbers import is_whole
 from ..core.printing import quoted_path
-from ..core.reading import parse_json, read_regular
 from ..data.catalogue import cleaning
 from ..data.corpus import Corpus
 from ..data.forms import TextForm, form_of
@@ -38,6 +37,7 @@ from ..training.programs import count_parameters
 from ..training.weights import load_model_weights, read_metadata, weights_digest
 from .code import is_own, name_of
 from .config import DataSection, RunConfig, load_config
+from .records import read_record
 
 RUNS = Path("runs")
 """Where runs go that are given no folder."""
@@ -293,7 +293,7 @@ def read_form(folder: Path, config: RunConfig) -> TextForm | None:
     None for a run of an older version, which did not keep how long its texts are.
     """
     record = read_record(folder / DATA) if (folder / DATA).is_file() else {}
-    if "max_steps" not in record or not (folder / TOKENIZER).is_file():
+    if record.get("max_steps") is None or not (folder / TOKENIZER).is_file():
         return None
     data, source = config.data, folder / SOURCE_TOKENIZER
     return TextForm(
@@ -345,17 +345,6 @@ def move_folder(folder: Path, target: Path) -> None:
         shutil.rmtree(folder)
     except OSError as error:
         raise UserError(f"{folder} cannot be moved to {target}: {error.strerror}; choose another folder") from error
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a run folder; raises :class:`RunFolderError` where it is missing or damaged."""
-    try:
-        values = parse_json(read_regular(path))
-    except (OSError, ValueError) as error:
-        raise RunFolderError(f"{path} cannot be read ({error}); the run folder is incomplete") from error
-    if not isinstance(values, dict):
-        raise RunFolderError(f"{path} holds no JSON object; the run folder is damaged")
-    return values
 
 
 def write_record(path: Path, values: dict[str, Any]) -> None:

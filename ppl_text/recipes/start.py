@@ -31,6 +31,7 @@ from .errors import Errors, place_of
 from .failing import in_words, place_in, users_programs
 from .pairing import check_kind, check_length, check_sources
 from .procedures import Procedure
+from .records import check_records
 from .stages import stage_objective
 from .tree import source_of, value_at
 
@@ -320,6 +321,7 @@ def to_resume(
             f"{folder} holds a run of recipe '{config.recipe}', not of '{name}'; leave out the recipe, or give the "
             f"folder of a run of '{name}'"
         )
+    check_records(folder)
     given = {**named(trust.as_tree(changes)), **(given or {})}
     code = trust.opened(folder, own_references(config.model_dump()), given, trust=consent)
     config = resumed_config(folder, config, _as_stored(config, changes, given, code))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from ..run import Run, load
 from ..training.machine import describe_environment, torch_threads
 from ..training.programs import count_parameters
 from ..training.progress import Progress
+from ..training.records import read_metrics
 from .table import Row, Table
 
 TEXTS = "texts.txt"
@@ -284,8 +284,8 @@ def _record(task: Task, config: RunConfig, measured: Measured, run: Run | None) 
 
 def _seconds(run: Run) -> float | None:
     """Return how long a run has trained, by its last record."""
-    lines = (run.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1]).get("seconds") if lines else None
+    lines = read_metrics(run.folder / "metrics.jsonl")
+    return lines[-1].get("seconds") if lines else None
 
 
 def _machine(folder: Path) -> dict[str, Any]:

@@ -138,6 +138,12 @@ class Checkpoints:
 
     def _check(self, path: Path, stored: dict[str, Any]) -> None:
         """Refuse a checkpoint of another layout or of another run."""
+        for name in ("identity", "state"):
+            if not isinstance(stored[name], dict):
+                raise RunFolderError(
+                    f"{path}: '{name}': expected named values; got {str(stored[name])[:80]}; the file is damaged, "
+                    "put a good copy back or remove it"
+                )
         if stored["format"] != FORMAT:
             raise RunFolderError(
                 f"{path} has checkpoint format {stored['format']}, this version of ppl_text reads format {FORMAT}; "

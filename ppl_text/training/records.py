@@ -165,7 +165,8 @@ def _is_until(line: bytes, step: float) -> bool:
         record = parse_json(line)
     except ValueError:
         return False
-    return line.endswith(b"\n") and isinstance(record, dict) and record.get("step", math.inf) <= step
+    own = record.get("step") if isinstance(record, dict) else None
+    return line.endswith(b"\n") and isinstance(own, int | float) and own <= step
 
 
 def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:

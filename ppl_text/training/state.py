@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..core.errors import RunFolderError, UserError
-from ..core.limits import pass_on_memory_errors
 from ..core.protocols import Objective
 from .machine import Ranks
 from .optimizers import MakeOptimizer, forget, load_state
 from .options import Plateau, Stop, TrainingOptions
 from .programs import EVERYTHING, Batches
 from .random_numbers import random_states, set_random_states
+from .structure import check_optimizer, check_structure, check_tensors, fitting
 from .update import Update
 from .weights import under_present_names
 
@@ -92,9 +92,21 @@ class Counters:
 
     @classmethod
     def stored(cls, values: Mapping[str, Any]) -> Counters:
-        """Take up what ``asdict`` made, also of a run from before there were stages, when bounds were compared."""
+        """Take up what ``asdict`` made, also of a run from before there were stages, when bounds were compared.
+
+        Raises ``ValueError`` for values of other types.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"'counters': expected named values; got {str(values)[:80]}")
         values = {"best_score": values["best_bound"], **values}
-        return cls(**{**values, "plateau": Plateau(**values.get("plateau", {}))})
+        ours = asdict(cls(best_bound=0.0, best_score=0.0, plateau=Plateau(reference=0.0)))
+        check_structure(_known(values), _known(ours), "counters", optional=ours)
+        plateau = values.get("plateau", {})
+        check_structure(_known(plateau), ours["plateau"], "counters.plateau", optional=ours["plateau"])
+        for name, value in values.items():
+            if isinstance(value, int) and value < 0:
+                raise ValueError(f"'counters.{name}': expected 0 or more; got {value}")
+        return cls(**{**values, "plateau": Plateau(**plateau)})
 
     def next_stage(self, number: int, name: str) -> Counters:
         """Return the counters with which a stage begins after another one."""
@@ -193,7 +205,12 @@ class TrainingState:
 
     def restore(self, stored: dict[str, Any], path: Path) -> None:
         """Put a stored state in the place of the present one; raises :class:`RunFolderError` if it does not fit."""
+        with fitting(path):
+            self._restore(stored, path)
+
+    def _restore(self, stored: dict[str, Any], path: Path) -> None:
         ranks = Ranks(self.fabric)
+        self._check(stored)
         if len(stored["processes"]) != ranks.size:
             raise RunFolderError(
                 f"{path} was written by {len(stored['processes'])} processes and this run has {ranks.size}; "
@@ -205,16 +222,9 @@ class TrainingState:
                 f"{path} was written while {stored['rule']} made the updates, and now {rule} would; resume it with the "
                 "optimizer that it was trained with, or give another one to a stage of its own"
             )
-        try:
-            parameters = {**stored["parameters"], **stored.get("running", {})}
-            self.joint.load_state_dict(under_present_names(self.joint, parameters))
-            load_state(self.optimizer, stored["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            pass_on_memory_errors(error)
-            raise RunFolderError(
-                f"{path} does not fit this model, guide and optimizer ({' '.join(str(error).split())}); resume it with "
-                "the configuration and the version of ppl_text that it was trained with"
-            ) from error
+        parameters = {**stored["parameters"], **stored.get("running", {})}
+        self.joint.load_state_dict(under_present_names(self.joint, parameters))
+        load_state(self.optimizer, stored["optimizer"])
         self.fabric.strategy.precision.load_state_dict(stored["precision"])
         self.counters, self.best = Counters.stored(stored["counters"]), stored.get("best")
         if self.best is not None:
@@ -225,6 +235,20 @@ class TrainingState:
             self.update.load_state_dict(own["update"])
         self.batches.load_state_dict(own["batches"])
         set_random_states(own["random"])
+
+    def _check(self, stored: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` for a state that is not built like this one, before any of it is taken over."""
+        own: dict[str, Any] = {"random": random_states(), "batches": self.position()}
+        own |= {"meters": self.update.meters.state_dict(), "update": self.update.state_dict()}
+        processes = stored.get("processes")
+        if not isinstance(processes, list) or not all(isinstance(process, dict) for process in processes):
+            raise ValueError(f"'processes': expected a list of named values; got {str(processes)[:80]}")
+        for place, process in enumerate(processes):
+            check_structure(process, own, f"processes.{place}", optional=("numpy", "update"))
+        for name in ("parameters", "running", "best"):
+            if stored.get(name) is not None:
+                check_tensors(stored[name], name)
+        check_optimizer(stored.get("optimizer"), self.optimizer)
 
     def keep_best(self) -> None:
         """Keep a copy of the present parameters as the best."""
@@ -249,6 +273,11 @@ class TrainingState:
         position = copy.deepcopy(self.batches.state_dict())
         _check_plain(position, "batches.state_dict()")
         return position
+
+
+def _known(values: Any) -> Any:
+    """Return named values without those that nobody knows yet."""
+    return {k: v for k, v in values.items() if v is not None and k != "plateau"} if isinstance(values, dict) else values
 
 
 def _check_plain(value: Any, where: str) -> None:

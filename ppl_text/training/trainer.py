@@ -39,6 +39,7 @@ from .stopping import (
     make_guard,
     pyro_validated,
 )
+from .structure import fitting
 from .tensorboard import TensorBoard
 from .update import Setting, Update
 from .validation import Monitor, estimate_at_one, judged, observe, validate
@@ -179,7 +180,8 @@ class Trainer:
     def _restore(self) -> None:
         """Go to the newest checkpoint, in the stage that it is of."""
         path, stored = self._files.load()
-        counters = Counters.stored(stored["counters"])
+        with fitting(path):
+            counters = Counters.stored(stored["counters"])
         if counters.number >= len(self._state.stages):
             raise RunFolderError(
                 f"{path} is of stage {counters.number + 1} ('{counters.stage}') of a training that has only "

@@ -10,12 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..core.atomic import write_atomically
-from ..core.errors import CheckpointError, RunFolderError
+from ..core.errors import CheckpointError, DivergedError, RunFolderError
 from ..core.reading import parse_json
 
 _METADATA = "ppl_text"
@@ -100,6 +101,9 @@ def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path, what: str) 
             f"the weights in {path} are not those of this {what}: {'; '.join(errors[:5])}"
             f"{' …' if len(errors) > 5 else ''}. Build them with the run's own config.yaml"
         )
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+            raise DivergedError(f"{path}: '{name}' has NaN or infinite entries")
     module.load_state_dict(tensors)
 
 
@@ -127,7 +131,17 @@ _UNREADABLE = (SafetensorError, OSError, ValueError)
 
 
 def _metadata_of(file: Any) -> dict[str, Any]:
-    found: dict[str, Any] = parse_json((file.metadata() or {}).get(_METADATA, "{}"))
+    found = parse_json((file.metadata() or {}).get(_METADATA, "{}"))
+    if not isinstance(found, dict):
+        raise ValueError(f"its metadata '{_METADATA}' holds no JSON object")
+    aliases, step, bound = found.get("aliases", {}), found.get("step"), found.get("validation_bound")
+    names = set(file.keys())
+    if not isinstance(aliases, dict) or not all(isinstance(name, str) and name in names for name in aliases.values()):
+        raise ValueError(f"'aliases' of its metadata: expected names of tensors in it; got {str(aliases)[:80]}")
+    if step is not None and (isinstance(step, bool) or not isinstance(step, int) or step < 0):
+        raise ValueError(f"'step' of its metadata: expected a whole number; got {str(step)[:80]}")
+    if bound is not None and (isinstance(bound, bool) or not isinstance(bound, int | float)):
+        raise ValueError(f"'validation_bound' of its metadata: expected a number; got {str(bound)[:80]}")
     return found
 
 
@@ -143,4 +157,9 @@ def _differences(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> list[str
         for name, tensor in ours.items()
         if name in theirs and theirs[name].shape != tensor.shape
     ]
-    return missing + foreign + shapes
+    kinds = [
+        f"'{name}' is of type {theirs[name].dtype}, here {tensor.dtype}"
+        for name, tensor in ours.items()
+        if name in theirs and theirs[name].dtype != tensor.dtype
+    ]
+    return missing + foreign + shapes + kinds
