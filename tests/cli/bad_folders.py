@@ -242,7 +242,8 @@ REPORTS = {
     ),
     "report of several, one that does not say how it ended": Case(two(without_training), ("run run is not finished",)),
     "report of several, damaged results": Case(
-        two(lambda w: (w.run(), w.file("run/results.json", "[]"))[0]), ("results.json cannot be read (it holds no JSON object)",)
+        two(lambda w: (w.run(), w.file("run/results.json", "[]"))[0]),
+        ("results.json cannot be read (it holds no JSON object)",),
     ),
     "report of several, damaged metrics": Case(
         two(lambda w: (w.run(), w.file("run/metrics.jsonl", "{"))[0]), ("run/metrics.jsonl cannot be read",)

@@ -101,7 +101,10 @@ BAD = {
         "expected an embedding wte.weight of shape (320, 32), as config.json has it; got (320, 16). Are weights and",
     ),
     "config no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be read: "),
-    "config no object": (lambda f: (f / "config.json").write_text("[]"), "config.json holds no JSON object"),
+    "config no object": (
+        lambda f: (f / "config.json").write_text("[]"),
+        "config.json cannot be read: it holds no JSON object",
+    ),
     "no weights": (
         lambda f: (f / "model.safetensors").unlink(),
         "holds no weights; expected model.safetensors or model.safetensors.index.json: get the files where there is a",
