@@ -94,9 +94,9 @@ class LayeredGuide(nn.Module):
         """Return what the guide reads of a batch before anything is drawn; nothing."""
         return None
 
-    def posterior(self, place: int, read: Any, history: Tensor | None, batch: Batch) -> TorchDistribution:
+    def conditional(self, place: int, read: Any, history: Tensor | None, batch: Batch) -> TorchDistribution:
         """q(z_l | z_{<l}, w): batch shape (…, B), event (D,)."""
-        raise NotImplementedError(f"{type(self).__name__}: define posterior(place, read, history, batch)")
+        raise NotImplementedError(f"{type(self).__name__}: define conditional(place, read, history, batch)")
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The Pyro program: samples the latent sites in order; the text is read once, whatever the particles."""
@@ -105,7 +105,7 @@ class LayeredGuide(nn.Module):
         with pyro.plate("sentences", batch.size, dim=-1):
             for place, name in enumerate(self.model.sites):
                 history = self.chain.history(place, history, drawn[-1] if drawn else None)
-                drawn.append(pyro.sample(name, self.posterior(place, read, history, batch)))
+                drawn.append(pyro.sample(name, self.conditional(place, read, history, batch)))
         return drawn
 
 
@@ -179,7 +179,7 @@ class ReadingGuide(LayeredGuide):
         """Return the states (B, S, H) that each latent is read from, given those after each layer: its own."""
         return states
 
-    def posterior(self, place: int, read: list[Tensor], history: Tensor | None, batch: Batch) -> Independent:
+    def conditional(self, place: int, read: list[Tensor], history: Tensor | None, batch: Batch) -> Independent:
         """N(μ_l, diag σ_l²)."""
         given = read[place]
         if self.given_history(place) and history is not None:
@@ -229,7 +229,7 @@ class PriorGuide(LayeredGuide):
         vectors: list[Tensor | None] = self.model.conditions.leave(batch).vectors
         return vectors
 
-    def posterior(
+    def conditional(
         self, place: int, read: list[Tensor | None], history: Tensor | None, batch: Batch
     ) -> TorchDistribution:
         """Return the model's prior."""

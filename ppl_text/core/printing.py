@@ -96,6 +96,12 @@ _TAG = re.compile(r"<(?=[!?/]|[A-Za-z][A-Za-z0-9-]*(?:[\s/>:@.+]|$))")
 """Begins what Markdown takes for a tag, a comment or a link, as in h_{<t} it does not."""
 
 
+class Quote(str):
+    """A text from data, in a cell of a table: nothing of it is markup there."""
+
+    __slots__ = ()
+
+
 def escaped(text: str) -> str:
     """Write a text from data in Markdown, where nothing of it is markup.
 

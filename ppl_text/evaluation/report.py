@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..core.printing import MISSING, decimal, escaped, without_html
+from ..core.printing import MISSING, Quote, decimal, escaped, without_html
 from .collapse import NO_CURES, Cures, verdict_of
 from .latents import LatentFigures, SiteFigures, StepFigures
 
@@ -79,10 +79,19 @@ def capitalised(line: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; in a cell ``|`` and what makes tags and links is escaped, a line break is a space."""
-    cells = [[without_html(cell).replace("|", "\\|") for cell in row] for row in [header, *rows]]
+    """Return a Markdown table; a line break in a cell is a space.
+
+    What makes tags, links and further cells is escaped, and of a :class:`~ppl_text.core.printing.Quote` all markup.
+    """
+    cells = [[_cell(text) for text in row] for row in [header, *rows]]
     first, *others = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([first, "|" + " --- |" * len(header), *others])
+
+
+def _cell(text: str) -> str:
+    if isinstance(text, Quote):
+        return escaped(" ".join(text.splitlines()))
+    return without_html(text).replace("|", "\\|")
 
 
 @dataclass(frozen=True)

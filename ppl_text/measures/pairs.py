@@ -13,7 +13,7 @@ import torch
 
 from ..core.atomic import finite_or_none
 from ..core.batch import device_of
-from ..core.printing import decimal, percent, plus_minus
+from ..core.printing import Quote, decimal, percent, plus_minus
 from ..data.corpus import Corpus
 from ..evaluation.decoding import Greedy
 from ..evaluation.generation import sample_texts
@@ -340,7 +340,7 @@ def _side_by_side(texts: WrittenTexts, pictures: tuple[Picture, ...]) -> Section
     for i in spread_rows(len(texts.sources), SHOWN):
         drawn = [" · ".join(text or "∅" for text in texts.drawn_of(i)[:3])] if texts.drawn else []
         best = [texts.best[i] or "∅"] if texts.best else []
-        rows.append((texts.sources[i], texts.references[i], *best, *drawn))
+        rows.append(tuple(map(Quote, (texts.sources[i], texts.references[i], *best, *drawn))))
     return Section("Sources, references and texts", tuple(columns), tuple(rows), pictures=pictures)
 
 

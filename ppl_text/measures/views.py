@@ -7,6 +7,7 @@ from pathlib import Path
 from ..comparing.charts import khat_figure
 from ..core.batch import device_of
 from ..core.errors import DivergedError, UserError
+from ..core.printing import Quote
 from ..evaluation.generation import reconstructed
 from ..evaluation.likelihood import measuring
 from ..evaluation.planar import planar_texts
@@ -75,7 +76,7 @@ def reconstruction_sections(subject: Subject, evaluation: Evaluation) -> list[Se
     except (DivergedError, UserError) as error:
         return [Section(title, lines=(f"None: {error}.",))]
     read = [corpus.tokenizer.decode(row) for row in batch.tokens.tolist()]
-    table = tuple((text or "∅", again or "∅") for text, again in zip(read, written, strict=True))
+    table = tuple((Quote(text or "∅"), Quote(again or "∅")) for text, again in zip(read, written, strict=True))
     line = "Latents drawn from q given the text as the model reads it, then greedy tokens given them."
     return [Section(title, ("text", "reconstruction"), table, (line,))]
 

@@ -45,7 +45,7 @@ class NotebookProgress:
     def __init__(self) -> None:
         self._output = Output()
         self._lines: list[str] = []
-        self._last = ""
+        self._last, self._working = "", ""
 
     def start(self, total: int, done: int) -> None:
         """Say how much is to do."""
@@ -61,7 +61,8 @@ class NotebookProgress:
 
     def working(self, what: str, done: int, total: int) -> None:
         """Write anew how far the work between two steps is."""
-        self._show(f"{what} … {done:,}/{total:,}" if total else f"{what} …")
+        self._working = "" if total and done >= total else f"{what} … {done:,}/{total:,}" if total else f"{what} …"
+        self._write()
 
     def message(self, text: str) -> None:
         """Add the text."""
@@ -75,9 +76,12 @@ class NotebookProgress:
         """Leave what is shown as it stands."""
 
     def _show(self, last: str | None = None) -> None:
-        self._last = self._last if last is None else last
+        self._last, self._working = self._last if last is None else last, ""
+        self._write()
+
+    def _write(self) -> None:
         left_out = ["…"] if len(self._lines) > LINES else []
-        self._output.write("\n".join([*left_out, *self._lines[-LINES:], *([self._last] if self._last else [])]))
+        self._output.write("\n".join([*left_out, *self._lines[-LINES:], *filter(None, [self._last, self._working])]))
 
 
 class Output:

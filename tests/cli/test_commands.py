@@ -31,7 +31,7 @@ def test_fit_trains_and_ends_in_a_report(ppl, tmp_path, monkeypatch, tiny_argume
     run = tmp_path / "runs" / "words-1"
     assert {p.name for p in run.iterdir()} == {
         *("config.yaml", "data.json", "environment.json", "tokenizer.json", "metrics.jsonl", "checkpoints"),
-        *("model.safetensors", "results.json", "report.md", "figures"),
+        *("model.safetensors", "results.json", "report.md", "report.html", "figures"),
     }
     report = (run / "report.md").read_text(encoding="utf-8")
     assert ended.out.strip().startswith("# Run words-1: words")

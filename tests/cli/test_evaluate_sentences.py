@@ -96,10 +96,10 @@ def test_log_weights_are_kept_and_say_the_same(ppl, run, tmp_path):
     assert again.perplexity == pytest.approx(values["perplexity"], rel=1e-12)
     assert again.elbo_perplexity == pytest.approx(values["elbo_perplexity"], rel=1e-12)
     assert again.sampling_se == pytest.approx(values["sampling_se"], rel=1e-12)
-    assert str(kept) in ppl(*arguments, "--store", kept).out
+    assert str(kept) in ppl(*arguments, "--store", kept).err
     wrong = ppl(*arguments, "--store", tmp_path / "none" / "x.safetensors")
     assert wrong.status == 2
-    assert "does not exist; give the name of a file in an existing folder" in wrong.err
+    assert "does not exist; give the name of a new file in an existing folder" in wrong.err
 
 
 def test_a_point_mass_is_not_trained_on_a_bound(ppl, folder, tmp_path, one_thread):

@@ -59,7 +59,7 @@ def test_another_budget_in_the_same_folder_is_refused(filled, ppl):
     _, out = filled
     done = ppl("reproduce", "words", "--rows", "tril", "--budget", "small", "--out", str(out), "--jobs", "1")
     assert done.status == 2
-    assert "another configuration than row 'tril'" in done.err
+    assert "figures of something else than table words with budget small, which would be lost" in done.err
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -12,6 +12,7 @@ import pytest
 
 from ppl_text.core.printing import (
     LONGEST_LINE,
+    Quote,
     Screened,
     cut,
     escaped,
@@ -119,3 +120,8 @@ def test_markdown_shows_a_text_as_it_is(text):
 def test_cells_hold_no_tags_links_or_pictures():
     shown = table(["a"], [["<b>x</b> | ![y](z)"], ["w_{<t}"], ["<img src"]])
     assert shown.splitlines()[2:] == ["| \\<b>x\\</b> \\| ![y]\\(z) |", "| w_{<t} |", "| \\<img src |"]
+
+
+def test_a_quote_in_a_table_is_no_markup():
+    shown = table(("text", "n"), [(Quote("**a** |\n<b> [c](d) _e_"), "a|b <i> E[z]")])
+    assert shown.splitlines()[2] == r"| \*\*a\*\* \| \<b\> \[c\](d) \_e\_ | a\|b \<i> E[z] |"

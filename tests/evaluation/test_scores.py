@@ -141,7 +141,8 @@ def test_a_stored_file_says_what_the_run_said(tmp_path):
     back, about = load_scores(tmp_path / "scores.safetensors")
     assert about == {"run": "runs/a", "split": "test", "seed": 2, "particles": 8}
     again = summarize(bounds_of(back), about["particles"], exact=back.exact)
-    assert again.__dict__ == pytest.approx(printed.__dict__, rel=1e-12, nan_ok=True)
+    told = [{name: n for name, n in vars(found).items() if name != "tails"} for found in (again, printed)]
+    assert told[0] == pytest.approx(told[1], rel=1e-12, nan_ok=True)
     assert back.log_weights.shape == (5, 8)
     assert back.weights.tolist() == [3, 1, 1, 1, 1]
     iw_sum = float(back.weights @ (back.log_weights.logsumexp(1) - math.log(8)))

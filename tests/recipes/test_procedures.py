@@ -288,7 +288,7 @@ BAD = {
     "epochs no number": ({"epochs": "many"}, "'training.epochs': expected a valid integer; got 'many'"),
     "interval": (
         {"epochs": 1, "log_every": "epochs"},
-        "'training.log_every': expected a number of steps above 0, or the word epoch; got 'epochs'",
+        "'training.log_every': expected a number of steps from 1 to 1000000000, or the word epoch; got 'epochs'",
     ),
     "interval of 0": ({"epochs": 1, "validate_every": 0}, "or the word epoch; got 0"),
     "unknown stage key": (
