@@ -79,7 +79,7 @@ DAMAGE = {
     ),
     "steps in words": (
         lambda run: (run / "results.json").write_text('{"trained": {"step": "x"}}', encoding="utf-8"),
-        "invalid literal",
+        "'trained.step': expected a valid integer; got 'x'",
     ),
     "no weights": (lambda run: (run / "model.safetensors").unlink(), "no model.safetensors"),
     "cut off weights": (lambda run: (run / "model.safetensors").write_bytes(b"no"), "model.safetensors cannot be read"),
