@@ -26,7 +26,9 @@ def check_kind(recipe: str, config: RunConfig, changes: Mapping[str, Any]) -> No
     """
     unit, corpus = config.data.unit, config.data.corpus
     asked = "data.corpus" in changes and "data.unit" not in changes
-    held = held_in(corpus, config.data.options.get("column")) if asked else None
+    column = config.data.options.get("column")
+    # What is no name of a column is told by the check of the options.
+    held = held_in(corpus, column if isinstance(column, str) else None) if asked else None
     if held is None:
         return
     if unit == WORD_LIST and held.texts:

@@ -52,6 +52,7 @@ NAMES = {
 }
 
 KEYS = {
+    "a column that is no text": Case(fit("--set", "data.column={a: 1}"), ("'data.column': expected a valid string",)),
     "unknown section": Case(fit("--set", "modle.state_dim=2"), ("unknown key 'modle' (did you mean 'model'?)",)),
     "unknown key": Case(fit("--set", "training.stpes=2"), ("unknown key 'training.stpes' (did you mean 'steps'?)",)),
     "key without its section": Case(fit("--set", "steps=3"), ("unknown key 'steps' (did you mean 'training.steps'?)",)),
