@@ -18,7 +18,7 @@ from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
 from ..data.tokenizers import Tokenizer
 from .decoding import Strategy
-from .generation import CHUNK, GREEDY, encode_batch, encoded, seeded, write
+from .generation import CHUNK, GREEDY, batches_of, encoded, seeded, write
 from .storytelling import (
     check_encoding,
     check_latent,
@@ -63,10 +63,8 @@ def encode_texts(
     of = mean_latents if latents == "mean" else encoded
     found = []
     with seeded(seed), torch.no_grad(), pyro.validation_enabled(False):
-        for start in range(0, len(texts), CHUNK):
-            rows = torch.arange(start, min(start + CHUNK, len(texts)))
-            own = None if source is None else source.take(rows.to(source.tokens.device))
-            batch = encode_batch(tokenizer, [texts[row] for row in rows], own).to(device_of(model))
+        for batch in batches_of(tokenizer, texts, source):
+            batch = batch.to(device_of(model))
             values = of(model, guide, batch)
             found.append({spec.name: _until_its_end(spec, values[spec.name], batch) for spec in model.latents})
     return {spec.name: _put_together([part[spec.name] for part in found], nothing(spec)) for spec in model.latents}

@@ -154,13 +154,18 @@ def reconstruct_texts(
     check_texts(tokenizer, texts, max_steps)
     decoded: list[str] = []
     with seeded(seed), torch.no_grad():
-        for start in range(0, len(texts), CHUNK):
-            chosen = range(start, min(start + CHUNK, len(texts)))
-            own = None if source is None else source.take(torch.tensor(chosen, device=source.tokens.device))
-            batch = encode_batch(tokenizer, [texts[i] for i in chosen], own)
+        for batch in batches_of(tokenizer, texts, source):
             decoded += reconstructed(model, guide, tokenizer, batch, max_steps, strategy)
             report(len(decoded), len(texts))
     return decoded
+
+
+def batches_of(tokenizer: Tokenizer, texts: Sequence[str], source: Batch | None) -> Iterator[Batch]:
+    """Give the texts in batches of :data:`CHUNK`, each text beside its row of ``source`` where there is one."""
+    for start in range(0, len(texts), CHUNK):
+        chosen = range(start, min(start + CHUNK, len(texts)))
+        own = None if source is None else source.take(torch.tensor(chosen, device=source.tokens.device))
+        yield encode_batch(tokenizer, [texts[i] for i in chosen], own)
 
 
 def reconstructed(

@@ -1,19 +1,18 @@
 """Run folders whose files are well formed and wrong: each field, missing or of another type, over the commands."""
 
-import copy
 import json
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from wrong_values import MISSING, changed
 
 from ppl_text.core.errors import PplTextError, RunFolderError
 from ppl_text.recipes.records import RECORDS, ResultsRecord, read_record
 from ppl_text.training.weights import read_metadata
 
 WRONG = {"null": None, "list": [1], "text": "x", "number": -7, "fraction": 1.5, "object": {"a": 1}, "truth": True}
-MISSING = object()
 
 FILES = {
     "data.json": {"corpus": "words", "fingerprint": "f", "max_steps": 9, "max_source_steps": 0, "notes": ["a"]},
@@ -29,18 +28,6 @@ def places(values, before=()):
         yield (*before, name)
         if isinstance(value, dict):
             yield from places(value, (*before, name))
-
-
-def changed(values, place, wrong):
-    values = copy.deepcopy(values)
-    owner = values
-    for name in place[:-1]:
-        owner = owner[name]
-    if wrong is MISSING:
-        del owner[place[-1]]
-    else:
-        owner[place[-1]] = wrong
-    return values
 
 
 CASES = [

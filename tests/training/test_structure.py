@@ -1,14 +1,12 @@
 """Checkpoints that are whole and wrong: each field, missing or of another type, is told by its name or does no harm."""
 
-import copy
-
 import pytest
 import torch
+from wrong_values import MISSING, changed
 
 from ppl_text.core.errors import PplTextError, RunFolderError
 
 WRONG = {"text": "x", "list": [1], "number": -7, "object": {"a": 1}, "tensor": torch.zeros(2, 9)}
-MISSING = object()
 
 
 def fields_of(state, before=()):
@@ -17,18 +15,6 @@ def fields_of(state, before=()):
         if before != ("processes", 0, "random"):  # thousands of numbers
             yield (*before, name)
             yield from fields_of(value, (*before, name))
-
-
-def changed(state, place, wrong):
-    state = copy.deepcopy(state)
-    owner = state
-    for name in place[:-1]:
-        owner = owner[name]
-    if wrong is MISSING:
-        del owner[place[-1]]
-    else:
-        owner[place[-1]] = wrong
-    return state
 
 
 @pytest.fixture(scope="module")
