@@ -6,8 +6,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..core.errors import UserError
 from ..core.protocols import State
 from ..core.vocabulary import Vocabulary
+
+
+def lstm_cell(width: int, hidden_dim: int) -> nn.LSTMCell:
+    """Return a cell of ``hidden_dim`` units; raises :class:`UserError` for none, with which torch's ends the process."""
+    if hidden_dim < 1:
+        raise UserError(f"hidden_dim must be 1 or more; got {hidden_dim}")
+    return nn.LSTMCell(width, hidden_dim)
 
 
 class AdditiveAttention(nn.Module):
@@ -62,7 +70,7 @@ class AttentiveDecoder(nn.Module):
         self.hidden_dim = hidden_dim
         self.embedding = nn.Embedding(vocabulary.size, embedding_dim)
         self.attention = AdditiveAttention(latent_dim, hidden_dim, attention_dim)
-        self.cell = nn.LSTMCell(embedding_dim + latent_dim, hidden_dim)
+        self.cell = lstm_cell(embedding_dim + latent_dim, hidden_dim)
         self.head = nn.Linear(hidden_dim, vocabulary.outcomes, bias=False)
         self.dropout_in, self.dropout_out = nn.Dropout(dropout_in), nn.Dropout(dropout_out)
 

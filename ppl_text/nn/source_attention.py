@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..core.batch import Batch
 from ..core.errors import UnknownNameError
 from ..core.protocols import State
-from .attention import lstm_step
+from .attention import lstm_cell, lstm_step
 from .recurrent import reverse_within_length
 
 ORDERS = ("post", "pre")
@@ -148,7 +148,7 @@ class AttendingDecoder(nn.Module):
         self.output_dim, self.order = output_dim, order
         self.embedding = embedding
         width = 0 if not memory_dim else memory_dim if order == "pre" else output_dim
-        self.cell = nn.LSTMCell(embedding.embedding_dim + latent_dim + width, hidden_dim)
+        self.cell = lstm_cell(embedding.embedding_dim + latent_dim + width, hidden_dim)
         self.norm = GateNorm(hidden_dim) if layer_norm else None
         self.key = nn.Linear(memory_dim, hidden_dim, bias=False) if memory_dim else None
         self.from_state = nn.Linear(hidden_dim, output_dim, bias=False)

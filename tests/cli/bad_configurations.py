@@ -177,6 +177,13 @@ def codes(*settings):
 
 
 LATENT_SEQUENCES = {
+    "an attending decoder without units": Case(
+        lambda _: ["explain", "pairs-vattn-h", "--set", "model.hidden_dim=0"], ("hidden_dim must be 1 or more; got 0",)
+    ),
+    "an attending decoder of less than none": Case(
+        lambda _: ["explain", "verses-vae-attn", "--set", "model.hidden_dim=-1"],
+        ("hidden_dim=-1", "change its options or its constructor"),
+    ),
     "more codes than positions": Case(
         codes("model.codes=600"), ("latents in all, and the code book 600 codes", "set model.codes to")
     ),
