@@ -10,15 +10,18 @@ from typing import Any
 OURS = "ours"
 
 
+WAYS: dict[str, dict[str, Any]] = {
+    "ours, in the trainer": {},
+    "ours, in the trainer, bf16": {"precision": "bf16-mixed"},
+    "ours, captured": {"captured": True},
+    "ours, captured, bf16": {"captured": True, "precision": "bf16-mixed"},
+}
+"""Our step as ``ppl_text fit`` takes it, and the options of :class:`benchmarks.steps.InTrainer` that make it so."""
+
+
 def _ours(module: str, *kind: str) -> dict[str, str]:
     """Our contestants of a module, bare and in the trainer; ``kind``: what they are built with first."""
-    places = {
-        OURS: "Ours",
-        "ours, in the trainer": "build_in_trainer",
-        "ours, captured": "build_captured",
-        "ours, captured, bf16": "build_captured_bf16",
-    }
-    return {name: ":".join((module, attribute, *kind)) for name, attribute in places.items()}
+    return dict.fromkeys((OURS, *WAYS), ":".join((module, "Ours", *kind)))
 
 
 CONTESTANTS = {
@@ -71,7 +74,6 @@ LAYERED_CONTESTANTS = {
     **{
         kind: {
             **_ours("benchmarks.layerwise_transformer", kind),
-            "ours, in the trainer, bf16": f"benchmarks.layerwise_transformer:build_in_trainer_bf16:{kind}",
             "ours, checkpointing": f"benchmarks.layerwise_transformer:build_checkpointed:{kind}",
             "plain GPT-2": "benchmarks.peers.gpt2:PlainGPT2",
             "plain GPT-2, bf16": "benchmarks.peers.gpt2:build_bf16",
@@ -89,7 +91,7 @@ REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
 
-ON_GPU = {"ours, captured", "ours, captured, bf16", "ours, in the trainer, bf16", "plain GPT-2, bf16"}
+ON_GPU = {*(name for name, options in WAYS.items() if options), "plain GPT-2, bf16"}
 """Contestants that a CPU does not know."""
 
 
@@ -101,7 +103,10 @@ def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> li
 def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS, *more: Any) -> Any:
     """Build one contestant with its initial parameters, on a device; what stands behind its name is an argument."""
     module, attribute, *arguments = table[name].split(":")
-    return getattr(importlib.import_module(module), attribute)(*arguments, seed, device, *more)
+    built = getattr(importlib.import_module(module), attribute)(*arguments, seed, device, *more)
+    if name not in WAYS:
+        return built
+    return importlib.import_module("benchmarks.steps").InTrainer(built, **WAYS[name])
 
 
 def _runs(package: str | None, device: str) -> bool:

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro
 import torch
-from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import PAIR_CONTESTANTS
-from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters
-from benchmarks.peers.encoder_decoder import CLIP_NORM, DROPOUT, PAPER, RATE, Pairs, Sizes, pairs
+from benchmarks.peers.encoder_decoder import DROPOUT, PAPER, RATE, Pairs, Sizes, pairs
+from benchmarks.steps import Contestant, as_batch
 from guides.encoder_decoder import ExactGuide, VectorGuide
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.encoder_decoder import EncoderDecoder
-from ppl_text.training.programs import Joint
 
 SIZES = {"small": Sizes(), "paper": PAPER, "try": Sizes(50, 8, 6, 8, 6, 4, 4, 5, 6)}
 """Of the small recipes, of the public code, and of a try whether everything runs."""
@@ -59,14 +56,14 @@ def our_parameters(parameters: Parameters, hidden: int) -> Parameters:
     return found
 
 
-class Ours:
+class Ours(Contestant):
     """The contestant: ``EncoderDecoder`` and its guide."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
         torch.manual_seed(seed)
-        self.kind, self.device = kind, device
+        self.kind = kind
         latent = kind == "vattn-h"
-        self.model = EncoderDecoder(
+        model = EncoderDecoder(
             Vocabulary(sizes.vocabulary, source=Vocabulary(sizes.vocabulary)),
             latent_dim=sizes.latent if latent else 0,
             attention="vectors" if latent else "deterministic",
@@ -77,11 +74,8 @@ class Ours:
             output_dim=sizes.output,
             dropout_in=DROPOUT,
         )
-        self.guide = VectorGuide(self.model) if latent else ExactGuide(self.model)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
-        self.objective = objectives.build("elbo-analytic" if latent else "elbo")
-        Joint(self.model, self.guide, self.objective).train()
-        self.parameters = list(self.modules.parameters())
+        guide = VectorGuide(model) if latent else ExactGuide(model)
+        self.compete(model, guide, objectives.build("elbo-analytic" if latent else "elbo"), device)
         self.optimizer = torch.optim.Adam(self.parameters, RATE, fused=True)
 
     def load(self, parameters: Parameters) -> None:
@@ -94,33 +88,12 @@ class Ours:
         target, source = as_batch(pairs.target, self.device), as_batch(pairs.source, self.device)
         return Batch(target.tokens, target.lengths, target.weights, target.decoder_inputs, source)
 
-    def step(self, batch: Batch) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per pair."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with pyro.validation_enabled(False):
-            loss = self.loss(batch)
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Loss of a batch on fresh noise, nats per pair."""
-        loss: Tensor = self.objective(self.model, self.guide, batch).loss
-        return loss
-
 
 def build_again(kind: str, seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> Ours:  # noqa: B008 - numbers
     """Our step with nothing left for the model: it goes along the drawn path itself."""
     ours = Ours(kind, seed, device, sizes)
     ours.model.path.put = lambda key, value: value  # type: ignore[method-assign]
     return ours
-
-
-build_in_trainer = in_trainer(Ours)
-build_captured = in_trainer(Ours, captured=True)
-build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
-"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

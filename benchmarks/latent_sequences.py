@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
 from benchmarks import race
 from benchmarks.contestants import LATENT_CONTESTANTS
-from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters, Words, lstm_vae
-from benchmarks.peers.latent_sequence import CLIP_NORM, COMMITMENT, PRIOR_RATE, RATE, Sizes
+from benchmarks.peers.latent_sequence import COMMITMENT, PRIOR_RATE, RATE, Sizes
+from benchmarks.steps import PROGRAMS, Contestant
 from guides.latent_sequence import GaussianGuide, QuantisedGuide
 from guides.switching_language_model import ExactGuide
 from ppl_text import objectives
@@ -33,7 +32,6 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.models.latent_sequence import LatentSequence
 from ppl_text.models.switching_language_model import SwitchingLanguageModel
 from ppl_text.nn.statistics import commit, discard, statistics_of
-from ppl_text.training.programs import Joint
 
 SWITCHING = "codes-contextual"
 """Ours alone: nobody has written its peer."""
@@ -95,18 +93,14 @@ def switching(sizes: Sizes) -> tuple[nn.Module, nn.Module]:
     return model, ExactGuide(model)
 
 
-class Ours:
+class Ours(Contestant):
     """The contestant: ``LatentSequence`` and its guide under the objective of one kind of training."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
         torch.manual_seed(seed)
-        self.kind, self.device = kind, device
-        self.model, self.guide = switching(sizes) if kind == SWITCHING else sequences(kind, sizes)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
-        self.objective = objectives.build(OBJECTIVES[kind])
-        joint = Joint(self.model, self.guide, self.objective)
-        self.parameters = joint.choose(TRAINED.get(kind, ["model", "guide"]))
-        joint.train()
+        self.kind = kind
+        model, guide = switching(sizes) if kind == SWITCHING else sequences(kind, sizes)
+        self.compete(model, guide, objectives.build(OBJECTIVES[kind]), device, TRAINED.get(kind, PROGRAMS))
         self.statistics = statistics_of(self.modules)
         adam, sgd = torch.optim.Adam, torch.optim.SGD
         adaptive = kind == "davam-prior"
@@ -118,21 +112,12 @@ class Ours:
         given = {our_name(name, self.kind): torch.tensor(value) for name, value in parameters.items()}
         self.modules.load_state_dict({name: value.view(own[name].shape) for name, value in given.items()}, strict=False)
 
-    def prepare(self, words: Words) -> Batch:
-        """The batch as the project's data room makes it."""
-        return as_batch(words, self.device)
-
     def step(self, batch: Batch) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
-        self.optimizer.zero_grad(set_to_none=True)
+        """Take one training step, after which the codes follow; return the loss, nats per sentence."""
         discard(self.statistics)
-        with pyro.validation_enabled(False):
-            loss = self.loss(batch)
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
+        loss = super().step(batch)
         commit(self.statistics)
-        return loss.item()
+        return loss
 
     def loss(self, batch: Batch, noise: np.ndarray | None = None) -> Tensor:
         """Loss of a batch, nats per sentence; on fresh noise, or on the z that given noise (B, T, D) makes."""
@@ -154,12 +139,6 @@ def our_name(name: str, kind: str) -> str:
     prior = "model.prior.network." if PRIORS[kind] == "codes" else "model.prior."
     theirs, ours = next(pair for pair in (*NAMES, ("prior.", prior)) if name.startswith(pair[0]))
     return ours + name.removeprefix(theirs)
-
-
-build_in_trainer = in_trainer(Ours)
-build_captured = in_trainer(Ours, captured=True)
-build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
-"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
 def sentences(sizes: Sizes) -> Words:

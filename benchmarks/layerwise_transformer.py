@@ -15,21 +15,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import race
 from benchmarks.contestants import LAYERED_CONTESTANTS
-from benchmarks.ours import as_batch, in_trainer
-from benchmarks.peers import CLIP_NORM, Words
 from benchmarks.peers.gpt2 import GPT2_SMALL, RATE, Sizes, texts
+from benchmarks.steps import Contestant
 from guides.layerwise_transformer import ExactGuide, LayerWiseGuide, SingleGuide
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
 from ppl_text.core.vocabulary import OWN_IDS, ReservedIds, Vocabulary
 from ppl_text.models.layerwise_transformer import LayerwiseTransformer
-from ppl_text.training.programs import Joint
 
 SIZES = {"small": Sizes(), "gpt2": GPT2_SMALL, "try": Sizes(2, 16, 2, 50, 4, 3, 6)}
 """Of the small recipes, of GPT-2 small, and of a try whether everything runs."""
@@ -38,7 +35,7 @@ GUIDES = {"none": ExactGuide, "value": LayerWiseGuide, "memory": SingleGuide}
 PARTICLES = 5
 
 
-class Ours:
+class Ours(Contestant):
     """The contestant: ``LayerwiseTransformer`` and its guide.
 
     ``ids``: the reserved ids; as in training, padding and BOS are no outcomes. ``options``: of the model.
@@ -56,8 +53,8 @@ class Ours:
         **options: Any,
     ) -> None:
         torch.manual_seed(seed)
-        self.kind, self.device = kind, device
-        self.model = LayerwiseTransformer(
+        self.kind = kind
+        model = LayerwiseTransformer(
             Vocabulary(sizes.vocabulary, ids),
             paradigm=kind,
             latent_dim=sizes.latent,
@@ -66,40 +63,12 @@ class Ours:
             heads=sizes.heads,
             **options,
         )
-        self.guide = GUIDES[kind](self.model)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
-        self.objective = objectives.build(objective)
-        Joint(self.model, self.guide, self.objective).train()
-        self.parameters = list(self.modules.parameters())
+        self.compete(model, GUIDES[kind](model), objectives.build(objective), device)
         self.optimizer = torch.optim.AdamW(self.parameters, RATE, fused=True)
 
     def load(self, parameters: Mapping[str, Tensor]) -> None:
         """Take over the parameters of the blocks and of the embedding, which the head shares."""
         self.model.backbone.network.load_state_dict(parameters)
-
-    def prepare(self, words: Words) -> Batch:
-        """The batch as the project's data room makes it."""
-        return as_batch(words, self.device)
-
-    def step(self, batch: Batch) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per text."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with pyro.validation_enabled(False):
-            loss = self.backward(batch)
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
-
-    def backward(self, batch: Batch) -> Tensor:
-        """Leave the gradients of the loss behind, and return it."""
-        loss = self.loss(batch)
-        loss.backward()
-        return loss.detach()
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Loss of a batch on fresh noise, nats per text."""
-        loss: Tensor = self.objective(self.model, self.guide, batch).loss
-        return loss
 
 
 class Passes(Ours):
@@ -128,13 +97,6 @@ def build_particles(seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> O
 def build_passes(seed: int, device: str = "cpu", sizes: Sizes = Sizes()) -> Passes:  # noqa: B008 - numbers
     """The same number of passes, one after the other."""
     return Passes("value", seed, device, sizes, objective="elbo")
-
-
-build_in_trainer = in_trainer(Ours)
-build_in_trainer_bf16 = in_trainer(Ours, precision="bf16-mixed")
-build_captured = in_trainer(Ours, captured=True)
-build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
-"""Our step inside the trainer; with its products in bf16; replayed as a graph; the same in bf16."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

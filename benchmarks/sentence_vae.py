@@ -15,16 +15,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks import race
 from benchmarks.contestants import SENTENCE_CONTESTANTS
-from benchmarks.ours import as_batch, in_trainer
 from benchmarks.peers import Parameters, Words, lstm_vae
-from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, Sizes
+from benchmarks.peers.lstm_vae import LEARNING_RATE, Sizes
+from benchmarks.steps import Contestant
 from guides.sentence_vae import GaussianGuide
 from ppl_text import objectives
 from ppl_text.core.batch import Batch
@@ -43,40 +42,22 @@ NAMES = {
 """Our modules to the peer's."""
 
 
-class Ours:
+class Ours(Contestant):
     """The contestant: ``elbo-analytic`` on ``SentenceVAE`` and its Gaussian guide."""
 
     def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
         torch.manual_seed(seed)
-        self.device = device
         vocabulary, embedding, hidden, latent = sizes
-        self.model = SentenceVAE(
+        model = SentenceVAE(
             Vocabulary(vocabulary), latent_dim=latent, embedding_dim=embedding, hidden_dim=hidden, init="torch"
         )
-        self.guide = GaussianGuide(self.model)
-        self.modules = nn.ModuleDict({"model": self.model, "guide": self.guide}).to(device)
-        self.objective = objectives.build("elbo-analytic")
-        self.parameters = list(self.modules.parameters())
+        self.compete(model, GaussianGuide(model), objectives.build("elbo-analytic"), device)
         self.optimizer = torch.optim.SGD(self.parameters, lr=LEARNING_RATE)
 
     def load(self, parameters: Parameters) -> None:
         """Take over parameters under the peer's names."""
         own = dict(self.modules.named_parameters())
         self.modules.load_state_dict({name: torch.tensor(parameters[_peer_name(name)]) for name in own})
-
-    def prepare(self, words: Words) -> Batch:
-        """The batch as the project's data room makes it."""
-        return as_batch(words, self.device)
-
-    def step(self, batch: Batch) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
-        self.optimizer.zero_grad(set_to_none=True)
-        with pyro.validation_enabled(False):
-            loss = self.objective(self.model, self.guide, batch).loss
-            loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         """Bound of each sentence, (B,) in nats, with the KL in closed form, from given noise (B, D)."""
@@ -101,12 +82,6 @@ class Ours:
         z = gaussian.loc + gaussian.scale * noise
         trace.add_node("z", name="z", type="sample", value=z, is_observed=False, infer={})
         return poutine.replay(self.guide, trace=trace)
-
-
-build_in_trainer = in_trainer(Ours)
-build_captured = in_trainer(Ours, captured=True)
-build_captured_bf16 = in_trainer(Ours, captured=True, precision="bf16-mixed")
-"""Our step inside the trainer; replayed as a graph; the same with the networks in bf16."""
 
 
 def run(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -45,8 +44,7 @@ def small(name: str) -> Any:
     """A contestant at the sizes of this test."""
     if name in contestants.REQUIRES:
         pytest.importorskip(contestants.REQUIRES[name])
-    module, _, attribute = TABLE[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)(0, "cpu", SIZES)
+    return contestants.build(name, 0, "cpu", TABLE, SIZES)
 
 
 def loaded(name: str) -> Any:
