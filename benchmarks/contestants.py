@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 OURS = "ours"
+STOCK = "stock Pyro, a site per step"
 
 
 WAYS: dict[str, dict[str, Any]] = {
@@ -27,7 +28,7 @@ def _ours(module: str, *kind: str) -> dict[str, str]:
 CONTESTANTS = {
     **_ours("benchmarks.ours"),
     "ours, Pyro taken out": "benchmarks.ours:OursWithoutPyro",
-    "stock Pyro, a site per step": "benchmarks.peers.stock_pyro:build",
+    STOCK: "benchmarks.peers.stock_pyro:build",
     "PyTorch loop": "benchmarks.peers.torch_loop:build",
     "PyTorch loop, parallel densities": "benchmarks.peers.torch_loop:build_parallel",
     "NumPyro/JAX, jitted": "benchmarks.peers.numpyro_jax:build",
@@ -42,25 +43,35 @@ SENTENCE_CONTESTANTS = {
 }
 """Of the sentence VAE."""
 
-LATENT_CONTESTANTS = {
-    kind: {
-        **_ours("benchmarks.latent_sequences", kind),
-        **({"PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}"} if peer else {}),
-    }
-    for kind, peer in {
-        "vae-attn": True,
-        "gavam": True,
-        "davam-codes": True,
-        "davam-prior": True,
-        "codes-contextual": False,
-    }.items()
+LANGUAGE_CONTESTANTS = {
+    **_ours("benchmarks.language_model"),
+    STOCK: "benchmarks.peers.language_model:StockPyro",
+    "PyTorch loop": "benchmarks.peers.language_model:LanguageModel",
 }
-"""Of latent sequences and of switched codes, by what is trained; nobody has written a peer of the last."""
+"""Of the LSTM language model."""
+
+LATENT_CONTESTANTS = {
+    **{
+        kind: {
+            **_ours("benchmarks.latent_sequences", kind),
+            **({} if kind == "davam-codes" else {STOCK: f"benchmarks.peers.stock_sequences:StockPyro:{kind}"}),
+            "PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}",
+        }
+        for kind in ("vae-attn", "gavam", "davam-codes", "davam-prior")
+    },
+    "codes-contextual": {
+        **_ours("benchmarks.latent_sequences", "codes-contextual"),
+        STOCK: "benchmarks.peers.switching:StockPyro:codes-contextual",
+        "PyTorch loop": "benchmarks.peers.switching:Switching:codes-contextual",
+    },
+}
+"""Of latent sequences and of switched codes, by what is trained; codes that have no density are no sites of Pyro's."""
 
 PAIR_CONTESTANTS = {
     kind: {
         **_ours("benchmarks.encoder_decoder", kind),
         **more,
+        STOCK: f"benchmarks.peers.stock_pairs:StockPyro:{kind}",
         "PyTorch loop": f"benchmarks.peers.encoder_decoder:EncoderDecoder:{kind}",
     }
     for kind, more in {
@@ -74,6 +85,7 @@ LAYERED_CONTESTANTS = {
     **{
         kind: {
             **_ours("benchmarks.layerwise_transformer", kind),
+            **({STOCK: "benchmarks.peers.stock_gpt2:StockPyro"} if kind == "none" else {}),
             "ours, checkpointing": f"benchmarks.layerwise_transformer:build_checkpointed:{kind}",
             "plain GPT-2": "benchmarks.peers.gpt2:PlainGPT2",
             "plain GPT-2, bf16": "benchmarks.peers.gpt2:build_bf16",

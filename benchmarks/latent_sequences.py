@@ -47,8 +47,12 @@ OBJECTIVES = {
 TRAINED = {"davam-prior": ["model.prior"]}
 """Submodules that are trained, where not all are."""
 
-SIZES = {"ptb": Sizes(), "try": Sizes(vocabulary=50, embedding=8, hidden=8, latent=4, codes=8, width=8, layers=2)}
-"""Of the Penn Treebank, and of a try whether everything runs."""
+SIZES = {
+    "paper": Sizes(),
+    "small": Sizes(3_000, 64, 128, 16, 512, 64, 6),
+    "try": Sizes(vocabulary=50, embedding=8, hidden=8, latent=4, codes=8, width=8, layers=2),
+}
+"""Of the Penn Treebank, of the small recipes, and of a try whether everything runs."""
 
 NAMES = (
     ("encoder.embedding.", "guide.reader.embedding."),

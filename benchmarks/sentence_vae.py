@@ -41,6 +41,9 @@ NAMES = {
 }
 """Our modules to the peer's."""
 
+SIZES = {"paper": Sizes(), "small": Sizes(3_000, 64, 128, 16), "try": Sizes(50, 8, 8, 4)}
+"""Of the Penn Treebank, of the small recipes, and of a try whether everything runs."""
+
 
 class Ours(Contestant):
     """The contestant: ``elbo-analytic`` on ``SentenceVAE`` and its Gaussian guide."""

@@ -25,7 +25,7 @@ CASES = [(kind, name) for kind in TABLE for name in contestants.available(TABLE[
 @functools.cache
 def raced(kind: str) -> race.Raced:
     """The interleaved race of one kind of training."""
-    own, names = latent_sequences.SIZES["ptb"], contestants.available(TABLE[kind])
+    own, names = latent_sequences.SIZES["paper"], contestants.available(TABLE[kind])
     words = latent_sequences.sentences(own)
     return race.run(names, rounds=9, steps=1, warmup=2, table=TABLE[kind], words=words, sizes=[own])
 

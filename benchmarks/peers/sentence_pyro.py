@@ -1,14 +1,12 @@
 """The sentence VAE in stock Pyro, as its VAE example is written: one site z, one site for all tokens, ``SVI.step``.
 
-The networks are those of :mod:`benchmarks.peers.lstm_vae`; ``pyro.module`` registers them, ``TraceMeanField_ELBO`` has
-the KL in closed form, ``Categorical`` scores the tokens and ``mask`` leaves the padding out. Validation is off. The
-optimiser is SGD with gradients clipped at a global norm, by ``PyroOptim``'s ``clip_args``: it clips the norm of each
-parameter rather than of all together, which is the only clipping by norm that Pyro has.
+The networks are those of :mod:`benchmarks.peers.lstm_vae`; ``TraceMeanField_ELBO`` has the KL in closed form,
+``Categorical`` scores the tokens and ``mask`` leaves the padding out. What it shares with other peers in stock Pyro is
+:mod:`benchmarks.peers.stock`.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,31 +15,20 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer import SVI, TraceMeanField_ELBO
-from pyro.optim import PyroOptim
-from torch import Tensor, nn
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from benchmarks.peers import IGNORED, Parameters, Words
-from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, LSTMVAE, Networks, Prepared, Sizes
+from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, LSTMVAE, Prepared, Sizes
+from benchmarks.peers.stock import Programs, Stock
 
-INSTANCES = itertools.count()
 
-
-class Programs(nn.Module):
-    """Model and guide over the sites z and w; all log-terms in nats, scaled to the mean sentence."""
-
-    def __init__(self, networks: Networks) -> None:
-        super().__init__()
-        self.networks = networks
-        self.name = f"sentence_vae_{next(INSTANCES)}"
-
+class _Programs(Programs):
     def model(self, batch: Prepared) -> None:
         """p(z) = N(0, I) and p(w | z)."""
-        pyro.module(self.name, self)
-        size, latent = len(batch.targets), self.networks.bridge.in_features
-        zero = self.networks.bridge.weight.new_zeros(size, latent)
-        with pyro.plate("sentences", size), poutine.scale(scale=1.0 / size):
+        zero = self.networks.bridge.weight.new_zeros(len(batch.targets), self.networks.bridge.in_features)
+        with self.texts(len(batch.targets)):
             z = pyro.sample("z", dist.Normal(zero, torch.ones_like(zero)).to_event(1))
             words = dist.Categorical(logits=self.networks.decode(z, batch))
             mask = batch.targets != IGNORED
@@ -49,26 +36,17 @@ class Programs(nn.Module):
 
     def guide(self, batch: Prepared) -> None:
         """q(z | w)."""
-        pyro.module(self.name, self)
-        size = len(batch.targets)
         mean, log_variance = self.networks.encode(batch)
-        with pyro.plate("sentences", size), poutine.scale(scale=1.0 / size):
+        with self.texts(len(batch.targets)):
             pyro.sample("z", dist.Normal(mean, (0.5 * log_variance).exp()).to_event(1))
 
 
-class StockPyro(LSTMVAE):
+class StockPyro(Stock, LSTMVAE):
     """The contestant: ``SVI(model, guide, SGD, TraceMeanField_ELBO())``."""
 
     def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
         super().__init__(seed, device, sizes)
-        self.programs = Programs(self.networks)
-        optimizer = PyroOptim(torch.optim.SGD, {"lr": LEARNING_RATE}, {"clip_norm": CLIP_NORM})
-        self.svi = SVI(self.programs.model, self.programs.guide, optimizer, TraceMeanField_ELBO())
-
-    def step(self, batch: Prepared) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
-        with pyro.validation_enabled(False):
-            return float(self.svi.step(batch))
+        self.follow(_Programs(self.networks), TraceMeanField_ELBO(), torch.optim.SGD, LEARNING_RATE, CLIP_NORM)
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         """Bound of each sentence, (B,) in nats, with the KL in closed form, from given noise (B, D)."""
