@@ -22,10 +22,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.race import PACKAGES
+from benchmarks.race import PACKAGES, ROOT, commit, said
 from ppl_text.core.atomic import write_atomically
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = "on-gpu.json"
 """In the folder that the environment variable ``OUT`` names."""
 
@@ -325,21 +324,12 @@ def environment(options: Options) -> dict[str, Any]:
     return {
         "cards": cards,
         "cuda": torch.version.cuda,
-        "driver": _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in VERSIONS},
-        "commit": os.environ.get("COMMIT") or _said("git", "-C", str(ROOT), "rev-parse", "HEAD") or "unknown",
+        "commit": commit(),
         "cpu_only": options.cpu,
     }
-
-
-def _said(*command: str) -> str | None:
-    """Return the first line that a program prints; None where there is no such program or it fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return next(iter(done.stdout.splitlines()), None)
 
 
 def _version(package: str) -> str | None:

@@ -16,6 +16,8 @@ import json
 import os
 import platform
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ import numpy as np
 from benchmarks.contestants import CONTESTANTS, OURS, available, build
 from benchmarks.peers import BATCH, STATE, STEPS, Words, synthetic_words
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "pyro-ppl", "jax", "jaxlib", "numpyro", "numpy", "transformers")
 CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 """What is timed: on a busy machine with one thread, what the processor has spent on this process alone."""
@@ -192,7 +195,19 @@ def environment(threads: int, device: str = "cpu") -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "cpu": _cpu_model(),
         "python": platform.python_version(),
+        "commit": commit(),
         "packages": {name: _version(name) for name in PACKAGES},
+    }
+
+
+def circumstances(options: argparse.Namespace, threads: int) -> dict[str, Any]:
+    """Return what a report says of its clock, rounds and machine; whoever measures adds to ``load_average``."""
+    where = environment(threads, options.device)
+    return {
+        "clock": options.clock,
+        "rounds": options.rounds,
+        "load_average": [where["load_average"]],
+        "environment": where,
     }
 
 
@@ -270,12 +285,18 @@ def parse_for(
 
 def chosen(options: argparse.Namespace, table: Mapping[str, str]) -> list[str]:
     """Those who race: available ones, or ours and those that ``--only`` names; ends the program without the device."""
-    import torch
-
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: no CUDA GPU is visible to torch; leave it out to race on the CPU")
+    refuse_without(options.device)
     names = available(table, options.device)
     return [name for name in names if not options.only or name in {OURS, *options.only}]
+
+
+def refuse_without(device: str) -> None:
+    """End the program, with status 2, where there is no such device."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda: no CUDA GPU is visible to torch; leave it out to race on the CPU", file=sys.stderr)
+        raise SystemExit(2)
 
 
 def tell(options: argparse.Namespace, raced: Raced, sizes: dict[str, int], threads: int) -> None:
@@ -305,6 +326,20 @@ def describe(options: argparse.Namespace, raced: Raced, sizes: dict[str, int], t
         "peak_bytes": raced.peaks,
         "seconds_per_step": raced.seconds,
     }
+
+
+def commit() -> str:
+    """Return the commit of this copy: what the variable ``COMMIT`` says, else git; ``unknown`` without either."""
+    return os.environ.get("COMMIT") or said("git", "-C", str(ROOT), "rev-parse", "HEAD") or "unknown"
+
+
+def said(*command: str) -> str | None:
+    """Return the first line that a program prints; None where there is no such program or it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.splitlines()), None)
 
 
 def _version(package: str) -> str:
