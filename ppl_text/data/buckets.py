@@ -54,11 +54,9 @@ def source_widths(split: Split) -> tuple[int, ...]:
 def _chosen(side: Side, counts: NDArray[np.int64], n: int) -> tuple[int, ...]:
     if n < 1:
         raise ConfigError(f"the number of buckets must be 1 or more; got {n}")
-    lengths = side.lengths
-    if not len(lengths):
+    if not len(side):
         raise DataError("a split without any text has no lengths to choose buckets from")
-    present, places = np.unique(lengths, return_inverse=True)
-    mass = np.bincount(places, weights=counts.astype(np.float64))
+    present, mass = side.mass_by_length(counts)
     return tuple(int(present[end]) for end in _least_padding(present, mass, min(n, len(present))))
 
 

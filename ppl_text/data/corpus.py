@@ -53,7 +53,12 @@ class TokenTable:
         """Store the ids of each sentence."""
         words = np.fromiter(map(len, sentences), dtype=np.int64, count=len(sentences))
         ids = np.fromiter(chain.from_iterable(sentences), dtype=np.int32, count=int(words.sum()))
-        return cls(ids, _offsets(words), reserved)
+        return cls.flat(ids, words, reserved)
+
+    @classmethod
+    def flat(cls, ids: NDArray[np.int32], words: NDArray[np.int64], reserved: ReservedIds = OWN_IDS) -> TokenTable:
+        """Store N sentences of so many ``words`` (N,) each, whose ids (n,) stand one after the other."""
+        return TokenTable(ids, np.concatenate([np.zeros(1, np.int64), words.cumsum()]), reserved)
 
     @classmethod
     def joined(cls, tables: Iterable[TokenTable], reserved: ReservedIds = OWN_IDS) -> TokenTable:
@@ -62,7 +67,7 @@ class TokenTable:
         for table in tables:
             ids.append(table.ids)
             words.append(np.diff(table.offsets))
-        return cls(np.concatenate(ids), _offsets(np.concatenate(words)), reserved)
+        return cls.flat(np.concatenate(ids), np.concatenate(words), reserved)
 
     def __post_init__(self) -> None:
         self.ids.setflags(write=False)
@@ -81,6 +86,10 @@ class TokenTable:
         """Scored tokens of all sentences, Σ (|x| + 1): what a perplexity per token is divided by."""
         return len(self.ids) + len(self)
 
+    def parts(self) -> Iterator[TokenTable]:
+        """Yield the sentences in tables that are held in memory, one after the other: this one."""
+        yield self
+
     def tokens(self, row: int) -> tuple[int, ...]:
         """Return the ids of one sentence."""
         return tuple(self.ids[self.offsets[row] : self.offsets[row + 1]].tolist())
@@ -90,7 +99,7 @@ class TokenTable:
         starts, words = self.offsets[rows], self.lengths[rows] - 1
         ends = words.cumsum()
         places = np.arange(ends[-1] if len(ends) else 0) + np.repeat(starts - (ends - words), words)
-        return TokenTable(self.ids[places], _offsets(words), self.reserved)
+        return TokenTable.flat(self.ids[places], words, self.reserved)
 
     def batch(self, rows: Rows, steps: int, weights: Tensor, size: int | None = None) -> Batch:
         """Return the sentences ``rows`` (R,) in T = ``steps`` with their weights (R,), filled up to ``size`` rows.
@@ -114,10 +123,6 @@ class TokenTable:
         tokens[np.arange(len(words)), words] = self.reserved.eos
         words += 1
         return Batch(torch.from_numpy(tokens), torch.from_numpy(words), weights, torch.from_numpy(inputs))
-
-
-def _offsets(words: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(1, np.int64), words.cumsum()])
 
 
 class Side:
@@ -151,6 +156,16 @@ class Side:
         if self._table is None and (counted := self.tokenizer.count(self.texts)) is not None:
             return counted + 1
         return self.table.lengths
+
+    @property
+    def longest(self) -> int:
+        """Scored tokens of the longest text, EOS counted; 0 without any."""
+        return int(self.lengths.max(initial=0))
+
+    def mass_by_length(self, counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return the scored lengths that occur, rising, and the sum of the ``counts`` (N,) of the texts of each."""
+        present, places = np.unique(self.lengths, return_inverse=True)
+        return present, np.bincount(places, weights=counts.astype(np.float64)).astype(np.float64)
 
     def take(self, rows: Rows) -> Side:
         """Return the texts ``rows`` (R,), in that order; they alone are encoded where no text has been yet."""
@@ -256,13 +271,13 @@ class Split:
         width = next((steps for steps in source_steps if steps >= longest), longest)
         return replace(batch, source=self.source.table.batch(rows, width, weights, size))
 
-    def digests(self) -> NDArray[np.uint64]:
-        """Return a hash (N,) of the ids of each text, those of its source too: equal for rows that are scored alike."""
+    def digests(self) -> Iterator[NDArray[np.uint64]]:
+        """Yield a hash of the ids of each text, those of its source too: equal for rows that are scored alike.
+
+        They come in parts, in the order of the rows.
+        """
         tables = [side.table for side in (self.target, self.source) if side is not None]
-        parts = zip(*(zip(table.offsets, table.offsets[1:], strict=False) for table in tables), strict=True)
-        rows = (b"".join(_row_as_bytes(t, *ends) for t, ends in zip(tables, row, strict=True)) for row in parts)
-        hashed = (int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows)
-        return np.fromiter(hashed, dtype=np.uint64, count=len(self))
+        return (_digests_of(part) for part in zip(*(table.parts() for table in tables), strict=True))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -270,12 +285,15 @@ class Split:
 
         The lengths go in too: a text may hold any character, so that no separator is safe alone.
         """
-        digest = hashlib.sha256(_lengths_as_bytes(self.texts))
-        digest.update(self.counts.astype("<i8").tobytes())
-        sides = [self.texts] if self.source is None else [self.texts, self.source.texts]
-        for number, texts in enumerate(sides):
-            digest.update(_lengths_as_bytes(texts) if number else b"")
-            for chunk in chunks(texts):
+        digest = hashlib.sha256()
+        for side, counts in ((self.target, self.counts), (self.source, None)):
+            if side is None:
+                continue
+            for chunk in chunks(side.texts):
+                digest.update(np.fromiter(map(len, chunk), dtype="<i8", count=len(chunk)).tobytes())
+            for start in range(0, 0 if counts is None else len(counts), CHUNK):
+                digest.update(self.counts[start : start + CHUNK].astype("<i8").tobytes())
+            for chunk in chunks(side.texts):
                 digest.update("".join(chunk).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
@@ -292,8 +310,11 @@ def _checked_counts(given: NDArray[np.generic], texts: int) -> NDArray[np.int64]
     return counts
 
 
-def _lengths_as_bytes(texts: Sequence[str]) -> bytes:
-    return np.fromiter(map(len, texts), dtype=np.int64, count=len(texts)).astype("<i8").tobytes()
+def _digests_of(tables: Sequence[TokenTable]) -> NDArray[np.uint64]:
+    parts = zip(*(zip(table.offsets, table.offsets[1:], strict=False) for table in tables), strict=True)
+    rows = (b"".join(_row_as_bytes(t, *ends) for t, ends in zip(tables, row, strict=True)) for row in parts)
+    hashed = (int.from_bytes(hashlib.blake2b(row, digest_size=8).digest()) for row in rows)
+    return np.fromiter(hashed, dtype=np.uint64, count=len(tables[0]))
 
 
 def _row_as_bytes(table: TokenTable, start: int, end: int) -> bytes:
@@ -309,12 +330,30 @@ class Repeat(NamedTuple):
     texts: int
 
 
+class _Found:
+    """The different digests of a split, how many rows have each, and which of them stand elsewhere."""
+
+    def __init__(self, digests: Iterable[NDArray[np.uint64]]) -> None:
+        together = np.concatenate([np.empty(0, np.uint64), *digests])
+        self.values, self._rows = np.unique(together, return_counts=True)
+
+    def rows_among(self, digests: Iterable[NDArray[np.uint64]]) -> int:
+        """Return how many rows have a digest that is among those given."""
+        seen = np.zeros(len(self.values), dtype=bool)
+        for part in digests if len(self.values) else ():
+            places = np.searchsorted(self.values, part).clip(max=len(self.values) - 1)
+            seen[places[self.values[places] == part]] = True
+        return int(self._rows[seen].sum())
+
+
 def repeats(splits: Mapping[str, Split]) -> tuple[Repeat, ...]:
     """Return what stands in two splits, by the ids that are scored: of valid and test in train, of test in valid."""
-    digests = {name: splits[name].digests() for name in SPLITS}
-    pairs = [("valid", "train"), ("test", "train"), ("test", "valid")]
-    found = [Repeat(one, other, int(np.isin(digests[one], digests[other]).sum())) for one, other in pairs]
-    return tuple(repeat for repeat in found if repeat.texts)
+    found = {name: _Found(splits[name].digests()) for name in ("valid", "test")}
+    numbers = [
+        *(Repeat(one, "train", found[one].rows_among(splits["train"].digests())) for one in ("valid", "test")),
+        Repeat("test", "valid", found["test"].rows_among([found["valid"].values])),
+    ]
+    return tuple(repeat for repeat in numbers if repeat.texts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,7 +401,7 @@ class Corpus:
     @cached_property
     def max_steps(self) -> int:
         """Length of the longest text of any split in scored tokens, EOS counted."""
-        return max(int(split.target.lengths.max(initial=1)) for split in self.splits.values())
+        return max(max(1, split.target.longest) for split in self.splits.values())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -378,3 +417,9 @@ class Corpus:
 def chunks(texts: Sequence[str]) -> Iterator[Sequence[str]]:
     """Yield the texts in lists of at most :data:`CHUNK`."""
     return (texts[start : start + CHUNK] for start in range(0, len(texts), CHUNK))
+
+
+def found_among(texts: Sequence[str], wanted: Iterable[str]) -> frozenset[str]:
+    """Return which of the ``wanted`` texts are among ``texts``, which need not be in memory."""
+    asked = frozenset(wanted)
+    return frozenset(chain.from_iterable(asked.intersection(chunk) for chunk in chunks(texts)))

@@ -46,5 +46,5 @@ def form_of(corpus: Corpus) -> TextForm:
         corpus.clean,
         corpus.max_steps,
         corpus.source_tokenizer,
-        max((int(source.lengths.max(initial=1)) for source in sources), default=0),
+        max((max(1, source.longest) for source in sources), default=0),
     )

@@ -33,7 +33,7 @@ def shares_of(split: Split) -> Shares | None:
 def unknown_tokens(side: Side) -> int:
     """Return how many tokens of the texts are ``<unk>``."""
     unknown = side.tokenizer.vocabulary.ids.unk
-    return 0 if unknown is None else int((side.table.ids == unknown).sum())
+    return 0 if unknown is None else sum(int((part.ids == unknown).sum()) for part in side.table.parts())
 
 
 def untrained_unknown(splits: Mapping[str, Split]) -> Iterable[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import of_sentence
 from ..core.limits import MOST_TEXTS, check_most
-from ..data.corpus import Rows, Split
+from ..data.corpus import Rows, Split, TokenTable
 from ..data.tokenizers import Tokenizer
 from .encoding import mean_latents
 from .generation import encode_batch
@@ -62,20 +62,18 @@ def nearest_texts(
     check_source(model, source)
     check_texts(tokenizer, [text], max_steps)
     table, device = split.target.table, device_of(model)
-    order = np.argsort(table.lengths, kind="stable")
-    starts = range(0, len(order), CHUNK)
     best: dict[tuple[int, ...], tuple[float, int]] = {}
     with measuring(seed, model, guide):
         query = posterior_means(model, guide, encode_batch(tokenizer, [text], source).to(device))
-        for done, start in enumerate(starts, 1):
-            rows, batch = _distinct(split, order[start : start + CHUNK])
+        for done, alike in enumerate(_by_length(table), 1):
+            rows, batch = _distinct(split, alike)
             distances = (posterior_means(model, guide, batch.to(device)) - query).norm(dim=-1)
             near = distances.topk(min(n, len(rows)), largest=False)
             for distance, place in zip(near.values.tolist(), near.indices.tolist(), strict=True):
                 row = int(rows[place])
                 best.setdefault(table.tokens(row), (distance, row))
             best = dict(sorted(best.items(), key=lambda item: item[1])[:n])
-            report(done, len(starts))
+            report(done, -(-len(split) // CHUNK))
     return [Neighbour(split.texts[row], distance) for distance, row in best.values()]
 
 
@@ -96,6 +94,15 @@ def check_comparable(model: Any) -> None:
             f"this model ({model.family}) has a latent for each token, so that texts of different lengths have no "
             "distance; take a run of a model with one latent for the whole text, such as sentence_vae"
         )
+
+
+def _by_length(table: TokenTable) -> Iterator[Rows]:
+    """Yield the rows in chunks of similar lengths: of all rows in memory, or of each part of those on disk."""
+    first = 0
+    for part in table.parts():
+        order = first + np.argsort(part.lengths, kind="stable")
+        yield from (order[start : start + CHUNK] for start in range(0, len(order), CHUNK))
+        first += len(part)
 
 
 def _distinct(split: Split, rows: Rows) -> tuple[Rows, Batch]:

@@ -17,7 +17,7 @@ from ..core.batch import device_of
 from ..core.errors import UserError
 from ..core.protocols import Objective
 from ..data.batches import EvaluationSet
-from ..data.corpus import Corpus
+from ..data.corpus import Corpus, found_among
 from ..evaluation.collapse import NO_CURES, Cures
 from ..evaluation.generation import sample_texts
 from ..evaluation.latents import LatentFigures, latent_figures, says_more
@@ -186,7 +186,7 @@ class Subject:
         steps = 2 * corpus.max_steps
         options: dict[str, Any] = {"steps": steps, "seed": seed, "source": source, "length": length}
         drawn = sample_texts(self.model, corpus.tokenizer, times, guide=self.guide, **options)
-        known = frozenset(corpus.splits["train"].texts)
+        known = found_among(corpus.splits["train"].texts, drawn.texts)
         return TextSamples(
             drawn=len(drawn.texts),
             in_list=share_in_list(drawn.texts, known),

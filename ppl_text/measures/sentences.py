@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
 from ..core.latents import of_sentence
@@ -234,10 +235,21 @@ def token_cross_entropy(train: TokenTable, data: TokenTable) -> float:
     In closed form from the counts of the tokens (specification 5.i); infinite where ``train`` lacks a token of
     ``data``.
     """
-    size = 1 + max(int(table.ids.max(initial=0)) for table in (train, data))
-    of_train, of_data = (np.bincount(table.ids, minlength=size).astype(float) for table in (train, data))
+    of_train, of_data = _token_counts(train), _token_counts(data)
+    size = max(len(of_train), len(of_data))
+    of_train, of_data = (np.pad(counts, (0, size - len(counts))) for counts in (of_train, of_data))
     total = of_train.sum() + len(train)
     used = of_data > 0
     with np.errstate(divide="ignore"):
         log_p = np.log(of_train[used] / total)
     return float(-(of_data[used] @ log_p) / len(data) - np.log(len(train) / total))
+
+
+def _token_counts(table: TokenTable) -> NDArray[np.float64]:
+    """Return how often each id occurs, up to the highest."""
+    counts = np.zeros(0)
+    for part in table.parts():
+        of_part = np.bincount(part.ids)
+        counts = np.pad(counts, (0, max(0, len(of_part) - len(counts))))
+        counts[: len(of_part)] += of_part
+    return counts

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+
 from ..core.errors import RETRAIN, DivergedError
 from ..core.printing import decimal, percent
 from ..data.corpus import Corpus, Split
@@ -180,11 +182,13 @@ def split_entropy(split: Split, conditional: bool) -> tuple[float, bool]:
     that is -ln N: true, and no limit that a model of sentences comes near. ``conditional``: it is H(x | source)
     instead, which is 0 where no source stands beside two texts.
     """
+    if not conditional or split.source is None:
+        digests = np.concatenate(list(Split(split.target).digests()))
+        _, places = np.unique(digests, return_inverse=True)
+        counts = np.bincount(places, weights=split.counts.astype(np.float64))
+        return entropy(counts), bool(counts.max() > 1)
     table = split.target.table
     texts = [table.tokens(row) for row in range(len(table))]
-    if not conditional or split.source is None:
-        counts = merged_counts(texts, split.counts)
-        return entropy(counts), bool(counts.max() > 1)
     sources = [split.source.table.tokens(row) for row in range(len(table))]
     pairs = merged_counts(zip(sources, texts, strict=True), split.counts)
     left = max(0.0, entropy(pairs) - entropy(merged_counts(sources, split.counts)))

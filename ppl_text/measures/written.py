@@ -240,5 +240,5 @@ _KEYS = ("bleu", "self_bleu", "ent", "dist1", "dist2", "jaccard", "cnd", "mauve"
 
 def texts_as_read(split: Split) -> list[str]:
     """Return the texts of a split as its tokenizer reads them."""
-    target = split.target
-    return [target.tokenizer.decode(target.table.tokens(row)) for row in range(len(target))]
+    decode = split.target.tokenizer.decode
+    return [decode(part.tokens(row)) for part in split.target.table.parts() for row in range(len(part))]
