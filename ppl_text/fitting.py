@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .core.watching import heard_by
 from .recipes import start
 from .recipes.code import Own, refer
 from .recipes.errors import Errors
 from .recipes.tree import source_of
 from .run import Run
 from .training.notebook import chosen_progress
-from .training.progress import Progress
+from .training.progress import Progress, working_of
 
 DEFAULT_RECIPE = "words"
 
@@ -82,16 +83,17 @@ def fit(
     if resume is not None:
         found = start.to_resume(name, recipe, resume, out, changes, own, consent=trust)
     leftover = found if isinstance(found, Path) else None
-    if isinstance(found, start.Begun):
-        errors.raise_any(source_of(found.config.recipe))
-        begun = found
-    else:
-        begun = start.new_run(name, changes, out, errors, own, consent=trust, leftover=leftover)
     progress = chosen_progress(progress)
-    for note in begun.notes:
-        progress.message(note)
-    run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
-    run.train(resume=begun is found, progress=progress)
+    with heard_by(working_of(progress)):
+        if isinstance(found, start.Begun):
+            errors.raise_any(source_of(found.config.recipe))
+            begun = found
+        else:
+            begun = start.new_run(name, changes, out, errors, own, consent=trust, leftover=leftover)
+        for note in begun.notes:
+            progress.message(note)
+        run = Run(begun.folder, begun.config, corpus=begun.corpus, code=begun.code, trust=trust)
+        run.train(resume=begun is found, progress=progress)
     return run
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from ..core.printing import Pause, printable
+from ..core.watching import heard_by
 from .completers import COMPLETERS
 
 _PLACE = "ppl_text.cli.voice"
@@ -55,3 +57,14 @@ class Command(click.Command):
         for parameter in self.params:
             if parameter.name in COMPLETERS:
                 parameter.shell_complete = COMPLETERS[parameter.name]  # type: ignore[assignment, method-assign]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; how far it is with what takes long before it trains or measures is said in lines."""
+        due = Pause()
+
+        def show(what: str, done: int, total: int) -> None:
+            if not voice().quiet and due():
+                click.echo(printable(f"{what} … {done:,}/{total:,}" if total else f"{what} …"), err=True)
+
+        with heard_by(show):
+            return super().invoke(ctx)

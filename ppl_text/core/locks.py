@@ -5,14 +5,18 @@ from __future__ import annotations
 import errno
 import importlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import RunFolderError
 
 _fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
+
+WAIT = 0.5
+"""Seconds after which a lock is tried again."""
 
 _UNLOCKABLE = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 """What file systems say that know no locks: there nothing is guarded."""
@@ -33,6 +37,23 @@ def locked(path: Path, place: Path) -> Iterator[None]:
         with suppress(OSError):
             os.unlink(path)
         os.close(descriptor)
+
+
+@contextmanager
+def locked_in_turn(path: Path, place: Path, waiting: Callable[[str], object]) -> Iterator[None]:
+    """Context in which no other process holds the lock file; one that does is waited for, which ``waiting`` is told.
+
+    Raises ``OSError`` where the file cannot be made.
+    """
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(path, place))
+                break
+            except RunFolderError as busy:
+                waiting(str(busy).partition(";")[0])
+                time.sleep(WAIT)
+        yield
 
 
 def refuse_locked(path: Path, place: Path) -> None:
