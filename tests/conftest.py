@@ -86,6 +86,14 @@ def pytest_runtest_setup():
         torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _streams_elsewhere(tmp_path_factory):
+    """Let streamed corpora be kept in a temporary folder, by the commands that tests start, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PPL_TEXT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def word_list(tmp_path_factory):
     """200 words of two to four letters with counts that fall as 1/rank."""

@@ -73,8 +73,8 @@ class BatchStream(Iterator[Batch]):
 
     Batches are lined up in a queue, one pool after the other. A subclass says what a pool is: :meth:`_line_up`
     draws the next one from ``self._rng`` and returns its batches as (bucket, rows), and ``self._origin`` is the state
-    from which it would draw the same again; :meth:`_go_back` takes such a state up. Fewer than ``batch_size`` rows
-    are filled up with rows of weight 0.
+    from which it would draw the same again; :meth:`_go_back` takes such a state up. Rows are those of the texts that
+    it holds (:meth:`_hold`): mostly the split. Fewer than ``batch_size`` rows are filled up with rows of weight 0.
 
     Raises :class:`ConfigError` for buckets that the longest sentence does not fit into.
     """
@@ -92,7 +92,7 @@ class BatchStream(Iterator[Batch]):
             raise ConfigError(f"batch_size must be 1 or more; got {batch_size}")
         self._split = split
         self._buckets, self._source_widths = tuple(buckets), source_widths(split)
-        self._bucket_of = assign_buckets(split.target.lengths, self._buckets)
+        assign_buckets(np.array([split.target.longest]), self._buckets)
         self._batch_size = batch_size
         self._weights = torch.ones(batch_size)
         reserved = split.target.tokenizer.vocabulary.ids
@@ -126,7 +126,11 @@ class BatchStream(Iterator[Batch]):
         self._position += 1
         weights = self._weights[: len(rows)].clone()
         steps = self._buckets[bucket]
-        return self._dropout(self._split.batch(rows, steps, weights, self._batch_size, self._source_widths))
+        return self._dropout(self._held.batch(rows, steps, weights, self._batch_size, self._source_widths))
+
+    def _hold(self, texts: Split) -> None:
+        """Let rows be those of these texts."""
+        self._held, self._bucket_of = texts, assign_buckets(texts.target.lengths, self._buckets)
 
     def _start_pool(self) -> None:
         self._queue = self._line_up()
@@ -207,6 +211,7 @@ class TrainingBatches(BatchStream):
             raise ConfigError(f"batch_size and pool_batches must be 1 or more; got {batch_size} and {pool_batches}")
         self._sampler = CountSampler(split.counts)
         super().__init__(split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout)
+        self._hold(split)
         self._pool = batch_size * pool_batches
         self._identity["pool_batches"] = pool_batches
         self._left = [np.empty(0, dtype=np.int64) for _ in self._buckets]
@@ -257,8 +262,12 @@ class EpochBatches(BatchStream):
         if not len(split):
             raise DataError("there is nothing to train on: the split has no text")
         super().__init__(split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout)
-        self._identity["order"] = "epochs"
         self._epoch = -1
+        self._begin()
+
+    def _begin(self) -> None:
+        self._hold(self._split)
+        self._identity["order"] = "epochs"
         self._start_pool()
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ppl_text.core.errors import DataError
 from ppl_text.core.printing import quoted_path
@@ -50,15 +51,30 @@ def refuse_packed(path: Path) -> None:
         raise DataError(f"this is no text but {kind}; {UNPACK}", path)
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield numbered lines of a UTF-8 file, blank ones too; raise :class:`DataError` with file and line."""
+class Line(NamedTuple):
+    """A line as it stands in a file: its number from 1, the byte where it begins, and its bytes, line end too."""
+
+    number: int
+    place: int
+    raw: bytes
+
+
+def raw_lines(path: Path) -> Iterator[Line]:
+    """Yield the lines of a file, blank ones too; raise :class:`DataError` where it cannot be read or is packed."""
+    place = 0
     try:
         refuse_packed(path)
         with open_regular(path) as file:
             for number, raw in enumerate(file, 1):
-                yield number, decoded(raw, path, number)
+                yield Line(number, place, raw)
+                place += len(raw)
     except OSError as error:
         raise DataError(f"the file cannot be read: {error.strerror}", path) from error
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines of a UTF-8 file, blank ones too; raise :class:`DataError` with file and line."""
+    return ((number, decoded(raw, path, number)) for number, _, raw in raw_lines(path))
 
 
 def decoded(raw: bytes, path: Path, line: int) -> str:

@@ -175,6 +175,24 @@ class SentenceOptions(_Options):
         "train", description="splits that vocabularies are made from; all: valid and test too, as some papers did"
     )
 
+    stream: bool = Field(
+        False,
+        description="keep the token ids of text files on disk and read them, and texts, from there: for a corpus "
+        "larger than memory",
+    )
+
+    @field_validator("stream")
+    @classmethod
+    def _holds_no_rows(cls, value: bool, info: ValidationInfo) -> bool:
+        held = [name for name in ("train_limit", "extra") if info.data.get(name) is not None]
+        held += ["sources"] * (info.data.get("sources") == "text")
+        if value and held:
+            raise ValueError(
+                f"expected none of {', '.join(held)} beside it, which need the training texts in memory; "
+                "data.limit reads fewer"
+            )
+        return value
+
     @field_validator("pretrained")
     @classmethod
     def _is_of_the_tokenizer(cls, value: str | None, info: ValidationInfo) -> str | None:

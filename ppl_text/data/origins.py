@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from ppl_text.core.printing import shortened
 from ppl_text.core.reading import parse_json
 
 from .corpus import SPLITS
-from .lines import fault, listed, refuse_packed, text_lines
+from .lines import decoded, fault, listed, raw_lines, refuse_packed, text_lines
 from .split_files import ALIASES, JSON, parallel_to
 from .table_files import (
     SAMPLE,
@@ -51,10 +52,14 @@ MESSAGE = 300
 
 
 class Raw(NamedTuple):
-    """A line or row as it was read: its number from 1, the text, and, where texts come in pairs, its source."""
+    """A line or row as it was read: its number from 1, the text, and, where texts come in pairs, its source.
+
+    ``place`` is the byte of the file where a line begins; -1 for what is no line.
+    """
 
     number: int
     sides: tuple[str, ...]
+    place: int = -1
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Origin:
 
     ``name`` stands in notes, ``where`` in errors, ``unit`` says what is read, ``notes`` what was noticed; ``numbered``
     is what the numbers are of, where that is not the unit: a row of csv may go over several lines. ``source`` says
-    where the source of each text stands; it is empty where there are none.
+    where the source of each text stands; it is empty where there are none. ``line`` makes a text of the bytes and the
+    number of a line; None where rows are no lines of one file, which then is ``where``.
     """
 
     name: str
@@ -73,6 +79,7 @@ class Origin:
     notes: tuple[str, ...] = ()
     numbered: str = ""
     source: str = ""
+    line: Callable[[bytes, int], str] | None = None
 
     @property
     def paired(self) -> bool:
@@ -131,8 +138,12 @@ def file_origin(path: Path, columns: Columns) -> Origin:
     labelled = is_tabbed(path)
     notes = [f"{path.name}: label<TAB>text lines; the labels are not used"] * labelled
     notes += [f"{path.name}: a text file has no columns; column not used"] * (columns.text is not None)
-    lines = _labelled_texts if labelled else text_lines
-    return Origin(path.name, path, lambda: (Raw(number, (text,)) for number, text in lines(path)), notes=tuple(notes))
+    line = partial(_behind_label if labelled else _whole_line, path)
+
+    def rows() -> Iterator[Raw]:
+        return (Raw(number, (line(raw, number),), place) for number, place, raw in raw_lines(path))
+
+    return Origin(path.name, path, rows, notes=tuple(notes), line=line)
 
 
 def table_of(path: Path, names: Collection[str], asked: Collection[str] = ()) -> Table | None:
@@ -177,20 +188,23 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _labelled_texts(path: Path) -> Iterator[tuple[int, str]]:
-    for number, line in text_lines(path):
-        columns = line.rstrip("\r\n").split("\t")
-        if not line.strip():
-            yield number, ""
-        elif len(columns) == 2:
-            yield number, columns[1]
-        else:
-            raise DataError(
-                f"expected two columns, 'label<TAB>text'; got {len(columns)}: {shortened(line.strip())}; plain "
-                "sentences belong into a .txt without tabs; a table needs a heading, such as 'text'",
-                path,
-                number,
-            )
+def _whole_line(path: Path, raw: bytes, number: int) -> str:
+    return decoded(raw, path, number)
+
+
+def _behind_label(path: Path, raw: bytes, number: int) -> str:
+    line = decoded(raw, path, number)
+    columns = line.rstrip("\r\n").split("\t")
+    if not line.strip():
+        return ""
+    if len(columns) != 2:
+        raise DataError(
+            f"expected two columns, 'label<TAB>text'; got {len(columns)}: {shortened(line.strip())}; plain "
+            "sentences belong into a .txt without tabs; a table needs a heading, such as 'text'",
+            path,
+            number,
+        )
+    return columns[1]
 
 
 # -- parallel files ---------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,14 @@ import numpy as np
 from ppl_text.core.errors import DataError
 
 from .corpus import SPLITS, Corpus, Long, Repeat, Side, Split, TokenTable, repeats
-from .options import BPE_VOCABULARY, PRETRAINED, SentenceOptions
+from .options import PRETRAINED, SentenceOptions
 from .origins import Columns, Origin, Raw, file_origin, hub_origins
-from .reading import Home, Sides, clean, collected, encoded
+from .reading import Home, Sides, clean, collected, encoded, too_few
 from .shares import untrained_unknown
 from .split_files import split_files, unread, with_train
-from .tokenizers import Tokenizer, bpe_tokenizer, open_character_tokenizer, word_tokenizer
+from .streams import streamed
+from .tokenizers import Tokenizer
+from .vocabularies import tokenizers_of
 
 
 def load_sentences(path: Path | str, options: SentenceOptions) -> Corpus:
@@ -143,6 +144,8 @@ def assemble(
     if options.sources == "text":
         origins = {split: read_as_sources(origin) for split, origin in origins.items()}
     told += _check_sides(name, origins, options)
+    if options.stream:
+        return streamed(name, origins, options, home, told)
     found: dict[str, Sides] = {}
     for split, origin in origins.items():
         found |= collected(origin, split, options, home, told)
@@ -151,8 +154,9 @@ def assemble(
     of_split = {split: origins.get(split, origins["train"]) for split in SPLITS}
     for split in SPLITS:
         if split not in found or not found[split][0]:
-            raise DataError(_too_few(split, found, options), of_split[split].where)
-    tokenizers = _tokenizers(found, options, origins["train"], told)
+            texts = sum(len(sides[0]) for sides in found.values())
+            raise DataError(too_few(split, texts, options), of_split[split].where)
+    tokenizers = tokenizers_of(found, options, origins["train"], told)
     splits = {split: encoded(split, found.pop(split), tokenizers, options, of_split[split], told) for split in SPLITS}
     splits["train"] = _trained_on(splits["train"], options, tokenizers, told)
     told.extend(untrained_unknown(splits))
@@ -217,52 +221,6 @@ def _check_sides(name: str, origins: Mapping[str, Origin], options: SentenceOpti
     return told
 
 
-def _tokenizers(
-    found: Mapping[str, Sides], options: SentenceOptions, origin: Origin, told: list[str]
-) -> list[Tokenizer]:
-    """Return the tokenizer of each side, made from train, or where the options say so from all splits."""
-    if options.tokenizer == PRETRAINED:
-        return _pretrained(len(found["train"]), options, told)
-    over = SPLITS if options.fit_on == "all" else ("train",)
-    sides = [list(chain.from_iterable(texts)) for texts in zip(*(found[split] for split in over), strict=True)]
-    made = f"made from {', '.join(over)}"
-    made += " (fit_on): words of valid and test alone are never trained, and yet no <unk>" * (len(over) > 1)
-    if len(sides) == 1 or options.sources == "text" or options.shared_vocabulary:
-        both = "" if len(sides) == 1 else " of both sides"
-        one = _tokenizer(
-            chain(*(sides[:1] if options.sources == "text" else sides)), options, options.vocabulary, origin
-        )
-        told.append(f"vocabulary{both}: {one.size:,} symbols ({options.tokenizer}), {made}")
-        return [one] * len(sides)
-    sizes = (options.vocabulary, options.source_vocabulary or options.vocabulary)
-    tokenizers = [_tokenizer(texts, options, size, origin) for texts, size in zip(sides, sizes, strict=True)]
-    for what, tokenizer in zip(("vocabulary", "vocabulary of the sources"), tokenizers, strict=True):
-        told.append(f"{what}: {tokenizer.size:,} symbols ({options.tokenizer}), {made}")
-    return tokenizers
-
-
-def _pretrained(sides: int, options: SentenceOptions, told: list[str]) -> list[Tokenizer]:
-    """Return the tokenizer of a pretrained model for each side, which no text has a part in."""
-    from .pretrained import pretrained_tokenizer
-
-    one = pretrained_tokenizer(str(options.pretrained))
-    both = " of both sides" * (sides > 1)
-    told.append(f"vocabulary{both}: {one.size:,} symbols, those of the pretrained {options.pretrained}")
-    if unused := options.unused("vocabulary", "min_count", "source_vocabulary", "shared_vocabulary", "fit_on"):
-        told.append(f"not used, with tokenizer={PRETRAINED}: {', '.join(unused)}")
-    return [one] * sides
-
-
-def _tokenizer(texts: Iterable[str], options: SentenceOptions, vocabulary: int | None, origin: Origin) -> Tokenizer:
-    try:
-        if options.tokenizer == "bpe":
-            return bpe_tokenizer(texts, vocabulary=vocabulary or BPE_VOCABULARY)
-        make = {"word": word_tokenizer, "character": open_character_tokenizer}[options.tokenizer]
-        return make(texts, vocabulary=vocabulary, min_count=options.min_count)
-    except DataError as error:
-        raise DataError(str(error), origin.where) from error
-
-
 def _told_twice(splits: Mapping[str, Split], whole: Iterable[Repeat], apart: bool) -> Iterator[str]:
     """Say what stands in two splits, as it is scored: sentences, or pairs and, ``apart``, each side of them."""
     sources = {name: Split(split.source) for name, split in splits.items() if split.source is not None}
@@ -298,11 +256,3 @@ def _trained_on(train: Split, options: SentenceOptions, tokenizers: Sequence[Tok
     side = Side([*train.texts, *more.texts], tokenizer, TokenTable.joined(tables, tokenizer.vocabulary.ids))
     long = Long(train.long.truncated + more.long.truncated, train.long.dropped + more.long.dropped)
     return Split(side, long=long, read=train.read + more.read)
-
-
-def _too_few(split: str, found: Mapping[str, Sides], options: SentenceOptions) -> str:
-    return (
-        f"too few sentences to divide: {sum(len(texts) for texts, *_ in found.values()):,} leave none for {split} with "
-        f"test_share={options.test_share:g}, valid_share={options.valid_share:g}, seed={options.seed}; give more "
-        "sentences or larger shares, or a folder with train, valid and test files"
-    )

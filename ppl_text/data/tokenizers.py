@@ -44,6 +44,10 @@ RESERVED = (*SPECIALS, UNKNOWN)
 """Symbols of ids 0-3 of a tokenizer made from sentences."""
 
 
+class NoSymbolError(DataError):
+    """Texts of which no symbol is left for a vocabulary."""
+
+
 class Tokenizer:
     """A vocabulary of V symbols, of which ids 0, 1 and 2 are padding, BOS and EOS.
 
@@ -319,7 +323,7 @@ def _most_frequent(counts: Mapping[str, int], vocabulary: int | None, min_count:
     if vocabulary is not None:
         kept = kept[: max(0, vocabulary - len(RESERVED))]
     if not kept:
-        raise DataError(
+        raise NoSymbolError(
             f"no {what} is left for the vocabulary: {len(counts):,} different ones in the training text, "
             f"min_count {min_count}, vocabulary {vocabulary}; lower min_count or raise vocabulary"
         )

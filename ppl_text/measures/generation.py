@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core.atomic import finite_or_none
+from ..core.errors import UserError
 from ..core.printing import decimal
 from ..data.corpus import Corpus, Split
+from ..data.stored import StoredSplit
 from ..evaluation.report import Section
 from ..metrics.diversity import diversity
 from ..metrics.fluency import NgramJudge, PretrainedJudge, fluency
@@ -127,5 +129,13 @@ def texts_of_length(split: Split, length: int, most: int) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _ngrams(split: Split, order: int) -> NgramJudge:
-    """Return the n-gram model of a split's texts as its tokenizer reads them; rows of one table share it."""
+    """Return the n-gram model of a split's texts as its tokenizer reads them; rows of one table share it.
+
+    Raises :class:`UserError` for texts that are not held in memory, as all their n-grams would be.
+    """
+    if isinstance(split, StoredSplit):
+        raise UserError(
+            "the n-gram judge counts all training texts in memory, and data.stream is for texts that are not held "
+            "there; train without data.stream (data.limit takes fewer texts), or leave out the setting 'lengths'"
+        )
     return NgramJudge(texts_as_read(split), order)

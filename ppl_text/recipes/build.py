@@ -27,6 +27,7 @@ from ..data.batches import (
     TrainingBatches,
     default_buckets,
 )
+from ..data.blocks import epochs_over
 from ..data.catalogue import CORPORA, Located, locate
 from ..data.corpus import Corpus
 from ..data.options import corpus_options
@@ -288,7 +289,7 @@ def build_fabric(config: RunConfig) -> Fabric:
 def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:
     """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch; ``seed``: another one."""
     train = corpus.splits["train"]
-    stream = TrainingBatches if corpus.weighted else EpochBatches
+    stream: Callable[..., BatchStream] = TrainingBatches if corpus.weighted else epochs_over
     return stream(
         train,
         batch_size=config.data.batch_size,

@@ -28,6 +28,61 @@ DATA = {
     "too few words": Case(data("ab\t1\n"), ("too few words to divide",)),
 }
 
+
+def streamed(name, content, *arguments, recipe="text-lm"):
+    """``fit`` on a file that is to be streamed."""
+
+    def made(world):
+        place = name if content is None else world.file(name, content)
+        return ["fit", recipe, "--data", place, "--set", "data.stream=true", *arguments]
+
+    return made
+
+
+SENTENCES = "".join(f"a b c{i % 20}\n" for i in range(40))
+
+STREAMS = {
+    "a table": Case(
+        streamed("a.csv", "text\n" + SENTENCES),
+        ("a.csv: data.stream reads text files with a sentence on each line", "write its texts into a .txt, or leave"),
+    ),
+    "JSON": Case(streamed("a.jsonl", '{"text": "a b"}\n' * 9), ("a.jsonl: data.stream reads text files",)),
+    "a folder with a table": Case(
+        lambda w: (
+            streamed(str(Path(w.file("d/train.txt", SENTENCES)).parent), None)(w)
+            if w.file("d/valid.csv", "text\n" + SENTENCES)
+            else []
+        ),
+        ("valid.csv: data.stream reads text files",),
+    ),
+    "built in": Case(streamed("verses", None), ("data.stream reads text files", "built in")),
+    "no truth": Case(
+        streamed("a.txt", SENTENCES, "--set", "data.stream=perhaps"),
+        ("'data.stream': expected a valid boolean; got 'perhaps' (keep the token ids of text files on disk",),
+    ),
+    "texts in memory, too": Case(
+        streamed("a.txt", SENTENCES, "--set", "data.train_limit=5", "--set", "data.extra=b.txt"),
+        ("'data.stream': expected none of train_limit, extra beside it, which need the training texts in memory",),
+    ),
+    "its own source": Case(
+        streamed("a.txt", SENTENCES, "--set", "data.sources=text"),
+        ("'data.stream': expected none of sources beside it",),
+    ),
+    "a list of words": Case(
+        fit("--set", "data.stream=true"),
+        ("unknown key 'data.stream'", "stream: for sentences, data.unit=sentences"),
+    ),
+    "not UTF-8": Case(
+        streamed("a.txt", SENTENCES.encode() + b"caf\xe9\n"), ("a.txt, line 41: not UTF-8 text: byte 0xE9", "iconv")
+    ),
+    "too few": Case(streamed("a.txt", "a b\n"), ("too few sentences to divide: 1 leave none for",)),
+    "without text": Case(streamed("a.txt", "\n\n"), ("a.txt: there is no sentence in it",)),
+    "a long one": Case(
+        streamed("a.txt", SENTENCES, "--set", "data.max_tokens=2", "--set", "data.long=refuse"),
+        ("a.txt, line 2: 3 tokens, more than max_tokens=2",),
+    ),
+}
+
 GUIDES = {
     "file missing": Case(
         fit("--guide", "no.py:Mine"), ("no.py' does not exist; give an existing file as FILE.py:CLASS",)

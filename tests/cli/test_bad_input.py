@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from .bad_configurations import KEYS, LATENT_SEQUENCES, NAMES
-from .bad_files import DATA, GUIDES
+from .bad_files import DATA, GUIDES, STREAMS
 from .bad_folders import FINISHED, FOLDERS, REPORTS, SWAPS
 from .bad_places import LONG_NAMES, OTHERS, STORES, TAKEN
 from .bad_pretrained import PRETRAINED
@@ -22,6 +22,7 @@ CASES = {
         "names": NAMES,
         "keys": KEYS,
         "data": DATA,
+        "streams": STREAMS,
         "guides": GUIDES,
         "folders": FOLDERS,
         "finished": FINISHED,
