@@ -71,52 +71,54 @@ def gpu_tests(options: Options, folder: Path) -> list[str]:
     plain = ["pytest", "-p", "no:cacheprovider"]
     if options.cpu:
         return [*plain, "tests/gpu/test_numbers.py", "-k", "cpu and elbo"]
-    spread = ["-n", "6"] if importlib.util.find_spec("xdist") else []
-    return [*plain, "-p", "no:benchmark", "-W", "default", "--tb=line", *spread, "tests/gpu", "-m", "gpu"]
+    told = ["-p", "no:benchmark", "-W", "default", "--tb=line"]
+    return [*plain, *told, *spread(), "tests/gpu", "-m", "gpu", "-k", f"not {RECORDED}"]
 
 
-def race(module: str, others: Sequence[str]) -> Callable[[Options, Path], list[str]]:
-    """Make the command of a race: ours against the hand-written loop, stock Pyro and jitted JAX."""
+def recorded_tests(options: Options, folder: Path) -> list[str]:
+    """Captured = eager: recorded steps of every guide, objective and optimiser beside the same as they stand.
+
+    On the CPU a device that is written in Python records them.
+    """
+    plain = ["pytest", "-p", "no:cacheprovider", "-p", "no:benchmark", "-W", "default", "--tb=line"]
+    if options.cpu:
+        return [*plain, "tests/gpu/test_pretended_device.py", "-k", "what_cannot_be_recorded"]
+    return [*plain, *spread(), "tests/gpu", "-m", "gpu", "-k", RECORDED]
+
+
+RECORDED = "recorded_steps"
+"""In the names of the tests that captured steps are those that are not."""
+
+
+def spread() -> list[str]:
+    """Return what shares tests out among processes, where pytest knows how."""
+    return ["-n", "6"] if importlib.util.find_spec("xdist") else []
+
+
+def table(family: str, size: str = "paper") -> Callable[[Options, Path], list[str]]:
+    """Make the command of a family's table: ours eager, in the trainer, captured and in bf16, beside its peers."""
 
     def command(options: Options, folder: Path) -> list[str]:
-        chosen = ["PyTorch loop"] if options.cpu else others
-        tiny = ["--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
-        size = tiny if options.cpu else ["--rounds", "10"]
-        only = [argument for name in chosen for argument in ("--only", name)]
-        return [module, "--device", options.device, "--json", str(folder / "result.json"), *size, *only]
+        tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1", "--peers", "loop"]
+        sizes = tiny if options.cpu else ["--sizes", size, "--rounds", "9", "--steps", "3"]
+        place = ["--device", options.device, "--json", str(folder / "result.json")]
+        return ["benchmarks.table", family, *place, *sizes]
 
     return command
 
 
-def latent_races(options: Options, folder: Path) -> list[str]:
-    """Make the command of the races of latent sequences, one kind of training after the other."""
-    kinds = ["vae-attn", "gavam", "davam-codes", "davam-prior", "codes-contextual"]
-    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
-    size = tiny if options.cpu else ["--rounds", "15", "--steps", "3", "--warmup", "5"]
+def growth(options: Options, folder: Path) -> list[str]:
+    """Make the command of how the cost of a step grows."""
+    tiny = ["--rounds", "1", "--values", "2", "--threads", "1"] if options.cpu else ["--rounds", "3"]
+    axes = ["switched"] if options.cpu else ["particles", "steps", "vocabulary", "codes", "switched", "layers"]
     place = ["--device", options.device, "--json", str(folder / "result.json")]
-    return ["benchmarks.latent_sequences", *kinds, *place, *size]
+    return ["benchmarks.growth", *axes, *place, *tiny]
 
 
 def forward_race(options: Options, folder: Path) -> list[str]:
     """Make the command of the race of ways to sum over the paths of a chain."""
     tiny = ["--rounds", "1", "--threads", "1"] if options.cpu else []
     return ["benchmarks.forward_algorithm", "--device", options.device, "--json", str(folder / "result.json"), *tiny]
-
-
-def pair_races(options: Options, folder: Path) -> list[str]:
-    """Make the command of the races of texts given a source, at the sizes of the paper."""
-    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
-    size = tiny if options.cpu else ["--sizes", "paper", "--rounds", "15", "--steps", "3", "--warmup", "5"]
-    place = ["--device", options.device, "--json", str(folder / "result.json")]
-    return ["benchmarks.encoder_decoder", "ded-attn", "vattn-h", *place, *size]
-
-
-def transformer_races(options: Options, folder: Path) -> list[str]:
-    """Make the command of the races of Transformers with latents beside plain GPT-2, at the sizes of GPT-2 small."""
-    tiny = ["--sizes", "try", "--rounds", "1", "--steps", "1", "--warmup", "1", "--threads", "1"]
-    size = tiny if options.cpu else ["--sizes", "gpt2", "--rounds", "9", "--steps", "3", "--warmup", "5"]
-    place = ["--device", options.device, "--json", str(folder / "result.json")]
-    return ["benchmarks.layerwise_transformer", "none", "value", "memory", "particles", *place, *size]
 
 
 def transformer_training(options: Options, folder: Path) -> list[str]:
@@ -182,21 +184,18 @@ def no_arviz_1(options: Options) -> str:
     return "" if found[0] in "123456789" else f"ArviZ here: {found}; --arviz DIR, a folder with 1.x (Python 3.12)"
 
 
-CAPTURED = ("ours, in the trainer", "ours, captured", "ours, captured, bf16")
-"""Our own step as training takes it: as it stands, replayed as a graph, and that with its networks in bf16."""
-
 PARTS: dict[str, Part] = {
-    "tests": Part(gpu_tests, 150),
-    "race: state space": Part(
-        race("benchmarks.race", (*CAPTURED, "stock Pyro, a site per step", "PyTorch loop", "NumPyro/JAX, jitted")), 150
-    ),
-    "race: sentence VAE": Part(
-        race("benchmarks.sentence_vae", (*CAPTURED, "stock Pyro", "PyTorch loop", "NumPyro/JAX, jitted")), 60
-    ),
-    "races: latent sequences": Part(latent_races, 90),
-    "races: texts given a source": Part(pair_races, 60),
-    "races: Transformers": Part(transformer_races, 120),
+    "captured = eager": Part(recorded_tests, 90),
+    "tests": Part(gpu_tests, 90),
+    "table: state space": Part(table("deep_state_space"), 60),
+    "table: sentence VAE": Part(table("sentence_vae"), 50),
+    "table: language model": Part(table("language_model"), 30),
+    "table: latent sequences": Part(table("latent_sequence"), 90),
+    "table: switched softmax": Part(table("switching_language_model"), 40),
+    "table: texts given a source": Part(table("encoder_decoder"), 60),
+    "table: Transformers": Part(table("layerwise_transformer"), 90),
     "race: forward algorithm": Part(forward_race, 30),
+    "growth": Part(growth, 60),
     "training: verse pairs": Part(pair_training, 90, no_verse_pairs, "run/results.json"),
     "training: Transformer on PTB": Part(transformer_training, 90, no_ptb, "run/results.json"),
     "reproduction: language model on PTB": Part(reproduction, 240, no_ptb, "row/results.json"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 PEERS = {"stock": "(a) stock Pyro", "loop": "(b) hand-written loop", "jax": "(c) NumPyro, jitted"}
@@ -94,3 +95,31 @@ def made(report: Mapping[str, Any]) -> str:
         f"interleaved rounds, load average {low:.1f} to {high:.1f}, commit `{place['commit'][:7]}`; "
         f"Python {place['python']}, {packages}."
     )
+
+
+def growth_markdown(report: Mapping[str, Any]) -> str:
+    """Return how cost grows as a Markdown table: from the first value to the last, and at which power at its end.
+
+    The power is that between the last two values: 1 where twice as much of it takes twice as long.
+    """
+    lines = [
+        "| what grows | of | time | power at last | peak memory | power at last |",
+        "| --- | --- " + "| ---: " * 4 + "|",
+    ]
+    for axis in report["axes"].values():
+        values = axis["values"]
+        span = f"{axis['label']}, {values[0]:,} to {values[-1]:,}"
+        for name, line in axis["lines"].items():
+            time = [f"{1e3 * value:,.1f}" for value in (line["seconds"][0], line["seconds"][-1])]
+            peak = [f"{value / 1e6:,.1f}" for value in (line["peak_bytes"][0], line["peak_bytes"][-1])]
+            powers = [_power(values, line[key]) for key in ("seconds", "peak_bytes")]
+            cells = [span, name, f"{time[0]} to {time[1]} ms", powers[0], f"{peak[0]} to {peak[1]} MB", powers[1]]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", made(report)])
+
+
+def _power(values: Sequence[float], costs: Sequence[float]) -> str:
+    """Return ln of the costs' last ratio over ln of the values'; nothing where there is none."""
+    if len(values) < 2 or min(costs[-2:]) <= 0:
+        return ""
+    return f"{math.log(costs[-1] / costs[-2]) / math.log(values[-1] / values[-2]):.2f}"

@@ -24,7 +24,7 @@ from benchmarks import race
 from benchmarks.contestants import ON_GPU, OURS, WAYS, available, build
 from benchmarks.families import FAMILIES, SIZES, Kind, Missing, tokens_of
 from benchmarks.limits import Rates, Work, measure_rates, work_of
-from benchmarks.page import table_markdown
+from benchmarks.page import PEERS, table_markdown
 
 FIRST, SETTLE = 3, 1
 """Untimed steps of a contestant that was just built, in which a graph is recorded, and after a change of contestant."""
@@ -37,6 +37,7 @@ DEFAULTS = {
     "device": "cpu",
     "threads": None,
     "clock": "wall",
+    "peers": list(PEERS),
 }
 DIGITS = 5
 """Figures of a time that are kept."""
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
     warmup: int
     clock: str
     rates: Rates
+    peers: Sequence[str] = tuple(PEERS)
 
     @property
     def time(self) -> Callable[[], float]:
@@ -77,13 +79,13 @@ def measure(family: str, kind: Kind, settings: Settings) -> dict[str, Any]:
         "alike": kind.alike,
         "limit": work.limit(settings.rates)._asdict() | work._asdict(),
         "missing": {peer: found._asdict() for peer, found in kind.peers.items() if isinstance(found, Missing)},
-        "rows": {name: rows[name] for name in raced_names(kind)},
+        "rows": {name: rows[name] for name in raced_names(kind, settings.peers)},
     }
 
 
-def raced_names(kind: Kind) -> list[str]:
-    """Return who races: our step in all its ways, and the peers."""
-    peers = [found for found in kind.peers.values() if isinstance(found, str)]
+def raced_names(kind: Kind, chosen: Sequence[str] = tuple(PEERS)) -> list[str]:
+    """Return who races: our step in all its ways, and the peers of the kinds that are chosen."""
+    peers = [found for peer, found in kind.peers.items() if isinstance(found, str) and peer in chosen]
     in_bf16 = [f"{peer}, bf16" for peer in peers if f"{peer}, bf16" in kind.contestants]
     return [OURS, *WAYS, *peers, *in_bf16]
 
@@ -94,7 +96,7 @@ def enter(
     """Build all who race here, and let them take their first steps; return them, and the rows of those who do not."""
     entrants, rows = {}, {}
     able = available(kind.contestants, settings.device)
-    for name in raced_names(kind):
+    for name in raced_names(kind, settings.peers):
         if name not in able:
             rows[name] = not_run(family, name, settings)
             continue
@@ -168,6 +170,7 @@ def report_of(options: argparse.Namespace, threads: int, rates: Rates) -> dict[s
     """Begin a report: what was asked for, where, and what the machine can do."""
     given = ("sizes", "rounds", "steps", "warmup", "device", "threads", "clock")
     asked = [f"--{name} {getattr(options, name)}" for name in given if getattr(options, name) != DEFAULTS[name]]
+    asked += [] if options.peers == DEFAULTS["peers"] else [f"--peers {' '.join(options.peers)}"]
     return {
         "benchmark": "table",
         "command": " ".join(["python -m benchmarks.table", *options.families, *asked]),
@@ -189,6 +192,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], help="of all contestants (default cpu)")
     parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
     parser.add_argument("--clock", choices=race.CLOCKS, help="processor: beside other programs, one thread")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, help="of these kinds (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as data")
     parser.set_defaults(**DEFAULTS)
     options = parser.parse_args(arguments)
@@ -206,9 +210,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     race.like_for_like(options.device)
     rates = measure_rates(options.device, race.CLOCKS[options.clock], race.waiting(options.device))
     report = report_of(options, threads, rates)
-    settings = Settings(
-        options.sizes, options.device, options.rounds, options.steps, options.warmup, options.clock, rates
-    )
+    counts = (options.rounds, options.steps, options.warmup)
+    settings = Settings(options.sizes, options.device, *counts, options.clock, rates, options.peers)
     for family in options.families or FAMILIES:
         report["families"][family] = {}
         for name, kind in FAMILIES[family].items():

@@ -2,21 +2,30 @@
 
 A table stands between ``<!-- table: FILE -->`` and ``<!-- /table -->`` in README.md or a page below ``docs/``. FILE is
 a ``results.json`` that ``python -m ppl_text reproduce`` has written, named from the page's own folder; with a second
-word, ``<!-- table: FILE GROUP -->``, the rows of that group stand alone. ``tests/test_docs.py`` fails where a page and
+word, ``<!-- table: FILE GROUP -->``, the rows of that group stand alone. Or it is what ``python -m benchmarks.table``
+or ``benchmarks.growth`` has written, which says so under ``benchmark``. ``tests/test_docs.py`` fails where a page and
 its result files differ.
 """
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ppl_text.tables.page import table_markdown
-from ppl_text.tables.results import read_results
-
 ROOT = Path(__file__).resolve().parents[1]
+if str(ROOT) not in sys.path:  # benchmarks/ is no installed package
+    sys.path.append(str(ROOT))
+
+from benchmarks import page as speed  # noqa: E402
+from ppl_text.tables.page import table_markdown  # noqa: E402
+from ppl_text.tables.results import read_results  # noqa: E402
+
+BENCHMARKS = {"table": speed.table_markdown, "growth": speed.growth_markdown}
+"""What makes the table of a benchmark's file."""
 
 BLOCK = re.compile(r"<!-- table: (?P<file>\S+)(?: (?P<group>\S+))? -->\n.*?<!-- /table -->", re.DOTALL)
 """A table's place in a page."""
@@ -31,12 +40,19 @@ def filled(text: str, folder: Path) -> str:
     """Return a page's text with every table as its result file has it; files are named from ``folder``."""
 
     def block(found: re.Match[str]) -> str:
-        results = read_results(folder / found["file"])
-        chosen = results if found["group"] is None else of_group(results, found["group"])
         mark = found[0].split("\n", 1)[0]
-        return f"{mark}\n{table_markdown(chosen)}\n<!-- /table -->"
+        return f"{mark}\n{markdown(folder / found['file'], found['group'])}\n<!-- /table -->"
 
     return BLOCK.sub(block, text)
+
+
+def markdown(file: Path, group: str | None) -> str:
+    """Return the table of a file: of a benchmark, of all rows of a reproduction, or of one group of them."""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    if "benchmark" in report:
+        return BENCHMARKS[report["benchmark"]](report)
+    results = read_results(file)
+    return table_markdown(results if group is None else of_group(results, group))
 
 
 def of_group(results: Mapping[str, Any], group: str) -> dict[str, Any]:

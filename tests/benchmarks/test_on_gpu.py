@@ -11,7 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("pytest_benchmark")
 
-from benchmarks import on_gpu  # noqa: E402
+from benchmarks import growth, on_gpu, table  # noqa: E402
+from benchmarks.families import FAMILIES  # noqa: E402
+from benchmarks.page import PEERS  # noqa: E402
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -48,17 +50,41 @@ def test_every_part_runs_in_its_tiny_form(tmp_path):
     assert all("--arviz DIR" in part["reason"] for part in lacking.values())
     assert all(part["status"] == "done" for name, part in found["parts"].items() if name not in lacking), found
     assert done.returncode == 0
-    races = [part["result"] for name, part in found["parts"].items() if name.startswith("race:")]
-    for several in ("races: latent sequences", "races: texts given a source", "races: Transformers"):
-        races += found["parts"][several]["result"].values()
-    assert all(race["environment"]["device"] == "cpu" for race in races)
-    assert len(races) == 3 + 5 + 2 + 4
+    tables = [part["result"] for name, part in found["parts"].items() if name.startswith("table:")]
+    assert all(report["environment"]["device"] == "cpu" for report in tables)
+    assert {family for report in tables for family in report["families"]} == set(FAMILIES)
+    assert found["parts"]["growth"]["result"]["axes"].keys() == {"switched"}
     row = found["parts"]["reproduction: language model on PTB"]["result"]
     assert any(row["measures"].get("ppl") for row in row["rows"])
     for training in ("training: verse pairs", "training: Transformer on PTB"):
         assert found["parts"][training]["result"]["split"] == "test"
     assert found["environment"]["packages"]["torch"] == torch.__version__
     assert f"results: {tmp_path / on_gpu.RESULTS}" in done.stdout
+
+
+def test_on_a_gpu_every_part_measures_there_at_full_size(tmp_path, monkeypatch):
+    """A dry listing: the commands of all parts where there is a card, which parse."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    options = on_gpu.Options(False, {"ptb": "PTB"}, tmp_path)
+    commands = {name: part.command(options, tmp_path) for name, part in on_gpu.PARTS.items()}
+    tables = [command[1:] for command in commands.values() if command[0] == "benchmarks.table"]
+    parsed = [table.parse(arguments) for arguments in tables]
+    assert {family for given in parsed for family in given.families} == set(FAMILIES)
+    assert all((given.device, given.sizes, given.peers) == ("cuda", "paper", list(PEERS)) for given in parsed)
+    assert growth.parse(commands["growth"][1:]).device == "cuda"
+    marked = [commands["captured = eager"], commands["tests"]]
+    assert [command[-3:] for command in marked] == [
+        ["gpu", "-k", "recorded_steps"],
+        ["gpu", "-k", "not recorded_steps"],
+    ]
+    assert "reproduce" in commands["reproduction: language model on PTB"]
+    assert all(0 < part.seconds <= 240 for part in on_gpu.PARTS.values())
+
+
+def test_the_tests_of_captured_steps_are_there():
+    """The part chooses them by name."""
+    text = (ROOT / "tests" / "gpu" / "test_runs.py").read_text(encoding="utf-8")
+    assert f"def test_{on_gpu.RECORDED}_" in text
 
 
 def test_without_a_gpu_nothing_runs_and_says_so(tmp_path, monkeypatch):
