@@ -13,7 +13,7 @@ from ..core.errors import UnknownNameError
 from ..core.latents import Latents, LatentSpec
 from ..core.protocols import State
 from ..core.vocabulary import Vocabulary
-from ..distributions.tokens import TokenSequence
+from ..distributions.tokens import DecodedTokens
 from ..nn.recurrent import forward_states
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -51,9 +51,10 @@ class LanguageModel(nn.Module):
         self.cell = CELLS[cell](width, hidden_dim, batch_first=True)
         self.head = nn.Linear(hidden_dim, vocabulary.outcomes)
 
-    def likelihood(self, batch: Batch) -> TokenSequence:
+    def likelihood(self, batch: Batch) -> DecodedTokens:
         """p(w_{1:T}), each token given those before it."""
-        return TokenSequence(self.head(self.states(batch.decoder_inputs)), batch.lengths, self.vocabulary.ids)
+        states, head = self.states(batch.decoder_inputs), self.head
+        return DecodedTokens(states, head.weight, head.bias, batch.lengths, self.vocabulary.ids)
 
     def states(self, inputs: Tensor) -> Tensor:
         """s_1..s_T (B, T, H) given the tokens fed back, w_0..w_{T-1} (B, T)."""
