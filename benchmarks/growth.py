@@ -140,8 +140,8 @@ AXES = {
     ),
     "codes": Axis(
         "codes M",
-        (4, 8, 16, 32, 64, 128, 256),
-        {"one book, nearest": latent("davam-codes", "codes"), "prior of codes": latent("davam-prior", "codes")},
+        (16, 64, 256, 1_024, 4_096),
+        {"nearest of a book": latent("davam-codes", "codes"), "prior of codes": latent("davam-prior", "codes")},
     ),
     "switched": Axis("codes M, summed out", (2, 4, 8, 16, 32), {"switched softmax": switched}),
     "layers": Axis(
