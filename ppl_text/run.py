@@ -25,6 +25,7 @@ from .core.atomic import finite_or_none
 from .core.errors import Interrupted, RunFolderError, UnknownNameError, UserError
 from .core.limits import MOST_PARTICLES, check_most
 from .core.printing import html_table
+from .core.processes import own_place
 from .core.signals import number_of
 from .data.corpus import Corpus
 from .data.forms import TextForm, form_of
@@ -336,7 +337,7 @@ class Run(Writer):
         All is built, and one batch sent through it, before a new run's folder is made.
         """
         with ExitStack() as held:
-            if resume:
+            if resume and own_place().is_first:
                 held.enter_context(folders.occupied(self.folder))
             return self._train(resume, chosen_progress(progress), held)
 

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import click
 
+from ..core.errors import UserError
 from ..core.printing import Pause, printable
+from ..core.processes import own_place
 from ..core.watching import heard_by
 from .completers import COMPLETERS
 
-_PLACE = "ppl_text.cli.voice"
+_PLACE, _WORDS = "ppl_text.cli.voice", "ppl_text.cli.words"
 
 
 class Voice(NamedTuple):
@@ -31,6 +33,12 @@ def voice() -> Voice:
     return Voice() if context is None else context.meta.get(_PLACE, Voice())
 
 
+def own_words() -> list[str]:
+    """Return the words behind ``python -m ppl_text`` by which the command that runs was called."""
+    context = click.get_current_context()
+    return [str(context.command.name), *context.meta[_WORDS]]
+
+
 def _choose(context: click.Context, option: click.Parameter, chosen: bool) -> bool:
     if chosen and not context.resilient_parsing:
         now = context.meta.get(_PLACE, Voice())._replace(**{str(option.name): True})
@@ -45,10 +53,14 @@ def _flag(*names: str, meaning: str) -> click.Option:
 
 
 class Command(click.Command):
-    """A command with the three options, which it need not know of, and with completion of arguments by their names."""
+    """A command with the three options, which it need not know of, and with completion of arguments by their names.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    ``together``: several processes may run it as one.
+    """
+
+    def __init__(self, *arguments: Any, together: bool = False, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._together = together
         self.params += [
             _flag("-q", "--quiet", meaning="Only the result: no progress, no notes, no advice."),
             _flag("-v", "--verbose", meaning="Also what is decided, and why (on stderr)."),
@@ -58,12 +70,25 @@ class Command(click.Command):
             if parameter.name in COMPLETERS:
                 parameter.shell_complete = COMPLETERS[parameter.name]  # type: ignore[assignment, method-assign]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the words behind the command's name, for processes that are to run the same."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; how far it is with what takes long before it trains or measures is said in lines."""
-        due = Pause()
+        """Run the command; how far it is with what takes long before it trains or measures is said in lines.
+
+        Raises :class:`UserError` in one of several processes, where it is for one alone.
+        """
+        place, due = own_place(), Pause()
+        if place.size > 1 and not self._together:
+            raise UserError(
+                f"{self.name} runs in one process, and {place.size} have been started; start it without torchrun "
+                "(fit alone trains in several)"
+            )
 
         def show(what: str, done: int, total: int) -> None:
-            if not voice().quiet and due():
+            if place.is_first_here and not voice().quiet and due():
                 click.echo(printable(f"{what} … {done:,}/{total:,}" if total else f"{what} …"), err=True)
 
         with heard_by(show):

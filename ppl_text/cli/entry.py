@@ -15,11 +15,15 @@ import click
 
 from ..core import signals
 from ..core.atomic import LONGEST
-from ..core.errors import PplTextError
+from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, ProcessLostError, UserError
 from ..core.limits import out_of_memory, physical_memory
 from ..core.printing import cut, screened_output
+from ..core.processes import ALONE, Place, own_place
 
 UNTOUCHED = "what was saved before is untouched"
+
+IN_COMMON = (Interrupted, NonFiniteLossError, ProcessLostError)
+"""Errors that all processes of a training meet together."""
 
 COMPLETE = "_PPL_TEXT_COMPLETE"
 """Variable by which a shell asks for completions, however the program is called."""
@@ -45,7 +49,11 @@ def run_screened(command: click.Command) -> None:
         # color: click would take out of texts what a terminal obeys, which is to be seen.
         options: dict[str, Any] = {"standalone_mode": False, "color": True, "complete_var": COMPLETE}
         status = command.main(prog_name="python -m ppl_text", **options)
+    except PplTextError as error:
+        fail(str(error), error.exit_code) if is_heard(error) else sys.exit(error.exit_code)
     except click.ClickException as error:
+        if not is_heard(error):
+            sys.exit(error.exit_code)
         error.show(shown := io.StringIO())
         click.echo(cut(shown.getvalue().rstrip("\n")), err=True, color=True)
         sys.exit(error.exit_code)
@@ -53,8 +61,6 @@ def run_screened(command: click.Command) -> None:
         interrupted(signals.number_of(error.__cause__))
     except KeyboardInterrupt as error:
         interrupted(signals.number_of(error))
-    except PplTextError as error:
-        fail(str(error), error.exit_code)
     except Exception as error:  # noqa: BLE001 - most are raised again
         unexpected(error)
     sys.exit(status if isinstance(status, int) else 0)
@@ -74,7 +80,9 @@ def unexpected(error: Exception) -> None:
 
 
 def interrupted(number: int) -> None:
-    """Leave after a signal."""
+    """Leave after a signal; of several processes, all of which get it, the first says so."""
+    if not speaker().is_first:
+        sys.exit(128 + number)
     what = "interrupted" if number == signal.SIGINT else f"stopped by {signal.Signals(number).name}"
     fail(f"{what}; {UNTOUCHED}", 128 + number)
 
@@ -98,5 +106,31 @@ def limit_memory() -> None:
 
 def fail(message: str, status: int) -> None:
     """Print one message on stderr and leave."""
-    click.echo(f"error: {cut(message)}", err=True, color=True)
+    click.echo(f"error: {spoken_by()}{cut(message)}", err=True, color=True)
     sys.exit(status)
+
+
+def speaker() -> Place:
+    """Return the place of this process, as if it were alone where the environment does not make sense."""
+    try:
+        return own_place()
+    except UserError:
+        return ALONE
+
+
+def spoken_by() -> str:
+    """Return who says something, where that is not clear: a process of several but the first."""
+    place = speaker()
+    return "" if place.is_first else f"{place.name}: "
+
+
+def is_heard(error: Exception) -> bool:
+    """Tell whether it is this process that has to speak of an error.
+
+    Before the processes of a training meet, all on one machine find the same wrong, and the first of them says so;
+    later what they have in common is said by the first of all, and what one alone has met by that one.
+    """
+    place = speaker()
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    return place.is_first or (not isinstance(error, IN_COMMON) if met else place.is_first_here)

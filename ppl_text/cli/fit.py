@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import click
 
+from ..core.processes import own_place
 from .command import Command
 from .output import COUNT, SEED, TRUST, command_progress, print_report, report_values, result
+from .together import end_together, refuse_devices
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, together=True)
 @click.argument("recipe", required=False)
 @click.option("--data", metavar="NAME|PATH", help="Corpus: a built-in name, a file, a folder, or hub:NAME.")
 @click.option("--model", metavar="NAME|FILE.py:CLASS", help="Model family. FILE.py:CLASS runs the code of that file.")
@@ -28,16 +30,24 @@ from .output import COUNT, SEED, TRUST, command_progress, print_report, report_v
     default=None,
     help="Replay training steps as graphs of a GPU; default: where there is one.",
 )
+@click.option("--devices", type=COUNT, help="Processes that train together, a GPU or CPUs each; they share each batch.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")
 @click.option("--resume", metavar="auto|DIR", help="Go on with a run; auto: the newest unfinished one, or a new one.")
 @TRUST
-def fit(recipe: str | None, assignments: tuple[str, ...], **options: str | int | bool | None) -> None:
+def fit(
+    recipe: str | None, assignments: tuple[str, ...], devices: int | None, **options: str | int | bool | None
+) -> None:
     """Train RECIPE (default: words) and report.
 
     Without arguments the deep state-space word model is trained on the built-in English words, in about
     a minute on two cores. `python -m ppl_text list recipes` names the others; a recipe file (.yaml), such
-    as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on.
+    as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on. With --devices N, or
+    started by torchrun, several processes train one model.
     """
+    if devices is not None:
+        refuse_devices(devices)
+        if devices > 1 and own_place().size == 1:
+            end_together(devices)
     from ..fitting import fit as run_fit
     from ..recipes.tree import parse_assignments
 

@@ -15,6 +15,7 @@ import click
 
 from ..core.errors import ProcessLostError, UserError
 from ..core.processes import MEETING, VARIABLES, own_place
+from .command import own_words
 
 PATIENCE = 60.0
 """Seconds in which the others have to end by themselves once one has failed, before they are stopped."""
@@ -45,7 +46,7 @@ def train_together(devices: int, arguments: Sequence[str]) -> int:
     one fails the others notice, and are stopped if they do not. Raises :class:`ProcessLostError` where the first one
     was killed, since nobody else can say so.
     """
-    command = [sys.executable, "-m", "ppl_text", *arguments]
+    command = [sys.executable, *(f"-W{each}" for each in sys.warnoptions), "-m", "ppl_text", *arguments]
     common = {
         **os.environ,
         **MEETING,
@@ -113,4 +114,4 @@ def _free_port() -> int:
 
 def end_together(devices: int) -> None:
     """Leave with the status of ``devices`` processes that run this very command, started here."""
-    click.get_current_context().exit(train_together(devices, sys.argv[1:]))
+    click.get_current_context().exit(train_together(devices, own_words()))

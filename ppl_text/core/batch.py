@@ -64,6 +64,13 @@ class Batch:
 
         return torch.arange(self.steps, device=self.lengths.device) < self.lengths.unsqueeze(-1)
 
+    @property
+    def shares(self) -> Tensor:
+        """(B,): what each row counts for among all of them, summing to 1; zeros for a batch of filler rows alone."""
+        import torch
+
+        return self.weights / self.weights.sum().clamp(min=torch.finfo(self.weights.dtype).tiny)
+
     def take(self, rows: Tensor) -> Batch:
         """Return the sentences ``rows`` (R,), in that order, as wide as the longest of them."""
         steps = int(self.lengths[rows].max())

@@ -83,6 +83,10 @@ class Interrupted(PplTextError):  # noqa: N818 - an event, not a fault
         self.exit_code = exit_code
 
 
+class ProcessLostError(PplTextError):
+    """Another process of a parallel training is gone; what was saved stands."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the closest known name, or nothing where none is close.
 

@@ -36,6 +36,9 @@ __all__ = [
     "evaluation_batches",
 ]
 
+ALL = (0, 1)
+"""The one part of a batch that nobody shares: number 0 of 1."""
+
 _DAMAGE = (AttributeError, KeyError, TypeError, ValueError)
 """What comes of reading a state that is not as it was written."""
 
@@ -76,7 +79,11 @@ class BatchStream(Iterator[Batch]):
     from which it would draw the same again; :meth:`_go_back` takes such a state up. Rows are those of the texts that
     it holds (:meth:`_hold`): mostly the split. Fewer than ``batch_size`` rows are filled up with rows of weight 0.
 
-    Raises :class:`ConfigError` for buckets that the longest sentence does not fit into.
+    With ``parts`` = (i, n) each batch is rows i, i + n, i + 2n, … of what it would be otherwise: n processes that train
+    together share it out so, and all have the same position in the stream.
+
+    Raises :class:`ConfigError` for buckets that the longest sentence does not fit into, and for a ``batch_size`` that
+    cannot be shared out evenly.
     """
 
     def __init__(
@@ -87,9 +94,17 @@ class BatchStream(Iterator[Batch]):
         buckets: Sequence[int],
         seed: int,
         word_dropout: float = 0.0,
+        parts: tuple[int, int] = ALL,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more; got {batch_size}")
+        own, of = parts
+        if batch_size % of:
+            raise ConfigError(
+                f"a batch of {batch_size} texts (data.batch_size) cannot be shared out evenly among {of} processes; "
+                f"give a multiple of {of}, or other processes"
+            )
+        self._part, self._part_size = slice(own, None, of), batch_size // of
         self._split = split
         self._buckets, self._source_widths = tuple(buckets), source_widths(split)
         assign_buckets(np.array([split.target.longest]), self._buckets)
@@ -124,9 +139,10 @@ class BatchStream(Iterator[Batch]):
             self._start_pool()
         bucket, rows = self._queue[self._position]
         self._position += 1
-        weights = self._weights[: len(rows)].clone()
-        steps = self._buckets[bucket]
-        return self._dropout(self._held.batch(rows, steps, weights, self._batch_size, self._source_widths))
+        own = rows[self._part]
+        weights = self._weights[: len(own)].clone()
+        batch = self._held.batch(own, self._buckets[bucket], weights, self._part_size, self._source_widths)
+        return self._dropout(batch, self._part, self._batch_size)
 
     def _hold(self, texts: Split) -> None:
         """Let rows be those of these texts."""
@@ -206,11 +222,14 @@ class TrainingBatches(BatchStream):
         seed: int,
         pool_batches: int = 64,
         word_dropout: float = 0.0,
+        parts: tuple[int, int] = ALL,
     ) -> None:
         if batch_size < 1 or pool_batches < 1:
             raise ConfigError(f"batch_size and pool_batches must be 1 or more; got {batch_size} and {pool_batches}")
         self._sampler = CountSampler(split.counts)
-        super().__init__(split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout)
+        super().__init__(
+            split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout, parts=parts
+        )
         self._hold(split)
         self._pool = batch_size * pool_batches
         self._identity["pool_batches"] = pool_batches
@@ -258,10 +277,13 @@ class EpochBatches(BatchStream):
         buckets: Sequence[int],
         seed: int,
         word_dropout: float = 0.0,
+        parts: tuple[int, int] = ALL,
     ) -> None:
         if not len(split):
             raise DataError("there is nothing to train on: the split has no text")
-        super().__init__(split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout)
+        super().__init__(
+            split, batch_size=batch_size, buckets=buckets, seed=seed, word_dropout=word_dropout, parts=parts
+        )
         self._epoch = -1
         self._begin()
 

@@ -267,7 +267,7 @@ class Split:
         batch = table.batch(rows, int(table.lengths[rows].max()) if steps is None else steps, weights, size)
         if self.source is None:
             return batch
-        longest = int(self.source.table.lengths[rows].max())
+        longest = int(self.source.table.lengths[rows].max(initial=1))
         width = next((steps for steps in source_steps if steps >= longest), longest)
         return replace(batch, source=self.source.table.batch(rows, width, weights, size))
 

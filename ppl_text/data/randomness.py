@@ -73,12 +73,16 @@ class WordDropout:
         self._unknown = ids.unk
         self._rng = rng
 
-    def __call__(self, batch: Batch) -> Batch:
-        """Return the batch with words of its ``decoder_inputs`` (B, T) replaced."""
+    def __call__(self, batch: Batch, part: slice = slice(None), rows: int | None = None) -> Batch:
+        """Return the batch with words of its ``decoder_inputs`` (B, T) replaced.
+
+        ``part``: which of ``rows`` rows the batch holds; words of all of them are drawn.
+        """
         if not self.rate or self._unknown is None:
             return batch
         inputs = batch.decoder_inputs
-        dropped = torch.from_numpy(self._rng.random(inputs.shape) < self.rate)
+        drawn = self._rng.random((len(inputs) if rows is None else rows, batch.steps))[part]
+        dropped = torch.from_numpy(drawn < self.rate)
         places = torch.arange(batch.steps)
         words = (places > 0) & (places < batch.lengths[:, None])
         return replace(batch, decoder_inputs=inputs.masked_fill(dropped & words, self._unknown))

@@ -12,7 +12,7 @@ from ..core.vocabulary import Vocabulary
 
 
 def lstm_cell(width: int, hidden_dim: int) -> nn.LSTMCell:
-    """Return a cell of ``hidden_dim`` units; raises :class:`UserError` for none, with which torch's ends the process."""
+    """Return a cell of ``hidden_dim`` units; raises :class:`UserError` for none, which would end the process."""
     if hidden_dim < 1:
         raise UserError(f"hidden_dim must be 1 or more; got {hidden_dim}")
     return nn.LSTMCell(width, hidden_dim)

@@ -138,7 +138,7 @@ def assemble(reading: Reading, scores: Scores, batch: Batch, beta: Beta) -> Esti
     weighed = reading.kl if reading.weighed is None else reading.weighed
     _refuse_unknown(by_name, weighed, scores.side)
     target = _with_beta(reading.target, weighed, beta)
-    share = batch.weights / batch.weights.sum()
+    share = batch.shares
     loss = -(share * target).sum()
     for name, value in scores.side.items():
         mean = (share * value.expand(scores.log_likelihood.shape).mean(0)).sum()

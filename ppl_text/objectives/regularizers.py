@@ -56,7 +56,7 @@ class FreeBits:
         charge: dict[str, Callable[[LatentTerms, Tensor], Tensor]] = {
             "sentence": lambda site, kl: kl * (kl.detach() > self.free),
             "dimension": lambda site, kl: self._by_dimension(site),
-            "batch": lambda site, kl: kl * (_mean(kl.detach(), batch.weights) > self.free),
+            "batch": lambda site, kl: kl * ((kl.detach() * batch.shares).sum() > self.free),
         }
         weighed = {name: charge[self.unit](site, reading.kl[name]) for name, site in terms.latents.items()}
         target = scores.log_likelihood.mean(0) - sum(weighed.values(), start=torch.zeros_like(reading.bound))
@@ -66,10 +66,6 @@ class FreeBits:
         kl = _kl_by_dimension(site)
         kl = kl.expand(*site.shape, kl.shape[-1]).mean(0)
         return (kl * (kl.detach() > self.free / kl.shape[-1])).sum(-1)
-
-
-def _mean(kl: Tensor, weights: Tensor) -> Tensor:
-    return (kl * weights).sum() / weights.sum()
 
 
 def _kl_by_dimension(site: LatentTerms) -> Tensor:

@@ -8,15 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.latents import of_sentence
 from ..core.limits import pass_on_memory_errors
+from ..core.processes import ALONE, Place
 from ..core.protocols import Objective
 from ..core.registry import Registry
 from ..core.vocabulary import Vocabulary
@@ -39,7 +41,7 @@ from ..nn.statistics import statistics_of
 from ..training.capture import RECORDERS, graphs_on
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
-from ..training.random_numbers import random_numbers_kept, seed_all
+from ..training.random_numbers import random_numbers_kept, seed_all, seed_of
 from ..training.tensorboard import TensorBoard, require_tensorboard
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
@@ -213,7 +215,7 @@ def _built(part: Part, what: str, first: str, argument: Any) -> nn.Module:
 
 def derived_seed(seed: int, purpose: int, number: int = 0) -> int:
     """Return a seed below 2^63 that depends on the run's seed, the purpose, and the number of the stream."""
-    return int(np.random.SeedSequence([seed, purpose, number]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return seed_of(seed, purpose, number)
 
 
 def build_objective(config: RunConfig, code: Code | None = None) -> Objective:
@@ -274,8 +276,12 @@ def _with_options(config: RunConfig, written: Mapping[str, Mapping[str, Any]]) -
     return config.model_copy(update=filled)
 
 
-def build_fabric(config: RunConfig) -> Fabric:
-    """One device in the precision asked for; ``cuda`` without a GPU is the user's mistake."""
+def build_fabric(config: RunConfig, place: Place = ALONE) -> Fabric:
+    """One device in the precision asked for, or one of several that train together; launch it then.
+
+    ``place``: of this process among others. Raises :class:`UserError` for a GPU that is not there, and a batch that
+    cannot be shared out among the processes.
+    """
     has_gpu = torch.cuda.is_available()
     if config.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: no CUDA GPU is visible to torch; use --device cpu or auto")
@@ -283,11 +289,41 @@ def build_fabric(config: RunConfig) -> Fabric:
     if config.capture and accelerator not in RECORDERS:
         raise UserError(f"--capture: only a CUDA GPU records graphs, and this is the {accelerator}; leave it out")
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
-    return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    if place.size == 1:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    check_shared(config, accelerator, place)
+    return Fabric(
+        accelerator=accelerator,
+        devices=place.local_size,
+        num_nodes=place.nodes,
+        # A stage may leave parameters without a gradient that it could train: a prior of which nothing is scored.
+        strategy=DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=True),
+        plugins=[TorchElasticEnvironment()],
+        precision=precision,
+    )
 
 
-def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None) -> BatchStream:
-    """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch; ``seed``: another one."""
+def check_shared(config: RunConfig, accelerator: str, place: Place) -> None:
+    """Raise :class:`UserError` where the processes of a parallel training lack GPUs, or even shares of a batch."""
+    there = torch.cuda.device_count() if accelerator == "cuda" else place.local_size
+    if there < place.local_size:
+        raise UserError(
+            f"{place.local_size} processes on this machine need a GPU each, and torch sees {there}; start as many as "
+            "there are GPUs, or train with --device cpu"
+        )
+    if config.data.batch_size % place.size:
+        raise UserError(
+            f"{place.size} processes cannot share a batch of {config.data.batch_size} texts (data.batch_size) evenly; "
+            f"give a multiple of {place.size}, as --set data.batch_size="
+            f"{-(-config.data.batch_size // place.size) * place.size}, or another number of processes"
+        )
+
+
+def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None, place: Place = ALONE) -> BatchStream:
+    """The endless stream of training batches: words drawn ∝ counts, sentences epoch by epoch; ``seed``: another one.
+
+    ``place``: of the process that gets its share of each batch.
+    """
     train = corpus.splits["train"]
     stream: Callable[..., BatchStream] = TrainingBatches if corpus.weighted else epochs_over
     return stream(
@@ -296,6 +332,7 @@ def training_batches(config: RunConfig, corpus: Corpus, seed: int | None = None)
         buckets=default_buckets(train, config.data.buckets),
         seed=config.seed if seed is None else seed,
         word_dropout=config.data.word_dropout,
+        parts=(place.rank, place.size),
     )
 
 
@@ -310,7 +347,8 @@ def build_trainer(
     code: Code | None = None,
 ) -> Trainer:
     """Everything that a run needs to train, put together; ``code``: what may run of the user's."""
-    training, batches = config.training, training_batches(config, corpus)
+    place = Place(fabric.world_size, fabric.global_rank)
+    training, batches = config.training, training_batches(config, corpus, place=place)
 
     def fresh(stage: int, names: Collection[str]) -> dict[str, nn.Module]:
         made = build_programs(config, corpus.vocabulary, stage, code)
@@ -331,26 +369,26 @@ def build_trainer(
         stages,
         optimizer,
         batches,
-        validation,
+        validation.batches[place.rank :: place.size],
         folder,
         fabric,
         progress,
         identity(config, corpus),
         build_monitor(config, subject_of(config, programs, corpus, folder), validation),
-        statistics=statistics_batches(config, corpus) if statistics_of(*programs) else (),
+        statistics=statistics_batches(config, corpus, place) if statistics_of(*programs) else (),
         seed=config.seed,
         graphs=None if config.capture is False else graphs_on(fabric.device),
         curves=None if training.log is None else TensorBoard(folder),
     )
 
 
-def statistics_batches(config: RunConfig, corpus: Corpus) -> list[Batch]:
+def statistics_batches(config: RunConfig, corpus: Corpus, place: Place = ALONE) -> list[Batch]:
     """Return the training batches that running statistics are estimated on: an epoch, or :data:`ESTIMATED_ON` of it.
 
     They come in an order of their own, without word dropout, and are the same ones at every validation.
     """
     undropped = config.model_copy(update={"data": config.data.model_copy(update={"word_dropout": 0.0})})
-    stream = training_batches(undropped, corpus, derived_seed(config.seed, STATISTICS))
+    stream = training_batches(undropped, corpus, derived_seed(config.seed, STATISTICS), place)
     return list(itertools.islice(stream, min(ESTIMATED_ON, epoch_length(stream) or ESTIMATED_ON)))
 
 

@@ -27,6 +27,7 @@ from ..core.errors import RunFolderError, UserError
 from ..core.locks import locked, refuse_locked
 from ..core.numbers import is_whole
 from ..core.printing import quoted_path
+from ..core.processes import own_place
 from ..data.catalogue import cleaning
 from ..data.corpus import Corpus
 from ..data.forms import TextForm, form_of
@@ -195,8 +196,9 @@ def _read_only(folder: Path, error: OSError) -> str:
 
 
 def refuse_occupied(folder: Path) -> None:
-    """Raise :class:`RunFolderError` where another process trains in the folder."""
-    refuse_locked(folder / LOCK, folder)
+    """Raise :class:`RunFolderError` where another process trains in the folder, but those that train with this one."""
+    if own_place().is_first:
+        refuse_locked(folder / LOCK, folder)
 
 
 def trusting(folder: Path) -> str:

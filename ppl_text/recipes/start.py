@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -10,11 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
 from ..core.batch import Batch
-from ..core.errors import CheckpointError, Interrupted, PplTextError, RunFolderError, UserError
+from ..core.errors import CheckpointError, Interrupted, PplTextError, ProcessLostError, RunFolderError, UserError
 from ..core.limits import pass_on_memory_errors
+from ..core.processes import own_place
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
 from ..evaluation.storytelling import is_conditional
@@ -62,13 +67,15 @@ def train(
     Raises:
         Interrupted: by a signal, after the state was saved; says which command goes on.
         CheckpointError: the machine refuses to write; says the same.
+        ProcessLostError: a process of a parallel training is gone; says the same.
+        SystemExit: in each process of a parallel training but the first, which writes the report, once all is trained.
     """
     try:
         with torch_threads(config.threads):
             return _train(folder, config, corpus, code or {}, resume, progress, held)
-    except CheckpointError as error:
+    except (CheckpointError, ProcessLostError) as error:
         advice = folders.go_on(folder)
-        raise CheckpointError(f"{error} {advice}" if advice else str(error)) from error
+        raise type(error)(f"{error} {advice}" if advice else str(error)) from error
     except Interrupted as stop:
         raise Interrupted(f"{stop}. Go on with: {folders.resume_command(folder)}", stop.exit_code) from None
 
@@ -82,7 +89,8 @@ def _train(
     progress: Progress,
     held: ExitStack,
 ) -> TrainingResult:
-    fabric = build.build_fabric(config)
+    place = own_place()
+    fabric = build.build_fabric(config, place)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
     if not resume:
         begin_with_others(config, corpus, programs)
@@ -96,13 +104,35 @@ def _train(
     shown = [dry_run(*programs, stage_objective(own, objective, code), batch, own) for own in stages]
     for remark in dict.fromkeys(remark for found in shown for remark in found.remarks):
         progress.message(remark)
-    trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress, code)
-    if not resume:
-        folders.open_folder(folder, config, corpus, str(fabric.device), held)
-        trust.keep(folder, code, config.model_dump())
-    folders.write_text(folder / folders.CONFIG, config.to_yaml())
-    with users_programs(code):
-        return trainer.fit(resume=resume)
+    with joined(fabric):
+        trainer = build.build_trainer(config, corpus, programs, objective, folder, fabric, progress, code)
+        if place.is_first:
+            if not resume:
+                folders.open_folder(folder, config, corpus, str(fabric.device), held)
+                trust.keep(folder, code, config.model_dump())
+            folders.write_text(folder / folders.CONFIG, config.to_yaml())
+        with users_programs(code):
+            return trainer.fit(resume=resume)
+
+
+@contextmanager
+def joined(fabric: Fabric) -> Iterator[None]:
+    """Context in which the processes of a training are together; at its end all but the first leave for good.
+
+    They meet here, so that what each has found wrong before is said before anything is written.
+    """
+    if fabric.world_size == 1:
+        yield
+        return
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # some stages need it
+    for library in ("lightning_fabric", "lightning_utilities"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    fabric.launch()
+    yield
+    fabric.barrier()
+    torch.distributed.destroy_process_group()
+    if not fabric.is_global_zero:
+        sys.exit(0)
 
 
 def begin_with_others(config: RunConfig, corpus: Corpus, programs: build.Programs) -> None:

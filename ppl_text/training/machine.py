@@ -17,6 +17,8 @@ from torch import Tensor
 
 import ppl_text
 
+from ..core.processes import own_place
+
 _PACKAGES = ("torch", "pyro-ppl", "numpy", "lightning-fabric", "safetensors", "tokenizers")
 
 
@@ -34,6 +36,7 @@ def describe_environment(device: torch.device | str = "cpu") -> dict[str, Any]:
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpu_count": os.cpu_count(),
+        "processes": own_place().size,
         "torch_threads": torch.get_num_threads(),
         "device": str(device),
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
@@ -80,6 +83,10 @@ class Ranks:
         """Sum a tensor over all processes."""
         return values if self.size == 1 else self._fabric.all_reduce(values.clone(), reduce_op="sum")
 
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of a tensor over all processes."""
+        return values if self.size == 1 else self.total(values) / self.size
+
     def largest(self, number: int) -> int:
         """Return the largest number that any process holds."""
         if self.size == 1:
@@ -102,6 +109,14 @@ class Ranks:
         """Wait until all processes are here."""
         if self.size > 1:
             self._fabric.barrier()
+
+
+def is_lost(error: RuntimeError) -> bool:
+    """Tell whether an error says that processes no longer reach each other."""
+    if not torch.distributed.is_available():
+        return False
+    named = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError, torch.distributed.DistStoreError)
+    return isinstance(error, named) or "gloo" in str(error).lower()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ..core.processes import own_place
 from .progress import Progress, Quiet, describe_step, describe_validation, make_progress
 from .records import StepRecord, ValidationRecord
 
@@ -28,8 +29,11 @@ def chosen_progress(asked: Progress | bool | None) -> Progress:
     """Return what shows the progress of a call in Python.
 
     None: in a notebook an output below the cell, at IPython's prompt what :func:`make_progress` chooses, and nothing
-    in a script. True: as for the command line, a live bar on a terminal and plain lines elsewhere. False: nothing.
+    in a script. True: as for the command line, a live bar on a terminal and plain lines elsewhere. False: nothing. Of
+    processes that train together the first alone shows it.
     """
+    if not own_place().is_first:
+        return Quiet()
     if not isinstance(asked, bool) and asked is not None:
         return asked
     if asked is False:

@@ -18,6 +18,11 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
 
 
+def seed_of(*numbers: int) -> int:
+    """Return a seed below 2^63 that depends on these numbers of 0 or more, and on their order."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
 @contextmanager
 def random_numbers_kept(devices: Iterable[Any] = ()) -> Iterator[None]:
     """Context after which all these generators, of torch the CPU's and those of ``devices``, are as before."""

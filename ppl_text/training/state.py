@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -55,16 +56,11 @@ class Stage:
         return str(getattr(self.objective, "criterion", "bound"))
 
 
-def check_trained(stages: Sequence[Stage], trained: Sequence[Sequence[nn.Parameter]], processes: int) -> None:
-    """Raise :class:`UserError` for stages that train nothing, or that parallel processes cannot go through.
-
-    ``trained``: the parameters that each of them trains.
-    """
+def check_trained(stages: Sequence[Stage], trained: Sequence[Sequence[nn.Parameter]]) -> None:
+    """Raise :class:`UserError` for stages that train nothing; ``trained``: the parameters that each of them trains."""
     empty = [stage.name for stage, parameters in zip(stages, trained, strict=True) if not parameters]
     if len(stages) > 1 and empty:
         raise UserError(f"stage '{empty[0]}' has no parameter to train; name other submodules under its 'train'")
-    if processes > 1 and any(set(parameters) != set(trained[0]) for parameters in trained):
-        raise UserError("stages that train different submodules run in one process only; use one device")
 
 
 @dataclass
@@ -203,19 +199,19 @@ class TrainingState:
             **({"running": self.running} if self.running else {}),
         }
 
-    def restore(self, stored: dict[str, Any], path: Path) -> None:
-        """Put a stored state in the place of the present one; raises :class:`RunFolderError` if it does not fit."""
+    def restore(self, stored: dict[str, Any], path: Path) -> int:
+        """Put a stored state in the place of the present one, and return how many processes wrote it.
+
+        Where these were other than now, the random states are left as they are, since nothing stored can be gone on
+        with. Raises :class:`RunFolderError` if it does not fit.
+        """
         with fitting(path):
             self._restore(stored, path)
+        return len(stored["processes"])
 
     def _restore(self, stored: dict[str, Any], path: Path) -> None:
-        ranks = Ranks(self.fabric)
         self._check(stored)
-        if len(stored["processes"]) != ranks.size:
-            raise RunFolderError(
-                f"{path} was written by {len(stored['processes'])} processes and this run has {ranks.size}; "
-                "resume it with as many as it was trained with"
-            )
+        own = self._own_of(stored["processes"], path)
         rule = type(self.optimizer).__name__
         if stored.get("rule", rule) != rule:
             raise RunFolderError(
@@ -229,12 +225,28 @@ class TrainingState:
         self.counters, self.best = Counters.stored(stored["counters"]), stored.get("best")
         if self.best is not None:
             self.best = under_present_names(self.joint, self.best)
-        own = stored["processes"][ranks.index]
         self.update.meters.load_state_dict(own["meters"])
         if own.get("update"):
             self.update.load_state_dict(own["update"])
         self.batches.load_state_dict(own["batches"])
-        set_random_states(own["random"])
+        if "random" in own:
+            set_random_states(own["random"])
+
+    def _own_of(self, processes: Sequence[dict[str, Any]], path: Path) -> dict[str, Any]:
+        """Return what this process goes on with of what each of those before it had."""
+        ranks, first = Ranks(self.fabric), processes[0]
+        if len(processes) == ranks.size:
+            return processes[ranks.index]
+        if not all(_same(process["batches"], first["batches"]) for process in processes):
+            raise RunFolderError(
+                f"{path} was written by {len(processes)} processes, each at a place of its own among the training "
+                f"batches, and this run has {ranks.size}; resume it with as many as it was trained with"
+            )
+        sums = torch.stack([process["meters"]["sums"] for process in processes]).sum(0)
+        # Of the loss each process adds up its share, of which the record is the mean.
+        sums[-1] *= ranks.size / len(processes)
+        meters = {**first["meters"], "sums": sums if ranks.is_first else torch.zeros_like(sums)}
+        return {"batches": first["batches"], "meters": meters}
 
     def _check(self, stored: Mapping[str, Any]) -> None:
         """Raise ``ValueError`` for a state that is not built like this one, before any of it is taken over."""
@@ -273,6 +285,17 @@ class TrainingState:
         position = copy.deepcopy(self.batches.state_dict())
         _check_plain(position, "batches.state_dict()")
         return position
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Tell whether two positions are equal: plain values, and tensors by their entries."""
+    if isinstance(one, Tensor):
+        return isinstance(other, Tensor) and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def _known(values: Any) -> Any:

@@ -18,9 +18,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from ..core.batch import Batch
-from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, UserError
+from ..core.errors import Interrupted, NonFiniteLossError, PplTextError, ProcessLostError, UserError
 from ..core.signals import Stopped, note
 from ..objectives import sites
+from .machine import Ranks
 from .programs import Joint, own_random_numbers
 
 
@@ -79,6 +80,21 @@ class EveryStepGuard(Guard):
             raise NonFinite(self._step, f"the norm of the gradient is {value}", self._random_state)
 
 
+class TogetherGuard(EveryStepGuard):
+    """Look where all processes of a parallel training see the same: at the loss of all their texts, and the gradient.
+
+    So all of them stop, and none waits for one that has.
+    """
+
+    def loss(self, loss: Tensor) -> None:
+        """Wait for the losses of the others."""
+
+    def gradient(self, loss: Tensor, norm: Tensor) -> None:
+        """Stop before the parameters change where the loss or the gradient is not finite."""
+        super().loss(loss)
+        super().gradient(loss, norm)
+
+
 class DeferredGuard(Guard):
     """Keep a flag on the device and read it only when asked, so that no update waits for the device.
 
@@ -128,7 +144,7 @@ def make_guard(fabric: Fabric, optimizer: Any) -> Guard:
     """Return the guard that suits the device; a gradient scaler (16-mixed) sees to the gradients itself."""
     check_gradients = getattr(fabric.strategy.precision, "scaler", None) is None
     if fabric.device.type == "cpu":
-        return EveryStepGuard(check_gradients)
+        return (TogetherGuard if fabric.world_size > 1 else EveryStepGuard)(check_gradients)
     return DeferredGuard(fabric.device, optimizer, check_gradients)
 
 
@@ -149,7 +165,9 @@ def explain_non_finite(
 
     The programs run once more on ``batch``, with the same draws where the error knows them.
     """
-    where = "; ".join(phrase for phrase in (_locate(error, joint, batch, fabric), describe_gradients(joint)) if phrase)
+    # Of parallel processes, which all have come here, the first whose own texts show where it arose knows best.
+    found = Ranks(fabric).gather(_locate(error, joint, batch, fabric))
+    where = "; ".join(filter(None, (next(filter(None, found), ""), describe_gradients(joint))))
     saved = f"the last good checkpoint is {checkpoint}" if checkpoint else "no checkpoint was written before it"
     return NonFiniteLossError(
         f"step {error.step:,}: {error.what}; {where}. Training stopped and nothing was restored; {saved}. "
@@ -178,6 +196,15 @@ def ended_at_once(stop: Stopped, step: int, newest: Path | None) -> Interrupted:
     saved = f"the last checkpoint is {newest}" if newest else "no checkpoint was written before it"
     name = signal.Signals(stop.number).name
     return Interrupted(f"stopped at once by a second signal, {name}, after step {step:,}; {saved}", 128 + stop.number)
+
+
+def process_lost(step: int, newest: Path | None) -> ProcessLostError:
+    """Return the error of a parallel training that has lost a process after ``step`` updates."""
+    saved = f"what was saved last stands: {newest}" if newest else "nothing was saved before"
+    return ProcessLostError(
+        f"another process of this training is gone (killed, out of memory, or ended by an error of its own), so that "
+        f"all end after step {step:,}; {saved}."
+    )
 
 
 @contextmanager

@@ -21,12 +21,12 @@ from ..core.signals import Stopped
 from ..objectives import sites
 from .capture import Captured, Graphs
 from .checkpoints import RunFiles
-from .machine import Ranks
+from .machine import Ranks, is_lost
 from .optimizers import InTurn, make_capturable
 from .options import TrainingResult
 from .programs import EVERYTHING, Batches, Joint, modes_kept, own_random_numbers, set_up, to_device
 from .progress import Progress, Quiet, working_of
-from .random_numbers import seed_all
+from .random_numbers import seed_all, seed_of
 from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState, check_trained
 from .stopping import (
@@ -37,6 +37,7 @@ from .stopping import (
     explain_non_finite,
     interrupted,
     make_guard,
+    process_lost,
     pyro_validated,
 )
 from .structure import fitting
@@ -116,13 +117,14 @@ class Trainer:
         self._joint = Joint(model, guide, stages[0].objective)
         self._joint.choose(stages[0].train)
         self._module, self._optimizer = set_up(self._fabric, self._joint, optimizer)
+        self._exchanged = self._joint.trained(stages[0].train)
         self._graphs = self._usable(graphs)
         self._optimizers = InTurn(optimizer, [stage.optimizer for stage in stages])
         self._guard = self._guarded(optimizer)
         counters = Counters(stage=stages[0].name)
         # All of them, so that what a later stage cannot do is said before the first begins.
         rules = [self._rule_of(stage, counters) for stage in stages]
-        check_trained(stages, [self._trained_in(stage) for stage in stages], self._ranks.size)
+        check_trained(stages, [self._trained_in(stage) for stage in stages])
         self._state = TrainingState(self._fabric, self._joint, optimizer, batches, stages, rules[0], counters)
         self._clock = Clock()
 
@@ -131,13 +133,18 @@ class Trainer:
 
         Raises :class:`RunFolderError` (nothing to resume, or something there that would be overwritten),
         :class:`GuideMismatchError`, :class:`NonFiniteLossError`, :class:`CheckpointError` (disk), and after
-        SIGINT or SIGTERM, when the state is saved, :class:`Interrupted`.
+        SIGINT or SIGTERM, when the state is saved, :class:`Interrupted`; in a parallel training that has lost a
+        process, :class:`ProcessLostError`.
         """
         try:
             return self._fit(resume)
         except Stopped as stop:
             newest = self._files.checkpoints.newest()
             raise ended_at_once(stop, self._state.counters.step, newest) from None
+        except RuntimeError as error:
+            if self._ranks.size == 1 or not is_lost(error):
+                raise
+            raise process_lost(self._state.counters.step, self._files.checkpoints.newest()) from error
 
     def _fit(self, resume: bool) -> TrainingResult:
         with ExitStack() as stack:
@@ -188,8 +195,13 @@ class Trainer:
                 f"{len(self._state.stages)} now; resume it with the stages that it was trained with"
             )
         self._take_on(counters)
-        self._state.restore(stored, path)
+        before = self._state.restore(stored, path)
         self._progress.message(f"resumed from {path} at step {self._state.counters.step}")
+        if before != self._ranks.size:
+            seed_all(seed_of(self._seed, self._state.counters.step, self._ranks.index))
+            self._progress.message(
+                f"{_processes(before)} trained before, {_processes(self._ranks.size)} from here: noise is drawn anew"
+            )
 
     def _take_on(self, counters: Counters) -> None:
         """Be in the stage of these counters, its update rule new."""
@@ -200,8 +212,14 @@ class Trainer:
         self._estimate = Captured(estimate, self._graphs, self._progress.message)
         self._joint.choose(stage.train)
         self._joint.train()
+        self._exchange(self._joint.trained(stage.train))
         self._state.counters, self._state.best = counters, None
         self._state.update = self._rule_of(stage, counters)
+
+    def _exchange(self, trained: list[nn.Parameter]) -> None:
+        """Let parallel processes average the gradients of these parameters, and wait for those of no others."""
+        if self._ranks.size > 1 and set(trained) != set(self._exchanged):
+            self._module, self._exchanged = self._fabric.setup_module(self._joint), trained
 
     def _use_optimizer_of(self, number: int) -> None:
         """Update by the optimizer of the stage of this number; what the one before has gathered is dropped."""
@@ -466,6 +484,10 @@ class Trainer:
     def _result(self) -> TrainingResult:
         counters = self._state.counters
         return TrainingResult(counters.step, counters.best_step, counters.best_bound, self._state.ended or "steps")
+
+
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def _nothing(_values: Mapping[str, Any]) -> str:

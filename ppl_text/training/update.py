@@ -97,7 +97,7 @@ class Update:
         self._schedule = setting.options.learning_rate
         self._stopped = setting.stopped
         self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
-        self._statistics, self._total = statistics_of(setting.module), Ranks(setting.fabric).total
+        self._statistics, self._ranks = statistics_of(setting.module), Ranks(setting.fabric)
         self._step = Captured(self._compute, setting.graphs, setting.report)
         self._among: dict[str, Sequence[nn.Parameter]] = {}
         self.batch: Batch
@@ -184,16 +184,11 @@ class Update:
         """
         discard(self._statistics)
         self._optimizer.zero_grad()
-        estimate = self._add_gradient(batch, among)
+        estimate = self._add_gradient(batch, among, None if self._ranks.size == 1 else self._share(batch, [batch]))
         return estimate, self._move(estimate.loss)
 
     def _descend_together(self, batches: Sequence[Batch], step: int) -> None:
-        """Take one step down the gradient of the mean loss of all texts, running the programs on a batch at a time.
-
-        The loss of a batch is a mean over its texts by their weights, and its share is theirs of all weights. What an
-        objective or a network does with a batch as a whole, it does with each of these by itself.
-        """
-        total = torch.stack([batch.weights.sum() for batch in batches]).sum()
+        """Take one step down the gradient of the mean loss of all texts, running the programs on a batch at a time."""
         loss = torch.zeros((), device=self._fabric.device)
         with split_update(self._optimizer):
             discard(self._statistics)
@@ -202,11 +197,21 @@ class Update:
                 self.batch, last = batch, number == len(batches)
                 self._guard.begin(step + 1)
                 with nullcontext() if last else self._by_itself():
-                    estimate = self._add_gradient(batch, share=batch.weights.sum() / total)
+                    estimate = self._add_gradient(batch, share=self._share(batch, batches))
                 set_aside(self._statistics)
                 self.meters.add(estimate, batch.weights, updates=int(last))
                 loss = loss + estimate.loss
             self.norm = self._move(loss)
+
+    def _share(self, batch: Batch, batches: Sequence[Batch]) -> Tensor:
+        """Return what the loss of one of the batches of an update counts for, where gradients are then averaged.
+
+        The loss of a batch is a mean over its texts by their weights, and its share is theirs of the weights of all
+        texts, those in other processes too; times the number of processes, over which the gradient is a mean. What an
+        objective or a network does with a batch as a whole, it does with each of these by itself.
+        """
+        total = self._ranks.total(torch.stack([batch.weights.sum() for batch in batches]).sum())
+        return self._ranks.size * batch.weights.sum() / total
 
     def _by_itself(self) -> AbstractContextManager[None]:
         """Context in which processes that train together do not yet wait for each other's gradients."""
@@ -227,13 +232,13 @@ class Update:
         """Change the parameters by the gradients that are there, and the statistics; return the gradients' norm."""
         norm = get_total_norm(self._gradients())
         # Before clipping, which would spread one bad entry over all gradients and hide where it arose.
-        self._guard.gradient(loss, norm)
+        self._guard.gradient(self._ranks.mean(loss), norm)
         if self._clip is not None:
             clip_grads_with_norm_(self._parameters, self._clip, norm)
         if self._clip_value is not None:
             clip_grad_value_(self._parameters, self._clip_value)
         self._optimizer.step()
-        commit(self._statistics, self._total)
+        commit(self._statistics, self._ranks.total)
         return norm
 
     def _gradients(self) -> list[Tensor]:

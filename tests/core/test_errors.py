@@ -17,6 +17,7 @@ EXIT_CODES = {
     "TrustError": 2,
     "CheckpointError": 1,
     "NonFiniteLossError": 1,
+    "ProcessLostError": 1,
     "DivergedError": 1,
     "Interrupted": 1,
 }

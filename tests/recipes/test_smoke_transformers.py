@@ -1,6 +1,7 @@
 """Of Transformers: every composed recipe is sound, and one of each procedure, guide and objective trains when small."""
 
 import pytest
+from short_stages import short_stages
 
 import ppl_text as pt
 from guides import GUIDES
@@ -91,13 +92,6 @@ def test_a_wide_latent_is_as_wide_as_all_those_of_della(corpus):
     wide, whole = load_config(f"{corpus}-memory-wide").model, load_config(f"{corpus}-della").model
     assert wide.options["latent_dim"] == whole.options["latent_dim"] * whole.options["layers"]
     assert load_config("yelp-memory-wide").model.options["latent_dim"] == 384
-
-
-def short_stages(name):
-    """The stages of a recipe, of two updates each: fewer leave a guide behind a decoder alone where it was."""
-    stages = load_config(name).training.stages
-    own = [stage.model_dump(mode="json", exclude_unset=True, exclude={"epochs", "lr"}) for stage in stages]
-    return [{**stage, "steps": 2} for stage in own]
 
 
 @pytest.mark.parametrize("procedure", PROCEDURES)

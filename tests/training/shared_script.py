@@ -1,8 +1,8 @@
-"""Trains recipes in each of the processes that ``torchrun`` has started, on noise that does not depend on their number.
+"""Trains recipes in each process that ``torchrun`` has started, on noise that does not depend on their number.
 
-``python shared_script.py FOLDER RECIPES.json``: the file has a list of [name, changes]. The rows of every draw are those
-that one process would draw for the whole batch, shared out as the texts are; so all trainings are the same one. Each
-process writes FOLDER/RECIPE/RANK.txt, a sum over all that it holds at the end.
+``python shared_script.py FOLDER RECIPES.json``: the file has a list of [name, changes]. The rows of every draw are
+those that one process would draw for the whole batch, shared out as the texts are; so all trainings are the same one.
+Each process writes FOLDER/RECIPE/RANK.txt, a sum over all that it holds at the end.
 """
 
 import json
@@ -19,7 +19,7 @@ from ppl_text.recipes.config import load_config
 from ppl_text.training import trainer as training
 from ppl_text.training.programs import own_random_numbers
 
-ROWS = 202
+ROWS = 38
 """Texts of a batch: no other size in the programs is this, nor half of it."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_stages import short_stages
 
 import ppl_text
 
@@ -23,28 +24,38 @@ COMMON = {
     "training.log_every": 1,
     "training.validate_every": 3,
     "training.checkpoint_every": 3,
-    "data.limit": 300,  # epochs of a whole batch and a part of one, shared out unevenly
+    "data.limit": 60,  # epochs of a whole batch and a part of one, shared out unevenly
     "data.validation_sentences": 8,
     "data.buckets": 2,
     "data.max_tokens": 12,
+    "data.long": "truncate",
     "device": "cpu",
 }
 TINY = {"data.vocabulary": 400, "model.layers": 2, "model.width": 16, "model.heads": 2}
 STEPS = {"training.steps": 3}
 STAGES = [{"name": "decoder", "steps": 1, "train": ["model"]}, {"name": "guide", "steps": 2, "train": ["guide"]}]
+IN_STAGES = {"training.stages": STAGES, "training.epochs": None, "training.steps": None}
 RECIPES = {
-    "words": {**STEPS, "data.max_tokens": None},
+    "words": {**STEPS, "data.max_tokens": None, "data.long": None},
     "verses-vae": {**STEPS, "training.accumulate": 2},
     "verses-bn": STEPS,
     "verses-lm": STEPS,
-    "verses-gavam": {"training.stages": STAGES},
-    "verses-davam": {"model.code_start": "uniform", "model.revive": 0.0},
-    "verses-davam-q": {},
+    "verses-gavam": IN_STAGES,
+    "verses-davam": {
+        "training.stages": short_stages("verses-davam"),
+        "training.epochs": None,
+        "model.code_start": "uniform",
+        "model.revive": 0.0,
+    },
+    "verses-davam-q": {"training.stages": short_stages("verses-davam-q"), "training.epochs": None},
     "verses-codes-contextual": STEPS,
     "pairs-vattn-h": STEPS,
     "verses-della": {**STEPS, **TINY},
 }
-OWN = {"verses-bn": "rows are normalised by those of the same process", "verses-davam-q": "codes start from a process's"}
+OWN = {
+    "verses-bn": "rows are normalised by those of a process",
+    "verses-davam-q": "codes start from those of a process",
+}
 """What is not the same in several processes, and why."""
 
 
@@ -52,7 +63,10 @@ OWN = {"verses-bn": "rows are normalised by those of the same process", "verses-
 def folders(tmp_path_factory):
     """Folders of the trainings in one process and in two, by their number."""
     place = tmp_path_factory.mktemp("shared")
-    recipes = [[name, {k: v for k, v in {**COMMON, **own}.items() if v is not None}] for name, own in RECIPES.items()]
+    recipes = [
+        [name, {k: v for k, v in {**COMMON, **own}.items() if v is not None or k in IN_STAGES}]
+        for name, own in RECIPES.items()
+    ]
     (place / "recipes.json").write_text(json.dumps(recipes))
     script = Path(__file__).parent / "shared_script.py"
     starts = {1: [], 2: ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]}
