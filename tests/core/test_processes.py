@@ -35,5 +35,5 @@ def test_one_process_on_each_machine_needs_no_local_variables():
     ],
 )
 def test_variables_that_contradict_each_other_are_refused(variables):
-    with pytest.raises(UserError, match="WORLD_SIZE=.*start them by torchrun"):
+    with pytest.raises(UserError, match=r"WORLD_SIZE=.*start them by torchrun"):
         own_place(variables)

@@ -61,7 +61,7 @@ def test_all_parts_have_one_position_which_any_number_of_them_goes_on_from(name)
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(ConfigError, match="6 texts .* evenly among 4 processes; give a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"6 texts .* evenly among 4 processes; give a multiple of 4"):
         stream_of("epochs", (0, 4))
 
 
