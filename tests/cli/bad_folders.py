@@ -40,6 +40,9 @@ FOLDERS = {
         resume(lambda w: w.run(), "--seed", "5", "--objective", "elbo", "--guide", "diagonal", "--steps", "30"),
         ("run is resumed with the configuration it was started with; objective, seed cannot change.",),
     ),
+    "resume in another precision": Case(
+        lambda w: ["fit", "--resume", w.run(), "--precision", "bf16"], ("precision cannot change. Resume without it",)
+    ),
     "resume into another folder": Case(
         resume(lambda w: w.run(), "--out", "new"), ("goes on in that folder; leave out --out new",)
     ),
