@@ -81,6 +81,13 @@ def physical_memory() -> int | None:
     return min((size for size in found if size > 0), default=None)
 
 
+def free_memory() -> int | None:
+    """Return the bytes that a process could still take on this machine; None where nobody knows."""
+    path = Path("/proc/meminfo")
+    lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def out_of_memory(error: BaseException) -> str:
     """Return what to do about an error that says that memory or threads are used up, "" for any other error."""
     text = str(error).lower()

@@ -22,6 +22,7 @@ from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.places import check_place, target_of
+from ..core.limits import free_memory
 from ..core.printing import quoted_path
 from ..core.reading import parse_json
 from ..core.vocabulary import Vocabulary
@@ -46,8 +47,14 @@ at 256 units and 140 kB at 1,024, one of a state-space model 40 kB at 10,000 sym
 MANY = 1_000
 """Symbols, from which on a model is wide."""
 
-ON_DEVICE = 8
-"""Times as much room on a device, which small pieces would leave idle."""
+HELD = 300 * 2**20
+"""Bytes that so much holds at 256 units, about."""
+
+ON_DEVICE = 64
+"""Times as much room on a device, at most, which small pieces would leave idle."""
+
+SHARE = 4
+"""What is scored at once holds a fourth of the memory that is free, at most."""
 
 _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""
@@ -110,12 +117,27 @@ Whole = Callable[[Batch, int], Draws]
 
 
 def room_for(model: Any) -> int:
-    """Particles x sentences x steps that ``model`` scores at once within about 300 MB at 256 units, 2.4 GB on a GPU."""
+    """Particles x sentences x steps that ``model`` scores at once, by the memory that is free.
+
+    On a CPU about 300 MB at 256 units, and less only where a fourth of the free memory is less; on a GPU a fourth of
+    what is free there, up to 64 times as much.
+    """
     # Without a latent there is one particle, however many are asked for.
     decodes = callable(getattr(model, "decoder", None)) and bool(getattr(model, "latents", ()))
     vocabulary: Vocabulary | None = getattr(model, "vocabulary", None)
     wide = decodes or (vocabulary is not None and vocabulary.size > MANY)
-    return (WIDE_ROOM if wide else ROOM) * (1 if device_of(model).type == "cpu" else ON_DEVICE)
+    room, device = WIDE_ROOM if wide else ROOM, device_of(model)
+    free = _free_on(device)
+    times = 1.0 if free is None else free / (SHARE * HELD)
+    return max(1, int(room * min(times, 1 if device.type == "cpu" else ON_DEVICE)))
+
+
+def _free_on(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device, those that torch keeps for itself counted; None if nobody knows."""
+    if device.type != "cuda":
+        return free_memory()
+    kept: int = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + kept
 
 
 def score_batch(

@@ -21,6 +21,8 @@ from ppl_text.core.latents import LatentSpec
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.evaluation.likelihood import Likelihood, bounds_of, estimate_bounds, measuring, sentence_bounds, summarize
 from ppl_text.evaluation.scores import (
+    HELD,
+    ON_DEVICE,
     ROOM,
     WIDE_ROOM,
     check_storable,
@@ -297,6 +299,22 @@ def test_models_that_feed_tokens_back_or_have_many_symbols_are_wide():
     many = Path()
     many.vocabulary = Vocabulary(10_000)
     assert room_for(many) == WIDE_ROOM
+
+
+@pytest.mark.parametrize(("free", "times"), [(2**40, 1.0), (None, 1.0), (4 * HELD, 1.0), (HELD, 0.25), (0, 0.0)])
+def test_what_is_scored_at_once_fits_into_a_fourth_of_the_free_memory(monkeypatch, free, times):
+    monkeypatch.setattr("ppl_text.evaluation.scores.free_memory", lambda: free)
+    assert room_for(LanguageModel(Vocabulary(11))) == max(1, int(times * ROOM))
+
+
+def test_on_a_gpu_as_much_is_scored_at_once_as_is_free_there(monkeypatch):
+    monkeypatch.setattr("ppl_text.evaluation.scores.device_of", lambda model: torch.device("cuda"))
+    told = {"mem_get_info": (39 * HELD, 80 * HELD), "memory_reserved": 5 * HELD, "memory_allocated": 4 * HELD}
+    for name, value in told.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert room_for(LanguageModel(Vocabulary(11))) == 10 * ROOM
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10_000 * HELD, 10_000 * HELD))
+    assert room_for(LanguageModel(Vocabulary(11))) == ON_DEVICE * ROOM
 
 
 @pytest.fixture
