@@ -21,8 +21,8 @@ from ..core.atomic import write_atomically
 from ..core.batch import Batch, device_of
 from ..core.errors import UserError
 from ..core.latents import Latents, LatentSpec
-from ..core.places import check_place, target_of
 from ..core.limits import free_memory
+from ..core.places import check_place, target_of
 from ..core.printing import quoted_path
 from ..core.reading import parse_json
 from ..core.vocabulary import Vocabulary
