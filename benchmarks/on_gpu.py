@@ -187,8 +187,8 @@ def no_arviz_1(options: Options) -> str:
 PARTS: dict[str, Part] = {
     "captured = eager": Part(recorded_tests, 90),
     "tests": Part(gpu_tests, 90),
-    "table: state space": Part(table("deep_state_space"), 60),
-    "table: sentence VAE": Part(table("sentence_vae"), 50),
+    "table: state space": Part(table("deep_state_space"), 90),
+    "table: sentence VAE": Part(table("sentence_vae"), 80),
     "table: language model": Part(table("language_model"), 30),
     "table: latent sequences": Part(table("latent_sequence"), 90),
     "table: switched softmax": Part(table("switching_language_model"), 40),

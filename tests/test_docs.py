@@ -23,7 +23,8 @@ from doc_pages import (
 )
 from numbers_in_text import assert_same_text
 
-from benchmarks import objectives, race, sentence_vae
+from benchmarks import growth, objectives, race, sentence_vae, table
+from benchmarks.families import FAMILIES
 from guides import GUIDES
 from ppl_text.cli import cli
 from ppl_text.objectives import OBJECTIVES
@@ -111,7 +112,7 @@ def test_commands_of_pages_parse(page):
 
 @every_page
 def test_benchmark_commands_of_pages_parse(page):
-    for module in (race, objectives, sentence_vae):
+    for module in (race, objectives, sentence_vae, table, growth):
         for arguments in commands(read(page), module.__name__):
             module.parse(arguments)
 
@@ -240,7 +241,7 @@ def test_the_session_in_arviz_runs(trained, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/models-and-guides.md"])
 def test_every_guide_is_named(page):
-    for name in {guide for table in GUIDES.values() for guide in table}:
+    for name in {guide for family in GUIDES.values() for guide in family}:
         assert f"`{name}`" in read(page), name
     for family in GUIDES:
         assert f"`{family}`" in read(page), family
@@ -276,6 +277,15 @@ def fill():
 def test_tables_are_those_of_their_result_files(page):
     script = fill()
     assert_same_text(script.filled(read(page), PAGES[page].parent), read(page))  # where it fails: python docs/fill.py
+
+
+def test_the_speed_page_shows_every_family_and_how_cost_grows():
+    shown = {found["file"]: found[0] for found in fill().BLOCK.finditer(read("docs/speed.md"))}
+    for family, kinds in FAMILIES.items():
+        assert all(f"| **`{family}`, {kind}**: " in shown["speed/small.json"] for kind in kinds), family
+    assert shown["speed/small.json"].count("not run: `python -m benchmarks.table ") == sum(map(len, FAMILIES.values()))
+    for axis in growth.AXES.values():
+        assert f"| {axis.label}, {axis.values[0]:,} to {axis.values[-1]:,} |" in shown["speed/growth.json"]
 
 
 def test_pages_have_tables():
