@@ -74,13 +74,16 @@ def test_a_streamed_run_is_the_run_in_memory(runs):
     assert here.corpus.fingerprint == there.corpus.fingerprint
 
 
-def test_commands_work_on_it(runs, tmp_path):
+def test_commands_work_on_it(runs, text, tmp_path):
     here, there = runs
     for run in runs:
         run.reloaded = pt.load(run.folder)
     assert there.reloaded.evaluate(particles=4, limit=8) == here.reloaded.evaluate(particles=4, limit=8)
     assert there.reloaded.evaluate(particles=4) == here.reloaded.evaluate(particles=4), "all of test"
     assert there.reloaded.samples(20) == here.reloaded.samples(20)
+    others = text.with_name("others.txt")
+    others.write_text("the king sees bread\nshe fears and loves the sea\n")
+    assert there.reloaded.evaluate(data=others, particles=4) == here.reloaded.evaluate(data=others, particles=4)
     children = [run.swap_guide("pooled", steps=4, out=tmp_path / name) for run, name in zip(runs, "ab", strict=True)]
     assert_same_weights(*children)
     found = [run.compare(guides=["batch-norm"], objectives=["elbo"], draws=4, sentences=6) for run in runs]
