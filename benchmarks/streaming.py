@@ -27,8 +27,8 @@ from typing import Any
 WORDS, SHORTEST, LONGEST = 50_000, 3, 17
 """Different words; words of a line."""
 
-OPTIONS: dict[str, Any] = {"unit": "sentences", "vocabulary": 20_000, "min_count": 2}
-"""Of the corpus."""
+OPTIONS: dict[str, Any] = {"unit": "sentences", "vocabulary": 20_000, "min_count": 2, "max_tokens": None}
+"""Of the corpus: the same in all phases, which then share a cache."""
 
 BATCH = 64
 """Sentences of a batch."""

@@ -38,4 +38,6 @@ def test_phases_say_what_they_took(file, monkeypatch):
 
 def test_the_training_is_one(file, monkeypatch):
     monkeypatch.setenv("PPL_TEXT_CACHE", str(file.parent / "cache"))
+    streaming.run_phase("make", file, 3, 2)
     assert streaming.run_phase("train", file, 3, 2)["perplexity"] > 1
+    assert len(list((file.parent / "cache" / "streams").iterdir())) == 1, "it is trained on what was made"

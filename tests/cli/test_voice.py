@@ -134,3 +134,17 @@ def test_a_mistake_leaves_stdout_empty(ppl):
     assert (ended.status, ended.out) == (2, "")
     assert re.match("error: nothing does not exist", ended.err)
     assert ppl("evaluate", "nothing", "-q").err.startswith("error: nothing does not exist")
+
+
+def test_what_takes_long_before_training_is_said(ppl, tmp_path, sentences, monkeypatch):
+    """Reading a corpus larger than memory tells how far it is, in every command; -q hears nothing."""
+    monkeypatch.setattr("ppl_text.core.printing.PAUSE", 0.0)
+    small = ["--set", "model.hidden_dim=8", "--set", "data.stream=true", "--data", str(sentences)]
+    for number, command in enumerate((["explain"], ["fit", "--steps", "1", "--out", str(tmp_path / "run")])):
+        monkeypatch.setenv("PPL_TEXT_CACHE", str(tmp_path / f"cache{number}"))
+        ended = ppl(command[0], "text-lm", *command[1:], *small)
+        assert ended.status == 0, ended.err
+        assert "vocabulary of train.txt, by bytes … 0/" in ended.err
+        assert "ids of valid.txt, by bytes … 0/" in ended.err
+    monkeypatch.setenv("PPL_TEXT_CACHE", str(tmp_path / "cache"))
+    assert not ppl("explain", "text-lm", "-q", *small).err
