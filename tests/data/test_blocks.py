@@ -5,6 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
 from ppl_text.core.errors import CheckpointError, ConfigError
 from ppl_text.data.batches import EpochBatches, TrainingBatches
@@ -95,6 +96,18 @@ def test_continuation_is_bit_identical(splits, sizes, word_dropout, taken):
     resumed.load_state_dict(state)
     assert all(same(a, b) for a, b in zip(expected, itertools.islice(resumed, 90), strict=True))
     assert resumed.epoch == epoch
+
+
+def test_processes_share_each_batch(splits):
+    whole = stream_of(splits[1], (100, 700))
+    shares = [stream_of(splits[1], (100, 700), parts=(rank, 2)) for rank in range(2)]
+    for _ in range(2 * whole.batches_per_epoch):
+        batch = next(whole)
+        for rank, share in enumerate(shares):
+            own = next(share)
+            assert torch.equal(own.tokens, batch.tokens[rank::2])
+            assert torch.equal(own.weights, batch.weights[rank::2])
+    assert through_disk(shares[1].state_dict()) == through_disk(whole.state_dict())
 
 
 def test_other_streams_are_refused(splits):
