@@ -2,9 +2,9 @@
 
 A table stands between ``<!-- table: FILE -->`` and ``<!-- /table -->`` in README.md or a page below ``docs/``. FILE is
 a ``results.json`` that ``python -m ppl_text reproduce`` has written, named from the page's own folder; with a second
-word, ``<!-- table: FILE GROUP -->``, the rows of that group stand alone. Or it is what ``python -m benchmarks.table``
-or ``benchmarks.growth`` has written, which says so under ``benchmark``. ``tests/test_docs.py`` fails where a page and
-its result files differ.
+word, ``<!-- table: FILE GROUP -->``, the rows of that group stand alone. Or it is what ``python -m benchmarks.table``,
+``benchmarks.growth`` or ``benchmarks.streaming`` has written, which says so under ``benchmark``.
+``tests/test_docs.py`` fails where a page and its result files differ.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ if str(ROOT) not in sys.path:  # benchmarks/ is no installed package
     sys.path.append(str(ROOT))
 
 from benchmarks import page as speed  # noqa: E402
+from benchmarks import streaming  # noqa: E402
 from ppl_text.tables.page import table_markdown  # noqa: E402
 from ppl_text.tables.results import read_results  # noqa: E402
 
-BENCHMARKS = {"table": speed.table_markdown, "growth": speed.growth_markdown}
+BENCHMARKS = {
+    "table": speed.table_markdown,
+    "growth": speed.growth_markdown,
+    "streaming": streaming.table_markdown,
+}
 """What makes the table of a benchmark's file."""
 
 BLOCK = re.compile(r"<!-- table: (?P<file>\S+)(?: (?P<group>\S+))? -->\n.*?<!-- /table -->", re.DOTALL)

@@ -23,7 +23,7 @@ from doc_pages import (
 )
 from numbers_in_text import assert_same_text
 
-from benchmarks import growth, objectives, race, sentence_vae, table
+from benchmarks import growth, objectives, race, sentence_vae, streaming, table
 from benchmarks.families import FAMILIES
 from guides import GUIDES
 from ppl_text.cli import cli
@@ -112,7 +112,7 @@ def test_commands_of_pages_parse(page):
 
 @every_page
 def test_benchmark_commands_of_pages_parse(page):
-    for module in (race, objectives, sentence_vae, table, growth):
+    for module in (race, objectives, sentence_vae, table, growth, streaming):
         for arguments in commands(read(page), module.__name__):
             module.parse(arguments)
 

@@ -28,12 +28,15 @@ def test_phases_say_what_they_took(file, monkeypatch):
     assert sum(found["make"]["sentences"].values()) == LINES
     assert found["make"]["tokens"] == found["memory"]["tokens"]
     assert found["epoch"]["rows"] == found["memory"]["rows"] > 0
-    cached = sum(path.stat().st_size for path in (file.parent / "cache").rglob("*") if path.is_file())
-    whole = {**found, "generate": {"seconds": 1.0}, "lines": LINES, "file_bytes": 2**20, "cache_bytes": cached}
-    whole["train"] = {"seconds": 2.0, "peak_mib": 1234.5}
-    shown = streaming.table(whole)
-    assert shown.startswith("600 lines, 1 MiB; cache 0 MiB\n")
-    assert "| train | 2 | 1,234 |" in shown
+    about = {"cpu": "a processor", "commit": "0123456789", "python": "3.11"}
+    whole = {**found, "generate": {"seconds": 1.0}, "train": {"seconds": 2.0, "peak_mib": 1234.5}, "lines": LINES}
+    whole |= {"file_bytes": 2**20, "cache_bytes": 3 * 2**20, "command": "x", "load_average": [1.0, 2.0]}
+    shown = streaming.table_markdown({**whole, "environment": about}).splitlines()
+    assert shown[2] == "| the file is generated | 1 |  |"
+    assert "| found, trained for some steps, with validation and report | 2 | 1,234 |" in shown
+    assert len(shown) == 2 + len(streaming.WHAT) + 2
+    assert shown[-1].startswith("600 lines of 1 MiB, ")
+    assert "`x`: a processor, one process of one thread, load average 1.0 to 2.0, commit `0123456`," in shown[-1]
 
 
 def test_the_training_is_one(file, monkeypatch):
