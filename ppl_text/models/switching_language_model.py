@@ -20,6 +20,7 @@ from ..core.protocols import Decoder, State
 from ..core.vocabulary import Vocabulary
 from ..distributions.precision import at_least_float32
 from ..distributions.switching import CodeChain, CodeChainPosterior, CodePosterior, Codes, Emissions, SwitchedTokens
+from ..nn.activations import tanh
 from ..nn.handed import HandedOn
 from ..nn.initial import initialise
 
@@ -117,7 +118,7 @@ class SwitchingLanguageModel(nn.Module):
             others = shift(states).unflatten(-1, (-1, width))
             own = torch.cat([torch.zeros_like(others[..., :1, :]), others], dim=-2)
             summed = (summed.unsqueeze(-2) + own.unsqueeze(-3)).flatten(-3, -2)
-        return summed.tanh()
+        return tanh(summed)
 
     def chances(self, states: Tensor, onward: Tensor) -> tuple[Tensor, Tensor]:
         """ln π (…, M) of the first code and ln A_t (…, T, M, M) of any, given states (…, T, H) and B (M, M)."""

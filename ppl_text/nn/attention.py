@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from ..core.errors import UserError
 from ..core.protocols import State
 from ..core.vocabulary import Vocabulary
+from .activations import tanh
 
 
 def lstm_cell(width: int, hidden_dim: int) -> nn.LSTMCell:
@@ -38,7 +39,7 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, query: Tensor, keys: Tensor, memory: Tensor, counted: Tensor) -> Tensor:
         """c (R, M) for queries (R, Q), keys (R, S, A), memory (R, S, M) and ``counted`` (R, S)."""
-        scores = self.score((keys + self.query(query).unsqueeze(1)).tanh()).squeeze(-1)
+        scores = self.score(tanh(keys + self.query(query).unsqueeze(1))).squeeze(-1)
         shares = scores.masked_fill(~counted, -torch.inf).softmax(-1)
         return (shares.unsqueeze(1) @ memory).squeeze(1)
 

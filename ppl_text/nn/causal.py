@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.protocols import State
+from .activations import tanh
 
 
 class CausalConvolutions(nn.Module):
@@ -119,4 +120,4 @@ class Unconditional(nn.Module):
 def _gated(both: Tensor) -> Tensor:
     """tanh(a) ∘ sigmoid(g) of [a; g], (R, 2W, S) to (R, W, S)."""
     activation, gate = both.chunk(2, 1)
-    return activation.tanh() * gate.sigmoid()
+    return tanh(activation) * gate.sigmoid()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .activations import tanh
+
 
 class Conditioner(nn.Module):
     """θ_t = MLP([h_{t-1}; c_t]): tanh layers, the context's share of the first one computed apart.
@@ -55,5 +57,5 @@ class Conditioner(nn.Module):
         else:
             x = projected + F.linear(state, self.state.weight)
         for layer in self.layers:
-            x = layer(torch.tanh(x))
+            x = layer(tanh(x))
         return x

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .activations import tanh_
+
 
 def worthwhile(x: Tensor) -> bool:
     """Return whether these recurrences are the faster way for this tensor: gradients wanted, CPU, full precision."""
@@ -43,7 +45,7 @@ class GatedRecurrence(torch.autograd.Function):
             hidden = torch.addmm(bias, state, transposed)
             switch = (x[:, : 2 * size] + hidden[:, : 2 * size]).sigmoid_()
             reset, update = switch.chunk(2, -1)
-            new = torch.addcmul(x[:, 2 * size :], reset, hidden[:, 2 * size :]).tanh_()
+            new = tanh_(torch.addcmul(x[:, 2 * size :], reset, hidden[:, 2 * size :]))
             state = torch.lerp(new, state, update)
             states.append(state)
             switches.append(switch)
@@ -113,7 +115,7 @@ class DiagonalRecurrence(torch.autograd.Function):
             places = [*(layer[t] for layer in activations), theta[t]]
             x = torch.addmm(context, state, transposed, out=places[0])
             for (weight, bias), place in zip(pairs, places[1:], strict=True):
-                x = torch.addmm(bias, x.tanh_(), weight, out=place)
+                x = torch.addmm(bias, tanh_(x), weight, out=place)
             loc, raw = x.chunk(2, -1)
             state = torch.addcmul(loc, F.softplus(raw + shift) + delta, step_noise, out=path[t])
         ctx.shift = shift

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..core.vocabulary import BOS_ID
+from .activations import tanh
 from .fused import GatedRecurrence, worthwhile
 
 _HOLD = 100.0
@@ -136,7 +137,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
         """The weighted mean of the states."""
-        scores = self.score(self.hidden(states).tanh()).squeeze(-1)
+        scores = self.score(tanh(self.hidden(states))).squeeze(-1)
         beyond = torch.arange(states.shape[1], device=states.device) > lengths.unsqueeze(-1)
         shares = scores.masked_fill(beyond, -torch.inf).softmax(-1)
         return (shares.unsqueeze(1) @ states).squeeze(1)
