@@ -36,8 +36,8 @@ def fitting(path: Path) -> Iterator[None]:
 def check_structure(stored: Any, ours: Any, where: str, optional: Collection[str] = ()) -> None:
     """Raise ``ValueError``, with the name of the field, where a stored value is not built like one of ours.
 
-    What is None here may be anything there, and what comes in another number is not looked into. ``optional``: names
-    that older versions do not know.
+    What is None here may be anything there, and what comes in another number is not looked into: a list of another
+    length, or numbers in a row where we have none yet. ``optional``: names that older versions do not know.
     """
     if isinstance(ours, Mapping):
         _expect(isinstance(stored, Mapping), where, "named values", stored)
@@ -47,8 +47,10 @@ def check_structure(stored: Any, ours: Any, where: str, optional: Collection[str
             elif name not in optional:
                 raise ValueError(f"'{where}.{name}' is missing")
     elif isinstance(ours, Tensor):
-        fits = isinstance(stored, Tensor) and stored.shape == ours.shape and stored.dtype == ours.dtype
-        _expect(fits, where, f"numbers of shape {tuple(ours.shape)} and type {ours.dtype}", stored)
+        row = ours.shape == (0,)
+        fits = isinstance(stored, Tensor) and (stored.dim() == 1 if row else stored.shape == ours.shape)
+        shape = "in a row" if row else f"of shape {tuple(ours.shape)}"
+        _expect(fits and stored.dtype == ours.dtype, where, f"numbers {shape} and of type {ours.dtype}", stored)
     elif isinstance(ours, str | bytes):
         _expect(isinstance(stored, type(ours)), where, "a text", stored)
     elif isinstance(ours, Sequence):

@@ -46,6 +46,16 @@ def test_a_finished_run_goes_on_with_more_steps(ppl, copied, longer):
     assert results(copied) == results(longer.folder)
 
 
+def test_a_run_goes_on_beyond_its_first_pool_of_batches(ppl, tiny, tmp_path, one_thread):
+    """From there on what is left over in a bucket waits for the next pool, and is stored."""
+    far = {**tiny, "training.steps": 80, "training.checkpoint_every": 70, "training.validate_every": 80}
+    whole = pt.fit(set=far, out=tmp_path / "whole")
+    cut = pt.fit(set={**far, "training.steps": 70}, out=tmp_path / "cut")
+    ended = ppl("fit", "--resume", cut.folder, "--steps", "80")
+    assert ended.status == 0, ended.err
+    assert (cut.folder / "model.safetensors").read_bytes() == (whole.folder / "model.safetensors").read_bytes()
+
+
 def test_a_run_counts_as_unfinished_until_its_report_is_renewed(ppl, copied, monkeypatch):
     """Stopped on the way from 20 to 30 steps, it is what --resume auto takes up."""
     monkeypatch.setattr("ppl_text.run.Run.report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
