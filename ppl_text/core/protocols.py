@@ -71,7 +71,9 @@ class Model(Protocol):
 
     Class attributes that shared rooms read where they are there: ``story`` (lines that ``explain`` prints),
     ``measures`` (names in :data:`ppl_text.measures.MEASURES`), ``presets`` (:class:`Choice`), ``former_names`` (prefix
-    of parameters in weights of older versions -> present prefix).
+    of parameters in weights of older versions -> present prefix). Any part of model or guide may have
+    ``sharded_blocks``: submodules that are only ever called as a whole, whose parameters processes that hold a part of
+    them each (``strategy: fsdp``) gather one block after the other.
     """
 
     family: str

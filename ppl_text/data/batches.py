@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -336,6 +336,15 @@ class EvaluationSet:
 
     def __len__(self) -> int:
         return len(self.batches)
+
+    def share(self, rank: int, size: int) -> list[Batch]:
+        """Return the batches of process ``rank`` of ``size``: as many for each, of which a last one may weigh nothing.
+
+        Processes that hold a part of the parameters each run the programs together.
+        """
+        own, last = self.batches[rank::size], self.batches[-1:]
+        missing = -(-len(self.batches) // size) - len(own)
+        return [*own, *(replace(batch, weights=torch.zeros_like(batch.weights)) for batch in last * missing)]
 
 
 def evaluation_batches(

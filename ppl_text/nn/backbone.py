@@ -187,6 +187,11 @@ class Backbone(nn.Module):
         return found
 
     @property
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        """The blocks, for processes that share out the parameters."""
+        return tuple(self.blocks)
+
+    @property
     def embedding(self) -> nn.Embedding:
         """The embedding of the V symbols."""
         found: nn.Embedding = getattr(self.stack, self._anatomy.embedding)

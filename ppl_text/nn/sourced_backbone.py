@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..core.protocols import State
 from .architectures import cache_of, causal_mask, contents_of, seen_by_all
@@ -31,6 +31,11 @@ class SourcedBackbone(Backbone):
         mask = seen_by_all(counted).expand(-1, 1, embedded.shape[1], -1)
         out = self.network.encoder(inputs_embeds=embedded, attention_mask=mask, output_hidden_states=True)
         return [*out.hidden_states[1 : self.number], out.last_hidden_state]
+
+    @property
+    def sharded_blocks(self) -> Sequence[nn.Module]:
+        """The blocks of encoder and decoder."""
+        return (*getattr(self.network.encoder, self._anatomy.layers), *self.blocks)
 
     @property
     def encodes(self) -> bool:

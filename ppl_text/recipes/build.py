@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
-from lightning_fabric.strategies import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy, ModelParallelStrategy, ParallelStrategy
 from torch import nn
 
 from ..core.batch import Batch
@@ -42,6 +42,7 @@ from ..training.capture import RECORDERS, graphs_on
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.random_numbers import random_numbers_kept, seed_all, seed_of
+from ..training.sharding import sharded_blocks, share_out
 from ..training.tensorboard import TensorBoard, require_tensorboard
 from ..training.trainer import Trainer
 from ..training.validation import Monitor
@@ -296,11 +297,43 @@ def build_fabric(config: RunConfig, place: Place = ALONE) -> Fabric:
         accelerator=accelerator,
         devices=place.local_size,
         num_nodes=place.nodes,
-        # A stage may leave parameters without a gradient that it could train: a prior of which nothing is scored.
-        strategy=DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=True),
+        strategy=STRATEGIES[config.strategy](place.size),
         plugins=[TorchElasticEnvironment()],
         precision=precision,
     )
+
+
+def _ddp(_: int) -> DDPStrategy:
+    # A stage may leave parameters without a gradient that it could train: a prior of which nothing is scored.
+    return DDPStrategy(gradient_as_bucket_view=True, find_unused_parameters=True)
+
+
+def _fsdp(processes: int) -> ModelParallelStrategy:
+    return ModelParallelStrategy(share_out, data_parallel_size=processes, tensor_parallel_size=1)
+
+
+STRATEGIES: Mapping[str, Callable[[int], ParallelStrategy]] = {"ddp": _ddp, "fsdp": _fsdp}
+"""How so many processes hold the parameters: each all of them, or each a part."""
+
+
+def check_sharded(config: RunConfig, fabric: Fabric, programs: Programs) -> None:
+    """Raise :class:`UserError` where parameters are to be shared out among processes, and cannot be."""
+    if config.strategy != "fsdp":
+        return
+    rules = {stage.optimizer for stage in config.training.in_stages()}
+    scalars = [name for program in programs for name, p in program.named_parameters() if not p.dim()]
+    faults = {
+        "it needs several processes, and this is the only one (--devices N, or torchrun)": fabric.world_size == 1,
+        f"it needs GPUs, and this is the {fabric.device.type}": fabric.device.type != "cuda",
+        f"no part of this {config.model.family} names blocks that can be gathered one by one (sharded_blocks)": (
+            not sharded_blocks(*programs)
+        ),
+        "optimizer soap needs the whole of each gradient (take adam, adamw or sgd)": "soap" in rules,
+        f"a parameter that is a single number has no parts, as {', '.join(scalars[:3])}": bool(scalars),
+    }
+    found = "; ".join(fault for fault, holds in faults.items() if holds)
+    if found:
+        raise UserError(f"strategy: fsdp cannot share out the parameters: {found}; use --set strategy=ddp")
 
 
 def check_shared(config: RunConfig, accelerator: str, place: Place) -> None:
@@ -369,7 +402,7 @@ def build_trainer(
         stages,
         optimizer,
         batches,
-        validation.batches[place.rank :: place.size],
+        validation.share(place.rank, place.size),
         folder,
         fabric,
         progress,

@@ -103,6 +103,9 @@ class RunConfig(Section):
     precision: Annotated[Literal["32", "bf16"], BeforeValidator(str)] = Field(
         "32", description="of the networks; densities stay in float32"
     )
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="of several processes: all hold all parameters, or each a part (on GPUs)"
+    )
     capture: bool | None = Field(None, description="replay training steps as graphs of the device; null: if it has any")
 
     @property

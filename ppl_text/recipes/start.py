@@ -92,6 +92,7 @@ def _train(
     place = own_place()
     fabric = build.build_fabric(config, place)
     programs = build.build_programs(config, corpus.vocabulary, code=code)
+    build.check_sharded(config, fabric, programs)
     if not resume:
         begin_with_others(config, corpus, programs)
     objective = build.build_objective(config, code)
@@ -219,7 +220,7 @@ def resumed_config(folder: Path, config: RunConfig, changes: Mapping[str, Any]) 
         UserError: something else would change.
     """
     path = str(folder / folders.CONFIG)
-    sections = ("training.", "report.", "device", "threads")
+    sections = ("training.", "report.", "device", "threads", "strategy")
     free = {k: v for k, v in changes.items() if k.startswith(sections)}
     fixed = {k: v for k, v in changes.items() if k not in free}
     blocked = sorted(k for k, v in fixed.items() if load_config(path, {k: v}) != config)

@@ -135,6 +135,7 @@ def child_parts(
             "training.steps": steps,
             "seed": parent.config.seed if seed is None else seed,
             "device": parent.config.device,
+            "strategy": "ddp",
             "parent": str(parent.folder),
             "parent_weights": weights_digest(parent.folder / folders.WEIGHTS),
             **({} if name is None else {"guide.name": name}),

@@ -24,6 +24,7 @@ from ..core.errors import RunFolderError
 from ..core.limits import pass_on_memory_errors
 from .machine import Ranks
 from .records import MetricsFile, StepRecord, ValidationRecord, read_metrics
+from .sharding import saved_state
 from .state import TrainingState
 from .tensorboard import TensorBoard
 from .weights import save_weights
@@ -230,9 +231,10 @@ class RunFiles:
 
     def save_weights(self, state: TrainingState) -> None:
         """Write the weights alone, with their step and their validation bound (None where it is not finite)."""
+        tensors = saved_state(state.joint, kept=self._ranks.is_first)
         if self._ranks.is_first:
             metadata = finite_or_none({"step": state.counters.step, "validation_bound": state.counters.best_bound})
-            save_weights(self.folder / "model.safetensors", state.joint, metadata)
+            save_weights(self.folder / "model.safetensors", tensors, metadata)
 
     def _write(self, state: TrainingState, save: Callable[[dict[str, Any]], object]) -> None:
         """Let the first process write the state that all hold together."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import ModelParallelStrategy
 from torch import Tensor
 
 import ppl_text
@@ -78,6 +79,8 @@ class Ranks:
         self.size: int = fabric.world_size
         self.index: int = fabric.global_rank
         self.is_first: bool = fabric.is_global_zero
+        self.sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+        """Whether each process holds a part of the parameters: :mod:`.sharding`."""
 
     def total(self, values: Tensor) -> Tensor:
         """Sum a tensor over all processes."""

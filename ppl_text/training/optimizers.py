@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from ..core.errors import UnknownNameError
+from .sharding import is_part, parts_of_moments
 
 LARGEST_PRECONDITIONER = 2048
 """SOAP leaves an axis that is longer (a vocabulary) to Adam: its preconditioner is a matrix of that width."""
@@ -105,6 +106,18 @@ def build_optimizer(
     return kind.make(groups, lr, **settings)
 
 
+def as_parts(optimizer: Optimizer) -> Optimizer:
+    """Return an optimizer that can update parameters of which each process holds a part, where its own are such.
+
+    torch has no fused step of SGD for them.
+    """
+    if isinstance(optimizer, SGD) and any(is_part(p) for group in optimizer.param_groups for p in group["params"]):
+        optimizer._step_supports_amp_scaling = False
+        for group in optimizer.param_groups:
+            group["fused"] = False
+    return optimizer
+
+
 class InTurn:
     """Hold the optimizer that each stage updates by: the first stage's, until a later one makes its own.
 
@@ -123,7 +136,8 @@ class InTurn:
             make = self._makes[number]
             if make is None:
                 return self.of(number - 1)
-            self._made[number] = make([{"params": group["params"]} for group in self._made[0].param_groups])
+            groups = [{"params": group["params"]} for group in self._made[0].param_groups]
+            self._made[number] = as_parts(make(groups))
         return self._made[number]
 
 
@@ -166,7 +180,7 @@ def load_state(optimizer: Optimizer, stored: dict[str, Any]) -> None:
     """
     settings = ("betas", "weight_decay")
     before = [dict(group) for group in optimizer.param_groups]
-    optimizer.load_state_dict(stored)
+    optimizer.load_state_dict(parts_of_moments(optimizer, stored))
     for group, own in zip(optimizer.param_groups, before, strict=True):
         group.update({name: own[name] for name in settings if name in own})
         if isinstance(own["lr"], Tensor):

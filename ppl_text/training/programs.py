@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -15,7 +15,14 @@ from torch.optim import Optimizer
 from ..core.batch import Batch
 from ..core.errors import UserError, nearest
 from ..core.protocols import Estimate, Objective
+from .machine import Ranks
+from .optimizers import as_parts
 from .random_numbers import random_numbers_kept
+
+T = TypeVar("T")
+
+Work = Callable[[nn.Module, nn.Module, Objective], T]
+"""What is done with model, guide and objective."""
 
 EVERYTHING = ("model", "guide")
 """The names of both programs: what is trained where nothing else is said."""
@@ -55,7 +62,7 @@ class Batches(Protocol):
 
 
 class Inputs:
-    """Carry batch and β through the wrappers of ``Fabric``.
+    """Carry batch and β through the wrappers of ``Fabric``, to the objective.
 
     An object that they do not know passes untouched; a frozen dataclass such as ``Batch`` is refused by the
     one for mixed precision, and β would be rounded by the one for half precision.
@@ -65,6 +72,10 @@ class Inputs:
 
     def __init__(self, batch: Batch, beta: Any) -> None:
         self.batch, self.beta = batch, beta
+
+    def __call__(self, model: nn.Module, guide: nn.Module, objective: Objective) -> Estimate:
+        """Return the objective's estimate for the batch."""
+        return objective(model, guide, self.batch, self.beta)
 
 
 class Joint(nn.Module):
@@ -76,7 +87,9 @@ class Joint(nn.Module):
     def __init__(self, model: nn.Module, guide: nn.Module, objective: Objective) -> None:
         super().__init__()
         self.model, self.guide, self.objective = model, guide, objective
-        self._trainable = trained_parameters(model, guide, EVERYTHING)
+        trainable = set(trained_parameters(model, guide, EVERYTHING))
+        # By name: parameters that are shared out are others.
+        self._trainable = [name for name, parameter in self.named_parameters() if parameter in trainable]
         self.choose(EVERYTHING)
 
     def choose(self, names: Sequence[str]) -> list[nn.Parameter]:
@@ -88,7 +101,7 @@ class Joint(nn.Module):
         parts = find_submodules(self.model, self.guide, names)
         parameters = self.trained(names)
         chosen = set(parameters)
-        for parameter in self._trainable:
+        for parameter in self._candidates():
             parameter.requires_grad_(parameter in chosen)
         moving = [part for part in parts if _moves(part)]
         inside = {inner for part in moving for inner in part.modules()}
@@ -99,7 +112,11 @@ class Joint(nn.Module):
         """Return the parameters that are trained where the submodules of these names are."""
         parts = find_submodules(self.model, self.guide, names)
         chosen = {parameter for part in parts for parameter in part.parameters()}
-        return [parameter for parameter in self._trainable if parameter in chosen]
+        return [parameter for parameter in self._candidates() if parameter in chosen]
+
+    def _candidates(self) -> list[nn.Parameter]:
+        present = dict(self.named_parameters())
+        return [present[name] for name in self._trainable]
 
     def train(self, mode: bool = True) -> Joint:
         """Set the mode; what is not trained (or has parameters, but none to train) stays in evaluation mode.
@@ -113,9 +130,19 @@ class Joint(nn.Module):
                 part.training = part in self._active or isinstance(part, nn.RNNBase)
         return self
 
-    def forward(self, inputs: Inputs) -> Estimate:
-        """Return the objective's estimate for one batch."""
-        return self.objective(self.model, self.guide, inputs.batch, inputs.beta)
+    def forward(self, work: Work[T]) -> T:
+        """Do what is to be done with the programs, within what has been wrapped around them: :class:`Inputs`, say."""
+        return work(self.model, self.guide, self.objective)
+
+    @torch.no_grad()
+    def do(self, work: Work[T]) -> T:
+        """Do, without gradients, what is no update. Where parameters are shared out, all processes do it together."""
+        done: T = self(work)
+        self.reshard()
+        return done
+
+    def reshard(self) -> None:
+        """Drop what other processes hold of the parameters; this is torch's where they are shared out, else nothing."""
 
 
 def find_submodules(model: nn.Module, guide: nn.Module, names: Sequence[str]) -> list[nn.Module]:
@@ -157,7 +184,13 @@ def set_up(fabric: Fabric, joint: Joint, optimizer: Optimizer) -> tuple[nn.Modul
 
     The wrapper of the module is left off where it would only take time: one process, plain precision.
     """
-    module, wrapped = fabric.setup(joint, optimizer)
+    names = {parameter: name for name, parameter in joint.named_parameters()}
+    # What is shared out goes to the device part by part.
+    module = fabric.setup_module(joint, move_to_device=not Ranks(fabric).sharded)
+    present = dict(joint.named_parameters())
+    for group in optimizer.param_groups:
+        group["params"] = [present[names[old]] if old in names else old for old in group["params"]]
+    wrapped = fabric.setup_optimizers(as_parts(optimizer))
     plain = fabric.world_size == 1 and type(fabric.strategy.precision) is Precision
     return (joint if plain else module), wrapped
 

@@ -20,6 +20,7 @@ from .optimizers import MakeOptimizer, forget, load_state
 from .options import Plateau, Stop, TrainingOptions
 from .programs import EVERYTHING, Batches
 from .random_numbers import random_states, set_random_states
+from .sharding import as_saved, parts_of, saved_state
 from .structure import check_optimizer, check_structure, check_tensors, fitting
 from .update import Update
 from .weights import under_present_names
@@ -181,21 +182,25 @@ class TrainingState:
         return done % every == 0 or done == self.stage.options.steps
 
     def capture(self) -> dict[str, Any]:
-        """Return the state as tensors and plain values, fit for ``torch.load(weights_only=True)``."""
+        """Return the state as tensors and plain values, fit for ``torch.load(weights_only=True)``.
+
+        Where parameters are shared out, the first process alone has them.
+        """
         own = {
             "random": random_states(),
             "batches": self.position(),
             "meters": self.update.meters.state_dict(),
             "update": self.update.state_dict(),
         }
+        ranks = Ranks(self.fabric)
         return {
             "counters": asdict(self.counters),
-            "parameters": self.joint.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "parameters": saved_state(self.joint, kept=ranks.is_first),
+            "optimizer": as_saved(self.optimizer.state_dict(), kept=ranks.is_first),
             "rule": type(self.optimizer).__name__,
             "precision": self.fabric.strategy.precision.state_dict(),
-            "processes": Ranks(self.fabric).gather(own),
-            **({} if self.best is None else {"best": self.best}),
+            "processes": ranks.gather(own),
+            **({} if self.best is None else {"best": as_saved(self.best, kept=ranks.is_first)}),
             **({"running": self.running} if self.running else {}),
         }
 
@@ -219,12 +224,12 @@ class TrainingState:
                 "optimizer that it was trained with, or give another one to a stage of its own"
             )
         parameters = {**stored["parameters"], **stored.get("running", {})}
-        self.joint.load_state_dict(under_present_names(self.joint, parameters))
+        self.joint.load_state_dict(parts_of(self.joint, under_present_names(self.joint, parameters)))
         load_state(self.optimizer, stored["optimizer"])
         self.fabric.strategy.precision.load_state_dict(stored["precision"])
         self.counters, self.best = Counters.stored(stored["counters"]), stored.get("best")
         if self.best is not None:
-            self.best = under_present_names(self.joint, self.best)
+            self.best = parts_of(self.joint, under_present_names(self.joint, self.best))
         self.update.meters.load_state_dict(own["meters"])
         if own.get("update"):
             self.update.load_state_dict(own["update"])
@@ -277,7 +282,7 @@ class TrainingState:
         """Give ``programs``' parameters and buffers to the run's own of the same name, as if never trained."""
         for name, program in programs.items():
             own = self.joint.get_submodule(name)
-            own.load_state_dict(program.state_dict())
+            own.load_state_dict(parts_of(own, program.state_dict()))
             forget(self.optimizer, own.parameters())
 
     def position(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ..core.signals import Stopped, note
 from ..objectives import sites
 from .machine import Ranks
 from .programs import Joint, own_random_numbers
+from .sharding import whole
 
 
 class NonFinite(Exception):  # noqa: N818 - caught by the trainer, which knows how to name the site
@@ -152,7 +153,7 @@ def describe_gradients(module: nn.Module) -> str:
     """Name the first parameter whose gradient is not finite, with the count of such entries; "" if none is."""
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:
-            wrong = int((~torch.isfinite(parameter.grad)).sum())
+            wrong = int(whole((~torch.isfinite(parameter.grad)).sum()))
             if wrong:
                 return f"gradient of parameter '{name}' has {wrong} non-finite entries of {parameter.grad.numel()}"
     return ""
@@ -177,10 +178,10 @@ def explain_non_finite(
 
 
 def _locate(error: NonFinite, joint: Joint, batch: Batch, fabric: Fabric) -> str:
-    with own_random_numbers(fabric.device), fabric.autocast(), torch.no_grad():
+    with own_random_numbers(fabric.device), fabric.autocast():
         if error.random_state is not None:
             torch.set_rng_state(error.random_state)
-        return sites.locate_non_finite(joint.model, joint.guide, batch)
+        return joint.do(lambda model, guide, _: sites.locate_non_finite(model, guide, batch))
 
 
 def interrupted(number: int, step: int, total: int, path: Path) -> Interrupted:

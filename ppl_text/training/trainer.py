@@ -64,8 +64,8 @@ class Trainer:
         fabric: launched by the caller where it needs launching; default: one CPU process.
         identity: what makes a checkpoint this run's, a flat dictionary of plain values.
         monitor: ``monitor(model, guide)`` is asked for further numbers after each validation, in the first process
-            only; they stand under ``monitor`` in its line of ``metrics.jsonl``, and but for an update rule that goes by
-            them the training is the same with and without it.
+            only (in all where they share out the parameters); they stand under ``monitor`` in its line of
+            ``metrics.jsonl``, and but for an update rule that goes by them the training is the same without it.
         statistics: batches of training texts, the same ones every time. Running statistics (batch normalisation) are
             estimated anew on them for all that is validated or saved as weights, since those that training goes on with
             lag behind. Where there is no batch the latter are taken.
@@ -217,8 +217,11 @@ class Trainer:
         self._state.update = self._rule_of(stage, counters)
 
     def _exchange(self, trained: list[nn.Parameter]) -> None:
-        """Let parallel processes average the gradients of these parameters, and wait for those of no others."""
-        if self._ranks.size > 1 and set(trained) != set(self._exchanged):
+        """Let parallel processes average the gradients of these parameters, and wait for those of no others.
+
+        Parameters that are shared out know by themselves.
+        """
+        if self._ranks.size > 1 and not self._ranks.sharded and set(trained) != set(self._exchanged):
             self._module, self._exchanged = self._fabric.setup_module(self._joint), trained
 
     def _use_optimizer_of(self, number: int) -> None:
@@ -284,7 +287,7 @@ class Trainer:
         position = self._state.position()
         with own_random_numbers(self._fabric.device), self._fabric.autocast(), pyro_validated():
             batch = to_device(next(self._state.batches), self._fabric.device)
-            self._progress.message(sites.check_sites(self._joint.model, self._joint.guide, batch))
+            self._progress.message(self._joint.do(lambda model, guide, _: sites.check_sites(model, guide, batch)))
         self._state.batches.load_state_dict(position)
         if save:
             self._save()
@@ -411,7 +414,7 @@ class Trainer:
         last = self._state.stage.options.keep == "last"
         best = math.isfinite(score) and (last or counters.best_score is None or score > counters.best_score)
         record = replace(record, best=best, seconds=self._clock.seconds, stage=self._state.label)
-        if self._ranks.is_first and self._monitor is not None:
+        if self._monitor is not None and (self._ranks.is_first or self._ranks.sharded):
             record = replace(record, monitor=observe(self._joint, self._observe, self._fabric, seed=self._seed))
         counters.unvalidated = False
         self._files.record(record)

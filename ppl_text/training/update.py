@@ -24,6 +24,7 @@ from .machine import Ranks
 from .optimizers import set_rate, split_update
 from .options import TrainingOptions
 from .programs import Inputs
+from .sharding import whole
 from .stopping import Guard
 
 
@@ -214,9 +215,12 @@ class Update:
         return self._ranks.size * batch.weights.sum() / total
 
     def _by_itself(self) -> AbstractContextManager[None]:
-        """Context in which processes that train together do not yet wait for each other's gradients."""
+        """Context in which processes that train together do not yet wait for each other's gradients.
+
+        Those that share out the parameters do, since each has room for its part of the gradients alone.
+        """
         context: AbstractContextManager[None] = nullcontext()
-        if self._fabric.world_size > 1:
+        if self._ranks.size > 1 and not self._ranks.sharded:
             context = self._fabric.no_backward_sync(self._module)
         return context
 
@@ -230,7 +234,7 @@ class Update:
 
     def _move(self, loss: Tensor) -> Tensor:
         """Change the parameters by the gradients that are there, and the statistics; return the gradients' norm."""
-        norm = get_total_norm(self._gradients())
+        norm = whole(get_total_norm(self._gradients()))
         # Before clipping, which would spread one bad entry over all gradients and hide where it arose.
         self._guard.gradient(self._ranks.mean(loss), norm)
         if self._clip is not None:

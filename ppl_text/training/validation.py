@@ -34,8 +34,7 @@ It may have an attribute ``remark(values) -> str``: what there is to say of thos
 def estimate_at_one(joint: Joint, fabric: Fabric, batch: Batch) -> Estimate:
     """Return what the objective says of a batch at β = 1, in the precision of the training."""
     with fabric.autocast():
-        estimate: Estimate = joint(Inputs(batch, 1.0))
-    return estimate
+        return joint.do(Inputs(batch, 1.0))
 
 
 def validate(
@@ -80,10 +79,11 @@ def observe(joint: Joint, monitor: Monitor, fabric: Fabric, *, seed: int) -> Mea
 
     Whatever it draws leaves no trace in the training's random numbers.
     """
-    with own_random_numbers(fabric.device), modes_kept(joint), torch.no_grad():
+    with own_random_numbers(fabric.device), modes_kept(joint):
         joint.eval()
         seed_all(seed)
-        return {name: _plain(value) for name, value in monitor(joint.model, joint.guide).items()}
+        found = joint.do(lambda model, guide, _: monitor(model, guide))
+        return {name: _plain(value) for name, value in found.items()}
 
 
 def refresh_statistics(
@@ -129,7 +129,8 @@ def judged(joint: Joint, batches: Iterable[Batch], fabric: Fabric, *, seed: int)
     with own_random_numbers(fabric.device), fabric.autocast():
         seed_all(seed)
         moved = (to_device(batch, fabric.device) for batch in batches)
-        statistics = refresh_statistics(joint.model, joint.guide, moved, Ranks(fabric).total)
+        total = Ranks(fabric).total
+        statistics = joint.do(lambda model, guide, _: refresh_statistics(model, guide, moved, total))
     try:
         yield statistics
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ _METADATA = "ppl_text"
 """The one key of the file's metadata: several keys would be written in an order that changes."""
 
 
-def save_weights(path: Path, module: nn.Module, metadata: dict[str, Any] | None = None) -> None:
-    """Write ``module.state_dict()`` atomically; raises :class:`CheckpointError` when the disk refuses.
+def save_weights(path: Path, state: Mapping[str, Tensor], metadata: dict[str, Any] | None = None) -> None:
+    """Write the ``state_dict()`` of a module atomically; raises :class:`CheckpointError` when the disk refuses.
 
     A tensor that stands under two names (tied weights) is written once and its other names are kept in the
     file's metadata, since the format has no shared tensors.
@@ -32,7 +33,7 @@ def save_weights(path: Path, module: nn.Module, metadata: dict[str, Any] | None 
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     seen: dict[tuple, str] = {}
-    for name, tensor in module.state_dict().items():
+    for name, tensor in state.items():
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
         if tensor.numel() and place in seen:
             aliases[name] = seen[place]

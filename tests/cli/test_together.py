@@ -138,6 +138,18 @@ REFUSED = {
         "5 processes cannot share a batch of 12 texts (data.batch_size) evenly; give a multiple of 5, as --set "
         "data.batch_size=15",
     ),
+    "parameters that one process is to share out": (
+        {},
+        ("--set", "strategy=fsdp"),
+        "strategy: fsdp cannot share out the parameters: it needs several processes, and this is the only one "
+        "(--devices N, or torchrun); it needs GPUs",
+    ),
+    "parameters that are to be shared out on a CPU": (
+        {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+        ("--set", "strategy=fsdp"),
+        "strategy: fsdp cannot share out the parameters: it needs GPUs, and this is the cpu; no part of this "
+        "language_model names blocks that can be gathered one by one (sharded_blocks); use --set strategy=ddp",
+    ),
     "an environment that says nothing sensible": (
         {"WORLD_SIZE": "two", "RANK": "0"},
         (),

@@ -385,3 +385,14 @@ def test_built_in_list_in_batches(words_corpus):
     expected = train.probabilities()[0] * seen.total()
     assert train.texts[0] == "the"
     assert abs(seen["the"] - expected) < 5 * np.sqrt(expected)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 40])
+def test_processes_share_batches_of_an_evaluation_as_many_for_each(split, size):
+    evaluation = batches_of(split, weighted=True, batch_size=32, buckets=BUCKETS)
+    shares = [evaluation.share(rank, size) for rank in range(size)]
+    assert {len(share) for share in shares} == {-(-len(evaluation) // size)}
+    own = [batch for batches in itertools.zip_longest(*shares) for batch in batches]
+    for batch, given in zip(own, evaluation, strict=False):
+        assert batch is given
+    assert all(float(batch.weights.sum()) == 0 for batch in own[len(evaluation) :])

@@ -9,6 +9,7 @@ from ppl_text.recipes import recipe_names
 from ppl_text.recipes.config import as_schedule, as_schedules, load_config, recipe_tree
 from ppl_text.recipes.errors import Errors, RecipeError, checked_options
 from ppl_text.recipes.plain_yaml import parse_yaml
+from ppl_text.recipes.start import resumed_config
 from ppl_text.recipes.tree import parse_assignments
 
 
@@ -149,6 +150,15 @@ def test_a_lone_error_stays_what_it_is():
 def test_a_bug_is_not_taken_for_a_fault():
     with pytest.raises(ZeroDivisionError):
         Errors().attempt(lambda: 1 // 0)
+
+
+def test_a_resumed_run_may_hold_its_parameters_otherwise(tmp_path):
+    config = load_config("verses-della", {"strategy": "fsdp"})
+    (tmp_path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+    assert resumed_config(tmp_path, config, {}).strategy == "fsdp"
+    assert resumed_config(tmp_path, config, {"strategy": "ddp"}) == config.model_copy(update={"strategy": "ddp"})
+    with pytest.raises(RecipeError, match="strategy"):
+        resumed_config(tmp_path, config, {"strategy": "dpp"})
 
 
 def test_devices_are_found_or_refused(monkeypatch):

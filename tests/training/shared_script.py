@@ -1,8 +1,9 @@
 """Trains recipes in each process that ``torchrun`` has started, on noise that does not depend on their number.
 
-``python shared_script.py FOLDER RECIPES.json``: the file has a list of [name, changes]. The rows of every draw are
-those that one process would draw for the whole batch, shared out as the texts are; so all trainings are the same one.
-Each process writes FOLDER/RECIPE/RANK.txt, a sum over all that it holds at the end.
+``python shared_script.py FOLDER RUNS.json``: the file has a list of [name, recipe, changes, whether it
+is resumed]. The rows of every draw are those that one process would draw for the whole batch, shared out as the texts
+are; so all trainings are the same one. Each process writes FOLDER/NAME/RANK.json: a sum over all that the programs hold
+at the end, and how many bytes of the parameters it keeps for that; or the error of a training that diverges.
 """
 
 import json
@@ -12,12 +13,14 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ppl_text.core.errors import NonFiniteLossError
 from ppl_text.core.processes import own_place
 from ppl_text.nn.codebook import CodeBook
 from ppl_text.recipes import build
 from ppl_text.recipes.config import load_config
 from ppl_text.training import trainer as training
 from ppl_text.training.programs import own_random_numbers
+from ppl_text.training.sharding import saved_state
 
 ROWS = 38
 """Texts of a batch: no other size in the programs is this, nor half of it."""
@@ -63,12 +66,12 @@ class CommonNoise(TorchDispatchMode):
         return values if axis is None else values.movedim(axis, 0)[self.own :: self.of].movedim(0, axis).contiguous()
 
 
-def main(folder, recipes):
+def main(folder, runs):
     torch.set_num_threads(1)
     place = own_place()
     seed_all = training.seed_all
     training.seed_all = lambda seed: seed_all(seed - place.rank)  # one seed for all
-    for recipe, changes in recipes:
+    for name, recipe, changes, resumed in runs:
         config = load_config(recipe, {**changes, "data.batch_size": ROWS})
         fabric = build.build_fabric(config, place)
         if place.size > 1:
@@ -82,11 +85,17 @@ def main(folder, recipes):
             book.sums.copy_(book.codes)
         objective = build.build_objective(config)
         with own_random_numbers(fabric.device):
-            trainer = build.build_trainer(config, corpus, programs, objective, folder / recipe, fabric, None)
-            with CommonNoise(place):
-                trainer.fit()
-        held = sum(value.double().sum().item() for value in torch.nn.ModuleList(programs).state_dict().values())
-        (folder / recipe / f"{place.rank}.txt").write_text(repr(held))
+            trainer = build.build_trainer(config, corpus, programs, objective, folder / name, fabric, None)
+            try:
+                with CommonNoise(place):
+                    trainer.fit(resume=resumed)
+            except NonFiniteLossError as error:
+                (folder / name / f"{place.rank}.json").write_text(json.dumps({"error": str(error)}))
+                continue
+        held = torch.nn.ModuleList(programs)
+        total = sum(value.double().sum().item() for value in saved_state(held).values())
+        kept = sum(getattr(value, "_local_tensor", value).nbytes for value in held.parameters())
+        (folder / name / f"{place.rank}.json").write_text(json.dumps({"sum": total, "bytes": kept}))
 
 
 if __name__ == "__main__":
