@@ -124,7 +124,9 @@ def commands(folder: Path, words: str, sentences: str) -> dict[str, Callable[[],
     """Whole commands by name, each on what those before it have left."""
     import ppl_text as pt
 
-    build.build_fabric = lambda config: pretended.fabric({"32": "32-true", "bf16": "bf16-mixed"}[config.precision])
+    build.build_fabric = lambda config, _=None: pretended.fabric(
+        {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
+    )
     word_run, sentence_run = folder / "words", folder / "sentences"
     tiny = {**cases.TINY, "data.corpus": words}
     small = {**cases.SMALL, "data.corpus": sentences}
