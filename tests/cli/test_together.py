@@ -124,6 +124,16 @@ def test_a_signal_saves_once_and_ends_all(line, environment, tmp_path, name):
     assert f"Go on with: python -m ppl_text fit --resume {tmp_path / 'run'}" in err
 
 
+@TWO_CPUS
+def test_a_loss_that_is_not_finite_ends_all_at_one_step_with_one_message(line, environment, tmp_path):
+    wild = ("--set", "training.lr=1e38", "--set", "training.clip_norm=null", "--steps", 50)
+    done = run_process(line("--devices", 2, "--out", tmp_path / "run", *wild), environment)
+    assert done.status == 1
+    assert done.err.count("error: ") == done.err.count("error: step ") == 1
+    assert "Training stopped and nothing was restored" in done.err
+    assert "Traceback" not in done.err
+
+
 REFUSED = {
     "more devices than CPUs": ({}, ("--devices", 4096), "--devices 4096: this process may use"),
     "no device": ({}, ("--devices", 0), "--devices"),
