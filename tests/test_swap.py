@@ -196,6 +196,15 @@ def test_a_child_can_be_a_parent(child, tmp_path):
     assert swap.before_after(grandchild).before == swap.before_after(child).after
 
 
+def test_a_child_of_a_run_whose_processes_held_parts_is_trained_in_one(copied):
+    path = copied / "config.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("strategy: ddp", "strategy: fsdp"), encoding="utf-8")
+    assert pt.load(copied).config.strategy == "fsdp"
+    assert swap.child_parts(pt.load(copied), "tril", steps=2).config.strategy == "ddp"
+    with pytest.raises(UserError, match="it needs several processes, and this is the only one"):
+        pt.load(copied).swap_guide("tril", steps=2, set={"strategy": "fsdp"})
+
+
 def test_a_parent_that_has_changed_or_is_gone_is_told(copied, tmp_path):
     found = pt.load(copied).swap_guide("tril", steps=2, out=tmp_path / "child")
     config, weights_file = str(found.folder / "config.yaml"), copied / "model.safetensors"

@@ -131,11 +131,11 @@ def child_parts(
         {
             **_stretched_training(parent, steps),
             **({} if trained is None else {"training.train": trained}),
+            "strategy": "ddp",
             **changes,
             "training.steps": steps,
             "seed": parent.config.seed if seed is None else seed,
             "device": parent.config.device,
-            "strategy": "ddp",
             "parent": str(parent.folder),
             "parent_weights": weights_digest(parent.folder / folders.WEIGHTS),
             **({} if name is None else {"guide.name": name}),

@@ -82,8 +82,7 @@ def part_of(tensor: Tensor, like: Tensor) -> Tensor:
     from torch.distributed.tensor import distribute_tensor
 
     parted: Any = like
-    # Each process has the whole tensor, so that nothing is sent.
-    return distribute_tensor(tensor.to(parted.device), parted.device_mesh, parted.placements, src_data_rank=None)
+    return distribute_tensor(tensor.to(parted.device), parted.device_mesh, parted.placements)
 
 
 def parts_of(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
