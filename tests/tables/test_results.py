@@ -15,7 +15,7 @@ from ppl_text.tables.table import Column, load_table, parse_table
 
 VERSION = WordMeasure.version
 
-RESULT_FILES = sorted((Path(__file__).resolve().parents[2] / "docs").rglob("*.json"))
+RESULT_FILES = sorted((Path(__file__).resolve().parents[2] / "docs" / "reproduction").glob("*.json"))
 """What the tables of the pages are made of."""
 
 TABLE = parse_table(
