@@ -22,6 +22,9 @@ from ..core.processes import ALONE, Place, own_place
 
 UNTOUCHED = "what was saved before is untouched"
 
+MISTAKES = (UserError, click.ClickException)
+"""Errors that all processes of a machine meet before they come together."""
+
 IN_COMMON = (Interrupted, NonFiniteLossError, ProcessLostError)
 """Errors that all processes of a training meet together."""
 
@@ -35,6 +38,9 @@ def run_command(command: click.Command) -> None:
     Exit status: 0 done, 2 a user's mistake, 1 the machine's fault, 130/143 interrupted by SIGINT/SIGTERM.
     """
     limit_memory()
+    if speaker().size > 1:
+        # What torch's own code says to each process, of what is meant to be.
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot show a letter gets a substitute for it.
         getattr(stream, "reconfigure", lambda **_: None)(errors="replace")
@@ -133,4 +139,6 @@ def is_heard(error: Exception) -> bool:
     place = speaker()
     distributed = sys.modules.get("torch.distributed")
     met = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    return place.is_first or (not isinstance(error, IN_COMMON) if met else place.is_first_here)
+    if place.is_first:
+        return True
+    return not isinstance(error, IN_COMMON) if met else place.is_first_here or not isinstance(error, MISTAKES)

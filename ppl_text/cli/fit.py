@@ -7,7 +7,7 @@ import click
 from ..core.processes import own_place
 from .command import Command
 from .output import COUNT, SEED, TRUST, command_progress, print_report, report_values, result
-from .together import end_together, refuse_devices
+from .together import end_together, end_with_parent, refuse_devices
 
 
 @click.command(cls=Command, together=True)
@@ -44,6 +44,7 @@ def fit(
     as the config.yaml of a run, is accepted too. Ctrl-C saves and stops; --resume goes on. With --devices N, or
     started by torchrun, several processes train one model.
     """
+    end_with_parent()
     if devices is not None:
         refuse_devices(devices)
         if devices > 1 and own_place().size == 1:

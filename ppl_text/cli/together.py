@@ -17,8 +17,11 @@ from ..core.errors import ProcessLostError, UserError
 from ..core.processes import MEETING, VARIABLES, own_place
 from .command import own_words
 
-PATIENCE = 60.0
-"""Seconds in which the others have to end by themselves once one has failed, before they are stopped."""
+PATIENCE = 15.0
+"""Seconds in which the others have to end by themselves once one has failed, and again once they were asked to."""
+
+PARENT = "PPL_TEXT_TOGETHER"
+"""Variable by which a process knows the pid of the command that has started it with others."""
 
 PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 """Signals that the processes are given in the place of this one; a lost terminal stops them like SIGTERM."""
@@ -26,13 +29,13 @@ PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 
 def refuse_devices(devices: int) -> None:
     """Raise :class:`UserError` for more processes than there are CPUs, or where others were started otherwise."""
-    place, there = own_place(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    place, there = own_place(), _cpus()
     if place.size > 1 and devices != place.local_size:
         raise UserError(
             f"--devices {devices}, and {place.local_size} processes have been started on this machine; leave --devices "
             "out, as torchrun says how many there are"
         )
-    if there is not None and devices > there:
+    if devices > there:
         raise UserError(
             f"--devices {devices}: this process may use {there} CPUs, and each device needs one at least; give "
             f"--devices {there} or fewer"
@@ -54,14 +57,17 @@ def train_together(devices: int, arguments: Sequence[str]) -> int:
         VARIABLES["size"]: str(devices),
         VARIABLES["local_size"]: str(devices),
     }
-    common.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    processes = []
-    for index in range(devices):
-        own = {**common, VARIABLES["rank"]: str(index), VARIABLES["local_rank"]: str(index)}
-        # In a group of its own: a key pressed on the terminal reaches it once, through this process.
-        silent = None if index == 0 else subprocess.DEVNULL
-        processes.append(subprocess.Popen(command, env=own, stdout=silent, process_group=0))
-    with _passing_on(lambda number: _send(processes, number)):
+    common.setdefault("OMP_NUM_THREADS", str(max(1, _cpus() // devices)))
+    common[PARENT] = str(os.getpid())
+    processes: list[subprocess.Popen[bytes]] = []
+    with _passing_on(lambda number: _send(processes, number)) as heard:
+        for index in range(devices):
+            own = {**common, VARIABLES["rank"]: str(index), VARIABLES["local_rank"]: str(index)}
+            # In a group of its own: a key pressed on the terminal reaches it once, through this process.
+            silent = None if index == 0 else subprocess.DEVNULL
+            processes.append(subprocess.Popen(command, env=own, stdout=silent, process_group=0))
+        for number in heard:
+            _send(processes[-1:], number)
         _wait(processes)
     first = processes[0].returncode
     if first < 0:
@@ -92,18 +98,39 @@ def _send(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
 
 
 @contextmanager
-def _passing_on(send: Callable[[int], None]) -> Iterator[None]:
-    """Context in which signals go to the processes alone, which save, say so and end."""
-    before = {}
+def _passing_on(send: Callable[[int], None]) -> Iterator[list[int]]:
+    """Context in which signals go to the processes alone, which save, say so and end; it gives those that have come."""
+    before, heard = {}, list[int]()
+
+    def pass_on(number: int) -> None:
+        heard.append(number)
+        send(number)
+
     for name in PASSED_ON:
         if (number := getattr(signal, name, None)) is not None:
             other = signal.SIGTERM if name == "SIGHUP" else number
-            before[number] = signal.signal(number, lambda *_, other=other: send(other))
+            before[number] = signal.signal(number, lambda *_, other=other: pass_on(other))
     try:
-        yield
+        yield heard
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+def end_with_parent() -> None:
+    """Let this process be stopped when the command that started it with others is killed, where the system can."""
+    if not (parent := os.environ.get(PARENT)) or not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):
+        raise ProcessLostError("the command that started this process with others is gone.")
+
+
+def _cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -56,6 +56,17 @@ def locked_in_turn(path: Path, place: Path, waiting: Callable[[str], object]) ->
         yield
 
 
+def is_alive(pid: int) -> bool:
+    """Tell whether a process of this machine is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 def refuse_locked(path: Path, place: Path) -> None:
     """Raise :class:`RunFolderError` where another process holds the lock file; it is not made here."""
     try:

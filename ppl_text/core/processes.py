@@ -55,13 +55,17 @@ class Place(NamedTuple):
 ALONE = Place()
 """That of the only process."""
 
+_parted: list[bool] = []
+
 
 def own_place(variables: Mapping[str, str] | None = None) -> Place:
     """Return the place of this process; that of a single one where nobody has started several.
 
-    ``variables``: the environment; default: the process's. Raises :class:`UserError` for values that contradict each
-    other.
+    ``variables``: the environment; default: the process's, which no longer counts once the processes have parted.
+    Raises :class:`UserError` for values that contradict each other.
     """
+    if variables is None and _parted:
+        return ALONE
     variables = os.environ if variables is None else variables
     if not {"WORLD_SIZE", "RANK"} <= variables.keys():
         return ALONE
@@ -81,3 +85,8 @@ def own_place(variables: Mapping[str, str] | None = None) -> Place:
             "torchrun --nproc-per-node=N -m ppl_text fit …, or unset these variables"
         ) from None
     return place
+
+
+def part() -> None:
+    """Say that those who trained together have parted: from now on this process is alone."""
+    _parted.append(True)

@@ -6,10 +6,13 @@ all that decides how they become ids. It is whole or not there, and one process 
 
 from __future__ import annotations
 
+import errno
+import glob
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ppl_text.core.atomic import refused, write_atomically
 from ppl_text.core.errors import DataError, UserError
-from ppl_text.core.locks import locked_in_turn
+from ppl_text.core.locks import is_alive, locked_in_turn
 from ppl_text.core.reading import read_regular
 from ppl_text.core.watching import tell
 
@@ -55,6 +58,11 @@ CACHE = "PPL_TEXT_CACHE"
 """Environment variable that names the folder in which caches lie."""
 
 FACTS, TOKENIZER = "facts.json", "tokenizer.json"
+
+PARTIAL = ".partial"
+"""Ending of a folder that is being written, which has the name of the process that writes it."""
+
+_HOST = "".join(letter if letter.isalnum() else "_" for letter in socket.gethostname())
 
 FILES = {FACTS, TOKENIZER, *(f"{split}.{name}" for split in SPLITS for name in KINDS)}
 """All that a folder of the cache holds."""
@@ -133,7 +141,7 @@ def streamed(
         facts, tokenizer = _made_once(folder, maker, notes)
     except _DamagedError as damage:
         notes.append(f"warning: {damage}: {folder} is made anew")
-        facts, tokenizer = _made_once(folder, maker, notes, anew=True)
+        facts, tokenizer = _made_once(folder, maker, notes)
     splits = {split: maker.split(folder, split, facts.splits[split], tokenizer) for split in SPLITS}
     size = sum(path.stat().st_size for path in folder.iterdir())
     rows = sum(len(split) for split in splits.values())
@@ -195,16 +203,17 @@ def _digest(path: Path) -> str:
 # -- making it --------------------------------------------------------------------------------------
 
 
-def _made_once(folder: Path, maker: _Maker, notes: list[str], *, anew: bool = False) -> tuple[Facts, Tokenizer]:
-    """Make a folder of the cache, or wait for the process that makes it; ``anew``: in the place of a damaged one."""
+def _made_once(folder: Path, maker: _Maker, notes: list[str]) -> tuple[Facts, Tokenizer]:
+    """Make a folder of the cache, in the place of a damaged one, or wait for the process that makes it."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked_in_turn(folder.with_suffix(".lock"), folder, lambda who: tell(f"waiting: {who}")):
-            if anew:
-                _remove(folder)
             try:
                 return _checked(folder, maker.key)
             except FileNotFoundError:
+                maker.make(folder)
+            except _DamagedError:
+                _remove(folder)
                 maker.make(folder)
     except OSError as error:
         raise UserError(
@@ -220,6 +229,13 @@ def _remove(folder: Path) -> None:
     if foreign or folder.is_symlink():
         raise UserError(f"{folder} is no cache of data.stream: it holds {', '.join(foreign[:3])}; move it elsewhere")
     shutil.rmtree(folder)
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what processes of this machine that were killed have left beside a folder of the cache."""
+    for path in folder.parent.glob(f"{glob.escape(folder.name)}.{glob.escape(_HOST)}-*{PARTIAL}"):
+        if not is_alive(int(path.name.removesuffix(PARTIAL).rpartition("-")[2])):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Maker:
@@ -266,14 +282,16 @@ class _Maker:
         return StoredSplit(side, Long(facts.truncated, facts.dropped), facts.fingerprint)
 
     def make(self, folder: Path) -> None:
-        """Write the folder, whole or not at all."""
-        partial_folder = folder.with_suffix(".partial")
-        # What a killed process has left.
-        shutil.rmtree(partial_folder, ignore_errors=True)
+        """Write the folder, whole or not at all; that of another process that was first, and no lock held, stays."""
+        _remove_orphans(folder)
+        partial_folder = folder.with_name(f"{folder.name}.{_HOST}-{os.getpid()}{PARTIAL}")
         try:
             partial_folder.mkdir()
             self._write(partial_folder)
             os.replace(partial_folder, folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
         finally:
             shutil.rmtree(partial_folder, ignore_errors=True)
 

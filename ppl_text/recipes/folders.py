@@ -157,12 +157,15 @@ def start_over(folder: Path) -> str:
 def resume_command(folder: Path) -> str:
     """Return the command that goes on with an unfinished run: from its checkpoint, or from the start without one.
 
-    What has nothing of worth in it is started over in its place, anything else in another one.
+    What has nothing of worth in it is started over in its place, anything else in another one. Processes of one machine
+    that train together go on as many.
     """
     resume = f"--resume {quoted_path(folder)}" if has_checkpoint(folder) else quoted_path(folder / CONFIG)
     if is_unstarted(folder):
         resume += f" --resume auto --out {quoted_path(folder)}"
-    return f"python -m ppl_text fit {resume}{trusting(folder)}"
+    place = own_place()
+    together = f" --devices {place.size}" if place.size > 1 and place.nodes == 1 else ""
+    return f"python -m ppl_text fit {resume}{together}{trusting(folder)}"
 
 
 def go_on(folder: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -19,12 +18,12 @@ from torch import nn
 from ..core.batch import Batch
 from ..core.errors import CheckpointError, Interrupted, PplTextError, ProcessLostError, RunFolderError, UserError
 from ..core.limits import pass_on_memory_errors
-from ..core.processes import own_place
+from ..core.processes import own_place, part
 from ..core.protocols import Estimate, Objective
 from ..data.corpus import Corpus
 from ..evaluation.storytelling import is_conditional
 from ..objectives.sites import check_sites
-from ..training.machine import torch_threads
+from ..training.machine import is_lost, torch_threads
 from ..training.options import TrainingResult
 from ..training.progress import Progress
 from ..training.random_numbers import random_numbers_kept
@@ -125,15 +124,28 @@ def joined(fabric: Fabric) -> Iterator[None]:
     if fabric.world_size == 1:
         yield
         return
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # some stages need it
     for library in ("lightning_fabric", "lightning_utilities"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    fabric.launch()
+    with meeting("before the training began, and nothing was written"):
+        fabric.launch()
     yield
-    fabric.barrier()
+    with meeting("after the last step, and all is saved"):
+        fabric.barrier()
     torch.distributed.destroy_process_group()
+    part()
     if not fabric.is_global_zero:
         sys.exit(0)
+
+
+@contextmanager
+def meeting(when: str) -> Iterator[None]:
+    """Context in which a process that does not come to where all meet is told as one that is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise ProcessLostError(f"another process of this training is gone {when}.") from error
 
 
 def begin_with_others(config: RunConfig, corpus: Corpus, programs: build.Programs) -> None:

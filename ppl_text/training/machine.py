@@ -90,11 +90,13 @@ class Ranks:
         """Return the mean of a tensor over all processes."""
         return values if self.size == 1 else self.total(values) / self.size
 
-    def largest(self, number: int) -> int:
-        """Return the largest number that any process holds."""
+    def largest(self, *numbers: int) -> list[int]:
+        """Return, for each number, the largest that any process holds in its place."""
         if self.size == 1:
-            return number
-        return int(self._fabric.all_reduce(torch.tensor(number, device=self._fabric.device), reduce_op="max").item())
+            return list(numbers)
+        held = torch.tensor(numbers, device=self._fabric.device)
+        found: list[int] = self._fabric.all_reduce(held, reduce_op="max").tolist()
+        return found
 
     def gather(self, value: Any) -> list[Any]:
         """Collect one object of each process, in order, in every process."""
@@ -119,7 +121,11 @@ def is_lost(error: RuntimeError) -> bool:
     if not torch.distributed.is_available():
         return False
     named = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError, torch.distributed.DistStoreError)
-    return isinstance(error, named) or "gloo" in str(error).lower()
+    return isinstance(error, named) or any(saying in str(error) for saying in _LOST)
+
+
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting", "Socket closed")
+"""How gloo says that another process is gone; it raises a plain ``RuntimeError``."""
 
 
 def _git(folder: Path, *arguments: str) -> str:

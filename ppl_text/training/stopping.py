@@ -6,6 +6,7 @@ import math
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -222,18 +223,45 @@ def pyro_validated() -> Iterator[None]:
         raise UserError(f"model, guide or data do not pass Pyro's validation: {text}") from error
 
 
+class Agreement:
+    """Ask all processes of a training for signals about every :data:`SECONDS`, at the same steps in each of them.
+
+    How many steps that is follows from the pace of the slowest, which they tell each other by the way.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks, self._next, self._last = ranks, 0, (0, time.monotonic())
+
+    def __call__(self, step: int, number: int) -> int:
+        """Return the signal that all obey after this step, or 0; ``number``: that which this process has heard."""
+        if step < self._next:
+            return 0
+        (before, then), now = self._last, time.monotonic()
+        made = max(1, step - before)
+        number, slowest = self._ranks.largest(number, int(1e6 * (now - then) / made))
+        self._next = step + max(1, min(2 * made, int(1e6 * SECONDS) // max(1, slowest)))
+        self._last = step, now
+        return number
+
+
+SECONDS = 5.0
+"""Between two agreements of parallel processes, about."""
+
+
 class StopSignals:
     """Context in which a first SIGINT or SIGTERM only sets ``number``; the handlers before it come back at the end.
 
     Whoever works asks for ``number`` between two batches, or is interrupted where it says so (:meth:`raising`). A
     second signal raises :class:`Stopped` at once, also while a checkpoint is being written, which is whole or not
     there; those after it do nothing. The handlers are set even where a background job inherited "ignored" for SIGINT: a
-    signal that someone sends is meant. Outside of the main thread, where Python allows no handlers, the context does
-    nothing.
+    signal that someone sends is meant. ``grace``: seconds in which the same signal, come again, is the same one, since
+    who starts several processes passes on what they have had already. Outside of the main thread, where Python allows
+    no handlers, the context does nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, grace: float = 0.0) -> None:
         self.number, self.at_once, self._raises = 0, False, False
+        self._grace, self._heard = grace, 0.0
         self._previous: dict[int, Any] = {}
 
     def polled(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -268,8 +296,10 @@ class StopSignals:
         self._previous.clear()
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.at_once:
+        again = number == self.number and time.monotonic() - self._heard < self._grace
+        if self.at_once or again:
             return
+        self._heard = time.monotonic()
         self.at_once = bool(self.number)
         self.number = self.number or number
         if self.at_once or self._raises:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from ..core.batch import Batch
 from ..core.errors import NonFiniteLossError, RunFolderError
-from ..core.signals import Stopped
+from ..core.signals import GRACE, Stopped
 from ..objectives import sites
 from .capture import Captured, Graphs
 from .checkpoints import RunFiles
@@ -30,6 +30,7 @@ from .random_numbers import seed_all, seed_of
 from .records import Clock, StepRecord, ValidationRecord
 from .state import Counters, Stage, TrainingState, check_trained
 from .stopping import (
+    Agreement,
     Guard,
     NonFinite,
     StopSignals,
@@ -108,7 +109,8 @@ class Trainer:
         self._ranks = Ranks(self._fabric)
         self._progress = progress if progress is not None and self._ranks.is_first else Quiet()
         self._validation, self._statistics = validation, statistics
-        self._signals, self._working = StopSignals(), working_of(self._progress)
+        self._signals = StopSignals(GRACE if self._ranks.size > 1 else 0.0)
+        self._agreement, self._working = Agreement(self._ranks), working_of(self._progress)
         self._monitor, self._remark, self._seed = monitor, "", seed
         told = self._progress.message
         self._files = RunFiles(
@@ -479,10 +481,9 @@ class Trainer:
         return explain_non_finite(error, self._joint, batch, self._fabric, last)
 
     def _stop_signal(self) -> int:
-        """Return the signal to obey now, or 0; parallel processes agree on one, at the log interval."""
-        if self._ranks.size == 1:
-            return self._signals.number
-        return self._ranks.largest(self._signals.number) if self._state.due(self._state.stage.options.log_every) else 0
+        """Return the signal to obey now, or 0; parallel processes agree on one."""
+        number = self._signals.number
+        return number if self._ranks.size == 1 else self._agreement(self._state.counters.step, number)
 
     def _result(self) -> TrainingResult:
         counters = self._state.counters

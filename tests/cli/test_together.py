@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -66,6 +67,7 @@ def test_a_run_goes_on_with_other_processes_as_if_nothing_had_changed(line, envi
     for said in (begun.err, resumed.err):
         assert "Traceback" not in said
         assert "Initializing" not in said  # what the libraries say of the meeting
+        assert "[rank" not in said
         assert said.count("training: ") == 1
 
 
@@ -115,13 +117,45 @@ def test_a_lost_process_ends_the_others_with_one_message(line, environment, tmp_
 @TWO_CPUS
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_saves_once_and_ends_all(line, environment, tmp_path, name):
-    process, _, seen = started(line, environment, tmp_path / "run")
+    process, children, seen = started(line, environment, tmp_path / "run", "--set", "training.log_every=1500")
     process.send_signal(getattr(signal, name))
+    for child in children:
+        os.kill(child, getattr(signal, name))  # as a group of processes gets it: once more, and at once
     status, out, err = ended(process, seen)
     assert status == 128 + getattr(signal, name)
     assert out == ""
     assert err.count("error: ") == err.count(f"error: stopped by {name} after step ") == 1
-    assert f"Go on with: python -m ppl_text fit --resume {tmp_path / 'run'}" in err
+    assert f"Go on with: python -m ppl_text fit --resume {tmp_path / 'run'} --devices 2" in err
+
+
+@TWO_CPUS
+@pytest.mark.skipif(not os.path.exists(CHILDREN.format(os.getpid())), reason="finds children as Linux does")
+def test_processes_end_with_the_command_that_started_them(line, environment, tmp_path):
+    process, _, seen = started(line, environment, tmp_path / "run")
+    process.kill()
+    _, err = process.communicate(timeout=240)  # until they all have let go of the stream of errors
+    assert "error: stopped by SIGTERM after step" in seen + err
+
+
+SCRIPT = """
+import sys
+import ppl_text as pt
+run = pt.fit("words-gru8", data=sys.argv[1], steps=2, device="cpu", out=sys.argv[2], set={
+    "data.batch_size": 12, "data.validation_sentences": 16, "report.sentences": 8, "report.particles": 2,
+    "report.samples": 2, "training.log_every": 1})
+print("again", pt.fit("words-gru8", data=sys.argv[1], steps=1, device="cpu", out=sys.argv[2] + "-2", set={
+    "data.batch_size": 11, "report.sentences": 8, "report.particles": 2, "report.samples": 2}).finished)
+"""
+
+
+@TWO_CPUS
+def test_a_script_goes_on_in_its_first_process_alone(environment, tmp_path, word_list):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = run_process([*start, str(word_list), str(tmp_path / "run")], environment)
+    assert done.status == 0, done.err[-3000:]
+    assert done.out.count("again True") == 1
 
 
 @TWO_CPUS

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import threading
 
 import numpy as np
@@ -247,11 +248,39 @@ def test_what_a_killed_process_left_is_no_obstacle(tmp_path, cache, lines, monke
     path = write(tmp_path / "a.txt", lines)
     here, there = both(path)
     (folder,) = cache.iterdir()
-    shutil.move(folder, folder.with_suffix(".partial"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    shutil.move(folder, folder.with_name(f"{folder.name}.{streams._HOST}-{gone.pid}{streams.PARTIAL}"))
     folder.with_suffix(".lock").write_text("1\n")
     assert_equal(here, loaded(path, stream=True))
     assert [found.name for found in cache.iterdir()] == [folder.name]
     assert there.notes
+
+
+def test_of_several_that_find_damage_only_the_first_mends_it(tmp_path, cache, lines, monkeypatch):
+    path = write(tmp_path / "a.txt", lines)
+    here, _ = both(path)
+    checked, damage = streams._checked, [streams._DamagedError("found by all at once")]
+    monkeypatch.setattr(streams, "_checked", lambda *of: raised(damage.pop()) if damage else checked(*of))
+    monkeypatch.setattr(streams._Maker, "make", lambda *_: pytest.fail("what another process has mended is made anew"))
+    assert_equal(here, loaded(path, stream=True))
+
+
+def raised(error):
+    raise error
+
+
+def test_where_nothing_can_be_locked_the_first_to_finish_is_taken(tmp_path, cache, lines, monkeypatch):
+    path = write(tmp_path / "a.txt", lines)
+    written = streams._Maker._write
+
+    def overtaken(maker, folder):
+        written(maker, folder)
+        shutil.copytree(folder, folder.parent / maker.key)
+
+    monkeypatch.setattr(streams._Maker, "_write", overtaken)
+    assert_equal(*both(path))
+    assert len(list(cache.iterdir())) == 1
 
 
 def test_progress_is_told_by_bytes(tmp_path, cache, lines, monkeypatch):
