@@ -59,11 +59,10 @@ def locked_in_turn(path: Path, place: Path, waiting: Callable[[str], object]) ->
 def is_alive(pid: int) -> bool:
     """Tell whether a process of this machine is there."""
     try:
-        os.kill(pid, 0)
+        with suppress(PermissionError):
+            os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -15,7 +15,7 @@ VARIABLES = {"size": "WORLD_SIZE", "rank": "RANK", "local_size": "LOCAL_WORLD_SI
 """Environment variables that ``torchrun`` sets for each process."""
 
 MEETING = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-"""Where the processes meet, and where they do if nobody says."""
+"""Environment variables that say where the processes meet, and where they do if nobody says."""
 
 
 class Place(NamedTuple):
@@ -85,6 +85,12 @@ def own_place(variables: Mapping[str, str] | None = None) -> Place:
             "torchrun --nproc-per-node=N -m ppl_text fit …, or unset these variables"
         ) from None
     return place
+
+
+def complete_environment(place: Place) -> None:
+    """Set what starters by hand may leave out of the environment: where to meet, and the own number here."""
+    for name, value in {**MEETING, VARIABLES["local_rank"]: str(place.local_rank)}.items():
+        os.environ.setdefault(name, value)
 
 
 def part() -> None:

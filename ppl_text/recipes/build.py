@@ -18,7 +18,7 @@ from ..core.batch import Batch
 from ..core.errors import PplTextError, UserError
 from ..core.latents import of_sentence
 from ..core.limits import pass_on_memory_errors
-from ..core.processes import ALONE, Place
+from ..core.processes import ALONE, Place, complete_environment
 from ..core.protocols import Objective
 from ..core.registry import Registry
 from ..core.vocabulary import Vocabulary
@@ -293,6 +293,7 @@ def build_fabric(config: RunConfig, place: Place = ALONE) -> Fabric:
     if place.size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     check_shared(config, accelerator, place)
+    complete_environment(place)
     return Fabric(
         accelerator=accelerator,
         devices=place.local_size,

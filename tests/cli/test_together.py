@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -135,6 +136,22 @@ def test_processes_end_with_the_command_that_started_them(line, environment, tmp
     process.kill()
     _, err = process.communicate(timeout=240)  # until they all have let go of the stream of errors
     assert "error: stopped by SIGTERM after step" in seen + err
+
+
+@TWO_CPUS
+def test_processes_may_be_started_by_hand(line, environment, tmp_path):
+    """One on each machine, say, without the variables that number those of one machine."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_PORT": str(found.getsockname()[1]), "WORLD_SIZE": "2"}
+    started = [
+        subprocess.Popen(line("--steps", 2, "--out", tmp_path / "run", "-q"), env=environment | meeting | own, **PIPES)
+        for own in ({"RANK": "0"}, {"RANK": "1"})
+    ]
+    ended = [process.communicate(timeout=240) for process in started]
+    assert [process.returncode for process in started] == [0, 0], ended
+    assert b"# Run run" in ended[0][0]
+    assert ended[1] == (b"", b"")
 
 
 SCRIPT = """

@@ -1,9 +1,11 @@
 """Which process of several this is."""
 
+import os
+
 import pytest
 
 from ppl_text.core.errors import UserError
-from ppl_text.core.processes import ALONE, Place, own_place
+from ppl_text.core.processes import ALONE, Place, complete_environment, own_place
 
 
 def test_torchrun_says_who_a_process_is():
@@ -21,6 +23,14 @@ def test_without_its_variables_a_process_is_alone():
 
 def test_one_process_on_each_machine_needs_no_local_variables():
     assert own_place({"WORLD_SIZE": "3", "RANK": "2"}) == Place(size=3, rank=2)
+
+
+def test_what_a_starter_by_hand_leaves_out_is_set_and_nothing_else(monkeypatch):
+    for name in ("MASTER_ADDR", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "4711")
+    complete_environment(Place(size=3, rank=2))
+    assert [os.environ[name] for name in ("MASTER_ADDR", "MASTER_PORT", "LOCAL_RANK")] == ["127.0.0.1", "4711", "0"]
 
 
 @pytest.mark.parametrize(
