@@ -253,24 +253,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("axes", nargs="*", metavar="AXIS", help=f"{', '.join(names)} (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="with every value each (default 5)")
     parser.add_argument("--values", type=int, help="so many of each axis, from the smallest (default: all)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all steps (default cpu)")
-    parser.add_argument("--threads", type=int, help="CPUs and threads (default: all there are)")
-    parser.add_argument("--clock", choices=race.CLOCKS, default="wall", help="processor: beside other programs")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures as data")
+    race.add_common(parser)
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw them, as PNG")
     options = parser.parse_args(arguments)
-    for name in options.axes:
-        if name not in names:
-            parser.error(f"AXIS: expected one of {', '.join(names)}; got '{name}'")
+    race.refuse_unknown(parser, "AXIS", options.axes, names)
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all that was asked for, print the table and draw the figure."""
     options = parse(arguments)
-    race.refuse_without(options.device)
-    threads = race.limit_threads(options.threads)
-    race.like_for_like(options.device)
+    threads = race.begin(options)
     shown = {name: getattr(options, name) for name in ("threads", "rounds", "clock", "device")}
     command = ["python -m benchmarks.growth", *options.axes, *(f"--{name} {value}" for name, value in shown.items())]
     report = {"benchmark": "growth", "command": " ".join(command), **race.circumstances(options, threads), "axes": {}}

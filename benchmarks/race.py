@@ -19,7 +19,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -262,6 +262,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tell(options, raced, {"B": BATCH, "T": STEPS, "D": STATE}, threads)
 
 
+def begin(options: argparse.Namespace) -> int:
+    """Be ready to measure as the common options say; return how many threads there are."""
+    refuse_without(options.device)
+    threads = limit_threads(options.threads)
+    like_for_like(options.device)
+    return threads
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all that is measured."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where all is measured (default cpu)")
+    parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: beside other programs, one thread")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what was found, as data")
+
+
+def refuse_unknown(parser: argparse.ArgumentParser, what: str, given: Sequence[str], known: Iterable[str]) -> None:
+    """End the program, with status 2, where one of the names that were given is not known."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            parser.error(f"{what}: expected one of {', '.join(known)}; got '{name}'")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Options of this race."""
     return parse_for("benchmarks.race", CONTESTANTS, arguments, rounds=40, steps=10, warmup=20)
@@ -275,11 +299,8 @@ def parse_for(
     parser.add_argument("--rounds", type=int, default=rounds, help=f"with every contestant each (default {rounds})")
     parser.add_argument("--steps", type=int, default=steps, help=f"timed steps in a round (default {steps})")
     parser.add_argument("--warmup", type=int, default=warmup, help=f"steps before the clock starts (default {warmup})")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of all contestants (default cpu)")
-    parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="processor: beside other programs, one thread")
+    add_common(parser)
     parser.add_argument("--only", action="append", choices=[*table], help="race this one and ours; repeatable")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write times, ratios and versions here")
     return parser.parse_args(arguments)
 
 

@@ -15,7 +15,6 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,25 +188,18 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="with every contestant each (default 9)")
     parser.add_argument("--steps", type=int, help="timed steps in a round (default 2)")
     parser.add_argument("--warmup", type=int, help="more steps before the clock starts (default 2)")
-    parser.add_argument("--device", choices=["cpu", "cuda"], help="of all contestants (default cpu)")
-    parser.add_argument("--threads", type=int, help="CPUs and threads for everybody (default: all there are)")
-    parser.add_argument("--clock", choices=race.CLOCKS, help="processor: beside other programs, one thread")
+    race.add_common(parser)
     parser.add_argument("--peers", nargs="+", choices=PEERS, help="of these kinds (default: all)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the table as data")
     parser.set_defaults(**DEFAULTS)
     options = parser.parse_args(arguments)
-    for name in options.families:
-        if name not in FAMILIES:
-            parser.error(f"FAMILY: expected one of {', '.join(FAMILIES)}; got '{name}'")
+    race.refuse_unknown(parser, "FAMILY", options.families, FAMILIES)
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure all that was asked for and print the table."""
     options = parse(arguments)
-    race.refuse_without(options.device)
-    threads = race.limit_threads(options.threads)
-    race.like_for_like(options.device)
+    threads = race.begin(options)
     rates = measure_rates(options.device, race.CLOCKS[options.clock], race.waiting(options.device))
     report = report_of(options, threads, rates)
     counts = (options.rounds, options.steps, options.warmup)

@@ -27,11 +27,12 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
+from benchmarks.peers.loop import Loop
 
 KINDS = ("ded-attn", "vattn-h")
 """DED+DAttn and VED+VAttn-h̄: nothing latent, or the text and its attention."""
 
-DROPOUT, CLIP_NORM, RATE = 0.2, 5.0, 4e-3
+DROPOUT, RATE = 0.2, 4e-3
 
 
 class Sizes(NamedTuple):
@@ -104,7 +105,7 @@ class Networks(nn.Module):
         return states, torch.cat([last[0], last[1]], -1)
 
 
-class EncoderDecoder:
+class EncoderDecoder(Loop):
     """The contestant: one kind of model."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
@@ -128,14 +129,9 @@ class EncoderDecoder:
         source, counted, inputs, targets = (part.to(self.device) for part in (source, counted, inputs, targets))
         return Prepared(source, counted, None if (lengths == source.shape[1]).all() else lengths, inputs, targets)
 
-    def step(self, batch: Prepared) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per pair."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.losses(batch).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
+    def loss(self, batch: Prepared) -> Tensor:
+        """Loss of a batch, nats per text."""
+        return self.losses(batch).mean()
 
     def losses(self, batch: Prepared, noise: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Loss of each pair, (B,) nats; ``noise`` of z (B, D) and of a (B, T, M), fresh where none is given."""

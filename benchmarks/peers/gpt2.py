@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers import BEGIN, CLIP_NORM, END, IGNORED, Words
+from benchmarks.peers import BEGIN, END, IGNORED, Words
+from benchmarks.peers.loop import Loop
 
 RATE = 1e-4
 
@@ -43,7 +44,7 @@ class Prepared(NamedTuple):
     labels: Tensor
 
 
-class PlainGPT2:
+class PlainGPT2(Loop):
     """The contestant; ``bf16``: products in bfloat16, parameters and sums in float32, as torch's autocast has it."""
 
     def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes(), *, bf16: bool = False) -> None:  # noqa: B008 - numbers
@@ -75,15 +76,6 @@ class PlainGPT2:
         inputs = torch.cat([torch.full_like(tokens[:, :1], BEGIN), tokens[:, :-1]], 1)
         labels = tokens.masked_fill(torch.arange(tokens.shape[1]) >= lengths[:, None], IGNORED)
         return Prepared(inputs.to(self.device), labels.to(self.device))
-
-    def step(self, batch: Prepared) -> float:
-        """Take one training step with fresh dropout; return the loss, nats per text."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
 
     def loss(self, batch: Prepared) -> Tensor:
         """Loss of a batch, nats per text."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.peers import BEGIN, CLIP_NORM, END, IGNORED, Parameters, Words
+from benchmarks.peers.loop import Loop
 from benchmarks.peers.stock import Programs, Stock, observe
 
 RATE = 1e-3
@@ -51,7 +52,7 @@ class Networks(nn.Module):
         return logits
 
 
-class LanguageModel:
+class LanguageModel(Loop):
     """The contestant: a plain loop."""
 
     def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
@@ -70,15 +71,6 @@ class LanguageModel:
         inputs = torch.cat([torch.full_like(tokens[:, :1], BEGIN), tokens[:, :-1]], 1)
         padding = torch.arange(tokens.shape[1], device=self.device) >= lengths[:, None]
         return Prepared(inputs, (tokens - END).masked_fill(padding, IGNORED))
-
-    def step(self, batch: Prepared) -> float:
-        """Take one training step; return the loss, nats per text."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
 
     def loss(self, batch: Prepared) -> Tensor:
         """Loss of a batch, nats per text."""

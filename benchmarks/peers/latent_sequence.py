@@ -26,12 +26,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
+from benchmarks.peers.loop import Loop
 
 KINDS = ("vae-attn", "gavam", "davam-codes", "davam-prior")
 """What is trained: two models jointly, and the two stages of a third."""
 
 BATCH, STEPS = 32, 24
-DROPOUT, CLIP_NORM, RATE, PRIOR_RATE = 0.5, 5.0, 0.1, 1e-3
+DROPOUT, RATE, PRIOR_RATE = 0.5, 0.1, 1e-3
 COMMITMENT, DECAY, EPSILON, REVIVE = 0.25, 0.99, 1e-5, 1.0
 """lambda; of the moving averages; what smooths their counts; the count below which a code is dead."""
 
@@ -168,7 +169,7 @@ class Networks(nn.Module):
             self.prior = Prior(sizes.latent, 2 * sizes.latent, sizes)
 
 
-class LatentSequences:
+class LatentSequences(Loop):
     """The contestant: one kind of training."""
 
     def __init__(self, kind: str, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008
@@ -195,14 +196,9 @@ class LatentSequences:
         there = torch.arange(tokens.shape[1], device=self.device) < lengths[:, None]
         return Prepared(sentence, sentence[:, :-1], (tokens - END).masked_fill(~there, IGNORED), there)
 
-    def step(self, batch: Prepared) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self.losses(batch).mean()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
+    def loss(self, batch: Prepared) -> Tensor:
+        """Loss of a batch, nats per text."""
+        return self.losses(batch).mean()
 
     def losses(self, batch: Prepared, noise: Tensor | None = None) -> Tensor:
         """Loss of each sentence, (B,) nats; in training the codes move with it."""

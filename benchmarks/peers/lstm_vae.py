@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.peers import BEGIN, END, IGNORED, Parameters, Words
+from benchmarks.peers.loop import Loop
 
 BATCH, STEPS = 32, 24
 VOCABULARY, EMBEDDING, HIDDEN, LATENT = 10_000, 256, 256, 32
-DROPOUT, LEARNING_RATE, CLIP_NORM = 0.5, 1.0, 5.0
+DROPOUT, LEARNING_RATE = 0.5, 1.0
 
 
 class Sizes(NamedTuple):
@@ -74,7 +75,7 @@ class Networks(nn.Module):
         return self.head(self.dropout(states))
 
 
-class LSTMVAE:
+class LSTMVAE(Loop):
     """The contestant: ``step`` takes one training step, ``elbo`` and ``gradients`` leave dropout out."""
 
     def __init__(self, seed: int = 0, device: str = "cpu", sizes: Sizes = Sizes()) -> None:  # noqa: B008 - numbers
@@ -95,15 +96,6 @@ class LSTMVAE:
         targets, rows = (tokens - END).masked_fill(padding, IGNORED), torch.arange(len(tokens), device=self.device)
         return Prepared(sentence, sentence[:, :-1], targets, rows, lengths)
 
-    def step(self, batch: Prepared) -> float:
-        """Take one training step with fresh noise and dropout; return the loss, nats per sentence."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
-
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         """Bound of each sentence, (B,) in nats, with the KL in closed form, from given noise (B, D)."""
         self.networks.eval()
@@ -119,10 +111,10 @@ class LSTMVAE:
         """Gradient of the loss with respect to every parameter, from given noise and without dropout."""
         self.networks.eval()
         self.optimizer.zero_grad(set_to_none=True)
-        self._loss(self.prepare(words), torch.from_numpy(noise).to(self.device)).backward()
+        self.loss(self.prepare(words), torch.from_numpy(noise).to(self.device)).backward()
         return {name: value.grad.cpu().numpy().copy() for name, value in self.networks.named_parameters()}
 
-    def _loss(self, batch: Prepared, noise: Tensor | None = None) -> Tensor:
+    def loss(self, batch: Prepared, noise: Tensor | None = None) -> Tensor:
         mean, log_variance = self.networks.encode(batch)
         z = _draw(mean, log_variance, torch.randn_like(mean) if noise is None else noise)
         logits = self.networks.decode(z, batch).flatten(0, 1)

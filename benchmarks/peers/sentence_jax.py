@@ -21,8 +21,8 @@ from numpyro import handlers
 from numpyro.infer import SVI, TraceMeanField_ELBO
 from numpyro.optim import SGD
 
-from benchmarks.peers import Parameters, Words, jax_device
-from benchmarks.peers.lstm_vae import BEGIN, CLIP_NORM, DROPOUT, END, LEARNING_RATE, LSTMVAE, Sizes
+from benchmarks.peers import CLIP_NORM, Parameters, Words, jax_device
+from benchmarks.peers.lstm_vae import BEGIN, DROPOUT, END, LEARNING_RATE, LSTMVAE, Sizes
 
 
 class JaxSentences(NamedTuple):

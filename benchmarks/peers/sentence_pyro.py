@@ -19,8 +19,8 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from benchmarks.peers import IGNORED, Parameters, Words
-from benchmarks.peers.lstm_vae import CLIP_NORM, LEARNING_RATE, LSTMVAE, Prepared, Sizes
+from benchmarks.peers import CLIP_NORM, IGNORED, Parameters, Words
+from benchmarks.peers.lstm_vae import LEARNING_RATE, LSTMVAE, Prepared, Sizes
 from benchmarks.peers.stock import Programs, Stock
 
 

@@ -17,8 +17,8 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
-from benchmarks.peers import IGNORED
-from benchmarks.peers.encoder_decoder import CLIP_NORM, RATE, EncoderDecoder, Prepared, Sizes
+from benchmarks.peers import CLIP_NORM, IGNORED
+from benchmarks.peers.encoder_decoder import RATE, EncoderDecoder, Prepared, Sizes
 from benchmarks.peers.stock import Programs, Stock, observe
 
 

@@ -25,9 +25,9 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.peers import END, IGNORED, Parameters
+from benchmarks.peers import CLIP_NORM, END, IGNORED, Parameters
 from benchmarks.peers.language_model import LanguageModel, Prepared
-from benchmarks.peers.latent_sequence import CLIP_NORM, DROPOUT, RATE, Sizes
+from benchmarks.peers.latent_sequence import DROPOUT, RATE, Sizes
 from benchmarks.peers.stock import Programs, Stock
 
 CODES = 4

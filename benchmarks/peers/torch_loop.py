@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.peers import CLIP_NORM, LEARNING_RATE, STATE, Parameters, Words, initial_parameters
+from benchmarks.peers import LEARNING_RATE, STATE, Parameters, Words, initial_parameters
+from benchmarks.peers.loop import Loop
 from benchmarks.peers.networks import Networks, TorchWords, prepare
 
 LOG_NORMALISER = 0.5 * STATE * math.log(2 * math.pi)
@@ -35,7 +36,7 @@ class LoopNetworks(Networks):
         self.register_buffer("gather", F.one_hot(rows, STATE).float(), persistent=False)
 
 
-class TorchLoop:
+class TorchLoop(Loop):
     """A contestant that descends minus the mean of ``bound(networks, batch, noise)``, which is (B,)."""
 
     def __init__(self, bound: Bound, seed: int, device: str) -> None:
@@ -50,13 +51,8 @@ class TorchLoop:
     def prepare(self, words: Words) -> TorchWords:
         return prepare(words, self.device)
 
-    def step(self, batch: TorchWords) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = -self.bound(self.networks, batch, torch.randn(*batch.tokens.shape, STATE, device=self.device)).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
-        self.optimizer.step()
-        return loss.item()
+    def loss(self, batch: TorchWords) -> torch.Tensor:
+        return -self.bound(self.networks, batch, torch.randn(*batch.tokens.shape, STATE, device=self.device)).mean()
 
     def elbo(self, words: Words, noise: np.ndarray) -> np.ndarray:
         with torch.no_grad():
