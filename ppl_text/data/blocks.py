@@ -77,7 +77,6 @@ class BlockBatches(EpochBatches):
             "epoch": self._epoch,
             "pool": self._pool,
             "shuffled_from": self._shuffled_from,
-            # Lists, since a checkpoint is asked for tensors of the shapes that a new stream has.
             "left": [rows.tolist() for rows in self._left],
         }
         carried, fresh = np.concatenate(self._left), self._rows_of_pool()
