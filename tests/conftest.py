@@ -86,6 +86,19 @@ def pytest_runtest_setup():
         torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _alone():
+    """Let no test leave word of other processes in the environment: the next would wait for them for ever."""
+    from ppl_text.core.processes import MEETING, VARIABLES
+
+    names = [*VARIABLES.values(), *MEETING]
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    yield
+    for name in names:
+        os.environ.pop(name, None)
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _streams_elsewhere(tmp_path_factory):
     """Let streamed corpora be kept in a temporary folder, by the commands that tests start, too."""
