@@ -13,20 +13,25 @@ STOCK = "stock Pyro, a site per step"
 
 WAYS: dict[str, dict[str, Any]] = {
     "ours, in the trainer": {},
+    "ours, compiled": {"compiled": True},
     "ours, in the trainer, bf16": {"precision": "bf16-mixed"},
     "ours, captured": {"captured": True},
     "ours, captured, bf16": {"captured": True, "precision": "bf16-mixed"},
 }
 """Our step as ``ppl_text fit`` takes it, and the options of :class:`benchmarks.steps.InTrainer` that make it so."""
 
+COMPILED = "ours, compiled"
+"""A CPU's way to record, which takes a compiler a minute or more: raced where it is worth that."""
 
-def _ours(module: str, *kind: str) -> dict[str, str]:
+
+def _ours(module: str, *kind: str, compiled: bool = False) -> dict[str, str]:
     """Our contestants of a module, bare and in the trainer; ``kind``: what they are built with first."""
-    return dict.fromkeys((OURS, *WAYS), ":".join((module, "Ours", *kind)))
+    ways = [way for way in WAYS if compiled or way != COMPILED]
+    return dict.fromkeys((OURS, *ways), ":".join((module, "Ours", *kind)))
 
 
 CONTESTANTS = {
-    **_ours("benchmarks.ours"),
+    **_ours("benchmarks.ours", compiled=True),
     "ours, Pyro taken out": "benchmarks.ours:OursWithoutPyro",
     STOCK: "benchmarks.peers.stock_pyro:build",
     "PyTorch loop": "benchmarks.peers.torch_loop:build",
@@ -103,13 +108,14 @@ REQUIRES = {"NumPyro/JAX, jitted": "numpyro"}
 """Contestants that need a package of the extra ``bench``."""
 
 
-ON_GPU = {*(name for name, options in WAYS.items() if options), "plain GPT-2, bf16"}
+ON_GPU = {*(name for name, options in WAYS.items() if options and name != COMPILED), "plain GPT-2, bf16"}
 """Contestants that a CPU does not know."""
 
 
 def available(table: Mapping[str, str] = CONTESTANTS, device: str = "cpu") -> list[str]:
     """Names whose packages are installed, for this device."""
-    return [name for name in table if (device == "cuda" or name not in ON_GPU) and _runs(REQUIRES.get(name), device)]
+    elsewhere = {COMPILED} if device == "cuda" else ON_GPU
+    return [name for name in table if name not in elsewhere and _runs(REQUIRES.get(name), device)]
 
 
 def build(name: str, seed: int = 0, device: str = "cpu", table: Mapping[str, str] = CONTESTANTS, *more: Any) -> Any:

@@ -48,7 +48,12 @@ class Entrant:
             self._peer.step(self._batch)
 
     def peak_bytes(self) -> int | None:
-        """Most bytes of a step beyond what was held before it; of JAX's, what JAX says, and None where it does not."""
+        """Most bytes of a step beyond what was held before it; of JAX's, what JAX says, and None where it does not.
+
+        None of a recording, too, which holds its memory between the steps.
+        """
+        if getattr(self._peer, "recording", False):
+            return None
         own = getattr(self._peer, "peak_bytes", None)
         if own is not None:
             return own()

@@ -68,8 +68,10 @@ def measure(family: str, kind: Kind, settings: Settings) -> dict[str, Any]:
     ours = build(OURS, 0, "cpu", kind.contestants, *given)
     work, tokens = work_of(ours, ours.prepare(batch)), tokens_of(batch)
     for name, entrant in entrants.items():
-        peak = None if "captured" in name else entrant.peak_bytes()  # a graph holds its memory between the steps
-        rows[name] = {**row(seconds[name], peak, tokens), "share": share(name, seconds, kind, work, settings.rates)}
+        rows[name] = {
+            **row(seconds[name], entrant.peak_bytes(), tokens),
+            "share": share(name, seconds, kind, work, settings.rates),
+        }
         if name in (OURS, *WAYS):
             rows[name]["ratios"] = ratios(name, seconds, kind)
     return {
@@ -86,7 +88,7 @@ def raced_names(kind: Kind, chosen: Sequence[str] = tuple(PEERS)) -> list[str]:
     """Return who races: our step in all its ways, and the peers of the kinds that are chosen."""
     peers = [found for peer, found in kind.peers.items() if isinstance(found, str) and peer in chosen]
     in_bf16 = [f"{peer}, bf16" for peer in peers if f"{peer}, bf16" in kind.contestants]
-    return [OURS, *WAYS, *peers, *in_bf16]
+    return [OURS, *(way for way in WAYS if way in kind.contestants), *peers, *in_bf16]
 
 
 def enter(

@@ -50,7 +50,7 @@ def fit(
         seed: of parameters, batches and noise.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: ``32`` or ``bf16``, of the networks.
-        capture: replay training steps as graphs of the device; default: where it has any.
+        capture: record training steps, as graphs of a GPU (the default there) or compiled for a CPU.
         out: the run's folder; default: the next ``runs/RECIPE-N``.
         resume: the folder of a run to go on with, or ``"auto"``: the newest unfinished run of this recipe.
         trust: run the code that a run keeps which is resumed, or whose ``config.yaml`` is the recipe.

@@ -28,7 +28,7 @@ from .together import end_together, end_with_parent, refuse_devices
 @click.option(
     "--capture/--no-capture",
     default=None,
-    help="Replay training steps as graphs of a GPU; default: where there is one.",
+    help="Record steps: as graphs on a GPU (default), compiled on a CPU (takes a minute).",
 )
 @click.option("--devices", type=COUNT, help="Processes that train together, a GPU or CPUs each; they share each batch.")
 @click.option("--out", type=click.Path(), metavar="DIR", help="Folder of the run; default: the next runs/RECIPE-N.")

@@ -57,6 +57,11 @@ class RunningStatistics(nn.Module):
         if self.training:
             self._noted = tuple(figure.detach() for figure in figures)
 
+    @property
+    def noted(self) -> Figures | None:
+        """Return what was noted last; None where nothing was."""
+        return self._noted
+
     def set_aside(self) -> None:
         """Keep what was noted beside what the batches to come say."""
         if self._noted is not None:

@@ -38,7 +38,7 @@ from ..evaluation.sentences import evaluation_set
 from ..measures import monitor_of
 from ..measures.base import Subject
 from ..nn.statistics import statistics_of
-from ..training.capture import RECORDERS, graphs_on
+from ..training.capture import graphs_on
 from ..training.programs import EVERYTHING, trained_parameters
 from ..training.progress import Progress
 from ..training.random_numbers import random_numbers_kept, seed_all, seed_of
@@ -287,8 +287,6 @@ def build_fabric(config: RunConfig, place: Place = ALONE) -> Fabric:
     if config.device == "cuda" and not has_gpu:
         raise UserError("--device cuda: no CUDA GPU is visible to torch; use --device cpu or auto")
     accelerator = "cuda" if has_gpu and config.device != "cpu" else "cpu"
-    if config.capture and accelerator not in RECORDERS:
-        raise UserError(f"--capture: only a CUDA GPU records graphs, and this is the {accelerator}; leave it out")
     precision: Any = {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
     if place.size == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
@@ -411,7 +409,7 @@ def build_trainer(
         build_monitor(config, subject_of(config, programs, corpus, folder), validation),
         statistics=statistics_batches(config, corpus, place) if statistics_of(*programs) else (),
         seed=config.seed,
-        graphs=None if config.capture is False else graphs_on(fabric.device),
+        graphs=graphs_on(fabric.device, config.capture),
         curves=None if training.log is None else TensorBoard(folder),
     )
 

@@ -106,7 +106,9 @@ class RunConfig(Section):
     strategy: Literal["ddp", "fsdp"] = Field(
         "ddp", description="of several processes: all hold all parameters, or each a part (on GPUs)"
     )
-    capture: bool | None = Field(None, description="replay training steps as graphs of the device; null: if it has any")
+    capture: bool | None = Field(
+        None, description="record training steps: as graphs of a GPU, compiled on a CPU; null: on a GPU"
+    )
 
     @property
     def cures(self) -> str:

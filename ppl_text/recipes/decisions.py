@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..data.corpus import Corpus
-from ..training.capture import RECORDERS
+from ..training.capture import graphs_on
 from ..training.programs import count_parameters
 from . import build, folders
 from .config import RunConfig
@@ -49,8 +49,10 @@ def _because_of_device(config: RunConfig, device: torch.device) -> str:
 def _of_capture(config: RunConfig, device: torch.device) -> str:
     if config.capture is False:
         return "steps: run as they stand (capture: false)"
-    possible = device.type in RECORDERS
-    return "steps: recorded as graphs" if possible else f"steps: run as they stand, since a {device.type} records none"
+    graphs = graphs_on(device, config.capture)
+    if graphs is None:
+        return f"steps: run as they stand, since a {device.type} takes its time to record them (capture: null)"
+    return f"steps: {'recorded as graphs' if graphs.whole else 'their losses and gradients compiled (capture: true)'}"
 
 
 def _of_batches(config: RunConfig, corpus: Corpus) -> str:

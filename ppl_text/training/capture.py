@@ -1,4 +1,4 @@
-"""Record what the device does for one batch as a CUDA graph, and replay it for every later batch of that shape.
+"""Record what a device does for one batch, a GPU as a CUDA graph, and replay it for every later batch of that shape.
 
 A step of two Pyro programs launches thousands of small kernels, and Python takes longer to launch them than the device
 to run them. A graph holds the kernels with the addresses that they read and write, and is launched at once. So
@@ -12,7 +12,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Collection, Hashable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -24,6 +24,7 @@ import ppl_text
 
 from ..core.batch import Batch
 from ..core.errors import UserError
+from .compiled import CompiledGradients
 from .programs import own_random_numbers
 
 WAIT = "called a synchronizing CUDA operation"
@@ -36,14 +37,24 @@ LIBRARIES = ("site-packages", "dist-packages", "lib/python")
 class Graphs(Protocol):
     """What records on one kind of device."""
 
+    whole: bool
+    """Whether a recording may hold a whole update, the optimizer's part as well; else the loss and its gradient."""
+    takes: str
+    """What to say while something is recorded; "" where that takes no time."""
+
+    def __init__(self, device: torch.device) -> None: ...
+
     def eagerly(self, run: Callable[[], Any]) -> Any:
         """Run as recordings run, unrecorded, and return what that returns."""
 
     def watched(self) -> AbstractContextManager[list[str]]:
         """Context that notes where the host waits for the device, a line each: what no recording can hold."""
 
-    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
-        """Return what replays the kernels of ``run``, and what ``run`` returned; nothing is computed yet."""
+    def record(self, run: Callable[[], Any]) -> Callable[[], Any]:
+        """Return what computes again, from the tensors that ``run`` reads, what it does and returns.
+
+        Nothing that outlasts it has been computed by then.
+        """
 
 
 class CudaGraphs:
@@ -51,6 +62,9 @@ class CudaGraphs:
 
     torch closes a pool with the last graph that uses it and refuses to record into it again: later ones get another.
     """
+
+    whole = True
+    takes = ""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -89,7 +103,7 @@ class CudaGraphs:
             finally:
                 torch.cuda.set_sync_debug_mode(mode)
 
-    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+    def record(self, run: Callable[[], Any]) -> Callable[[], Any]:
         """Record on a stream of its own; raises ``RuntimeError`` for what a graph cannot hold."""
         if not self._alive:
             self._pool = torch.cuda.graph_pool_handle()
@@ -97,16 +111,24 @@ class CudaGraphs:
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             found = run()
         self._alive.add(graph)
-        return graph.replay, found
+
+        def replay() -> Any:
+            graph.replay()
+            return found
+
+        return replay
 
 
-RECORDERS: dict[str, Callable[[torch.device], Graphs]] = {"cuda": CudaGraphs}
+RECORDERS: dict[str, type[Graphs]] = {"cuda": CudaGraphs, "cpu": CompiledGradients}
 """Kinds of devices that record."""
 
 
-def graphs_on(device: torch.device) -> Graphs | None:
-    """Return what records on this device; None where nothing does."""
-    return RECORDERS[device.type](device) if device.type in RECORDERS else None
+def graphs_on(device: torch.device, wanted: bool | None = None) -> Graphs | None:
+    """Return what records on this device, None where nothing does; what takes its time only where it is ``wanted``."""
+    recorder = RECORDERS.get(device.type)
+    if recorder is None or wanted is False or (wanted is None and recorder.takes):
+        return None
+    return recorder(device)
 
 
 def describe_wait(frames: traceback.StackSummary) -> str:
@@ -129,11 +151,10 @@ def innermost_line(frames: traceback.StackSummary) -> str:
 
 
 class _Recording(NamedTuple):
-    """One recorded shape: the batch that it reads, how it is replayed, and what it leaves."""
+    """One recorded shape: the batch that it reads, and how it is replayed."""
 
     batch: Batch
     replay: Callable[[], Any]
-    found: Any
 
 
 @dataclass
@@ -150,12 +171,14 @@ class Captured:
         function: reads no Python number that changes from call to call, and draws random numbers from torch's own
             generator of the device only.
         graphs: of the batch's device; None: always as it stands.
-        report: is told, once, why nothing is recorded.
+        report: is told, once, why nothing is recorded, and what takes its time.
+        leaving: context in which a recording that takes its time can be abandoned.
     """
 
     function: Callable[..., Any]
     graphs: Graphs | None
     report: Callable[[str], Any]
+    leaving: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self._recorded: dict[Hashable, _Recording] = {}
@@ -175,8 +198,7 @@ class Captured:
         recording = self._recorded[shape]
         for place, tensor in zip(recording.batch.tensors(), batch.tensors(), strict=True):
             place.copy_(tensor, non_blocking=True)
-        recording.replay()
-        return recording.found
+        return recording.replay()
 
     @property
     def recorded(self) -> Collection[Hashable]:
@@ -199,14 +221,17 @@ class Captured:
 
     def _record(self, graphs: Graphs, batch: Batch, options: tuple[Hashable, ...]) -> _Recording | None:
         own = batch.map(torch.clone)
+        if graphs.takes:
+            self.report(f"{graphs.takes}: batches of {batch.size} x {batch.steps}")
         try:
-            replay, found = graphs.record(lambda: self.function(own, *options))
+            with self.leaving() if graphs.takes else nullcontext():
+                replay = graphs.record(lambda: self.function(own, *options))
         except RuntimeError as error:
             reason = " ".join(str(error).split("\n", 1)[0].split())
             self._give_up(f"{reason} (at {innermost_line(traceback.extract_tb(error.__traceback__))})")
             _check_generator(batch.tokens.device)
             return None
-        return _Recording(own, replay, found)
+        return _Recording(own, replay)
 
     def _give_up(self, reason: str) -> None:
         self.forget()

@@ -72,7 +72,8 @@ class Trainer:
             lag behind. Where there is no batch the latter are taken.
         seed: of the training's random numbers (process r of a parallel run: ``seed + r``).
         keep_checkpoints: how many of the newest checkpoints stay, beside the best one.
-        graphs: records updates and validations as graphs of the device; None: they run as they stand.
+        graphs: records updates of one process, and validations where it records whole steps; None: they run as they
+            stand.
         curves: is given every record beside ``metrics.jsonl``; None: nothing is.
 
     Stages follow each other in one folder and one count of steps, with one stream of batches, and with one optimizer
@@ -211,7 +212,7 @@ class Trainer:
         self._use_optimizer_of(counters.number)
         self._joint.objective = stage.objective
         estimate = partial(estimate_at_one, self._joint, self._fabric)
-        self._estimate = Captured(estimate, self._graphs, self._progress.message)
+        self._estimate = Captured(estimate, self._whole_steps(), self._progress.message)
         self._joint.choose(stage.train)
         self._joint.train()
         self._exchange(self._joint.trained(stage.train))
@@ -238,7 +239,7 @@ class Trainer:
 
     def _guarded(self, optimizer: Optimizer) -> Guard:
         """Make the guard of an optimizer, which from here on may be part of a recorded step."""
-        if self._graphs is not None:
+        if self._whole_steps() is not None:
             make_capturable(optimizer, self._fabric.device)
         return make_guard(self._fabric, optimizer)
 
@@ -246,8 +247,12 @@ class Trainer:
         held = self._trained_in(stage)
         parts = (self._fabric, self._module, self._optimizer, self._guard)
         recorded = (self._graphs, self._progress.message)
-        setting = Setting(*parts, stage.options, held, counters.began, *recorded, stopped=lambda: self._signals.number)
-        return stage.update(setting)
+        signals = (lambda: self._signals.number, self._signals.raising)
+        return stage.update(Setting(*parts, stage.options, held, counters.began, *recorded, *signals))
+
+    def _whole_steps(self) -> Graphs | None:
+        """Return what records whole updates and validations."""
+        return self._graphs if self._graphs is not None and self._graphs.whole else None
 
     def _usable(self, graphs: Graphs | None) -> Graphs | None:
         """Return what records, where the processes of this training can be recorded."""

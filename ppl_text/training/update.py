@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning_fabric import Fabric
@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from ..core.batch import Batch
 from ..core.protocols import Estimate
-from ..nn.statistics import commit, discard, set_aside, statistics_of
+from ..nn.statistics import Figures, commit, discard, set_aside, statistics_of
 from .beta import Beta, Schedules, averaged
 from .capture import Captured, Graphs
 from .machine import Ranks
@@ -26,6 +26,14 @@ from .options import TrainingOptions
 from .programs import Inputs
 from .sharding import whole
 from .stopping import Guard
+
+
+class _Differentiated(NamedTuple):
+    """An estimate, the gradient of its loss by parameter, and what each part with running statistics has noted."""
+
+    estimate: Estimate
+    gradient: tuple[Tensor | None, ...]
+    noted: tuple[Figures | None, ...]
 
 
 class Meters:
@@ -69,8 +77,8 @@ class Setting:
     ``module`` and ``optimizer`` are those that :func:`~ppl_text.training.programs.set_up` returned; ``guard`` stops an
     update whose loss or gradient is not finite; ``parameters`` are those that the stage trains. The schedules of
     ``options`` count from ``began``, the step at which the stage began. ``graphs`` records updates where it is given,
-    with an optimizer that :func:`~ppl_text.training.optimizers.make_capturable` was shown; ``report`` is told where
-    they cannot be recorded.
+    whole ones with an optimizer that :func:`~ppl_text.training.optimizers.make_capturable` was shown; ``report`` is
+    told where they cannot be recorded. ``leaving`` is a context that a signal leaves by ``Stopped``.
     """
 
     fabric: Fabric
@@ -83,6 +91,7 @@ class Setting:
     graphs: Graphs | None = None
     report: Callable[[str], Any] = print
     stopped: Callable[[], int] = lambda: 0
+    leaving: Callable[[], AbstractContextManager[None]] = nullcontext
 
 
 class Update:
@@ -99,7 +108,12 @@ class Update:
         self._stopped = setting.stopped
         self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
         self._statistics, self._ranks = statistics_of(setting.module), Ranks(setting.fabric)
-        self._step = Captured(self._compute, setting.graphs, setting.report)
+        whole = setting.graphs is not None and setting.graphs.whole
+        self._step = Captured(self._compute, setting.graphs if whole else None, setting.report)
+        parts = None if whole else setting.graphs
+        self._gradient = (
+            None if parts is None else Captured(self._differentiate, parts, setting.report, setting.leaving)
+        )
         self._among: dict[str, Sequence[nn.Parameter]] = {}
         self.batch: Batch
         self.beta = Beta(self._schedules_of_beta(setting), setting.fabric.device)
@@ -116,7 +130,7 @@ class Update:
     @property
     def pauses(self) -> bool:
         """Return whether an update may raise ``Stopped`` within, to be gone on with on the same batches later."""
-        return False
+        return self._gradient is not None
 
     @property
     def lr(self) -> float:
@@ -161,11 +175,13 @@ class Update:
     @property
     def recorded(self) -> Collection[Hashable]:
         """Return the kinds of updates that are replayed: shapes of the batch, and what is updated."""
-        return self._step.recorded
+        return self._step.recorded if self._gradient is None else self._gradient.recorded
 
     def forget_recordings(self) -> None:
         """Record updates anew: what they read or write has been put elsewhere."""
         self._step.forget()
+        if self._gradient is not None:
+            self._gradient.forget()
 
     def _descend(self, batch: Batch, step: int, among: str = "") -> Estimate:
         """Take one step down the gradient, of the parameters of that name in ``_among`` alone where one is given.
@@ -226,11 +242,37 @@ class Update:
 
     def _add_gradient(self, batch: Batch, among: str = "", share: Tensor | None = None) -> Estimate:
         """Add the gradient of a batch's loss, or of its ``share`` of it, to those that are there."""
+        if self._gradient is not None and self._gradient.graphs is not None and share is None:
+            return self._take_gradient(self._gradient(batch, among), among)
         estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
         loss = estimate.loss if share is None else share * estimate.loss
         self._guard.loss(loss)
         self._fabric.backward(loss, **({"inputs": self._among[among]} if among else {}))
         return estimate._replace(loss=loss.detach())
+
+    def _differentiate(self, batch: Batch, among: str) -> _Differentiated:
+        """Return the estimate of a batch, the gradient of its loss and what statistics note; change nothing."""
+        estimate: Estimate = self._module(Inputs(batch, self.beta.tensors))
+        reached = self._reached(among)
+        self._fabric.backward(estimate.loss, inputs=list(reached))
+        gradient = tuple(parameter.grad for parameter in reached)
+        for parameter in reached:
+            parameter.grad = None
+        noted = tuple(part.noted for part in self._statistics)
+        return _Differentiated(estimate._replace(loss=estimate.loss.detach()), gradient, noted)
+
+    def _take_gradient(self, found: _Differentiated, among: str) -> Estimate:
+        """Let the gradient, of which there was none, be the parameters', and what was noted the statistics'."""
+        self._guard.loss(found.estimate.loss)
+        for parameter, gradient in zip(self._reached(among), found.gradient, strict=True):
+            parameter.grad = gradient
+        for part, figures in zip(self._statistics, found.noted, strict=True):
+            if figures is not None:
+                part.note(*figures)
+        return found.estimate
+
+    def _reached(self, among: str) -> Sequence[nn.Parameter]:
+        return self._among[among] if among else self._parameters
 
     def _move(self, loss: Tensor) -> Tensor:
         """Change the parameters by the gradients that are there, and the statistics; return the gradients' norm."""

@@ -44,7 +44,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(params=list(contestants.CONTESTANTS), scope="module")
+@pytest.fixture(params=[name for name in contestants.CONTESTANTS if name != contestants.COMPILED], scope="module")
 def peer(request: pytest.FixtureRequest) -> Peer:
     name = request.param
     if name in contestants.REQUIRES:

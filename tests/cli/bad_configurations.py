@@ -43,9 +43,6 @@ NAMES = {
     "unknown corpus": Case(fit("--data", "word"), ("unknown corpus 'word' (did you mean 'words'?)", "does not exist")),
     "unknown model family": Case(fit("--set", "model.family=hmm"), ("unknown model family 'hmm'", "deep_state_space")),
     "unknown transition": Case(fit("--set", "model.transition=trill"), ("trill", "tril")),
-    "capture": Case(
-        fit("--capture"), ("--capture: only a CUDA GPU records graphs, and this is the cpu; leave it out",)
-    ),
     "device cuda": Case(
         fit("--device", "cuda"), ("--device cuda: no CUDA GPU is visible to torch; use --device cpu or auto",)
     ),

@@ -76,6 +76,8 @@ recording: Recording | None = None
 class PretendedGraphs:
     """Records and replays operations, and refuses what a CUDA graph would."""
 
+    whole, takes = True, ""
+
     def __init__(self, device: torch.device) -> None:
         """Nothing to prepare."""
 
@@ -87,7 +89,7 @@ class PretendedGraphs:
         watched.clear()
         yield watched
 
-    def record(self, run: Callable[[], Any]) -> tuple[Callable[[], Any], Any]:
+    def record(self, run: Callable[[], Any]) -> Callable[[], Any]:
         global recording
         made = recording = Recording()
         state = torch.get_rng_state()
@@ -97,7 +99,12 @@ class PretendedGraphs:
             recording = None
             torch.set_rng_state(state)
             made.undo()
-        return made.replay, found
+
+        def replay() -> Any:
+            made.replay()
+            return found
+
+        return replay
 
 
 RECORDERS[NAME] = PretendedGraphs

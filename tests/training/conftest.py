@@ -107,6 +107,7 @@ def make():
         world=programs,
         statistics=(),
         batches=Batches,
+        graphs=None,
         **options,
     ):
         model, guide = world()
@@ -130,6 +131,7 @@ def make():
             statistics=statistics,
             seed=seed,
             keep_checkpoints=keep_checkpoints,
+            graphs=graphs,
         )
         return Made(trainer, model, guide, optimizer, batches, progress)
 

@@ -45,7 +45,8 @@ class Guide(nn.Module):
         self.net = nn.Linear(V, 2 * D)
 
     def forward(self, batch):
-        bag = nn.functional.one_hot(batch.tokens, V).to(self.net.weight.dtype).mean(-2)
+        units = torch.eye(V, dtype=self.net.weight.dtype, device=self.net.weight.device)
+        bag = nn.functional.embedding(batch.tokens, units).mean(-2)
         loc, raw = self.net(bag).chunk(2, -1)
         with plate("sentences", batch.size, dim=-1):
             sample("z", dist.Normal(loc, nn.functional.softplus(raw) + 1e-3).to_event(1))
