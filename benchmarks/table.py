@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import race
-from benchmarks.contestants import ON_GPU, OURS, WAYS, available, build
+from benchmarks.contestants import COMPILED, ON_GPU, OURS, WAYS, available, build
 from benchmarks.families import FAMILIES, SIZES, Kind, Missing, tokens_of
 from benchmarks.limits import Rates, Work, measure_rates, work_of
 from benchmarks.page import PEERS, table_markdown
@@ -80,15 +80,16 @@ def measure(family: str, kind: Kind, settings: Settings) -> dict[str, Any]:
         "alike": kind.alike,
         "limit": work.limit(settings.rates)._asdict() | work._asdict(),
         "missing": {peer: found._asdict() for peer, found in kind.peers.items() if isinstance(found, Missing)},
-        "rows": {name: rows[name] for name in raced_names(kind, settings.peers)},
+        "rows": {name: rows[name] for name in raced_names(kind, settings)},
     }
 
 
-def raced_names(kind: Kind, chosen: Sequence[str] = tuple(PEERS)) -> list[str]:
-    """Return who races: our step in all its ways, and the peers of the kinds that are chosen."""
-    peers = [found for peer, found in kind.peers.items() if isinstance(found, str) and peer in chosen]
+def raced_names(kind: Kind, settings: Settings) -> list[str]:
+    """Return who races: our step in all its ways, in a try but the one that takes a minute, and the chosen peers."""
+    ways = [way for way in WAYS if way in kind.contestants and (way != COMPILED or settings.size != "try")]
+    peers = [found for peer, found in kind.peers.items() if isinstance(found, str) and peer in settings.peers]
     in_bf16 = [f"{peer}, bf16" for peer in peers if f"{peer}, bf16" in kind.contestants]
-    return [OURS, *(way for way in WAYS if way in kind.contestants), *peers, *in_bf16]
+    return [OURS, *ways, *peers, *in_bf16]
 
 
 def enter(
@@ -97,7 +98,7 @@ def enter(
     """Build all who race here, and let them take their first steps; return them, and the rows of those who do not."""
     entrants, rows = {}, {}
     able = available(kind.contestants, settings.device)
-    for name in raced_names(kind, settings.peers):
+    for name in raced_names(kind, settings):
         if name not in able:
             rows[name] = not_run(family, name, settings)
             continue

@@ -75,7 +75,7 @@ class Aggressive(Update):
     @property
     def pauses(self) -> bool:
         """Return whether the mode lasts: a signal is obeyed between two updates of the guide."""
-        return self._on
+        return self._on or super().pauses
 
     def __call__(self, batches: Sequence[Batch], step: int, rate: float = 1.0) -> None:
         """Update the parameters; ``step`` calls were made before. Raises ``NonFinite``."""

@@ -222,7 +222,8 @@ class Captured:
     def _record(self, graphs: Graphs, batch: Batch, options: tuple[Hashable, ...]) -> _Recording | None:
         own = batch.map(torch.clone)
         if graphs.takes:
-            self.report(f"{graphs.takes}: batches of {batch.size} x {batch.steps}")
+            place = len(self._recorded) + 1
+            self.report(f"{graphs.takes}, for each shape: {batch.size} x {batch.steps} ({place})")
         try:
             with self.leaving() if graphs.takes else nullcontext():
                 replay = graphs.record(lambda: self.function(own, *options))

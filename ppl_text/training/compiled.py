@@ -29,7 +29,7 @@ class CompiledGradients:
     """
 
     whole = False
-    takes = "compiling the loss and its gradient, which takes a minute or more the first time"
+    takes = "compiling the loss and its gradient, which takes a minute or more at first"
 
     def __init__(self, device: torch.device) -> None:
         """Nothing to prepare."""

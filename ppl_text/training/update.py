@@ -108,12 +108,12 @@ class Update:
         self._stopped = setting.stopped
         self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
         self._statistics, self._ranks = statistics_of(setting.module), Ranks(setting.fabric)
-        whole = setting.graphs is not None and setting.graphs.whole
-        self._step = Captured(self._compute, setting.graphs if whole else None, setting.report)
-        parts = None if whole else setting.graphs
-        self._gradient = (
-            None if parts is None else Captured(self._differentiate, parts, setting.report, setting.leaving)
-        )
+        graphs, report = setting.graphs, setting.report
+        steps = graphs if graphs is not None and graphs.whole else None
+        self._step = Captured(self._compute, steps, report)
+        self._gradient: Captured | None = None
+        if graphs is not None and steps is None:
+            self._gradient = Captured(self._differentiate, graphs, report, setting.leaving)
         self._among: dict[str, Sequence[nn.Parameter]] = {}
         self.batch: Batch
         self.beta = Beta(self._schedules_of_beta(setting), setting.fabric.device)
