@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import click
 
 from ..core.errors import ProcessLostError, UserError
-from ..core.processes import MEETING, VARIABLES, own_place
+from ..core.processes import MEETING, VARIABLES, own_cpus, own_place
 from .command import own_words
 
 PATIENCE = 15.0
@@ -29,7 +29,7 @@ PASSED_ON = ("SIGINT", "SIGTERM", "SIGHUP")
 
 def refuse_devices(devices: int) -> None:
     """Raise :class:`UserError` for more processes than there are CPUs, or where others were started otherwise."""
-    place, there = own_place(), _cpus()
+    place, there = own_place(), own_cpus()
     if place.size > 1 and devices != place.local_size:
         raise UserError(
             f"--devices {devices}, and {place.local_size} processes have been started on this machine; leave --devices "
@@ -57,7 +57,7 @@ def train_together(devices: int, arguments: Sequence[str]) -> int:
         VARIABLES["size"]: str(devices),
         VARIABLES["local_size"]: str(devices),
     }
-    common.setdefault("OMP_NUM_THREADS", str(max(1, _cpus() // devices)))
+    common.setdefault("OMP_NUM_THREADS", str(max(1, own_cpus() // devices)))
     common[PARENT] = str(os.getpid())
     processes: list[subprocess.Popen[bytes]] = []
     with _passing_on(lambda number: _send(processes, number)) as heard:
@@ -126,11 +126,6 @@ def end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG
     if os.getppid() != int(parent):
         raise ProcessLostError("the command that started this process with others is gone.")
-
-
-def _cpus() -> int:
-    """Return how many CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_port() -> int:

@@ -87,6 +87,11 @@ def own_place(variables: Mapping[str, str] | None = None) -> Place:
     return place
 
 
+def own_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def complete_environment(place: Place) -> None:
     """Set what starters by hand may leave out of the environment: where to meet, and the own number here."""
     for name, value in {**MEETING, VARIABLES["local_rank"]: str(place.local_rank)}.items():

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.errors import CheckpointError, Interrupted, PplTextError, RunFolderError, UserError
 from ..core.limits import MOST_THREADS, check_most, out_of_memory
+from ..core.processes import own_cpus
 from ..core.signals import number_of
 from ..recipes import build, folders
 from ..recipes.errors import Errors
@@ -166,8 +167,7 @@ def _jobs(given: int | None, tasks: Sequence[Task]) -> int:
     check_most(given or 1, MOST_THREADS, "--jobs")
     if given is None and any(build.build_fabric(task.config()).device.type == "cuda" for task in tasks[:1]):
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return given or cores
+    return given or own_cpus()
 
 
 def _run_here(tasks: Sequence[Task], progress: Progress, say: Say) -> None:

@@ -131,6 +131,11 @@ def graphs_on(device: torch.device, wanted: bool | None = None) -> Graphs | None
     return recorder(device)
 
 
+def of_whole_steps(graphs: Graphs | None) -> Graphs | None:
+    """Return what records, where it records whole updates and validations."""
+    return graphs if graphs is not None and graphs.whole else None
+
+
 def describe_wait(frames: traceback.StackSummary) -> str:
     """Say that the host waits for the device, and where."""
     return f"the host waits for the device at {innermost_line(frames)}"

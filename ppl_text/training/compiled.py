@@ -23,9 +23,10 @@ class CompiledGradients:
     """Recorder of a CPU (:class:`~ppl_text.training.capture.Graphs`): of losses and gradients, in compiled loops.
 
     What it records is a function of tensors alone, which may draw from torch's generator, and whose Python is as good
-    as constant: it changes nothing but tensors that it has made. The draws are those that it makes as it stands; sums
-    may round otherwise. Each shape takes a C++ compiler a minute or so, and some seconds in later runs: torch keeps
-    what is compiled (``TORCHINDUCTOR_CACHE_DIR``, by default in the folder for temporary files).
+    as constant: it changes nothing but tensors that it has made. Its draws are those that it makes as it stands, but
+    for masks of dropout, which may be others; sums may round otherwise. Each shape takes a C++ compiler a minute or so, and
+    some seconds in later runs: torch keeps what is compiled (``TORCHINDUCTOR_CACHE_DIR``, by default in the folder for
+    temporary files).
     """
 
     whole = False

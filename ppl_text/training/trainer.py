@@ -19,7 +19,7 @@ from ..core.batch import Batch
 from ..core.errors import NonFiniteLossError, RunFolderError
 from ..core.signals import GRACE, Stopped
 from ..objectives import sites
-from .capture import Captured, Graphs
+from .capture import Captured, Graphs, of_whole_steps
 from .checkpoints import RunFiles
 from .machine import Ranks, is_lost
 from .optimizers import InTurn, make_capturable
@@ -212,7 +212,7 @@ class Trainer:
         self._use_optimizer_of(counters.number)
         self._joint.objective = stage.objective
         estimate = partial(estimate_at_one, self._joint, self._fabric)
-        self._estimate = Captured(estimate, self._whole_steps(), self._progress.message)
+        self._estimate = Captured(estimate, of_whole_steps(self._graphs), self._progress.message)
         self._joint.choose(stage.train)
         self._joint.train()
         self._exchange(self._joint.trained(stage.train))
@@ -239,7 +239,7 @@ class Trainer:
 
     def _guarded(self, optimizer: Optimizer) -> Guard:
         """Make the guard of an optimizer, which from here on may be part of a recorded step."""
-        if self._whole_steps() is not None:
+        if of_whole_steps(self._graphs) is not None:
             make_capturable(optimizer, self._fabric.device)
         return make_guard(self._fabric, optimizer)
 
@@ -249,10 +249,6 @@ class Trainer:
         recorded = (self._graphs, self._progress.message)
         signals = (lambda: self._signals.number, self._signals.raising)
         return stage.update(Setting(*parts, stage.options, held, counters.began, *recorded, *signals))
-
-    def _whole_steps(self) -> Graphs | None:
-        """Return what records whole updates and validations."""
-        return self._graphs if self._graphs is not None and self._graphs.whole else None
 
     def _usable(self, graphs: Graphs | None) -> Graphs | None:
         """Return what records, where the processes of this training can be recorded."""

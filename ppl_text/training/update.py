@@ -19,7 +19,7 @@ from ..core.batch import Batch
 from ..core.protocols import Estimate
 from ..nn.statistics import Figures, commit, discard, set_aside, statistics_of
 from .beta import Beta, Schedules, averaged
-from .capture import Captured, Graphs
+from .capture import Captured, Graphs, of_whole_steps
 from .machine import Ranks
 from .optimizers import set_rate, split_update
 from .options import TrainingOptions
@@ -109,7 +109,7 @@ class Update:
         self._accumulate, self._report, self._records = setting.options.accumulate, setting.report, bool(setting.graphs)
         self._statistics, self._ranks = statistics_of(setting.module), Ranks(setting.fabric)
         graphs, report = setting.graphs, setting.report
-        steps = graphs if graphs is not None and graphs.whole else None
+        steps = of_whole_steps(graphs)
         self._step = Captured(self._compute, steps, report)
         self._gradient: Captured | None = None
         if graphs is not None and steps is None:
