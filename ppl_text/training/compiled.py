@@ -24,9 +24,9 @@ class CompiledGradients:
 
     What it records is a function of tensors alone, which may draw from torch's generator, and whose Python is as good
     as constant: it changes nothing but tensors that it has made. Its draws are those that it makes as it stands, but
-    for masks of dropout, which may be others; sums may round otherwise. Each shape takes a C++ compiler a minute or so, and
-    some seconds in later runs: torch keeps what is compiled (``TORCHINDUCTOR_CACHE_DIR``, by default in the folder for
-    temporary files).
+    for masks of dropout, which may be others; sums may round otherwise. Each shape takes a C++ compiler a minute or
+    so, and some seconds in later runs: torch keeps what is compiled (``TORCHINDUCTOR_CACHE_DIR``, by default in the
+    folder for temporary files).
     """
 
     whole = False
