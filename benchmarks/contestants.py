@@ -58,7 +58,7 @@ LANGUAGE_CONTESTANTS = {
 LATENT_CONTESTANTS = {
     **{
         kind: {
-            **_ours("benchmarks.latent_sequences", kind),
+            **_ours("benchmarks.latent_sequences", kind, compiled=kind == "davam-prior"),
             **({} if kind == "davam-codes" else {STOCK: f"benchmarks.peers.stock_sequences:StockPyro:{kind}"}),
             "PyTorch loop": f"benchmarks.peers.latent_sequence:LatentSequences:{kind}",
         }

@@ -98,7 +98,10 @@ class CodePaths(StepDistribution):
         """Σ_{s ≤ length} ln p(z_s | z_{<s}), (…, B), nats."""
         if self._validate_args:
             self._validate_sample(value)
-        indices = nearest(value.detach(), self.codes)
+        return self.log_prob_along(value, nearest(value.detach(), self.codes))
+
+    def log_prob_along(self, value: Tensor, indices: Tensor) -> Tensor:
+        """``log_prob`` of a value whose codes are known already to be those of ``indices`` (…, B, S)."""
         return self.total(picked(self.shares_along(indices), indices))
 
 
@@ -139,7 +142,9 @@ class CodeSequences(CodePaths):
         In expectation over the path this is KL(q ‖ p); of a point mass it is -ln p(codes). None for another kind of q.
         """
         if isinstance(q, NearestCodes):
-            return -self.log_prob(value)
+            if q.codes is not self.codes:
+                return -self.log_prob(value)
+            return -self.log_prob_along(value, q.indices.expand(value.shape[:-1]))
         if not isinstance(q, CodePaths):
             return None
         log_q = q.log_shares(value)
@@ -173,11 +178,8 @@ class StoppedCodes(CodeSequences):
         """ln p(stop) behind the last step of a value, (…, B), given all shares along it."""
         return picked(shares[..., -1], self.counted(value).sum(-1))
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob_along(self, value: Tensor, indices: Tensor) -> Tensor:
         """ln p(z_{1:n}), (…, B), nats, n the steps that the value has."""
-        if self._validate_args:
-            self._validate_sample(value)
-        indices = nearest(value.detach(), self.codes)
         shares = self._all_shares(indices)
         steps = torch.where(self.counted(value), picked(shares[..., :-1, :-1], indices), 0.0).sum(-1)
         found = steps + self._log_stop(value, shares)

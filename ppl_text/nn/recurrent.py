@@ -111,7 +111,10 @@ class SentenceReader(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Read on from BOS."""
         begin = torch.full_like(tokens[:, :1], self.bos)
-        states: Tensor = self.lstm(self.embedding(torch.cat([begin, tokens], dim=1)))[0]
+        # torch's LSTM keeps what its gradient would need also where none of its weights asks for one.
+        trained = any(parameter.requires_grad for parameter in self.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            states: Tensor = self.lstm(self.embedding(torch.cat([begin, tokens], dim=1)))[0]
         return states
 
 

@@ -143,6 +143,26 @@ def test_draws_that_a_stop_ends_have_the_probabilities(codes):
         assert ((found - probabilities).abs() < 5 * error + 1.0 / count).all()
 
 
+@pytest.mark.parametrize("kind", ["given", "stopped"])
+def test_the_kl_of_a_point_mass_is_that_of_its_codes_one_by_one_and_looks_for_none(kind, codes, monkeypatch):
+    p = prior(codes) if kind == "given" else stopped(codes)
+    torch.manual_seed(7)
+    q = NearestCodes(torch.randn(3, STEPS, WIDTH, dtype=torch.float64), codes, LENGTHS)
+    expected = []
+    for row, length in zip(q.indices, LENGTHS, strict=True):
+        if kind == "stopped":
+            before, stop, _ = step_by_step(p, row[:length])
+            expected.append(-(before + stop))
+        else:
+            expected.append(-prior(codes, length.view(1)).log_prob(codes[row].unsqueeze(0)).squeeze(0))
+    expected = torch.stack(expected)
+    elsewhere = NearestCodes(q.states, codes.clone(), LENGTHS)  # other codes: the value is read
+    torch.testing.assert_close(p.kl_from(elsewhere, elsewhere.rsample()), expected)
+    monkeypatch.setattr("ppl_text.distributions.codes.nearest", None)
+    torch.testing.assert_close(p.kl_from(q, q.rsample()), expected)
+    torch.testing.assert_close(p.kl_from(q, q.expand((4, 3)).rsample()), expected.expand(4, 3))
+
+
 @pytest.mark.parametrize("temperature", [0.3, 2.0])
 def test_tilted_codes_are_the_prior_times_the_likelihood_of_the_states_step_by_step(codes, temperature):
     torch.manual_seed(5)

@@ -28,6 +28,17 @@ def test_the_last_state_is_that_of_the_whole_sentence_alone() -> None:
         torch.testing.assert_close(found[row], last[0, 0])
 
 
+def test_a_frozen_reader_keeps_nothing_for_a_gradient_and_reads_the_same() -> None:
+    reader = reader_of()
+    found = reader(TOKENS)
+    reader.requires_grad_(False)
+    assert reader(TOKENS).grad_fn is None
+    assert torch.equal(reader(TOKENS), found)
+    reader.lstm.bias_hh_l0.requires_grad_()
+    (given,) = torch.autograd.grad(reader(TOKENS).square().sum(), [reader.lstm.bias_hh_l0])
+    assert given.abs().min() > 0
+
+
 def test_attention_is_a_weighted_mean_from_bos_to_eos() -> None:
     torch.manual_seed(1)
     pooling, states = AttentionPooling(4).double(), torch.randn(2, 4, 4).double()
