@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from .errors import UserError
 
@@ -38,7 +39,24 @@ MOST_THREADS = 1024
 MOST_OUTCOMES = 10**7
 """V: types of a vocabulary that is asked for, at most."""
 
-_LIMITS_OF_GROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+class _Group(NamedTuple):
+    """Files of a control group: what it may take, what it has taken, and the name of what it would give back."""
+
+    limit: Path
+    taken: Path
+    given_back: str
+
+
+_GROUPS = (
+    _Group(Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"), "inactive_file"),
+    _Group(
+        Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+        Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+        "total_inactive_file",
+    ),
+)
+"""Of the group that a container's process is in, as it sees itself: of version 2, and of version 1."""
 
 _SAYINGS = (
     "out of memory",
@@ -74,18 +92,32 @@ def physical_memory() -> int | None:
         found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     except (AttributeError, OSError, ValueError):
         found = []
-    for name in _LIMITS_OF_GROUPS:
-        path = Path(name)
-        text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
-        found += [int(text)] if text.isdecimal() else []
+    found += [limit for group in _GROUPS if (limit := _whole(group.limit)) is not None]
     return min((size for size in found if size > 0), default=None)
 
 
 def free_memory() -> int | None:
-    """Return the bytes that a process could still take on this machine; None where nobody knows."""
-    path = Path("/proc/meminfo")
+    """Return the bytes that a process could still take on this machine and in its group; None where nobody knows."""
+    available = _number_of(Path("/proc/meminfo"), "MemAvailable:")
+    found = [] if available is None else [1024 * available]
+    for group in _GROUPS:
+        limit, taken = _whole(group.limit), _whole(group.taken)
+        if limit is not None and taken is not None:
+            kept = taken - (_number_of(group.taken.with_name("memory.stat"), group.given_back) or 0)
+            found.append(max(0, limit - kept))
+    return min(found, default=None)
+
+
+def _whole(path: Path) -> int | None:
+    """Return the number that a file is; None for one that is absent or says "max"."""
+    text = path.read_text(encoding="ascii").strip() if path.is_file() else ""
+    return int(text) if text.isdecimal() else None
+
+
+def _number_of(path: Path, name: str) -> int | None:
+    """Return the number behind a name that begins a line of a file."""
     lines = path.read_text(encoding="ascii").splitlines() if path.is_file() else []
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(line.split()[1]) for line in lines if line.split()[:1] == [name]), None)
 
 
 def out_of_memory(error: BaseException) -> str:

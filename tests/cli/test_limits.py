@@ -245,11 +245,24 @@ def test_a_limit_that_is_set_stays(monkeypatch):
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
-def test_the_memory_of_the_group_counts(monkeypatch, tmp_path):
-    group = tmp_path / "memory.max"
-    monkeypatch.setattr(limits, "_LIMITS_OF_GROUPS", (str(group),))
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_memory_of_the_group_counts(version, monkeypatch, tmp_path):
+    names = ["memory.max", "memory.current", "inactive_file"]
+    if version == 1:
+        names = ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"]
+    limit, taken = tmp_path / names[0], tmp_path / names[1]
+    monkeypatch.setattr(limits, "_GROUPS", ())
     whole = limits.physical_memory()
-    group.write_text("max\n")
+    monkeypatch.setattr(limits, "_GROUPS", (limits._Group(limit, taken, names[2]),))
+    taken.write_text("400000\n")
+    limit.write_text("max\n" if version == 2 else "9223372036854771712\n")
     assert limits.physical_memory() == whole
-    group.write_text("1048576\n")
+    assert 2**20 < limits.free_memory() <= whole
+    limit.write_text("1048576\n")
     assert limits.physical_memory() == 2**20
+    assert limits.free_memory() == 2**20 - 400000
+    # What was read from files and waits is given back before a process is refused.
+    (tmp_path / "memory.stat").write_text(f"anon 5\n{names[2]} 150000\nother_{names[2]} 7\n")
+    assert limits.free_memory() == 2**20 - 250000
+    taken.write_text("2000000\n")
+    assert limits.free_memory() == 0
