@@ -48,10 +48,14 @@ def draw_scan(rows: Rows, label: str, panels: Panels, beside: Mapping[str, Any] 
             values = [row["measures"][key] for row in points]
             errors = [row["spread"].get(key, 0.0) for row in points]
             axes.errorbar([row["at"] for row in points], values, errors, fmt="o-", ms=4, lw=1, capsize=2, label=name)
-        axes.set(xlabel=label, ylabel=panel["label"], xscale="log")
+        if any(levels.get(key) is not None for key in panel["lines"]) and beside is not None:
+            axes.plot([], [], color="grey", ls="--", lw=1, label=beside["title"])
+        axes.set(ylabel=panel["label"], xscale="log")
         axes.ticklabel_format(axis="y", useOffset=False)
         _plain_ticks(axes, [row["at"] for row in rows])
-        axes.legend(frameon=False)
+        axes.legend(edgecolor="none")
+    if figure.axes:
+        figure.supxlabel(label, fontsize="medium")
     return figure
 
 

@@ -22,23 +22,25 @@ def lines_of(axes):
 
 def test_a_scan_shows_each_measured_row_where_it_stands():
     rows = [row(512, 3.0), row(128, 5.0), row(256, 4.0, spread={"rec": 0.5}, seeds=(0, 1)), row(1024, 0.0, seeds=())]
-    rec, kl, perplexity = draw_scan(rows, "codes M", PANELS).axes
+    figure = draw_scan(rows, "codes M", PANELS)
+    rec, kl, perplexity = figure.axes
     assert lines_of(rec) == {"Rec": [[128, 5], [256, 4], [512, 3]]}
     assert lines_of(kl) == {"KL": [[128, 50], [256, 40], [512, 30]]}
     assert set(lines_of(perplexity)) == {"from the ELBO", "paper_ppl, no bound"}
     assert [label.get_text() for label in rec.get_xticklabels()] == ["128", "256", "512"]
-    assert rec.get_xlabel() == "codes M"
+    assert (figure.get_supxlabel(), rec.get_xlabel()) == ("codes M", "")  # once for all, since it may be long
     bars = rec.containers[0][2][0].get_segments()
     assert bars[1].tolist() == [[256, 3.5], [256, 4.5]]
 
 
 def test_a_scan_has_the_panels_that_are_asked_for_and_a_level_line_of_the_row_beside():
     panels = [{"label": "nats", "lines": {"rec": "Rec", "kl": "KL"}}]
-    beside = {"measures": {"rec": 7.0, "kl": None}}
+    beside = {"title": "all", "measures": {"rec": 7.0, "kl": None}}
     (axes,) = draw_scan([row(1, 3.0), row(2, 4.0)], "x", panels, beside).axes
     assert lines_of(axes) == {"Rec": [[1, 3], [2, 4]], "KL": [[1, 30], [2, 40]]}
     dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
-    assert [(line.get_color(), set(line.get_ydata())) for line in dashed] == [("C0", {7.0})]
+    assert [(line.get_color(), set(line.get_ydata())) for line in dashed] == [("C0", {7.0}), ("grey", set())]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["all", "Rec", "KL"]
 
 
 @pytest.fixture
