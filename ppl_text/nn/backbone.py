@@ -11,6 +11,7 @@ injected comes in by the hooks of torch and by their registry of attention funct
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +27,7 @@ from ..core.protocols import State
 from .adapters import LowRankUpdate
 from .architectures import (
     ARCHITECTURES,
+    SPREAD,
     build_network,
     cache_of,
     causal_mask,
@@ -119,7 +121,8 @@ class Backbone(nn.Module):
         self._anatomy = ARCHITECTURES[architecture]
         sizes = {"layers": layers, "width": width, "heads": heads, "positions": positions, "inner": 4 * width}
         given = {key: sizes[name] for name, keys in self._anatomy.sizes.items() for key in keys}
-        given |= dict.fromkeys(self._anatomy.dropout, dropout) | dict(settings or {})
+        spread = {self._anatomy.spread: SPREAD / math.sqrt(width)} if self._anatomy.spread else {}
+        given |= spread | dict.fromkeys(self._anatomy.dropout, dropout) | dict(settings or {})
         self.network = build_network(self._anatomy, vocabulary, given)
         self.value_dim = value_width(self._attention(0), self._anatomy, width)
         self._past = past_keyword(self.stack)

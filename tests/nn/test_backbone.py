@@ -242,6 +242,16 @@ def test_a_copy_is_injected_by_itself():
     assert (other(x, injected) - other(x)).abs().max() > 1e-6
 
 
+@pytest.mark.parametrize(
+    ("width", "settings", "spread"), [(256, {}, 0.04), (64, {}, 0.08), (64, {"init_std": 0.5}, 0.5)]
+)
+def test_weights_of_bart_begin_by_the_width(width, settings, spread):
+    torch.manual_seed(0)
+    network = build_backbone("bart", 50, layers=1, width=width, heads=4, positions=8, settings=settings).network
+    for weight in (network.decoder.layers[0].encoder_attn.q_proj.weight, network.encoder.layers[0].fc1.weight):
+        assert float(weight.detach().std()) == pytest.approx(spread, rel=5 / (2 * weight.numel()) ** 0.5)
+
+
 def test_the_size_of_gpt2():
     """124,441,344 parameters with two symbols more than GPT-2 has (specification 6)."""
     with torch.device("meta"):
