@@ -70,8 +70,10 @@ class Model(Protocol):
     Step-wise sampling for particle filters is ``smc_init`` and ``smc_step`` (:mod:`ppl_text.objectives.sequential`).
 
     Class attributes that shared rooms read where they are there: ``story`` (lines that ``explain`` prints),
-    ``measures`` (names in :data:`ppl_text.measures.MEASURES`), ``presets`` (:class:`Choice`), ``former_names`` (prefix
-    of parameters in weights of older versions -> present prefix). Any part of model or guide may have
+    ``measures`` (names in :data:`ppl_text.measures.MEASURES`), ``presets`` (:class:`Choice`), ``decides`` (option ->
+    options that it decides: a recipe's values of these are dropped where it is set for a run), ``former_names`` (prefix
+    of parameters in weights of older versions -> present prefix); and a class method ``settled(options)``, which
+    returns a model's options with those filled in that others decide. Any part of model or guide may have
     ``sharded_blocks``: submodules that are only ever called as a whole, whose parameters processes that hold a part of
     them each (``strategy: fsdp``) gather one block after the other.
     """

@@ -88,6 +88,8 @@ class LayerwiseTransformer(nn.Module):
         fusion_start: ``identity`` (values are untouched at first) or ``normal`` (the paper's).
         first_layer, last_layer: layers, from 1, that have a latent; null: to the last.
         pooling: of states to one vector, for sources and in guides: ``attention``, ``first`` or ``attention-unmasked``.
+        read_norm: priors and guides read the states after a layer as the next layer does, behind its norm; null: those
+            of a pretrained model, whose states may have entries of hundreds, and no others.
         clamp: largest absolute value of μ and ln σ² of the guides' Gaussians; null: any.
         bag_of_words: weight of the side loss -Σ_t ln softmax(E (W_b z_L + b))[w_t], in training alone.
         head: the softmax shares its weights with the embedding (``tied``), or has its own (``untied``).
@@ -96,7 +98,7 @@ class LayerwiseTransformer(nn.Module):
         adapt_rank: of low-rank updates.
         architecture: ``gpt2`` or ``llama``; or ``bart``, whose encoder reads text and source.
         layers, width, heads, positions: sizes of the decoder; null: those of the pretrained model, or GPT-2 small's 12,
-            768, 12 and 1024.
+            768, 12 and 1024. A recipe's give way to a ``backbone`` that is set for a run.
         dropout: of embeddings, attention and residuals, in training only.
         settings: other keys of the architecture's configuration; null: those of the pretrained model, or the defaults.
         checkpointing: compute activations twice rather than keep them.
@@ -109,6 +111,7 @@ class LayerwiseTransformer(nn.Module):
     )
     measures = ("sentences", "layers", "generation")
     conditional: bool | None = None
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {"backbone": (*Sizes._fields, "architecture", "settings")}
     presets: ClassVar[tuple[Choice, ...]] = (
         Choice("model.fusion", "sum_prod", "lmf", "the sums stand inside the product, so the rank has no effect"),
         Choice("model.fusion_start", "normal", "identity", "a pretrained layer's values give way to small noise"),
@@ -138,6 +141,7 @@ class LayerwiseTransformer(nn.Module):
         first_layer: int = 1,
         last_layer: int | None = None,
         pooling: str = "attention",
+        read_norm: bool | None = None,
         clamp: float | None = None,
         bag_of_words: float = 0.0,
         head: str = "tied",
@@ -168,6 +172,7 @@ class LayerwiseTransformer(nn.Module):
             "checkpointing": checkpointing,
             "adapt": adapt,
             "adapt_rank": adapt_rank,
+            "read_norm": bool(read_norm),
         }
         """What a network of the same form is made of, a guide's own encoder, say."""
         self.pretrained, self.backbone = backbone, build_backbone(**self.architecture)
@@ -213,7 +218,7 @@ class LayerwiseTransformer(nn.Module):
         Raises :class:`UserError` where an option says something else, or the folder is none of a known architecture.
         """
         name = options.get("backbone")
-        names = ("layers", "width", "heads", "positions")
+        names = Sizes._fields
         if name is None or None not in [options.get(key) for key in (*names, "settings")]:
             return dict(options)
         found = pretrained_settings(name)
@@ -228,8 +233,10 @@ class LayerwiseTransformer(nn.Module):
             k: v for k, v in found.settings.items() if k not in ours and not k.endswith(("pdrop", "dropout", "_id"))
         }
         untied = found.settings.get("tie_word_embeddings") is False
-        head = {"head": "untied"} if untied else {}
-        return {**options, **sizes, "architecture": found.architecture, "settings": kept, **head}
+        own: dict[str, Any] = {"head": "untied"} if untied else {}
+        if options.get("read_norm") is None:
+            own["read_norm"] = True
+        return {**options, **sizes, "architecture": found.architecture, "settings": kept, **own}
 
     def load_pretrained(self) -> None:
         """Take over the weights of the pretrained model, if there is one: at the beginning of a training.

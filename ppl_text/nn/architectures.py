@@ -17,7 +17,8 @@ from ..core.limits import pass_on_memory_errors
 class Anatomy(NamedTuple):
     """Where things are in a decoder of ``transformers``: names of attributes, and of keys of its configuration.
 
-    ``spread`` is the key of the standard deviation of initial weights, where it is to go by the width.
+    ``norm`` is what a block reads its states by, where these grow from block to block; ``spread`` the key of the
+    standard deviation of initial weights, where it is to go by the width.
     """
 
     configuration: str
@@ -29,6 +30,7 @@ class Anatomy(NamedTuple):
     value: str
     adapted: tuple[str, ...]
     dropout: tuple[str, ...]
+    norm: str = ""
     spread: str = ""
 
     @property
@@ -48,6 +50,7 @@ ARCHITECTURES: Mapping[str, Anatomy] = {
         "c_attn",
         ("c_attn",),
         ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
+        norm="ln_1",
     ),
     "llama": Anatomy(
         "LlamaConfig",
@@ -65,6 +68,7 @@ ARCHITECTURES: Mapping[str, Anatomy] = {
         "v_proj",
         ("q_proj", "v_proj"),
         ("attention_dropout",),
+        norm="input_layernorm",
     ),
     "bart": Anatomy(
         "BartConfig",

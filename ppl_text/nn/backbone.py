@@ -90,6 +90,8 @@ class Backbone(nn.Module):
         adapt: ``full``: all is trained; ``frozen``: the embedding of the symbols alone; ``low-rank``: that, and updates
             of the maps to queries and values (:class:`~ppl_text.nn.adapters.LowRankUpdate`).
         adapt_rank: of these updates.
+        read_norm: ``read`` returns states as the next block reads them, behind its norm, not as they are. In pretrained
+            networks single entries of these are hundreds of times as large as all others.
 
     Raises:
         UserError: an architecture that is not known, or settings that do not fit together.
@@ -109,6 +111,7 @@ class Backbone(nn.Module):
         checkpointing: bool = False,
         adapt: str = "full",
         adapt_rank: int = 8,
+        read_norm: bool = False,
     ) -> None:
         super().__init__()
         if adapt not in ADAPTATIONS:
@@ -127,12 +130,16 @@ class Backbone(nn.Module):
         self.value_dim = value_width(self._attention(0), self._anatomy, width)
         self._past = past_keyword(self.stack)
         self._injected, self._looked_at = NOTHING, False
+        self._heard: dict[int, Tensor] | None = None
+        self._read_norm = read_norm and bool(self._anatomy.norm)
         self.updates = nn.ModuleList()
         self._adapt(adapt, adapt_rank)
         for place, block in enumerate(self.blocks):
             block.register_forward_pre_hook(partial(self._add, place), with_kwargs=True)
             self._value_projection(place).register_forward_hook(partial(self._change, place))
             self._attention(place).memory = self._attention(place).seen = None
+            if self._read_norm:
+                getattr(block, self._anatomy.norm).register_forward_hook(partial(self._hear, place))
         for block in self.network.modules() if checkpointing else ():
             if hasattr(block, "gradient_checkpointing"):
                 block.gradient_checkpointing = True
@@ -232,8 +239,18 @@ class Backbone(nn.Module):
         """
         self._check(embedded.shape[1])
         mask = seen_by_all(counted).expand(-1, 1, embedded.shape[1], -1)
-        last, states = self._run(embedded, NOTHING, mask, None, every=True)
-        return [*states[1 : self.number], last]
+        heard: dict[int, Tensor] = {}
+        self._heard = heard
+        try:
+            last, states = self._run(embedded, NOTHING, mask, None, every=True)
+        finally:
+            self._heard = None
+        return [*(heard.get(place, states[place]) for place in range(1, self.number)), last]
+
+    def _hear(self, place: int, _: nn.Module, __: Any, read: Tensor) -> None:
+        """Keep what the norm of a block makes of the states in front of it, on the way there alone."""
+        if self._heard is not None:
+            self._heard[place] = read
 
     @property
     def encodes(self) -> bool:

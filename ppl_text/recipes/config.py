@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationError
 
+from ..core.errors import UserError
 from ..core.limits import MOST_BATCH, MOST_PARTICLES, MOST_TEXTS, MOST_THREADS
 from ..core.numbers import is_whole
 from ..data.catalogue import CORPORA
@@ -138,14 +139,15 @@ def recipe_tree(
 ) -> dict[str, Any]:
     """Read a recipe and apply ``changes``, with its name under ``recipe``; nothing is checked yet.
 
-    A change of ``guide.name`` or ``model.family`` drops the options of the old one; one of ``data.corpus`` keeps the
-    recipe's options of data (:mod:`.own_text`); one of ``preset`` comes before all others. Files that the recipe names
-    stand in it by their absolute paths.
+    A change of ``guide.name`` or ``model.family`` drops the options of the old one, and one of an option that decides
+    others (``model.backbone``) drops these; one of ``data.corpus`` keeps the recipe's options of data
+    (:mod:`.own_text`); one of ``preset`` comes before all others. Files that the recipe names stand in it by their
+    absolute paths.
 
     Args:
         recipe: a name or a ``.yaml`` file.
         changes: dotted keys to values.
-        code: what may run to learn the presets of a model of the user's.
+        code: what may run to learn what the class of a model of the user's says of its options.
         told: hears what was dropped or assumed.
         tokens: of the training texts; None: not known, ``sizes`` stay as they are.
     """
@@ -157,6 +159,8 @@ def recipe_tree(
         new, section = changes.get(f"{owner}.{key}"), tree.get(owner)
         if new is not None and isinstance(section, dict) and section.get(key) != new:
             tree[owner] = {}
+    if isinstance(tree.get("model"), dict):
+        tree["model"] = _undecided(tree, changes, code or {}, told)
     stored = own_text.is_of_a_run(recipe) and "data.corpus" not in changes
     if isinstance(tree.get("data"), dict):
         tree["data"] = own_text.for_other_data(tree["data"], _of("data", changes), told)
@@ -181,13 +185,37 @@ def _with_preset(tree: Mapping[str, Any], changes: dict[str, Any], code: Code) -
     """Put what a change of ``preset`` stands for in front of the changes."""
     if "preset" not in changes:
         return changes
-    model = tree.get("model")
+    presets = getattr(_model_class(tree, changes, code), "presets", ())
+    return {**preset_values(presets, changes["preset"], tree), **changes}
+
+
+def _undecided(tree: Mapping[str, Any], changes: Mapping[str, Any], code: Code, told: list[str]) -> dict[str, Any]:
+    """Return a recipe's ``model`` without what a change of another option decides, by the class's ``decides``.
+
+    A class that cannot be had, which is refused elsewhere, decides nothing.
+    """
+    section, own = dict(tree["model"]), _of("model", changes)
+    if not own:
+        return section
+    try:
+        decides = getattr(_model_class(tree, changes, code), "decides", {})
+    except UserError:
+        decides = {}
+    for name, others in decides.items():
+        if own.get(name) not in (None, section.get(name)):
+            gone = {other: section.pop(other) for other in others if section.get(other) is not None}
+            shown = ", ".join(f"{other}={value}" for other, value in gone.items() if other not in own)
+            told += [f"not kept of the recipe's model: {shown} (model.{name} decides that)"] if shown else []
+    return section
+
+
+def _model_class(tree: Mapping[str, Any], changes: Mapping[str, Any], code: Code) -> object:
+    """Return the class of the model that a tree and its changes name; None where they name none that there is."""
+    model, registry = tree.get("model"), model_registry()
     family = changes.get("model.family", model.get("family") if isinstance(model, dict) else None)
-    found: object = None
-    registry = model_registry()
     if isinstance(family, str) and (is_own(family) or family in registry.names()):
-        found = class_of(absolute(family), "model", registry, code)
-    return {**preset_values(getattr(found, "presets", ()), changes["preset"], tree), **changes}
+        return class_of(absolute(family), "model", registry, code)
+    return None
 
 
 def check_config(tree: Mapping[str, Any], source: str) -> RunConfig:

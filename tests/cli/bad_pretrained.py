@@ -21,7 +21,6 @@ def transformer(*settings, **files):
     return pretrained(*settings, recipe="verses-della", **files)
 
 
-SIZES = tuple(f"model.{name}=null" for name in ("layers", "width", "heads", "positions"))
 FOLDER = ("data.tokenizer=pretrained", "data.pretrained=model")
 WHOLE = '{"model_type": "gpt2", "vocab_size": 9, "n_layer": 1, "n_embd": 4, "n_head": 1, "n_positions": 8}'
 GPT2 = '{"model_type": "gpt2"}'
@@ -63,15 +62,15 @@ PRETRAINED = {
         ("t.json' is damaged: ", "restore it from a copy"),
     ),
     "no such backbone": Case(
-        transformer("model.backbone=no/such/folder", *SIZES),
+        transformer("model.backbone=no/such/folder"),
         ("pretrained model 'no/such/folder': no such folder", "start from random weights: leave model.backbone out"),
     ),
     "a backbone of another architecture": Case(
-        transformer("model.backbone=model", *SIZES, config__json='{"model_type": "bert"}'),
+        transformer("model.backbone=model", config__json='{"model_type": "bert"}'),
         ("is of the architecture 'bert'; supported: gpt2, llama, bart",),
     ),
     "a backbone without weights": Case(
-        transformer("model.backbone=model", *SIZES, config__json=WHOLE),
+        transformer("model.backbone=model", config__json=WHOLE),
         ("model' holds no weights; expected model.safetensors", "start from random weights: leave model.backbone out"),
     ),
     "an architecture that is not known": Case(

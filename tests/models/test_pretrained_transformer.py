@@ -14,6 +14,8 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.pretrained import pretrained_tokenizer, row_map
 from ppl_text.models.layerwise_transformer import LayerwiseTransformer
 
+from .transformer_cases import as_batch
+
 FOLDERS = {"gpt2": gpt2_folder, "llama": llama_folder}
 TEXTS = ["the small dog runs", "a hill and the dog", "see the dog run up the hill", "down the small hill"] * 12
 
@@ -89,8 +91,7 @@ def test_a_run_begins_with_them_and_then_stands_alone(folder, architecture, tmp_
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(f"{text} {i}" for i, text in enumerate(TEXTS)), encoding="utf-8")
     changes = {**SHORT, "model.backbone": str(folder), "data.tokenizer": "pretrained", "data.pretrained": str(folder)}
-    sizes = dict.fromkeys(("model.layers", "model.width", "model.heads", "model.positions", "data.vocabulary"))
-    whole = {**changes, **sizes, "training.lr": 0.0}
+    whole = {**changes, "data.vocabulary": None, "training.lr": 0.0}
     run = pt.fit("verses-della", data=texts, set=whole, out=tmp_path / "run")
     rows = torch.as_tensor(row_map(folder))
     stock = transformers.AutoModelForCausalLM.from_pretrained(folder)
@@ -104,6 +105,23 @@ def test_a_run_begins_with_them_and_then_stands_alone(folder, architecture, tmp_
     assert again.evaluate(particles=2).elbo < 0
     assert len(again.generate(2)) == 2
     assert again.swap_guide("independent", steps=1, out=tmp_path / "swapped").finished
+
+
+@architectures
+def test_outlying_entries_of_pretrained_states_do_not_reach_the_latents(folder, architecture):
+    """An entry of 1,000 at every position, of which a norm leaves at most the root of the width."""
+    vocabulary = pretrained_tokenizer(str(folder)).vocabulary
+
+    def largest_mean(**options):
+        model = begun(folder, vocabulary, **options)
+        model.backbone.embedding.weight.data[:, 0] = 1000.0
+        guide = LayerWiseGuide(model)
+        read = guide.reading(as_batch([[5, 6, 7], [8, 9]]))
+        return guide.conditional(0, read, None, None).base_dist.loc.abs().max()
+
+    assert LayerwiseTransformer.settled({"backbone": str(folder)})["read_norm"] is True
+    assert LayerwiseTransformer.settled({"backbone": str(folder), "read_norm": False})["read_norm"] is False
+    assert largest_mean() < 1 < 5 < largest_mean(read_norm=False)
 
 
 @architectures

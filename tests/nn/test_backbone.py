@@ -196,6 +196,39 @@ def test_a_row_of_padding_alone_is_finite():
     assert all(part.isfinite().all() for part in states)
 
 
+@pytest.mark.parametrize(("architecture", "norm"), [("gpt2", "ln_1"), ("llama", "input_layernorm")])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_states_are_read_as_the_next_block_reads_them(architecture, norm, checkpointing):
+    """Its own norm of the states as they are, with the same gradients; Llama's norms are of float32 whatever comes."""
+    close = {"rtol": 1e-4, "atol": 1e-5} if architecture == "llama" else ROUNDING
+    made = backbone(architecture, read_norm=True, checkpointing=checkpointing).train()
+    for block in made.blocks:
+        torch.nn.init.normal_(getattr(block, norm).weight)
+    plain = backbone(architecture).train()
+    plain.load_state_dict(made.state_dict())
+    x, counted, weights = inputs(), torch.ones(2, 6, dtype=torch.bool), inputs()
+    states = plain.read(x, counted)
+    wanted = [*(getattr(plain.blocks[place + 1], norm)(states[place]) for place in range(2)), states[-1]]
+    found = made.read(x, counted)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, **close)
+    for several in (found, wanted):
+        sum((part * weights).sum() for part in several).backward()
+    for (name, one), (_, other) in zip(made.named_parameters(), plain.named_parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), name
+        if one.grad is not None:
+            torch.testing.assert_close(one.grad, other.grad, **close)
+    torch.testing.assert_close(made(x), plain(x), **ROUNDING)
+
+
+def test_states_of_barts_encoder_have_been_normalised():
+    plain, made = backbone("bart"), backbone("bart", read_norm=True)
+    made.load_state_dict(plain.state_dict())
+    x, counted = inputs(), torch.ones(2, 6, dtype=torch.bool)
+    for one, other in zip(made.read(x, counted), plain.read(x, counted), strict=True):
+        assert torch.equal(one, other)
+
+
 @architectures
 def test_computing_twice_changes_no_gradient(architecture):
     plain = backbone(architecture).train()

@@ -45,6 +45,24 @@ def test_beta_has_a_schedule_for_all_sites_or_one_for_each():
         load_config("words", {"training.beta": {"z": {"name": "linea"}}})
 
 
+def test_what_an_option_decides_is_not_kept_of_the_recipe():
+    told = []
+    tree = recipe_tree("verses-della", {"model.backbone": "gpt2", "model.heads": 6}, told=told)
+    assert tree["model"].keys().isdisjoint({"layers", "width", "positions"})
+    assert (tree["model"]["heads"], tree["model"]["latent_dim"]) == (6, 32)
+    assert told == ["not kept of the recipe's model: layers=4, width=128, positions=128 (model.backbone decides that)"]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model.backbone": None}, {"model.latent_dim": 4}, {"model.family": "other.py:Gone"}]
+)
+def test_all_others_leave_the_recipes_sizes(changes):
+    told = []
+    kept = recipe_tree("verses-della", changes, told=told)["model"]
+    assert ("layers" in kept) is ("model.family" not in changes)
+    assert told == []
+
+
 def test_another_part_drops_the_options_of_the_one_before():
     before = {"guide.gru_dim": 3, "data.limit": 9, "data.batch_size": 4}
     config = load_config("words", before)

@@ -56,6 +56,7 @@ IN_STAGES = {
     "training.stages": STAGES,
     "training.accumulate": 2,
     "model.checkpointing": True,
+    "model.read_norm": True,
     "guide.encoder": "own",
     "training.epochs": None,
 }
