@@ -42,9 +42,6 @@ SEVERAL = ("value", "residual")
 
 PRIORS, FIRST, HEADS = ("chain", "independent"), ("standard", "learned"), ("tied", "untied")
 
-GPT2_SMALL = {"layers": 12, "width": 768, "heads": 12, "positions": 1024}
-"""Sizes where nothing else is said."""
-
 
 class Sizes(NamedTuple):
     """Sizes of a decoder."""
@@ -53,6 +50,10 @@ class Sizes(NamedTuple):
     width: int
     heads: int
     positions: int
+
+
+GPT2_SMALL = Sizes(layers=12, width=768, heads=12, positions=1024)
+"""Sizes where nothing else is said."""
 
 
 class Conditions(NamedTuple):
@@ -160,7 +161,7 @@ class LayerwiseTransformer(nn.Module):
         super().__init__()
         _refuse_unknown(paradigm=paradigm, prior=prior, prior1=prior1, head=head)
         given = {"layers": layers, "width": width, "heads": heads, "positions": positions}
-        sizes = Sizes(**{name: GPT2_SMALL[name] if size is None else size for name, size in given.items()})
+        sizes = GPT2_SMALL._replace(**{name: size for name, size in given.items() if size is not None})
         self.vocabulary, self.vocab_size, self.latent_dim = vocabulary, vocabulary.size, latent_dim
         self.paradigm, self.pooling_kind, self.clamp, self.bag_of_words = paradigm, pooling, clamp, bag_of_words
         self.architecture = {
@@ -179,10 +180,7 @@ class LayerwiseTransformer(nn.Module):
         self.head = nn.Linear(sizes.width, vocabulary.size, bias=False) if head == "untied" else None
         self.places = _places(paradigm, first_layer, last_layer, sizes.layers)
         self.sites = _site_names(paradigm, self.places, one_latent)
-        if self.places and latent_dim < 1:
-            raise UserError(f"latent_dim must be 1 or more; got {latent_dim}; with paradigm: none nothing is latent")
-        if bag_of_words < 0 or (bag_of_words and not self.places):
-            raise UserError(f"bag_of_words must be 0 or more, and asks a latent for the words; got {bag_of_words:g}")
+        _check_latents(bool(self.places), latent_dim, bag_of_words, prior_flows, prior_hidden)
         self.latents = tuple(LatentSpec(name, axes=("D",), sizes={"D": latent_dim}) for name in self.sites)
         self.conditional = vocabulary.source is not None
         if self.conditional:
@@ -198,10 +196,6 @@ class LayerwiseTransformer(nn.Module):
             learned_first=prior1 == "learned",
             condition_dim=sizes.width if self.conditional else 0,
         )
-        if prior_flows < 0 or (prior_flows and prior_hidden < latent_dim):
-            raise UserError(
-                f"prior_flows must be 0 or more, and prior_hidden latent_dim or more; got {prior_flows}, {prior_hidden}"
-            )
         self.flows = nn.ModuleList(density_flows(latent_dim, prior_flows, prior_hidden) for _ in self.sites)
         pooled = self.layers_read if self.conditional else ()
         self.pooling = nn.ModuleList(StatePooling(sizes.width, pooling) for _ in pooled)
@@ -451,6 +445,17 @@ def _site_names(paradigm: str, places: Sequence[int], one: bool) -> tuple[str, .
     if not places:
         return ()
     return ("z",) if one or paradigm not in SEVERAL else tuple(f"z_{place + 1}" for place in places)
+
+
+def _check_latents(latent: bool, latent_dim: int, bag_of_words: float, prior_flows: int, prior_hidden: int) -> None:
+    if latent and latent_dim < 1:
+        raise UserError(f"latent_dim must be 1 or more; got {latent_dim}; with paradigm: none nothing is latent")
+    if bag_of_words < 0 or (bag_of_words and not latent):
+        raise UserError(f"bag_of_words must be 0 or more, and asks a latent for the words; got {bag_of_words:g}")
+    if prior_flows < 0 or (prior_flows and prior_hidden < latent_dim):
+        raise UserError(
+            f"prior_flows must be 0 or more, and prior_hidden latent_dim or more; got {prior_flows}, {prior_hidden}"
+        )
 
 
 def _check_source(vocabulary: Vocabulary) -> None:
