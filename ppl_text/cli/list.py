@@ -112,13 +112,17 @@ def list_objectives() -> None:
 
 
 def list_corpora() -> None:
-    """Name and content of every built-in corpus."""
-    from ..data.catalogue import CORPORA
+    """Name and content of every built-in corpus, and of those that recipes are named after and a user brings."""
+    from ..data.catalogue import CORPORA, ELSEWHERE
 
     rows = [[name, found.description] for name, found in CORPORA.items()]
+    others = [[name, what, files] for name, (what, files) in ELSEWHERE.items()]
     show_tables(
         "corpora",
-        [(["corpus", "what it is"], rows, "")],
+        [
+            (["corpus", "what it is"], rows, ""),
+            (["corpus", "what it is", "files"], others, "to be brought, --data DIR, for the recipes named after them:"),
+        ],
         "Your own: --data FILE or DIR (word<TAB>count lines, text or tables whose words are counted); with",
         "data.unit=sentences text, csv, JSON or parquet with sentences, or hub:NAME.",
     )

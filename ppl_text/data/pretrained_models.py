@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ppl_text.core.errors import UserError
 from ppl_text.core.reading import read_object
 
-from .pretrained import CONFIG, GGUF, pretrained_folder
+from .pretrained import CONFIG, GGUF, pretrained_folder, row_map
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from ppl_text.core.vocabulary import Vocabulary
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 """Names of the weights of a model: one file, or several with an index that says what is where."""
@@ -36,17 +38,19 @@ class _Keys(NamedTuple):
     tied: tuple[str, ...] = ()
 
 
+_LLAMA = _Keys(
+    "num_hidden_layers",
+    "hidden_size",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "intermediate_size",
+    "model.",
+    "embed_tokens.weight",
+)
+
 ARCHITECTURES = {
     "gpt2": _Keys("n_layer", "n_embd", "n_head", "n_positions", "n_inner", "transformer.", "wte.weight"),
-    "llama": _Keys(
-        "num_hidden_layers",
-        "hidden_size",
-        "num_attention_heads",
-        "max_position_embeddings",
-        "intermediate_size",
-        "model.",
-        "embed_tokens.weight",
-    ),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
     "bart": _Keys(
         "decoder_layers",
         "d_model",
@@ -59,6 +63,9 @@ ARCHITECTURES = {
     ),
 }
 """Architectures whose folders are read, by the ``model_type`` of config.json."""
+
+_IN_GGUF = ("llama", "mistral")
+"""Those whose GGUF files are read, which hold queries and keys in one order."""
 
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Constants that older versions kept among the weights."""
@@ -112,6 +119,11 @@ def pretrained_settings(name: str | Path) -> Pretrained:
         raise UserError(
             f"pretrained model '{name}' is of the architecture {architecture!r}; supported: {', '.join(ARCHITECTURES)}"
         )
+    if folder.suffix == GGUF and architecture not in _IN_GGUF:
+        raise UserError(
+            f"pretrained model '{name}' is of the architecture {architecture!r}; GGUF files are read of "
+            f"{' and '.join(_IN_GGUF)} alone: take its folder with {WEIGHTS}"
+        )
     settings = {key: value for key, value in config.items() if key not in _BOOKKEEPING}
     embedding = ARCHITECTURES[architecture].embedding
     found = Pretrained(folder, architecture, **_sizes(folder, config), embedding=embedding, settings=settings)
@@ -156,6 +168,30 @@ def weights(name: str | Path) -> dict[str, Tensor]:
         if tied is not None:
             named.setdefault(keys.embedding, tied)
     return named
+
+
+def embedding_rows(name: str | Path, vocabulary: Vocabulary) -> list[int]:
+    """Return the row of a pretrained embedding for each id of a run's tokenizer, -1 for a symbol that it lacks.
+
+    A padding, BOS or EOS that was added to a tokenizer alone has no row.
+
+    Raises:
+        UserError: as for :func:`pretrained_settings` and :func:`~ppl_text.data.pretrained.row_map`, or where the
+            tokenizer has other symbols beyond the rows of the embedding.
+    """
+    found = pretrained_settings(name)
+    rows: list[int] = row_map(name, vocabulary).tolist()
+    beyond = [symbol for symbol, row in enumerate(rows) if row >= found.vocabulary]
+    ids = vocabulary.ids
+    if others := set(beyond).difference((ids.pad, ids.bos, ids.eos)):
+        raise UserError(
+            f"pretrained model '{name}': its tokenizer has {len(others):,} symbols beyond the {found.vocabulary:,} "
+            "rows of its embedding; are they of one model? Symbols that were added to a tokenizer need rows "
+            "(model.resize_token_embeddings(len(tokenizer)) of transformers, before both are saved)"
+        )
+    for symbol in beyond:
+        rows[symbol] = -1
+    return rows
 
 
 def _check_embedding(found: Pretrained) -> None:

@@ -20,8 +20,7 @@ from ..core.errors import UnknownNameError, UserError
 from ..core.latents import Latents, LatentSpec
 from ..core.protocols import Choice, State
 from ..core.vocabulary import Vocabulary
-from ..data.pretrained import row_map
-from ..data.pretrained_models import pretrained_settings, weights
+from ..data.pretrained_models import embedding_rows, pretrained_settings, weights
 from ..distributions.density_flows import density_flows
 from ..distributions.precision import at_least_float32
 from ..distributions.side import record_side_loss
@@ -248,7 +247,7 @@ class LayerwiseTransformer(nn.Module):
         """Read the pretrained weights, once, into a backbone and a softmax of its own."""
         if self.pretrained is None:
             return
-        rows, tensors = row_map(self.pretrained, self.vocabulary).tolist(), weights(self.pretrained)
+        rows, tensors = embedding_rows(self.pretrained, self.vocabulary), weights(self.pretrained)
         backbone.load(tensors, pretrained_settings(self.pretrained).embedding, rows)
         if head is not None and "lm_head.weight" in tensors:
             take_rows(head.weight, tensors["lm_head.weight"], rows)

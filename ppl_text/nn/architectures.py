@@ -39,6 +39,25 @@ class Anatomy(NamedTuple):
         return self.value in self.adapted and len(self.adapted) == 1
 
 
+LLAMA = Anatomy(
+    "LlamaConfig",
+    {
+        "layers": ("num_hidden_layers",),
+        "width": ("hidden_size",),
+        "heads": ("num_attention_heads",),
+        "positions": ("max_position_embeddings",),
+        "inner": ("intermediate_size",),
+    },
+    "",
+    "embed_tokens",
+    "layers",
+    "self_attn",
+    "v_proj",
+    ("q_proj", "v_proj"),
+    ("attention_dropout",),
+    norm="input_layernorm",
+)
+
 ARCHITECTURES: Mapping[str, Anatomy] = {
     "gpt2": Anatomy(
         "GPT2Config",
@@ -52,24 +71,10 @@ ARCHITECTURES: Mapping[str, Anatomy] = {
         ("resid_pdrop", "embd_pdrop", "attn_pdrop"),
         norm="ln_1",
     ),
-    "llama": Anatomy(
-        "LlamaConfig",
-        {
-            "layers": ("num_hidden_layers",),
-            "width": ("hidden_size",),
-            "heads": ("num_attention_heads",),
-            "positions": ("max_position_embeddings",),
-            "inner": ("intermediate_size",),
-        },
-        "",
-        "embed_tokens",
-        "layers",
-        "self_attn",
-        "v_proj",
-        ("q_proj", "v_proj"),
-        ("attention_dropout",),
-        norm="input_layernorm",
-    ),
+    "llama": LLAMA,
+    "mistral": LLAMA._replace(configuration="MistralConfig"),
+    "qwen2": LLAMA._replace(configuration="Qwen2Config"),
+    "qwen3": LLAMA._replace(configuration="Qwen3Config"),
     "bart": Anatomy(
         "BartConfig",
         {
@@ -89,7 +94,11 @@ ARCHITECTURES: Mapping[str, Anatomy] = {
         spread="init_std",
     ),
 }
-"""Decoders whose value projection can be wrapped, by name; ``bart`` has an encoder for sources beside it."""
+"""Decoders whose value projection can be wrapped, by ``model_type``; ``bart`` has an encoder for sources beside it.
+
+Another one of Llama's form, whose blocks normalise what they read and map it to values by ``v_proj``, takes a line here
+and one in :data:`ppl_text.data.pretrained_models.ARCHITECTURES`.
+"""
 
 SPREAD = 0.64
 """σ √H of initial weights that go by the width H: 0.02 at 1,024, where BART has it from.

@@ -67,16 +67,20 @@ def drawings(place: Path, results: Mapping[str, Any]) -> list[tuple[str, Path]]:
 
 
 def _group(results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a table of the rows, or one for each block of columns; the first says what was trained, too."""
+    """Return a table of the rows, or one for each block of columns, of the rows that have something there.
+
+    The first has all rows, and says what was trained, too.
+    """
     columns = [c for c in results["columns"] if any(_has(row, c) for row in rows)]
-    ends = [[_parameters(row), _steps(row), _remark(row, results)] for row in rows]
     header, found = ["parameters (model + guide)", "steps", "remark"], list[str]()
     for block in dict.fromkeys(c.get("block", "") for c in columns) or ("",):
         own = [c for c in columns if c.get("block", "") == block]
-        body = [[row["title"], *(_cell(row, c) for c in own), *end] for row, end in zip(rows, ends, strict=True)]
+        shown = [row for row in rows if header or any(_has(row, c) for c in own)]
+        ends = [[_parameters(row), _steps(row), _remark(row, results)] if header else [] for row in shown]
+        body = [[row["title"], *(_cell(row, c) for c in own), *end] for row, end in zip(shown, ends, strict=True)]
         found += [f"*{block}*"] if block else []
         found.append(table(["row", *(c["title"] for c in own), *header], body))
-        header, ends = [], [[] for _ in rows]
+        header = []
     return found
 
 

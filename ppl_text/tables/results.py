@@ -133,13 +133,13 @@ def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]], t
         _deviation(differences) / math.sqrt(len(differences)) if several else _monte_carlo_error(pairs[0], column.error)
     )
     difference = sum(differences) / len(differences)
-    verdict = _verdict(difference, error, several)
+    verdict = _verdict(round(difference, column.digits), error, several)
     unequal = _unequal((tasks[claim.better], better), (tasks[claim.worse], worse))
     return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark, unequal)
 
 
 def _verdict(difference: float, error: float | None, several: bool) -> str:
-    if error is not None and abs(difference) <= 2 * error:
+    if difference == 0 or (error is not None and abs(difference) <= 2 * error):
         return "too close to call"
     return ("holds" if difference > 0 else "does not hold") + ("" if several else " in one run")
 

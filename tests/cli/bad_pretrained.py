@@ -1,5 +1,7 @@
 """Bad inputs: tokenizers and models of pretrained folders, and Transformers that cannot be."""
 
+from families.pretrained_folders import gpt2_folder
+
 from .bad_world import Case
 
 
@@ -22,6 +24,14 @@ def transformer(*settings, **files):
 
 
 FOLDER = ("data.tokenizer=pretrained", "data.pretrained=model")
+
+
+def another_tokenizer(world):
+    """A whole folder of GPT-2, whose tokenizer the texts are not read by."""
+    gpt2_folder(world.folder / "model")
+    return transformer("model.backbone=model", "data.tokenizer=bpe")(world)
+
+
 WHOLE = '{"model_type": "gpt2", "vocab_size": 9, "n_layer": 1, "n_embd": 4, "n_head": 1, "n_positions": 8}'
 GPT2 = '{"model_type": "gpt2"}'
 
@@ -67,11 +77,18 @@ PRETRAINED = {
     ),
     "a backbone of another architecture": Case(
         transformer("model.backbone=model", config__json='{"model_type": "bert"}'),
-        ("is of the architecture 'bert'; supported: gpt2, llama, bart",),
+        ("is of the architecture 'bert'; supported: gpt2, llama, mistral, qwen2, qwen3, bart",),
     ),
     "a backbone without weights": Case(
         transformer("model.backbone=model", config__json=WHOLE),
         ("model' holds no weights; expected model.safetensors", "start from random weights: leave model.backbone out"),
+    ),
+    "a backbone of another tokenizer": Case(
+        another_tokenizer,
+        (
+            "the tokenizer of the data is not that of the pretrained model in",
+            "set data.tokenizer=pretrained and data.pretrained=",
+        ),
     ),
     "an architecture that is not known": Case(
         transformer("model.architecture=bert"), ("unknown architecture 'bert' (did you mean 'bart'?)",)

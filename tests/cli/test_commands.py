@@ -10,7 +10,7 @@ import pytest
 import ppl_text
 from guides import GUIDES
 from ppl_text.cli.output import print_table
-from ppl_text.data.catalogue import CORPORA
+from ppl_text.data.catalogue import CORPORA, ELSEWHERE
 from ppl_text.objectives import OBJECTIVES
 from ppl_text.recipes import recipe_names
 
@@ -172,7 +172,7 @@ def test_list_shows_all_there_is(ppl):
         "recipes": recipe_names(),
         "guides": [name for family in GUIDES.values() for name in ("guide", *family)][1:],
         "objectives": OBJECTIVES,
-        "corpora": CORPORA,
+        "corpora": [*CORPORA, "corpus", *ELSEWHERE],
     }.items():
         ended = ppl("list", kind)
         assert ended.status == 0

@@ -97,3 +97,13 @@ def test_without_the_package_it_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path / "x.gguf").write_bytes(b"GGUF")
     with pytest.raises(UserError, match=r"needs the packages gguf and accelerate: pip install 'ppl-text\[judge\]'"):
         pretrained_settings(tmp_path / "x.gguf")
+
+
+def test_a_file_of_another_architecture_is_refused(tmp_path, monkeypatch):
+    """One that could be read from its folder: queries and keys may lie in another order in the file."""
+    import transformers.modeling_gguf_pytorch_utils as reading
+
+    monkeypatch.setattr(reading, "load_gguf_checkpoint", lambda _: {"config": {"model_type": "qwen2"}})
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match=r"'qwen2'; GGUF files are read of llama and mistral alone: take its"):
+        pretrained_settings(tmp_path / "x.gguf")

@@ -3,10 +3,11 @@ import json
 import pytest
 import torch
 import transformers
-from families.pretrained_folders import FOLDERS, SIZES
+from families.pretrained_folders import FOLDERS, SIZES, llama_folder
 
 from ppl_text.core.errors import UserError
-from ppl_text.data.pretrained_models import pretrained_settings, weights
+from ppl_text.data.pretrained import pretrained_tokenizer, row_map
+from ppl_text.data.pretrained_models import embedding_rows, pretrained_settings, weights
 
 MODELS = {
     "gpt2": (transformers.GPT2Config, transformers.GPT2Model),
@@ -88,7 +89,7 @@ def pickled(folder):
 BAD = {
     "another architecture": (
         lambda f: edited(f, model_type="mamba"),
-        "is of the architecture 'mamba'; supported: gpt2, llama, bart",
+        "is of the architecture 'mamba'; supported: gpt2, llama, mistral, qwen2, qwen3, bart",
     ),
     "no architecture": (lambda f: edited(f, model_type=None), "is of the architecture None; supported"),
     "no layers": (
@@ -139,3 +140,24 @@ def test_inner_width_that_gpt2_leaves_out_is_four_times_its_width(tmp_path):
     folder = FOLDERS["gpt2"](tmp_path, inner=64)
     edited(folder, n_inner=None)
     assert pretrained_settings(folder).inner == 64
+
+
+def test_a_padding_that_was_added_to_the_tokenizer_alone_has_no_row(tmp_path):
+    folder = llama_folder(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<gap>"})
+    tokenizer.save_pretrained(folder)
+    vocabulary, size = pretrained_tokenizer(str(folder)).vocabulary, pretrained_settings(folder).vocabulary
+    rows, named = embedding_rows(folder, vocabulary), row_map(folder).tolist()
+    assert (rows[vocabulary.ids.pad], named[vocabulary.ids.pad]) == (-1, size)
+    assert rows[1:] == named[1:]
+    assert sorted(rows[1:]) == list(range(size))
+
+
+def test_ordinary_symbols_beyond_the_embedding_are_refused(tmp_path):
+    folder = llama_folder(tmp_path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<one>", "<two>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"its tokenizer has 2 symbols beyond the \d+ rows of its embedding; are they"):
+        embedding_rows(folder, pretrained_tokenizer(str(folder)).vocabulary)

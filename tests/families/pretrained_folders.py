@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +43,25 @@ def gpt2_folder(folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: int
     return _saved(transformers.GPT2LMHeadModel, config, folder)
 
 
-def llama_folder(folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: int = 400, **sizes: Any) -> Path:
-    """Save a Llama with a tokenizer of characters that falls back to bytes, ``<unk>``, ``<s>`` and ``</s>`` first."""
-    first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    learned, merges = _merges(texts, vocabulary - len(first), byte_level=False)
-    vocab = {symbol: i for i, symbol in enumerate([*first, *learned])}
-    transformers.LlamaTokenizerFast(vocab=vocab, merges=merges).save_pretrained(folder)
+def llama_folder(
+    folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: int = 400, kind: str = "llama", **sizes: Any
+) -> Path:
+    """Save a Llama with a tokenizer of characters that falls back to bytes, ``<unk>``, ``<s>`` and ``</s>`` first.
+
+    ``kind``: another architecture of its form; Qwen's have a tokenizer of bytes, ``<|endoftext|>`` last.
+    """
+    if kind.startswith("qwen"):
+        vocab, merges = _merges(texts, vocabulary - 1, byte_level=True)
+        vocab["<|endoftext|>"] = len(vocab)
+        transformers.Qwen2TokenizerFast(vocab=vocab, merges=merges).save_pretrained(folder)
+    else:
+        first = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+        learned, merges = _merges(texts, vocabulary - len(first), byte_level=False)
+        vocab = {symbol: i for i, symbol in enumerate([*first, *learned])}
+        transformers.LlamaTokenizerFast(vocab=vocab, merges=merges).save_pretrained(folder)
     size = SIZES | sizes
-    config = transformers.LlamaConfig(
+    config = transformers.AutoConfig.for_model(
+        kind,
         vocab_size=len(vocab),
         num_hidden_layers=size["layers"],
         hidden_size=size["width"],
@@ -57,7 +70,7 @@ def llama_folder(folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: in
         max_position_embeddings=size["positions"],
         intermediate_size=size["inner"],
     )
-    return _saved(transformers.LlamaForCausalLM, config, folder)
+    return _saved(transformers.AutoModelForCausalLM.from_config, config, folder)
 
 
 def bart_folder(folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: int = 320, **sizes: Any) -> Path:
@@ -84,6 +97,12 @@ def bart_folder(folder: Path, *, texts: tuple[str, ...] = TEXTS, vocabulary: int
 FOLDERS = {"gpt2": gpt2_folder, "llama": llama_folder, "bart": bart_folder}
 """What saves a folder, by architecture."""
 
+DECODERS = {
+    "gpt2": gpt2_folder,
+    **{kind: partial(llama_folder, kind=kind) for kind in ("llama", "mistral", "qwen2", "qwen3")},
+}
+"""The same of decoders alone."""
+
 
 def _merges(texts: tuple[str, ...], symbols: int, *, byte_level: bool) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Return the symbols and the merges of byte pairs trained on some texts."""
@@ -101,7 +120,7 @@ def _merges(texts: tuple[str, ...], symbols: int, *, byte_level: bool) -> tuple[
     return learned["vocab"], [tuple(pair) for pair in learned["merges"]]
 
 
-def _saved(kind: type[Any], config: Any, folder: Path) -> Path:
+def _saved(kind: Callable[[Any], Any], config: Any, folder: Path) -> Path:
     """Save a model of random weights, the same at every call; a normalisation has some that are not 0 and 1."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

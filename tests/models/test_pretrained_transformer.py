@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 import transformers
-from families.pretrained_folders import bart_folder, gpt2_folder, llama_folder
+from families.pretrained_folders import DECODERS, bart_folder, gpt2_folder
 
 import ppl_text as pt
 from guides.layerwise_transformer import LayerWiseGuide
@@ -16,7 +16,6 @@ from ppl_text.models.layerwise_transformer import LayerwiseTransformer
 
 from .transformer_cases import as_batch
 
-FOLDERS = {"gpt2": gpt2_folder, "llama": llama_folder}
 TEXTS = ["the small dog runs", "a hill and the dog", "see the dog run up the hill", "down the small hill"] * 12
 
 SHORT = {
@@ -32,12 +31,12 @@ SHORT = {
     "report.samples": 2,
 }
 
-architectures = pytest.mark.parametrize("architecture", FOLDERS)
+architectures = pytest.mark.parametrize("architecture", DECODERS)
 
 
 @pytest.fixture
 def folder(tmp_path, architecture):
-    return FOLDERS[architecture](tmp_path / "pretrained")
+    return DECODERS[architecture](tmp_path / "pretrained")
 
 
 def begun(folder, vocabulary, **options):
@@ -137,7 +136,7 @@ def test_what_does_not_fit(folder, architecture, tmp_path):
         LayerwiseTransformer.settled({"backbone": str(folder), "layers": 6})
     with pytest.raises(UserError, match=r"(?s)leave model\.backbone out"):
         LayerwiseTransformer.settled({"backbone": str(tmp_path / "gone")})
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match=r"is not that of the pretrained model in .*: it has 7 symbols, where"):
         begun(folder, Vocabulary(7))
     other = gpt2_folder(tmp_path / "wider", inner=40)
     settled = LayerwiseTransformer.settled({"backbone": str(folder)})

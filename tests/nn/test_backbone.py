@@ -10,11 +10,19 @@ import torch
 import transformers
 
 from ppl_text.core.errors import UnknownNameError, UserError
-from ppl_text.nn.architectures import ARCHITECTURES
+from ppl_text.nn.architectures import ARCHITECTURES, value_width
 from ppl_text.nn.backbone import NOTHING, Injected, Source
 from ppl_text.nn.sourced_backbone import build_backbone
 
-SETTINGS = {"gpt2": {}, "llama": {"num_key_value_heads": 2, "intermediate_size": 24}, "bart": {}}
+GROUPED = {"num_key_value_heads": 2, "intermediate_size": 24}
+SETTINGS = {
+    "gpt2": {},
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": {**GROUPED, "head_dim": 6},
+    "bart": {},
+}
 ROUNDING = {"rtol": 1e-9, "atol": 1e-9}
 """Of float64 sums of some hundred products."""
 
@@ -134,7 +142,7 @@ def test_rows_of_a_state_can_be_repeated_and_reordered(architecture):
     torch.testing.assert_close(states, made(x[order])[:, 4:], **ROUNDING)
 
 
-@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3"])
 def test_a_source_in_front_is_read_without_its_padding(architecture):
     """Source and text in one sequence, against that sequence itself; all at once and token by token."""
     made, x, source = backbone(architecture), inputs(rows=1, steps=5), inputs(rows=1, steps=2)
@@ -254,7 +262,7 @@ def test_attention_on_the_memory(architecture):
     assert ((found > 0) & (found < 1)).all()
     outputs = []
     attention = getattr(made.blocks[0], "attn" if architecture == "gpt2" else "self_attn")
-    projection = getattr(attention, {"gpt2": "c_proj", "llama": "o_proj", "bart": "out_proj"}[architecture])
+    projection = getattr(attention, {"gpt2": "c_proj", "bart": "out_proj"}.get(architecture, "o_proj"))
     hook = projection.register_forward_pre_hook(lambda _, given: outputs.append(given[0]))
     ones = torch.cat([memory[0][:, : made.value_dim], torch.ones(2, made.value_dim, dtype=torch.float64)], -1)
     made(x, Injected(memory=[ones, None, None], values=[torch.zeros_like, None, None]))
@@ -290,6 +298,13 @@ def test_the_size_of_gpt2():
     with torch.device("meta"):
         made = build_backbone("gpt2", 50259, layers=12, width=768, heads=12, positions=1024)
     assert sum(p.numel() for p in made.parameters()) == 124_441_344
+
+
+def test_a_layer_without_a_value_projection_is_refused():
+    """As where a version of transformers calls it otherwise."""
+    joined = transformers.AutoModel.from_config(transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=9))
+    with pytest.raises(UserError, match="GPT2Attention has no value projection 'v_proj' that could be wrapped; use"):
+        value_width(joined.h[0].attn, ARCHITECTURES["llama"], 8)
 
 
 def test_what_it_cannot_be():

@@ -1,6 +1,7 @@
 """Of Transformers: every composed recipe is sound, and one of each procedure, guide and objective trains when small."""
 
 import pytest
+import torch
 from short_stages import short_stages
 
 import ppl_text as pt
@@ -17,7 +18,7 @@ CONTROLS = [f"{way}-{what}" for way in ("embedding", "memory", "softmax") for wh
 TRICKED = ("embedding", "memory", "softmax", "della")
 TRICKS = [f"{way}-{trick}" for way in TRICKED for trick in ("plain", "bow", "anneal-bow", "anneal-bn")]
 STAGED = ("della-two-stage", "gpt2-two-stage", "della-two-stage-fitted", "della-fitted")
-BEYOND = ("della-free-bits", "memory-free-bits", "della-iwae", *STAGED)
+BEYOND = ("della-free-bits", "memory-free-bits", "della-iwae", "della-dreg", *STAGED)
 BEHIND = (*WAYS, "bart", "della-bart")
 PROCEDURES = (*WAYS, *ABLATIONS, *CONTROLS, *TRICKS, *BEYOND)
 SMALL, PUBLISHED = ("verses", "ptb-small"), ("ptb", "yahoo", "yelp", "snli")
@@ -123,6 +124,35 @@ def test_every_guide_trains_and_can_be_swapped_in(name, sentences, tmp_path, one
     trained_soundly(run)
     child = run.swap_guide("layer-wise" if name != "layer-wise" else "independent", steps=2, out=tmp_path / "child")
     assert child.evaluate(particles=2, limit=6).iw < 0
+
+
+def test_it_trains_in_bf16_with_adamw_on_several_batches_an_update(sentences, tmp_path, one_thread):
+    """Positions that no text reaches have no gradient: AdamW alone shrinks them, by 1 - lr · decay at each update."""
+    changes = {
+        "precision": "bf16",
+        "model.checkpointing": True,
+        "training.optimizer": "adamw",
+        "training.lr": 0.01,
+        "training.weight_decay": 0.5,
+        "training.accumulate": 2,
+        "training.beta": 1.0,
+    }
+    run = fitted_small("verses-della", sentences, tmp_path, set=changes)
+    trained_soundly(run)
+    begun, _ = build.build_programs(run.config, run.corpus.vocabulary)
+    first, last = (model.backbone.network.wpe.weight[40:] for model in (begun, run.model.cpu()))
+    torch.testing.assert_close(last, first * (1 - 0.01 * 0.5) ** run.config.training.steps, rtol=1e-5, atol=1e-8)
+    assert last.dtype == torch.float32
+
+
+@pytest.mark.parametrize("corpus", PUBLISHED)
+def test_as_published_it_has_the_published_size(corpus):
+    """193,353,984 with GPT-2's symbols, model and guide together (specification 2A), and the mean of the KLs (2G.1)."""
+    config = load_config(f"{corpus}-della", {"preset": "paper"})
+    assert config.training.kl_sites == "mean"
+    with torch.device("meta"):
+        model, guide = build.build_programs(config, Vocabulary(50_259))
+    assert sum(p.numel() for p in [*model.parameters(), *guide.parameters()]) == 193_353_984
 
 
 @pytest.mark.parametrize("corpus", PUBLISHED)
