@@ -65,7 +65,7 @@ ARCHITECTURES = {
 """Architectures whose folders are read, by the ``model_type`` of config.json."""
 
 _IN_GGUF = ("llama", "mistral")
-"""Those whose GGUF files are read, which hold queries and keys in one order."""
+"""Those whose GGUF files are read: there the two halves of each head of queries and keys are interleaved."""
 
 _BUFFERS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 """Constants that older versions kept among the weights."""
@@ -84,7 +84,7 @@ class Pretrained:
         layers: Transformer blocks (of a decoder, where there is an encoder too).
         width: of the hidden states.
         heads: of attention.
-        positions: most tokens that it reads at once.
+        positions: most tokens that it reads at once, all of which see each other: no more than a window of attention.
         vocabulary: rows of its embedding, some of which may belong to no token.
         inner: width within the feed-forward layers.
         embedding: name of the embedding among :func:`weights`.
@@ -131,18 +131,21 @@ def pretrained_settings(name: str | Path) -> Pretrained:
     return found
 
 
-def _sizes(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+def _sizes(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
     """Return the sizes of a model by the names of :class:`Pretrained`, all whole numbers from 1 on."""
     keys = ARCHITECTURES[config["model_type"]]
     names = {field: getattr(keys, field) for field in ("layers", "width", "heads", "positions", "inner")}
     names["vocabulary"] = "vocab_size"
-    sizes = {field: config.get(name) for field, name in names.items()}
+    sizes: dict[str, Any] = {field: config.get(name) for field, name in names.items()}
     # GPT-2 leaves out that it is four times as wide within.
     if sizes["inner"] is None and config["model_type"] == "gpt2" and type(sizes["width"]) is int:
         sizes["inner"] = 4 * sizes["width"]
     if wrong := [field for field, value in sizes.items() if type(value) is not int or value < 1]:
         came = ", ".join(f"{names[field]} {sizes[field]!r}" for field in wrong)
         raise UserError(f"pretrained model '{folder}': expected whole numbers from 1 on in {CONFIG}; got {came}")
+    window = config.get("sliding_window")
+    if type(window) is int and window > 0 and config.get("use_sliding_window", True):
+        sizes["positions"] = min(sizes["positions"], window)
     return sizes
 
 

@@ -88,15 +88,16 @@ class LayerwiseTransformer(nn.Module):
         fusion_start: ``identity`` (values are untouched at first) or ``normal`` (the paper's).
         first_layer, last_layer: layers, from 1, that have a latent; null: to the last.
         pooling: of states to one vector, for sources and in guides: ``attention``, ``first`` or ``attention-unmasked``.
-        read_norm: priors and guides read the states after a layer as the next layer does, behind its norm; null: those
-            of a pretrained model, whose states may have entries of hundreds, and no others.
+        read_norm: priors and guides read the states after a layer as the next layer does, behind its norm; null: no,
+            but a run that begins with a ``backbone`` says yes, whose states may have entries of hundreds.
         clamp: largest absolute value of μ and ln σ² of the guides' Gaussians; null: any.
         bag_of_words: weight of the side loss -Σ_t ln softmax(E (W_b z_L + b))[w_t], in training alone.
         head: the softmax shares its weights with the embedding (``tied``), or has its own (``untied``).
         backbone: a pretrained model, a folder or a name, whose weights training begins with; null: random ones.
         adapt: what is trained of the backbone: ``full``, ``frozen`` or ``low-rank``; the embedding always is.
         adapt_rank: of low-rank updates.
-        architecture: ``gpt2`` or ``llama``; or ``bart``, whose encoder reads text and source.
+        architecture: ``gpt2``; of Llama's form ``llama``, ``mistral``, ``qwen2`` or ``qwen3``; or ``bart``, whose
+            encoder reads text and source.
         layers, width, heads, positions: sizes of the decoder; null: those of the pretrained model, or GPT-2 small's 12,
             768, 12 and 1024. A recipe's give way to a ``backbone`` that is set for a run.
         dropout: of embeddings, attention and residuals, in training only.
@@ -111,7 +112,9 @@ class LayerwiseTransformer(nn.Module):
     )
     measures = ("sentences", "layers", "generation")
     conditional: bool | None = None
-    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {"backbone": (*Sizes._fields, "architecture", "settings")}
+    decides: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "backbone": (*Sizes._fields, "architecture", "settings", "head")
+    }
     presets: ClassVar[tuple[Choice, ...]] = (
         Choice("model.fusion", "sum_prod", "lmf", "the sums stand inside the product, so the rank has no effect"),
         Choice("model.fusion_start", "normal", "identity", "a pretrained layer's values give way to small noise"),

@@ -17,8 +17,9 @@ from ..core.limits import pass_on_memory_errors
 class Anatomy(NamedTuple):
     """Where things are in a decoder of ``transformers``: names of attributes, and of keys of its configuration.
 
-    ``norm`` is what a block reads its states by, where these grow from block to block; ``spread`` the key of the
-    standard deviation of initial weights, where it is to go by the width.
+    ``sizes`` are those of a network unless its settings say otherwise. ``norm`` is what a block reads its states by,
+    where these grow from block to block; ``spread`` the key of the standard deviation of initial weights, where it is
+    to go by the width; ``plain`` what turns off a window of attention, in which ways of reading a text would differ.
     """
 
     configuration: str
@@ -32,6 +33,7 @@ class Anatomy(NamedTuple):
     dropout: tuple[str, ...]
     norm: str = ""
     spread: str = ""
+    plain: tuple[tuple[str, Any], ...] = ()
 
     @property
     def joint(self) -> bool:
@@ -47,6 +49,8 @@ LLAMA = Anatomy(
         "heads": ("num_attention_heads",),
         "positions": ("max_position_embeddings",),
         "inner": ("intermediate_size",),
+        "key_heads": ("num_key_value_heads",),
+        "head": ("head_dim",),
     },
     "",
     "embed_tokens",
@@ -72,7 +76,7 @@ ARCHITECTURES: Mapping[str, Anatomy] = {
         norm="ln_1",
     ),
     "llama": LLAMA,
-    "mistral": LLAMA._replace(configuration="MistralConfig"),
+    "mistral": LLAMA._replace(configuration="MistralConfig", plain=(("sliding_window", None),)),
     "qwen2": LLAMA._replace(configuration="Qwen2Config"),
     "qwen3": LLAMA._replace(configuration="Qwen3Config"),
     "bart": Anatomy(
@@ -136,7 +140,7 @@ def keys_of_sizes(architecture: str) -> list[str]:
     if architecture not in ARCHITECTURES:
         raise UnknownNameError("architecture", architecture, tuple(ARCHITECTURES))
     sizes = ARCHITECTURES[architecture].sizes
-    return [key for name, keys in sizes.items() if name != "inner" for key in keys]
+    return [key for name in ("layers", "width", "heads", "positions") for key in sizes[name]]
 
 
 def build_network(anatomy: Anatomy, vocabulary: int, given: Mapping[str, Any]) -> Any:

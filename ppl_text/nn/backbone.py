@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -90,8 +91,9 @@ class Backbone(nn.Module):
         adapt: ``full``: all is trained; ``frozen``: the embedding of the symbols alone; ``low-rank``: that, and updates
             of the maps to queries and values (:class:`~ppl_text.nn.adapters.LowRankUpdate`).
         adapt_rank: of these updates.
-        read_norm: ``read`` returns states as the next block reads them, behind its norm, not as they are. In pretrained
-            networks single entries of these are hundreds of times as large as all others.
+        read_norm: ``read`` returns states as the next block reads them, behind its norm (whose weights are constants
+            then), where blocks grow their states. Single entries of a pretrained network's are hundreds of times as
+            large as all others.
 
     Raises:
         UserError: an architecture that is not known, or settings that do not fit together.
@@ -122,15 +124,16 @@ class Backbone(nn.Module):
             raise UserError(f"width must be a multiple of heads; got {width} and {heads}")
         self.architecture, self.positions, self.width, self.number = architecture, positions, width, layers
         self._anatomy = ARCHITECTURES[architecture]
-        sizes = {"layers": layers, "width": width, "heads": heads, "positions": positions, "inner": 4 * width}
+        sizes = {"layers": layers, "width": width, "heads": heads, "positions": positions}
+        sizes |= {"inner": 4 * width, "key_heads": heads, "head": width // heads}
         given = {key: sizes[name] for name, keys in self._anatomy.sizes.items() for key in keys}
         spread = {self._anatomy.spread: SPREAD / math.sqrt(width)} if self._anatomy.spread else {}
-        given |= spread | dict.fromkeys(self._anatomy.dropout, dropout) | dict(settings or {})
+        dropped = dict.fromkeys(self._anatomy.dropout, dropout)
+        given |= dict(self._anatomy.plain) | spread | dropped | dict(settings or {})
         self.network = build_network(self._anatomy, vocabulary, given)
         self.value_dim = value_width(self._attention(0), self._anatomy, width)
         self._past = past_keyword(self.stack)
         self._injected, self._looked_at = NOTHING, False
-        self._heard: dict[int, Tensor] | None = None
         self._read_norm = read_norm and bool(self._anatomy.norm)
         self.updates = nn.ModuleList()
         self._adapt(adapt, adapt_rank)
@@ -138,8 +141,6 @@ class Backbone(nn.Module):
             block.register_forward_pre_hook(partial(self._add, place), with_kwargs=True)
             self._value_projection(place).register_forward_hook(partial(self._change, place))
             self._attention(place).memory = self._attention(place).seen = None
-            if self._read_norm:
-                getattr(block, self._anatomy.norm).register_forward_hook(partial(self._hear, place))
         for block in self.network.modules() if checkpointing else ():
             if hasattr(block, "gradient_checkpointing"):
                 block.gradient_checkpointing = True
@@ -239,18 +240,18 @@ class Backbone(nn.Module):
         """
         self._check(embedded.shape[1])
         mask = seen_by_all(counted).expand(-1, 1, embedded.shape[1], -1)
-        heard: dict[int, Tensor] = {}
-        self._heard = heard
-        try:
-            last, states = self._run(embedded, NOTHING, mask, None, every=True)
-        finally:
-            self._heard = None
-        return [*(heard.get(place, states[place]) for place in range(1, self.number)), last]
+        last, states = self._run(embedded, NOTHING, mask, None, every=True)
+        return [*(self._as_read(place, states[place]) for place in range(1, self.number)), last]
 
-    def _hear(self, place: int, _: nn.Module, __: Any, read: Tensor) -> None:
-        """Keep what the norm of a block makes of the states in front of it, on the way there alone."""
-        if self._heard is not None:
-            self._heard[place] = read
+    def _as_read(self, place: int, states: Tensor) -> Tensor:
+        """Return the states in front of a block as they are, or behind its norm, with weights that are constants."""
+        if not self._read_norm:
+            return states
+        norm: nn.Module = getattr(self.blocks[place], self._anatomy.norm)
+        # Processes that hold a part of the parameters each gather these few for themselves: no block is run.
+        whole = {name: getattr(p, "full_tensor", lambda p=p: p)().detach() for name, p in norm.named_parameters()}
+        read: Tensor = functional_call(norm, whole, (states,))
+        return read
 
     @property
     def encodes(self) -> bool:

@@ -204,7 +204,8 @@ def _undecided(tree: Mapping[str, Any], changes: Mapping[str, Any], code: Code, 
     for name, others in decides.items():
         if own.get(name) not in (None, section.get(name)):
             gone = {other: section.pop(other) for other in others if section.get(other) is not None}
-            shown = ", ".join(f"{other}={value}" for other, value in gone.items() if other not in own)
+            left = {other: value for other, value in gone.items() if other not in own}
+            shown = ", ".join(o if isinstance(v, Mapping | list) else f"{o}={v}" for o, v in left.items())
             told += [f"not kept of the recipe's model: {shown} (model.{name} decides that)"] if shown else []
     return section
 

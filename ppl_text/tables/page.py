@@ -153,16 +153,22 @@ def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         rows = [[text, *row] for text, row in zip(said, ours, strict=True)]
         title = "**Claims, looked up** (in units of the column; positive: it holds)"
         return [title, table(["claim", *heads], rows)]
-    published = [_number(c["published"]) for c in claims]
+    published = [_number(c["published"], _digits(c)) for c in claims]
     rows = [[text, theirs, *row] for text, theirs, row in zip(said, published, ours, strict=True)]
     title = "**Published orderings, looked up** (in units of the column; positive: as published)"
     return [title, table(["published claim", "published difference", *heads], rows)]
 
 
 def _ours(claim: Mapping[str, Any]) -> str:
-    error = "" if claim["error"] is None else f" ± {claim['error']:z.2f}"
-    return _number(claim["difference"]) + error
+    digits = _digits(claim)
+    error = "" if claim["error"] is None else f" ± {claim['error']:z.{digits}f}"
+    return _number(claim["difference"], digits) + error
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:+z.2f}"
+def _digits(claim: Mapping[str, Any]) -> int:
+    """Return how many digits a claim's differences have: two in files that do not say it."""
+    return int(claim.get("digits", 2))
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:+z.{digits}f}"

@@ -26,7 +26,7 @@ class Finding:
     one, the Monte-Carlo errors of the two figures, None where those are not known. ``verdict``: ``holds``, ``does not
     hold`` (for one seed both with ``in one run``: runs differ by more than their Monte-Carlo errors), ``too close to
     call`` (within two standard errors), or ``not run``. ``unequal``: in what else the two rows differ than in what
-    their model and guide are, the better row's value first.
+    their model and guide are, the better row's value first. ``digits``: of the differences, where they are printed.
     """
 
     text: str
@@ -37,6 +37,7 @@ class Finding:
     published: float | None
     remark: str
     unequal: str
+    digits: int
 
 
 def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> dict[str, Any]:
@@ -124,18 +125,19 @@ def look_up(claim: Claim, table: Table, rows: Mapping[str, Mapping[str, Any]], t
     pairs = [
         (better["by_seed"][seed], worse["by_seed"][seed]) for seed in better["by_seed"] if seed in worse["by_seed"]
     ]
-    found = [_difference(a, b, claim.column, sign) for a, b in pairs]
+    found, digits = [_difference(a, b, claim.column, sign) for a, b in pairs], max(2, column.digits)
     differences = [value for value in found if value is not None]
     if not differences:
-        return Finding(claim.text, "not run", None, None, 0, published, claim.remark, "")
+        return Finding(claim.text, "not run", None, None, 0, published, claim.remark, "", digits)
     several = len(differences) > 1
     error = (
         _deviation(differences) / math.sqrt(len(differences)) if several else _monte_carlo_error(pairs[0], column.error)
     )
     difference = sum(differences) / len(differences)
-    verdict = _verdict(round(difference, column.digits), error, several)
+    # What is printed as nothing is nothing.
+    verdict = _verdict(difference if round(difference, digits) else 0.0, error, several)
     unequal = _unequal((tasks[claim.better], better), (tasks[claim.worse], worse))
-    return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark, unequal)
+    return Finding(claim.text, verdict, difference, error, len(differences), published, claim.remark, unequal, digits)
 
 
 def _verdict(difference: float, error: float | None, several: bool) -> str:

@@ -161,3 +161,12 @@ def test_ordinary_symbols_beyond_the_embedding_are_refused(tmp_path):
     tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match=r"its tokenizer has 2 symbols beyond the \d+ rows of its embedding; are they"):
         embedding_rows(folder, pretrained_tokenizer(str(folder)).vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("said", "positions"), [({}, 7), ({"use_sliding_window": False}, 48), ({"sliding_window": None}, 48)]
+)
+def test_no_text_is_longer_than_a_window_of_attention(tmp_path, said, positions):
+    path = llama_folder(tmp_path, kind="mistral") / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sliding_window": 7} | said))
+    assert pretrained_settings(tmp_path).positions == positions

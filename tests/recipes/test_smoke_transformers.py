@@ -169,6 +169,16 @@ def test_the_published_constants(corpus):
     assert (model.backbone.number, model.backbone.positions, config.data.batch_size) == (12, 1024, 32)
 
 
+@pytest.mark.parametrize("corpus", SMALL_PAIRS)
+def test_bart_is_trained_at_half_the_rate_of_the_others(corpus):
+    """Whatever is latent in it, so that rows of a table differ in that alone."""
+    peaks = {}
+    for way in BEHIND:
+        (stage,) = load_config(f"{corpus}-{way}").training.in_stages()
+        peaks.setdefault(way.endswith("bart"), set()).add(stage.in_steps(EPOCH).learning_rate(100))
+    assert peaks == {False: {0.002}, True: {0.001}}
+
+
 @pytest.mark.parametrize(("corpus", "layers"), [("verses", 4), ("yelp", 12)])
 def test_a_mean_over_layers_is_a_small_weight(corpus, layers):
     """Specification 2G.1: for one latent, what a mean makes of the β of each of several."""

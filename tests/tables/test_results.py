@@ -93,6 +93,14 @@ def test_two_standard_errors_are_too_close_to_call(tmp_path):
     assert claim(results, "a beats b")["verdict"] == claim(results, "b beats a")["verdict"] == "too close to call"
 
 
+def test_a_difference_that_is_printed_as_nothing_is_too_close_to_call(tmp_path):
+    for place, gap, verdict in (("near", 1.004, "too close to call"), ("far", 1.006, "holds in one run")):
+        put(tmp_path / place, "a", 0, gap=1.0)
+        put(tmp_path / place, "b", 0, gap=gap)
+        found = claim(gather(TABLE, tmp_path / place, "small"), "b has the wider gap")
+        assert (found["verdict"], found["digits"]) == (verdict, 2)
+
+
 def test_claims_say_what_else_was_not_equal(tmp_path):
     table = load_table("words")
     tril, gru = table.select(["tril", "gru8"])
@@ -196,6 +204,17 @@ def test_markdown_shows_ours_beside_the_published(one_seed):
     unequal = "model parameters 9,935 : 907, guide parameters 12 : 0"
     assert f"| a beats b | +0.50 | +0.50 ± 0.05 | holds in one run | {unequal} | why |" in lines
     assert "| a beats c | – | – | not run |  |  |" in lines
+
+
+def test_later_blocks_have_the_rows_that_have_something_there(one_seed):
+    one_seed["columns"] = [{**column, "block": column["title"]} for column in one_seed["columns"]]
+    one_seed["rows"][0]["measures"]["gap"] = None
+    lines = table_markdown(one_seed).splitlines()
+    first, second = lines.index("*H*"), lines.index("*gap*")
+    rows = [line.split(" | ")[0] for line in lines[first:second] if line.startswith("| ")]
+    assert rows[2:4] == ["| A", "| B"]
+    later = [line for line in lines[second:] if line.startswith(("| A", "| B", "| C"))]
+    assert later[0] == "| B | 1.5 |"
 
 
 def test_markdown_shows_an_interval_where_there_is_one(tmp_path):

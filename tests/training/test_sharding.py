@@ -57,6 +57,7 @@ IN_STAGES = {
     "training.accumulate": 2,
     "model.checkpointing": True,
     "model.read_norm": True,
+    "model.last_layer": 1,
     "guide.encoder": "own",
     "training.epochs": None,
 }
