@@ -13,7 +13,8 @@ import transformers
 
 import ppl_text as pt
 from ppl_text.data.pretrained import pretrained_tokenizer, row_map
-from ppl_text.models.layerwise_transformer import LayerwiseTransformer
+
+from .transformer_cases import begun
 
 SENSE = "The king went into the house of his father and there was great joy in the city."
 SALAD = "the of joy king and his house city great went there father in into was the The."
@@ -34,13 +35,6 @@ def tokenizer(file):
     return pretrained_tokenizer(str(file))
 
 
-def begun(file, tokenizer, **options):
-    settled = LayerwiseTransformer.settled({"backbone": str(file), "latent_dim": 4, **options})
-    model = LayerwiseTransformer(tokenizer.vocabulary, **settled)
-    model.load_pretrained()
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def plain(file, tokenizer):
     return begun(file, tokenizer, paradigm="none")
@@ -50,7 +44,7 @@ def plain(file, tokenizer):
 def logits_of(model, tokenizer, text):
     """Logits (T, O) and the outcomes' rows in the pretrained vocabulary, -1 for new ones."""
     ids = torch.tensor(tokenizer.encode([text]))
-    z = [torch.randn(1, 4) for _ in model.sites]
+    z = [torch.randn(1, model.latent_dim) for _ in model.sites]
     injected = model.injection.to_layers(model.by_layer(z)) if z else None
     embedded = model.backbone.embedding(ids)
     states = model.backbone(embedded) if injected is None else model.backbone(embedded, injected)

@@ -14,7 +14,7 @@ from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.data.pretrained import pretrained_tokenizer, row_map
 from ppl_text.models.layerwise_transformer import LayerwiseTransformer
 
-from .transformer_cases import as_batch
+from .transformer_cases import as_batch, begun
 
 TEXTS = ["the small dog runs", "a hill and the dog", "see the dog run up the hill", "down the small hill"] * 12
 
@@ -37,13 +37,6 @@ architectures = pytest.mark.parametrize("architecture", DECODERS)
 @pytest.fixture
 def folder(tmp_path, architecture):
     return DECODERS[architecture](tmp_path / "pretrained")
-
-
-def begun(folder, vocabulary, **options):
-    settled = LayerwiseTransformer.settled({"backbone": str(folder), "latent_dim": 3, **options})
-    model = LayerwiseTransformer(vocabulary, **settled)
-    model.load_pretrained()
-    return model.eval()
 
 
 @architectures

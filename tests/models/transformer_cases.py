@@ -69,3 +69,11 @@ def batch(*, paired=False, rows=slice(None), width=None, source_width=None):
     whole = as_batch(TEXTS[rows], width)
     source = as_batch(SOURCES[rows], source_width) if paired else None
     return Batch(whole.tokens, whole.lengths, whole.weights, whole.decoder_inputs, source)
+
+
+def begun(folder, vocabulary, **options):
+    """A model with the weights of a pretrained folder or file."""
+    settled = LayerwiseTransformer.settled({"backbone": str(folder), "latent_dim": 3, **options})
+    model = LayerwiseTransformer(vocabulary, **settled)
+    model.load_pretrained()
+    return model.eval()
