@@ -37,7 +37,7 @@ def tokenizer(file):
 
 @pytest.fixture(scope="module")
 def plain(file, tokenizer):
-    return begun(file, tokenizer, paradigm="none")
+    return begun(file, tokenizer.vocabulary, paradigm="none")
 
 
 @torch.no_grad()
@@ -66,7 +66,7 @@ def test_the_next_token_is_that_of_transformers(file, tokenizer, plain):
 
 
 def test_latents_of_all_thirty_layers_start_as_nothing(file, tokenizer, plain):
-    fused = begun(file, tokenizer)
+    fused = begun(file, tokenizer.vocabulary)
     assert len(fused.sites) == plain.backbone.number == 30
     found, wanted = (logits_of(model, tokenizer, SENSE)[1] for model in (fused, plain))
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=5e-3)
