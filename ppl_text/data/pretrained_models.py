@@ -79,6 +79,7 @@ class Pretrained:
     """What a pretrained folder says of its model.
 
     Args:
+        name: what the user calls it.
         folder: that of the model, or its GGUF file.
         architecture: a key of :data:`ARCHITECTURES`.
         layers: Transformer blocks (of a decoder, where there is an encoder too).
@@ -91,6 +92,7 @@ class Pretrained:
         settings: everything that config.json says of the network, JSON values by the names of ``transformers``.
     """
 
+    name: str
     folder: Path
     architecture: str
     layers: int
@@ -125,8 +127,8 @@ def pretrained_settings(name: str | Path) -> Pretrained:
             f"{' and '.join(_IN_GGUF)} alone: take its folder with {WEIGHTS}"
         )
     settings = {key: value for key, value in config.items() if key not in _BOOKKEEPING}
-    embedding = ARCHITECTURES[architecture].embedding
-    found = Pretrained(folder, architecture, **_sizes(folder, config), embedding=embedding, settings=settings)
+    sizes, embedding = _sizes(folder, config), ARCHITECTURES[architecture].embedding
+    found = Pretrained(str(name), folder, architecture, **sizes, embedding=embedding, settings=settings)
     _check_embedding(found)
     return found
 
@@ -149,15 +151,14 @@ def _sizes(folder: Path, config: Mapping[str, Any]) -> dict[str, int]:
     return sizes
 
 
-def weights(name: str | Path) -> dict[str, Tensor]:
+def weights(found: Pretrained) -> dict[str, Tensor]:
     """Return the tensors of a pretrained model by the names of its base model (``wte.weight``, ``h.0.ln_1.bias``, …).
 
     A head that is not tied to the embedding is ``lm_head.weight``. Dtypes are those of the files.
 
     Raises:
-        UserError: as for :func:`pretrained_settings`, or a file that is damaged.
+        UserError: a file is damaged.
     """
-    found = pretrained_settings(name)
     keys = ARCHITECTURES[found.architecture]
     if found.folder.suffix == GGUF:
         tensors = _gguf_tensors(found)
@@ -173,24 +174,23 @@ def weights(name: str | Path) -> dict[str, Tensor]:
     return named
 
 
-def embedding_rows(name: str | Path, vocabulary: Vocabulary) -> list[int]:
+def embedding_rows(found: Pretrained, vocabulary: Vocabulary) -> list[int]:
     """Return the row of a pretrained embedding for each id of a run's tokenizer, -1 for a symbol that it lacks.
 
     A padding, BOS or EOS that was added to a tokenizer alone has no row.
 
     Raises:
-        UserError: as for :func:`pretrained_settings` and :func:`~ppl_text.data.pretrained.row_map`, or where the
-            tokenizer has other symbols beyond the rows of the embedding.
+        UserError: as for :func:`~ppl_text.data.pretrained.row_map`, or where the tokenizer has other symbols beyond
+            the rows of the embedding.
     """
-    found = pretrained_settings(name)
-    rows: list[int] = row_map(name, vocabulary).tolist()
+    rows: list[int] = row_map(found.name, vocabulary).tolist()
     beyond = [symbol for symbol, row in enumerate(rows) if row >= found.vocabulary]
     ids = vocabulary.ids
     if others := set(beyond).difference((ids.pad, ids.bos, ids.eos)):
         raise UserError(
-            f"pretrained model '{name}': its tokenizer has {len(others):,} symbols beyond the {found.vocabulary:,} "
-            "rows of its embedding; are they of one model? Symbols that were added to a tokenizer need rows "
-            "(model.resize_token_embeddings(len(tokenizer)) of transformers, before both are saved)"
+            f"pretrained model '{found.name}': its tokenizer has {len(others):,} symbols beyond the "
+            f"{found.vocabulary:,} rows of its embedding; are they of one model? Symbols that were added to a tokenizer "
+            "need rows (model.resize_token_embeddings(len(tokenizer)) of transformers, before both are saved)"
         )
     for symbol in beyond:
         rows[symbol] = -1

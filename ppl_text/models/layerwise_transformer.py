@@ -250,8 +250,9 @@ class LayerwiseTransformer(nn.Module):
         """Read the pretrained weights, once, into a backbone and a softmax of its own."""
         if self.pretrained is None:
             return
-        rows, tensors = embedding_rows(self.pretrained, self.vocabulary), weights(self.pretrained)
-        backbone.load(tensors, pretrained_settings(self.pretrained).embedding, rows)
+        found = pretrained_settings(self.pretrained)
+        rows, tensors = embedding_rows(found, self.vocabulary), weights(found)
+        backbone.load(tensors, found.embedding, rows)
         if head is not None and "lm_head.weight" in tensors:
             take_rows(head.weight, tensors["lm_head.weight"], rows)
 

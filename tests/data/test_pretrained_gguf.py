@@ -66,7 +66,8 @@ def test_weights_and_settings_make_the_model_that_transformers_opens(file):
     expected = transformers.AutoModelForCausalLM.from_pretrained(
         str(file.parent), gguf_file=file.name, dtype=torch.float32
     )
-    found, tensors = pretrained_settings(file), weights(file)
+    found = pretrained_settings(file)
+    tensors = weights(found)
     assert (found.layers, found.width, found.heads, found.inner) == (LAYERS, WIDTH, HEADS, INNER)
     assert (found.positions, found.vocabulary) == (32, len(SYMBOLS))
     assert transformers.LlamaConfig(**found.settings).num_key_value_heads == KEY_HEADS
