@@ -25,7 +25,7 @@ from ..distributions.density_flows import density_flows
 from ..distributions.precision import at_least_float32
 from ..distributions.side import record_side_loss
 from ..distributions.tokens import DecodedTokens, log_bag
-from ..nn.architectures import keys_of_sizes
+from ..nn.architectures import ARCHITECTURES, keys_of_sizes
 from ..nn.backbone import Backbone, Source, take_rows
 from ..nn.handed import HandedOn
 from ..nn.injections import INJECTIONS, ByLayer
@@ -88,8 +88,8 @@ class LayerwiseTransformer(nn.Module):
         fusion_start: ``identity`` (values are untouched at first) or ``normal`` (the paper's).
         first_layer, last_layer: layers, from 1, that have a latent; null: to the last.
         pooling: of states to one vector, for sources and in guides: ``attention``, ``first`` or ``attention-unmasked``.
-        read_norm: priors and guides read the states after a layer as the next layer does, behind its norm; null: no,
-            but a run that begins with a ``backbone`` says yes, whose states may have entries of hundreds.
+        read_norm: priors and guides read the states after a layer as the next layer does, behind its norm (BART's has
+            none there); null: no, but a run that begins with a ``backbone`` says yes: its states may be in hundreds.
         clamp: largest absolute value of μ and ln σ² of the guides' Gaussians; null: any.
         bag_of_words: weight of the side loss -Σ_t ln softmax(E (W_b z_L + b))[w_t], in training alone.
         head: the softmax shares its weights with the embedding (``tied``), or has its own (``untied``).
@@ -230,7 +230,7 @@ class LayerwiseTransformer(nn.Module):
         }
         untied = found.settings.get("tie_word_embeddings") is False
         own: dict[str, Any] = {"head": "untied"} if untied else {}
-        if options.get("read_norm") is None:
+        if options.get("read_norm") is None and ARCHITECTURES[found.architecture].norm:
             own["read_norm"] = True
         return {**options, **sizes, "architecture": found.architecture, "settings": kept, **own}
 

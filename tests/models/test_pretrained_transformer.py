@@ -116,6 +116,10 @@ def test_outlying_entries_of_pretrained_states_do_not_reach_the_latents(folder, 
     assert largest_mean() < 1 < 5 < largest_mean(read_norm=False)
 
 
+def test_of_a_backbone_without_such_a_norm_states_are_read_as_they_are(tmp_path):
+    assert "read_norm" not in LayerwiseTransformer.settled({"backbone": str(bart_folder(tmp_path))})
+
+
 @architectures
 def test_low_rank_updates_of_a_pretrained_model(folder, architecture):
     model = begun(folder, pretrained_tokenizer(str(folder)).vocabulary, adapt="low-rank", adapt_rank=2)
