@@ -189,8 +189,8 @@ def embedding_rows(found: Pretrained, vocabulary: Vocabulary) -> list[int]:
     if others := set(beyond).difference((ids.pad, ids.bos, ids.eos)):
         raise UserError(
             f"pretrained model '{found.name}': its tokenizer has {len(others):,} symbols beyond the "
-            f"{found.vocabulary:,} rows of its embedding; are they of one model? Symbols added to a tokenizer need rows "
-            "(model.resize_token_embeddings(len(tokenizer)) of transformers, before both are saved)"
+            f"{found.vocabulary:,} rows of its embedding; are they of one model? Symbols added to a tokenizer need "
+            "rows (model.resize_token_embeddings(len(tokenizer)) of transformers, before both are saved)"
         )
     for symbol in beyond:
         rows[symbol] = -1
