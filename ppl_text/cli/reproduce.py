@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 @click.option("--budget", default="small", show_default=True, help="smoke, small or full: how long, how finely.")
 @click.option("--seeds", metavar="0,1,2", default="0", show_default=True, help="Each row once with each seed.")
 @click.option("--data", metavar="[NAME=]PATH", help="Another corpus than the table's own, or which of its corpora.")
+@click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one value of every row's recipe, or measure.KEY of how rows are measured.",
+)
 @click.option("--out", type=click.Path(), metavar="DIR", help="Default: runs/reproduce/TABLE[-CORPUS]-BUDGET.")
 @click.option("--jobs", type=int, help="Rows at once, each in its own process. Default: one a CPU, one on a GPU.")
 @click.option("--judge", metavar="NAME|FOLDER|FILE.gguf", help="A pretrained model that scores generated texts.")
@@ -32,6 +39,7 @@ def reproduce(
     budget: str,
     seeds: str,
     data: str | None,
+    assignments: tuple[str, ...],
     out: str | None,
     jobs: int | None,
     judge: str | None,
@@ -48,13 +56,17 @@ def reproduce(
     was stopped. The table, its figures and results.json lie in the folder of the reproduction.
     """
     from ..core.errors import UserError
+    from ..recipes.tree import parse_assignments
     from ..tables.reproduce import reproduce as fill
+    from ..tables.table import MEASURE
 
     try:
         numbers = [whole(text.strip()) for text in seeds.split(",")]
     except ValueError as error:
         raise UserError(f"--seeds '{seeds}': expected whole numbers with one comma between them, e.g. 0,1,2") from error
-    given = {name: value for name, value in (("judge", judge), ("features", features)) if value is not None}
+    changes = parse_assignments(assignments)
+    given = {key.removeprefix(MEASURE): changes.pop(key) for key in [*changes] if key.startswith(MEASURE)}
+    given |= {name: value for name, value in (("judge", judge), ("features", features)) if value is not None}
     found = fill(
         table,
         listed(rows, "--rows"),
@@ -63,7 +75,8 @@ def reproduce(
         data=data,
         out=out,
         jobs=jobs,
-        settings=given or None,
+        settings=given,
+        set=changes,
         progress=command_progress(),
         say=say,
     )
@@ -72,7 +85,7 @@ def reproduce(
 
 def print_reproduction(found: Reproduction, table: str, budget: str) -> None:
     """The table, where it is kept, and what to run next."""
-    from ..tables.page import data_option
+    from ..tables.page import own_options
     from ..tables.table import load_table
 
     click.echo(found.text)
@@ -81,6 +94,6 @@ def print_reproduction(found: Reproduction, table: str, budget: str) -> None:
     commands = [f"evaluate {quoted_path(first)}" for first in firsts]
     longest = list(load_table(table).budgets)[-1]
     longer = "" if budget == longest else f" --budget {longest}"
-    commands.append(f"reproduce {table}{longer}{data_option(found.results)} --seeds 0,1,2")
+    commands.append(f"reproduce {table}{longer}{own_options(found.results)} --seeds 0,1,2")
     about = f"\nThe reproduction is in {found.folder} (table.md, results.json, figures/, a run folder a row)."
     advise(about, commands)

@@ -24,15 +24,24 @@ from .entry import run_command
 @click.option("--part")
 @click.option("--data")
 @click.option("--settings", default="{}", help="Of the measures, as JSON.")
+@click.option("--set", "changes", default="{}", help="Of the row's recipe, as JSON.")
 def worker(
-    table: str, row: str, budget: str, seed: int, out: Path, part: str | None, data: str | None, settings: str
+    table: str,
+    row: str,
+    budget: str,
+    seed: int,
+    out: Path,
+    part: str | None,
+    data: str | None,
+    settings: str,
+    changes: str,
 ) -> None:
     """Bring one row to its end."""
     from ..tables.rows import Task, run_task
     from ..tables.table import load_table
     from ..training.progress import PlainProgress
 
-    found = load_table(table, part, json.loads(settings))
+    found = load_table(table, part, json.loads(settings), json.loads(changes))
     (chosen,) = found.select([row])
     run_task(Task(found, chosen, budget, seed, out, data), PlainProgress(sys.stdout))
 

@@ -78,8 +78,9 @@ def raise_failed(failed: Mapping[str, str]) -> None:
 
 def _start(task: Task, say: Say) -> _Job:
     """Start a worker in a session of its own, so that a terminal's Ctrl-C reaches it once, through us."""
-    settings = json.dumps(task.table.given) if task.table.given else None
-    given = {"--part": task.table.part, "--data": task.data, "--settings": settings}
+    mappings = {"--settings": task.table.given, "--set": task.table.set}
+    as_json = {option: json.dumps(values) for option, values in mappings.items() if values}
+    given = {"--part": task.table.part, "--data": task.data, **as_json}
     where = [text for option, value in given.items() if value is not None for text in (option, value)]
     names = [task.table.name, task.row.name, task.budget, str(task.seed), str(task.out)]
     process = subprocess.Popen(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,8 @@ def table_markdown(results: Mapping[str, Any]) -> str:
         if rows:
             parts += [f"**{title}**", *_group(results, rows)]
     parts += _texts(results)
-    if notes := [*results["notes"], *_measure(results).notes(results)]:
+    changed = [f"Set by hand, in every row: {', '.join(_set(results))}."] if _set(results) else []
+    if notes := [*changed, *results["notes"], *_measure(results).notes(results)]:
         parts.append("\n".join(f"- {note}" for note in notes))
     if results["claims"]:
         parts += _claims(results["claims"])
@@ -133,16 +135,22 @@ def _remark(row: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if row["seeds"]:
         seeds = f"{len(row['seeds'])} seeds" if len(row["seeds"]) > 1 else ""
         return "; ".join(part for part in (seeds, row["remark"]) if part)
-    command = f"reproduce {results['table']} --rows {row['name']} --budget {results['budget']}{data_option(results)}"
+    command = f"reproduce {results['table']} --rows {row['name']} --budget {results['budget']}{own_options(results)}"
     return f"{NOT_RUN}: `python -m ppl_text {command}`"
 
 
-def data_option(results: Mapping[str, Any]) -> str:
-    """Return the option that names the data, with a blank in front; nothing where they are the table's own."""
-    if not results["given"]:
-        return ""
-    given, part = shlex.quote(results["given"]), results["part"]
-    return f" --data {part}={given}" if part else f" --data {given}"
+def own_options(results: Mapping[str, Any]) -> str:
+    """Return the options by which data and recipes are not the table's own, each with a blank in front."""
+    given, part = results["given"], results["part"]
+    options = [f"--data {part}={shlex.quote(given)}" if part else f"--data {shlex.quote(given)}"] if given else []
+    options += [f"--set {shlex.quote(setting)}" for setting in _set(results)]
+    return "".join(f" {option}" for option in options)
+
+
+def _set(results: Mapping[str, Any]) -> list[str]:
+    """Return what a user has changed of every row's recipe as ``KEY=VALUE``; files of older versions lack it."""
+    changes: Mapping[str, Any] = results.get("set", {})
+    return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in changes.items()]
 
 
 def _claims(claims: Sequence[Mapping[str, Any]]) -> list[str]:

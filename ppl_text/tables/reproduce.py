@@ -26,11 +26,14 @@ from .jobs import GO_ON, RowsFailedError, raise_failed, run_at_once
 from .page import figure_links, table_markdown
 from .results import RESULTS, gather
 from .rows import Task, run_task
-from .table import Table, choose_part, load_table, table_parts
+from .table import MEASURE, Table, choose_part, load_table, table_parts
 
 Say = Callable[[str], None]
 
 PAGE, FIGURES = "table.md", "figures"
+
+_NOT_SET = {"seed": "--seeds", "data.corpus": "--data"}
+"""Keys of a recipe that an option of its own says."""
 
 WRITTEN = (RESULTS, PAGE, FIGURES)
 """What is written over in the folder of a reproduction whenever it is gone on with."""
@@ -59,6 +62,7 @@ def reproduce(
     out: str | Path | None = None,
     jobs: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    set: Mapping[str, Any] | None = None,
     progress: Progress | bool | None = None,
     say: Say = lambda line: None,
 ) -> Reproduction:
@@ -69,13 +73,17 @@ def reproduce(
     :func:`~ppl_text.tables.table.choose_part`); ``out``: default ``runs/reproduce/TABLE[-CORPUS]-BUDGET``. What lies
     finished there is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at
     once, each in a process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told
-    to ``progress``). ``settings`` of the measures win over the budget's. A row that fails does not stop the others. All
+    to ``progress``). ``settings`` of the measures win over the budget's, and ``set``, dotted keys to values, over every
+    row's recipe; a folder holds one ``set``. A row that fails does not stop the others. All
     rows are checked, and their data loaded, before the first is trained; what was reached is written whatever happens.
     Rows whose texts others are trained on are run with those, and before them.
     """
     part, data = choose_part(table, table_parts(table), data)
     data = None if data is None else corpus_reference(data)
-    found = load_table(table, part, settings)
+    for key, instead in _NOT_SET.items():
+        if key in (set or {}):
+            raise UserError(f"reproduce: {key} is not set by hand; give {instead}")
+    found = load_table(table, part, settings, set)
     about = found.budget(budget).about
     place = _place(out, "-".join(name for name in (table, part, budget) if name), found, budget)
     chosen, seeds = found.select(rows), list(dict.fromkeys(seeds))
@@ -126,19 +134,21 @@ def _place(out: str | Path | None, name: str, table: Table, budget: str) -> Path
     there = [name for name in WRITTEN if os.path.lexists(place / name)]
     if there and not _is_of(place / RESULTS, table, budget):
         raise RunFolderError(
-            f"{place} holds {', '.join(there)} of something else than table {table.name} with budget {budget}, which "
-            "would be lost; choose another folder with --out"
+            f"{place} holds {', '.join(there)} of something else than table {table.name} with budget {budget}"
+            f"{' and what is set by hand' if table.set else ''}, which would be lost; choose another folder with --out"
         )
     return place
 
 
 def _is_of(path: Path, table: Table, budget: str) -> bool:
-    """Tell whether a file holds the results of a table by its budget."""
+    """Tell whether a file holds the results of a table by its budget, with what is set by hand."""
     try:
         record = folders.read_record(path)
     except RunFolderError:
         return False
-    return (record.get("table"), record.get("part"), record.get("budget")) == (table.name, table.part, budget)
+    trained = {key: value for key, value in record.get("set", {}).items() if not key.startswith(MEASURE)}
+    found = (record.get("table"), record.get("part"), record.get("budget"), trained)
+    return found == (table.name, table.part, budget, table.set)
 
 
 def _missing(tasks: Sequence[Task]) -> list[Task]:

@@ -58,6 +58,7 @@ def gather(table: Table, out: Path, budget: str, corpus: str | None = None) -> d
         "measure": table.measure,
         "corpus": corpus,
         "given": given,
+        "set": table.by_hand,
         "budget": budget,
         "about": table.budget(budget).about,
         "settings": settings,

@@ -91,11 +91,11 @@ class Task:
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Dotted key to value: what is changed of the row's recipe."""
+        """Dotted key to value: what is changed of the row's recipe; what a user has set wins."""
         changes = self.row.changes(self.table.budget(self.budget), self.seed)
         corpus = {"data.corpus": self.corpus}
         extra = {} if self.before is None else {"data.extra": str(self.before.texts.absolute())}
-        return {**corpus, **changes, **(corpus if self.data else {}), **extra}
+        return {**corpus, **changes, **(corpus if self.data else {}), **extra, **self.table.set}
 
     @property
     def settings(self) -> dict[str, Any]:

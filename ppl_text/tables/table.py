@@ -158,8 +158,9 @@ class Table(_Part):
     and ``corpus`` that part's. ``measure``: the kind of measures that fills a row; ``baselines``: rows that its
     figures compare others with; ``drawings``: further figures, of groups of rows. ``blocks``: where every column is
     measured several times (texts of several lengths), the suffix of the keys of each time, and its title; the page has
-    a table for each. ``given``: settings of the measures that a user has given, which win over those of the budget.
-    ``trained_as``: the table that trains the same rows, where there is one.
+    a table for each. ``given``: settings of the measures that a user has given, which win over those of the budget;
+    ``set``: changes of every row's recipe that a user has given, which win over the rows' own. ``trained_as``: the
+    table that trains the same rows, where there is one.
     """
 
     name: Name
@@ -173,6 +174,7 @@ class Table(_Part):
     blocks: dict[str, str] = {}
     columns: tuple[Column, ...]
     given: dict[str, Any] = {}
+    set: dict[str, Any] = {}
     trained_as: Name | None = None
     groups: dict[str, str]
     budgets: dict[str, Budget]
@@ -191,6 +193,11 @@ class Table(_Part):
                 known = ", ".join(found.measure) or "none"
                 raise UserError(f"table {self.name} has no setting '{key}' of its measures; it has: {known}")
         return found.model_copy(update={"measure": {**found.measure, **self.given}})
+
+    @property
+    def by_hand(self) -> dict[str, Any]:
+        """What a user has given, by keys as ``reproduce --set`` takes them."""
+        return {**self.set, **{MEASURE + key: value for key, value in self.given.items()}}
 
     def select(self, names: Sequence[str] | None) -> tuple[Row, ...]:
         """Select rows by name or number (``3``, ``1-7``), in the table's order; all of them for None.
@@ -217,13 +224,23 @@ class Table(_Part):
         return [name]
 
 
-def load_table(name: str, part: str | None = None, given: Mapping[str, Any] | None = None) -> Table:
+MEASURE = "measure."
+"""What settings of the measures begin with, where they stand among changes of recipes."""
+
+
+def load_table(
+    name: str,
+    part: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    set: Mapping[str, Any] | None = None,
+) -> Table:
     """Read a table that comes with the package, or that ``part`` of it (default: its first).
 
-    ``given``: settings of its measures. Raises :class:`UnknownNameError` or, for a faulty file, ConfigError.
+    ``given``: settings of its measures; ``set``: changes of every row's recipe. Raises :class:`UnknownNameError` or,
+    for a faulty file, ConfigError.
     """
     found = parse_table(name, table_text(name), part)
-    return found.model_copy(update={"given": dict(given)}) if given else found
+    return found.model_copy(update={"given": dict(given or {}), "set": dict(set or {})})
 
 
 def table_parts(name: str) -> dict[str, Any]:

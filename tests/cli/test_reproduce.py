@@ -79,6 +79,42 @@ def test_figures_draw_what_was_found(filled):
             assert points.get(place) == value
 
 
+SET = ("--set", "training.steps=3", "--set", "measure.samples=50")
+BY_HAND = {"training.steps": 3, "measure.samples": 50}
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+@pytest.mark.timeout(300)
+def test_what_is_set_by_hand_holds_in_every_row(tmp_path, word_list, ppl, jobs):
+    common = [
+        "reproduce",
+        "words",
+        "--budget",
+        "smoke",
+        "--data",
+        str(word_list),
+        "--out",
+        str(tmp_path),
+        "--jobs",
+        jobs,
+    ]
+    done = ppl(*common, "--rows", "tril,gru8", *SET)
+    assert done.status == 0, done.err
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert (results["set"], results["settings"]["samples"]) == (BY_HAND, 50)
+    trained = [row for row in results["rows"] if row["seeds"]]
+    assert [(row["name"], row["measures"]["steps"]) for row in trained] == [("tril", 3), ("gru8", 3)]
+    assert "- Set by hand, in every row: training.steps=3, measure.samples=50." in done.out
+    missing = f"--data {word_list} --set training.steps=3 --set measure.samples=50`"
+    assert done.out.count(missing) == len(results["rows"]) - 2, "the command of a row that is not run has it, too"
+    without = ppl(*common, "--rows", "oracle")
+    assert without.status == 2
+    assert "of something else than table words with budget smoke, which would be lost" in without.err
+    other = ppl(*common, "--rows", "oracle", "--set", "training.steps=4")
+    assert "with budget smoke and what is set by hand, which would be lost" in other.err
+    assert json.loads((tmp_path / "results.json").read_text(encoding="utf-8")) == results
+
+
 BAD = {
     "unknown table": (["reproduce", "word"], "unknown table 'word' (did you mean 'words'?)"),
     "unknown row": (
@@ -94,6 +130,17 @@ BAD = {
         "taken is a file; choose another",
     ),
     "no job": (["reproduce", "words", "--jobs", "0"], "--jobs must be 1 or more; got 0"),
+    "a seed by hand": (["reproduce", "words", "--set", "seed=3"], "seed is not set by hand; give --seeds"),
+    "a corpus by hand": (
+        ["reproduce", "words", "--set", "data.corpus=words"],
+        "data.corpus is not set by hand; give --data",
+    ),
+    "no key": (["reproduce", "words", "--rows", "tril", "--set", "model.hiden=3"], "did you mean 'hidden'"),
+    "no pair": (["reproduce", "words", "--set", "training.steps"], "expected KEY=VALUE"),
+    "no measure": (
+        ["reproduce", "words", "--set", "measure.sentence=3"],
+        "table words has no setting 'sentence' of its measures; it has: sentences",
+    ),
     "no data": (["reproduce", "words", "--rows", "tril", "--data", "nowhere"], "unknown corpus 'nowhere'"),
 }
 

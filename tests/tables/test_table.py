@@ -245,6 +245,15 @@ def test_a_user_may_change_settings_that_a_measure_has():
         load_table("words", given={"judge": "gpt2"}).budget("small")
 
 
+def test_a_user_may_change_every_recipe():
+    table = load_table("words", set={"model.hidden": [5], "training.lr": 1.0})
+    for row in table.rows:
+        task = Task(table, row, "small", 3, Path("out"))
+        assert {key: task.changes[key] for key in table.set} == table.set
+        assert task.changes["seed"] == 3
+    assert load_table("words").set == {}
+
+
 OTHER = """
 title: T
 source: s
