@@ -18,7 +18,6 @@ from ..evaluation.layers import PARTICLES, AveragedFigures, averaged_figures
 from ..evaluation.likelihood import measuring
 from ..evaluation.report import Picture, Section
 from ..evaluation.sentences import common_sentences, evaluation_set
-from ..evaluation.storytelling import is_conditional
 from ..plots.attention import MemoryShares, memory_figure
 from .base import SEED, Evaluation, Measure, Measured, Numbers, Subject
 from .pairs import spread_rows
@@ -116,11 +115,11 @@ def numbers_of(found: AveragedFigures) -> Numbers:
 def memory_sections(subject: Subject, evaluation: Evaluation) -> list[Section]:
     """Return how much of its attention each layer pays to a memory that latents are written to, and pictures of it.
 
-    Nothing where a model offers no ``memory_attention(batch, latents)``, shares (B, L, T) that are means over heads, or
-    where that says None; nor of a conditional model, whose texts attend to their sources, too.
+    Nothing where a model offers no ``memory_attention(batch, latents)``, or where that says None. It returns shares
+    (B, L, T) that are means over heads, and (B, T), what they were if all that a step reads had the same.
     """
     look = getattr(subject.model, "memory_attention", None)
-    if not callable(look) or is_conditional(subject.model) or not evaluation.samples:
+    if not callable(look) or not evaluation.samples:
         return []
     rows = evaluation_set(subject.corpus, evaluation.split, WATCHED, evaluation.seed)
     batch = common_sentences(rows, device_of(subject.model)).merged()
@@ -128,16 +127,17 @@ def memory_sections(subject: Subject, evaluation: Evaluation) -> list[Section]:
         found = look(batch, encoded(subject.model, subject.guide, batch))
     if found is None:
         return []
-    shares, lengths = found.double().cpu().numpy(), batch.lengths.tolist()
-    equal = 1.0 / (np.arange(shares.shape[-1]) + 2.0)
+    shares, equal = (part.double().cpu().numpy() for part in found)
+    lengths = batch.lengths.tolist()
     scored = np.arange(shares.shape[-1]) < np.array(lengths)[:, None]
     means = [float(layer[scored].mean()) for layer in shares.swapaxes(0, 1)]
-    if_equal = float(np.broadcast_to(equal, scored.shape)[scored].mean())
+    if_equal = float(equal[scored].mean())
     pictures = []
     for number, row in enumerate(spread_rows(batch.size, PICTURES) if subject.folder else (), 1):
         tokens = subject.corpus.tokenizer.pieces(batch.tokens[row, : lengths[row]].tolist())
         picture = f"figures/memory-{number}.png"
-        memory_figure(MemoryShares(tokens, shares[row, :, : lengths[row]]), Path(subject.folder or "") / picture)
+        seen = MemoryShares(tokens, shares[row, :, : lengths[row]], equal[row, : lengths[row]])
+        memory_figure(seen, Path(subject.folder or "") / picture)
         pictures.append(Picture(f"attention on the memory of text {number}", picture))
     line = (
         f"Mean over heads and the tokens of {batch.size:,} {subject.corpus.noun}s, latents drawn from q. If all that a "

@@ -376,14 +376,18 @@ class LayerwiseTransformer(nn.Module):
         return Writer(self, [latents[name] for name in self.sites], self.told_by(source).source)
 
     @torch.no_grad()
-    def memory_attention(self, batch: Batch, latents: Latents) -> Tensor | None:
-        """Return the share of its attention that each token pays to z, (B, L, T), mean over heads; None: no memory."""
+    def memory_attention(self, batch: Batch, latents: Latents) -> tuple[Tensor, Tensor] | None:
+        """Return the share of its attention that each token pays to z, (B, L, T), mean over heads; None: no memory.
+
+        Beside it (B, T): that share if all that is read had the same.
+        """
         by_layer = self.by_layer([latents[name] for name in self.sites])
         injected = self.injection.to_layers(by_layer)
         if not injected.memory:
             return None
         embedded = _shifted(self.backbone.embedding(batch.decoder_inputs), self.injection.to_embeddings(by_layer))
-        return self.backbone.memory_attention(embedded, injected)
+        source = self.told_by(batch.source).source if self.conditional else None
+        return self.backbone.memory_attention(embedded, injected, source)
 
 
 class Writer:

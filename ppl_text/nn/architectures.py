@@ -216,7 +216,8 @@ def _attend(
             attention_mask = causal_mask(query.shape[2], key.shape[2] - 1, key.device)
         attention_mask = torch.cat([torch.ones_like(attention_mask[..., :1]), attention_mask], -1)
         if module.watched:
-            module.seen = _share_of_first(module, query, key, attention_mask, options.get("scaling"))
+            share = _share_of_first(module, query, key, attention_mask, options.get("scaling"))
+            module.seen = share, attention_mask.sum(-1).squeeze(1).reciprocal().expand_as(share)
     attended: Tensor = sdpa_attention_forward(module, query, key, value, attention_mask, **options)[0]
     return attended, None
 

@@ -300,20 +300,29 @@ class Backbone(nn.Module):
         return seen, mask, (seen.cumsum(-1) - 1).clamp(min=0)[:, -steps:]
 
     @torch.no_grad()
-    def memory_attention(self, embedded: Tensor, injected: Injected) -> Tensor:
-        """Return how much of its attention each position pays to the memory, (R, L, T): means over heads."""
+    def memory_attention(
+        self, embedded: Tensor, injected: Injected, source: Source | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return how much of its attention each position pays to the memory, and would if all it reads had the same.
+
+        (R, L, T), means over heads, and (R, T). A source in front of the text is among what is read; what an encoder
+        says of one is attended to by itself, and is not. Raises :class:`UserError` where no memory is injected.
+        """
         if not any(part is not None for part in injected.memory):
             raise UserError("attention on the memory needs a memory: this model injects none")
         self._looked_at = True
         try:
-            self.forward(embedded, injected)
+            self.forward(embedded, injected, source)
+            found = [self._attention(place).seen for place in range(self.number)]
         finally:
             self._looked_at = False
-        found = [self._attention(place).seen for place in range(self.number)]
-        blank = embedded.new_zeros(embedded.shape[:2])
-        for place in range(self.number):
-            self._attention(place).seen = None
-        return torch.stack([blank if part is None else part for part in found], dim=1)
+            for place in range(self.number):
+                self._attention(place).seen = None
+        shares, (equal, *_) = zip(*(part for part in found if part is not None), strict=True)
+        by_layer = iter(shares)
+        whole = [torch.zeros_like(equal) if part is None else next(by_layer) for part in found]
+        steps = embedded.shape[1]
+        return torch.stack(whole, dim=1)[..., -steps:], equal[:, -steps:]
 
     def _check(self, steps: int) -> None:
         if steps > self.positions:

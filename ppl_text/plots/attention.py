@@ -78,11 +78,13 @@ def _plain(token: str) -> str:
 class MemoryShares(NamedTuple):
     """Of a text of T tokens the share of its attention that each step of L layers pays to a memory, ``shares`` (L, T).
 
-    Means over heads. ``tokens``: what is written at each step.
+    Means over heads. ``tokens``: what is written at each step; ``equal`` (T,): the share if all that it reads had the
+    same, 1/(t + 2) at step t, from 0, of a text alone: beside the memory it reads BOS and t tokens.
     """
 
     tokens: Sequence[str]
     shares: NDArray[np.floating]
+    equal: NDArray[np.floating]
 
 
 def memory_figure(seen: MemoryShares, target: Path) -> None:
@@ -91,15 +93,11 @@ def memory_figure(seen: MemoryShares, target: Path) -> None:
 
 
 def draw_memory(seen: MemoryShares) -> Figure:
-    """Heat map of the shares, tokens across and layers down; a last row has what the memory would have among equals.
-
-    Step t reads the memory and t tokens, BOS counted, so that each of them has 1/(t + 1) where all have the same.
-    """
+    """Heat map of the shares, tokens across and layers down; a last row has what the memory would have among equals."""
     layers, steps = seen.shares.shape
-    equal = 1.0 / (np.arange(steps) + 2.0)
     figure = blank_figure(2.5 + CELL * steps, 1.8 + CELL * (layers + 1))
     axes = figure.subplots()
-    image = axes.imshow(np.vstack([seen.shares, equal]), vmin=0.0, cmap="Blues", aspect="auto")
+    image = axes.imshow(np.vstack([seen.shares, seen.equal]), vmin=0.0, cmap="Blues", aspect="auto")
     axes.axhline(layers - 0.5, color="k", lw=0.8)
     axes.set_yticks(range(layers + 1), [*(f"layer {layer + 1}" for layer in range(layers)), "if all are equal"])
     axes.set_xticks(range(steps), [_plain(token) for token in seen.tokens], rotation=90)

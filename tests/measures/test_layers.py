@@ -121,7 +121,8 @@ def test_attention_on_a_memory_stands_by_layer_with_pictures(corpus, tmp_path):
     """Shares that are known: layer l has 1/(l + 1) of the attention of every step."""
     model, guide = of_one_latent(corpus)
     model.memory_attention = lambda batch, latents: (
-        torch.tensor([0.5, 0.25]).view(1, 2, 1).expand(batch.size, 2, batch.steps)
+        torch.tensor([0.5, 0.25]).view(1, 2, 1).expand(batch.size, 2, batch.steps),
+        (torch.arange(batch.steps) + 2.0).reciprocal().expand(batch.size, -1),
     )
     subject = Subject(model, guide, corpus, folder=tmp_path)
     measure = load_measure("layers")

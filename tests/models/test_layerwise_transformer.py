@@ -251,10 +251,19 @@ def test_the_bag_of_words_is_its_formula():
 
 def test_attention_on_the_memory_layer_by_layer():
     model, given = made("memory"), batch()
-    shares = model.memory_attention(given, draws(model, 3))
+    shares, _ = model.memory_attention(given, draws(model, 3))
     assert shares.shape == (3, 3, given.steps)
     assert ((shares > 0) & (shares < 1)).all()
     assert made("value").memory_attention(given, draws(made("value"), 3)) is None
+
+
+def test_attention_on_the_memory_behind_a_source():
+    """BOS and the source's tokens, its EOS among them, are read in front of the text's own BOS."""
+    model, given = made("memory", paired=True), batch(paired=True)
+    shares, equal = model.memory_attention(given, draws(model, 3))
+    assert shares.shape == (3, 3, given.steps)
+    read = given.source.lengths[:, None] + 1 + 2 + torch.arange(given.steps)
+    torch.testing.assert_close(equal, 1 / read)
 
 
 def test_texts_that_are_too_long_are_counted():

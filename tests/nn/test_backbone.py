@@ -257,8 +257,9 @@ def test_attention_on_the_memory(architecture):
     """Its share is the one which, times values that are 1, is what the layer's attention puts out."""
     made, x = backbone(architecture), inputs()
     memory = everything(made).memory
-    found = made.memory_attention(x, Injected(memory=memory))
+    found, equal = made.memory_attention(x, Injected(memory=memory))
     assert found.shape == (2, 3, 6)
+    torch.testing.assert_close(equal, 1 / torch.arange(2.0, 8.0).expand(2, -1))
     assert ((found > 0) & (found < 1)).all()
     outputs = []
     attention = getattr(made.blocks[0], "attn" if architecture == "gpt2" else "self_attn")
@@ -270,6 +271,27 @@ def test_attention_on_the_memory(architecture):
     torch.testing.assert_close(outputs[0].mean(-1), found[:, 0], **ROUNDING)
     with pytest.raises(UserError, match="needs a memory"):
         made.memory_attention(x, Injected())
+
+
+def test_attention_on_the_memory_behind_a_source_counts_the_source():
+    """Against source and text in one sequence; two of five places of the source are there."""
+    made, x, source = backbone("gpt2"), inputs(rows=1, steps=5), inputs(rows=1, steps=2)
+    memory = Injected(memory=[None, *everything(made, rows=1).memory[1:]])
+    padded = Source(torch.cat([source, inputs(1, 3)], 1), torch.tensor([[True] * 2 + [False] * 3]))
+    found, equal = made.memory_attention(x, memory, padded)
+    whole, _ = made.memory_attention(torch.cat([source, x], 1), memory)
+    torch.testing.assert_close(found, whole[..., 2:], **ROUNDING)
+    assert (found[:, 0] == 0).all(), "a layer without a memory pays nothing to it"
+    torch.testing.assert_close(equal, 1 / torch.arange(4.0, 9.0)[None])
+
+
+def test_a_source_that_is_attended_to_takes_no_share_of_the_memory():
+    made, x = backbone("bart"), inputs(rows=2, steps=4)
+    memory = Injected(memory=everything(made).memory)
+    source = Source(inputs(2, 3), torch.ones(2, 3, dtype=torch.bool))
+    found, equal = made.memory_attention(x, memory, source)
+    assert found.shape == (2, 3, 4)
+    torch.testing.assert_close(equal, 1 / torch.arange(2.0, 6.0).expand(2, -1))
 
 
 def test_a_copy_is_injected_by_itself():

@@ -42,12 +42,12 @@ def test_a_spread_of_each_weight_is_a_second_map(tmp_path):
 
 
 def test_shares_of_a_memory_stand_by_layer_above_those_among_equals(tmp_path):
-    """The first step reads the memory and BOS, the second one token more."""
+    equal = np.array([1 / 2, 1 / 3])
     shares = np.array([[0.1, 0.05], [0.6, 0.3], [0.2, 0.0]])
-    figure = draw_memory(MemoryShares(TARGET, shares))
+    figure = draw_memory(MemoryShares(TARGET, shares, equal))
     (image,) = figure.axes[0].images
-    np.testing.assert_allclose(image.get_array(), np.vstack([shares, [1 / 2, 1 / 3]]))
+    np.testing.assert_allclose(image.get_array(), np.vstack([shares, equal]))
     assert ticks(figure.axes[0].yaxis) == ["layer 1", "layer 2", "layer 3", "if all are equal"]
     assert ticks(figure.axes[0].xaxis) == TARGET
-    memory_figure(MemoryShares(TARGET, shares), tmp_path / "figures" / "memory.png")
+    memory_figure(MemoryShares(TARGET, shares, equal), tmp_path / "figures" / "memory.png")
     assert (tmp_path / "figures" / "memory.png").read_bytes().startswith(b"\x89PNG")
