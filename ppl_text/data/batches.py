@@ -1,8 +1,9 @@
 """Batches of static shape: without end for training, one pass for evaluation.
 
 A bucket is a number of steps T: it holds the sentences whose scored length (EOS counted) is at most T
-and more than the bucket before. Every batch has exactly ``batch_size`` rows and the T of its bucket, so
-that a step is compiled or captured once per bucket (and, where there are sources, once for each of their widths).
+and more than the bucket before. Every batch has the T of its bucket, and exactly ``batch_size`` rows in training, the
+same number for a bucket in evaluation: so that a step is compiled or captured once per bucket (and, where there are
+sources, once for each of their widths).
 """
 
 from __future__ import annotations
@@ -359,12 +360,12 @@ def evaluation_batches(
     """Return every text of a split once, weighted by its count: E[f] = Σ weight·f / total_weight, without sampling.
 
     Weights are float64, in which counts are exact. Rows keep the split's order within their bucket; the last batch of
-    a bucket is filled up with rows of weight 0.
+    a bucket is filled up with rows of weight 0 where there is another one.
 
     Args:
         split: what is evaluated.
         weighted: whether its rows are types with counts (:attr:`Corpus.weighted`).
-        batch_size: rows of every batch.
+        batch_size: rows of a batch at most.
         buckets: rising numbers of steps.
         limit: so many texts are drawn instead. Of types ∝ counts, and equal ones share a row, whose weight is how
             often they were drawn; of texts that count once, different rows, or all where there are no more.
@@ -384,10 +385,11 @@ def evaluation_batches(
     batches, texts = [], []
     for bucket, steps in enumerate(buckets):
         members = np.flatnonzero(bucket_of == bucket)
+        size = min(batch_size, len(members))
         for start in range(0, len(members), batch_size):
             rows = members[start : start + batch_size]
             weights = torch.from_numpy(counts[kept[rows]].astype(np.float64))
-            batches.append(drawn.batch(rows, steps, weights, batch_size, widths))
+            batches.append(drawn.batch(rows, steps, weights, size, widths))
             texts.append([drawn.texts[i] for i in rows.tolist()])
     return EvaluationSet(batches, texts, float(counts.sum()))
 

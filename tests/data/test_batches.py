@@ -322,18 +322,21 @@ def test_evaluation_is_the_exact_expectation(split):
     expected = sum(p * len(t) for t, p in zip(split.texts, split.probabilities(), strict=True))
     assert letters / evaluation.total_weight == pytest.approx(expected, rel=1e-12)
     for batch in evaluation:
-        assert batch.tokens.shape == (16, batch.steps)
         assert batch.steps in BUCKETS
         check_rows(batch)
     assert len(evaluation) == len(evaluation.batches)
 
 
-def test_evaluation_wastes_at_most_one_batch_a_bucket(split):
-    evaluation = batches_of(split, weighted=True, batch_size=16, buckets=BUCKETS)
-    unfilled = Counter(
-        batch.steps for batch, texts in zip(evaluation, evaluation.texts, strict=True) if len(texts) < 16
-    )
-    assert max(unfilled.values()) == 1
+def test_batches_of_an_evaluation_have_one_shape_a_bucket_and_little_filler(split):
+    evaluation = batches_of(split, weighted=True, batch_size=32, buckets=BUCKETS)
+    members = Counter(batch.steps for batch, texts in zip(evaluation, evaluation.texts, strict=True) for _ in texts)
+    shapes = {batch.tokens.shape for batch in evaluation}
+    assert shapes == {(min(32, number), steps) for steps, number in members.items()}
+    assert min(members.values()) < 32 < max(members.values())
+    filled = [
+        batch.steps for batch, texts in zip(evaluation, evaluation.texts, strict=True) if len(texts) < len(batch.tokens)
+    ]
+    assert len(set(filled)) == len(filled), "of the batches of a bucket one at most"
     assert [batch.steps for batch in evaluation] == sorted(batch.steps for batch in evaluation)
 
 
