@@ -37,7 +37,8 @@ State = tuple["Tensor", ...]
 class Decoder(Protocol):
     """Writes texts token by token, given the latents (and sources) that it was made for.
 
-    All search strategies drive it. Sites that are interleaved with the tokens are sampled inside :meth:`step`.
+    All search strategies drive it. Sites that are interleaved with the tokens are sampled inside :meth:`step`. One that
+    cannot go on for ever says as ``longest`` how many tokens it writes at most, where texts without an end are cut off.
     """
 
     def begin(self, rows: int) -> State:

@@ -321,7 +321,8 @@ def write(
         given = None if source is None else source.take(torch.arange(rows, device=source.tokens.device)[chosen])
         decoder, ids = teller.decoder(some, given), model.vocabulary.ids
         held = decoder if length is None else OfLength(decoder, length, ids)
-        found.append(search(strategy, held, chosen.stop - start, steps if length is None else length + 1, ids))
+        most = min(steps, getattr(decoder, "longest", steps)) if length is None else length + 1
+        found.append(search(strategy, held, chosen.stop - start, most, ids))
         told(chosen.stop)
     return torch.cat(found)
 

@@ -256,22 +256,23 @@ class LayerwiseTransformer(nn.Module):
         if head is not None and "lm_head.weight" in tensors:
             take_rows(head.weight, tensors["lm_head.weight"], rows)
 
-    def remarks(self, lengths: Tensor, sources: Tensor | None = None) -> list[str]:
-        """Refuse texts of these numbers of scored tokens that are longer than the decoder has positions.
+    def check_lengths(self, lengths: Tensor, sources: Tensor | None = None) -> None:
+        """Raise :class:`UserError` where texts of these numbers of scored tokens have more than there are positions.
 
-        ``sources``: those of their sources, in front of which texts stand. Raises :class:`UserError`.
+        ``sources``: those of their sources, which stand in front of the texts or are read by an encoder.
         """
-        paired = sources is not None and self.conditional and not self.backbone.encodes
-        whole = lengths + 1 + (sources + 1 if paired and sources is not None else 0)
-        long, most = int((whole > self.backbone.positions).sum()), self.backbone.positions
+        whole, what, most = lengths + 1, "texts", self.backbone.positions
+        if sources is not None and self.backbone.encodes:
+            whole, what = torch.maximum(whole, sources + 1), "texts or their sources"
+        elif sources is not None:
+            whole, what = whole + sources + 1, "texts with their sources"
+        long = int((whole > most).sum())
         if long:
-            what = "texts with their sources" if paired else "texts"
             raise UserError(
-                f"{long:,} of {len(lengths):,} training {what} have more tokens than the {most:,} positions of the "
-                f"model, the longest {int(whole.max()):,}: set data.max_tokens (and data.source_max_tokens) so that "
-                "they fit, with data.long=truncate, drop or refuse; or more model.positions where it starts at random"
+                f"{long:,} of {len(lengths):,} {what} have more tokens than the {most:,} positions of the model, the "
+                f"longest {int(whole.max()):,}: set data.max_tokens (and data.source_max_tokens) so that they fit, "
+                "with data.long=truncate, drop or refuse; or more model.positions where it starts at random"
             )
-        return []
 
     @property
     def layers_read(self) -> tuple[int, ...]:
@@ -403,6 +404,9 @@ class Writer:
 
     def __init__(self, model: LayerwiseTransformer, latents: Sequence[Tensor], source: Source | None) -> None:
         self._model, self._latents, self._source = model, tuple(latents), source
+        before = 0 if source is None or model.backbone.encodes else source.states.shape[1]
+        self.longest = max(1, model.backbone.positions - before)
+        """Tokens that it writes at most: what there are positions for."""
 
     @torch.no_grad()
     def begin(self, rows: int) -> State:

@@ -210,6 +210,16 @@ def _undecided(tree: Mapping[str, Any], changes: Mapping[str, Any], code: Code, 
     return section
 
 
+def with_own(recipe: str, changes: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``changes`` of a recipe with a user's ``own`` over them, and without what an option of these decides.
+
+    What decides others is ``decides`` of the model's class, as for :func:`recipe_tree`.
+    """
+    tree = recipe_tree(recipe, changes)
+    gone = {f"model.{key}" for key in tree["model"].keys() - _undecided(tree, own, {}, []).keys()}
+    return {**{key: value for key, value in changes.items() if key not in gone}, **own}
+
+
 def _model_class(tree: Mapping[str, Any], changes: Mapping[str, Any], code: Code) -> object:
     """Return the class of the model that a tree and its changes name; None where they name none that there is."""
     model, registry = tree.get("model"), model_registry()

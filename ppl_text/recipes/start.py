@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -161,15 +161,19 @@ def begin_with_others(config: RunConfig, corpus: Corpus, programs: build.Program
 def model_remarks(model: nn.Module, corpus: Corpus) -> list[str]:
     """Return what a model has to say of the lengths of its training texts, by its ``remarks(lengths)``, if any.
 
-    A model that reads sources is told theirs, too: ``remarks(lengths, sources)``. Raises :class:`UserError` for texts
-    that it cannot be trained on.
+    Raises :class:`UserError` for texts that it cannot be trained on, or read: of every split, in front of a training
+    and not at its end, ``check_lengths(lengths)`` is asked, and of a model that reads sources ``check_lengths(lengths,
+    sources)``.
     """
-    own, train = getattr(model, "remarks", None), corpus.splits["train"]
-    if not callable(own):
-        return []
-    sides = [train.target] if train.source is None or not is_conditional(model) else [train.target, train.source]
-    found: list[str] = own(*(torch.from_numpy(side.table.lengths) for side in sides))
-    return found
+    check: Callable[..., None] = getattr(model, "check_lengths", lambda *_: None)
+    own: Callable[[torch.Tensor], list[str]] = getattr(model, "remarks", lambda _: [])
+    for name, split in corpus.splits.items():
+        sides = [split.target] if split.source is None or not is_conditional(model) else [split.target, split.source]
+        try:
+            check(*(torch.from_numpy(side.table.lengths) for side in sides))
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    return own(torch.from_numpy(corpus.splits["train"].target.table.lengths))
 
 
 class DryRun(NamedTuple):

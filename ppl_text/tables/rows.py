@@ -18,7 +18,7 @@ from ..fitting import fit
 from ..measures import load_measure, measures_of
 from ..measures.base import SEED, Measured, Numbers
 from ..recipes import build, folders
-from ..recipes.config import RunConfig, check_config, recipe_tree
+from ..recipes.config import RunConfig, check_config, recipe_tree, with_own
 from ..recipes.tree import source_of
 from ..run import Run, load
 from ..training.machine import describe_environment, torch_threads
@@ -95,7 +95,8 @@ class Task:
         changes = self.row.changes(self.table.budget(self.budget), self.seed)
         corpus = {"data.corpus": self.corpus}
         extra = {} if self.before is None else {"data.extra": str(self.before.texts.absolute())}
-        return {**corpus, **changes, **(corpus if self.data else {}), **extra, **self.table.set}
+        changes = {**corpus, **changes, **(corpus if self.data else {}), **extra}
+        return with_own(self.row.recipe or DATA_RECIPE, changes, self.table.set) if self.table.set else changes
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ PRETRAINED = {
     "texts beyond the positions": Case(
         transformer("model.positions=4"),
         (
-            "training texts have more tokens than the 4 positions of the model",
+            "texts have more tokens than the 4 positions of the model",
             "with data.long=truncate, drop or refuse",
         ),
     ),

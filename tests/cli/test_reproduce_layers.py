@@ -4,6 +4,8 @@ import json
 import math
 
 import pytest
+import yaml
+from families.pretrained_folders import SIZES, gpt2_folder
 
 from ppl_text.core.vocabulary import Vocabulary
 from ppl_text.recipes import build
@@ -108,3 +110,22 @@ def test_published_figures_contradict_themselves_as_the_page_says():
     importance_weighted = tokens * math.log(della["yelp"]["paper_ppl"])
     assert importance_weighted == pytest.approx(274.9, abs=0.2)
     assert importance_weighted > della["yelp"]["paper_elbo_negative"], "against Jensen"
+
+
+def test_all_rows_begin_with_pretrained_weights(tmp_path, reproduce):
+    """The sizes that the budget gives to random ones give way to the folder's."""
+    folder = gpt2_folder(tmp_path / "gpt2", positions=64)
+    settings = {
+        "model.backbone": folder,
+        "data.tokenizer": "pretrained",
+        "data.pretrained": folder,
+        "training.lr": 1e-4,
+    }
+    options = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    text = reproduce("della-table1", tmp_path / "out", "--rows", "gpt2,della", *options)
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert [row["name"] for row in results["rows"] if row["seeds"]] == ["gpt2", "della"]
+    assert f"Set by hand, in every row: model.backbone={folder}, data.tokenizer=pretrained" in text
+    config = yaml.safe_load((tmp_path / "out" / "della-s0" / "config.yaml").read_text(encoding="utf-8"))
+    sizes = {key: config["model"][key] for key in ("layers", "width", "heads", "positions")}
+    assert sizes == {"layers": SIZES["layers"], "width": SIZES["width"], "heads": SIZES["heads"], "positions": 64}

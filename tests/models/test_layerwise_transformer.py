@@ -11,7 +11,8 @@ from torch.distributions import Normal
 
 from ppl_text.core.errors import UnknownNameError, UserError
 from ppl_text.core.vocabulary import Vocabulary
-from ppl_text.evaluation.decoding import Beam, search
+from ppl_text.evaluation.decoding import Beam, Sample, search
+from ppl_text.evaluation.generation import write
 from ppl_text.models.layerwise_transformer import LayerwiseTransformer
 from ppl_text.objectives.terms import trace_terms
 
@@ -268,14 +269,32 @@ def test_attention_on_the_memory_behind_a_source():
 
 def test_texts_that_are_too_long_are_counted():
     model = made("value")
-    assert model.remarks(torch.tensor([3, 23])) == []
-    with pytest.raises(UserError, match=r"2 of 3 training texts .* 24 positions .* longest 41: .* data\.long=truncate"):
-        model.remarks(torch.tensor([3, 24, 40]))
+    model.check_lengths(torch.tensor([3, 23]))
+    with pytest.raises(UserError, match=r"2 of 3 texts .* 24 positions .* longest 41: .* data\.long=truncate"):
+        model.check_lengths(torch.tensor([3, 24, 40]))
     paired = made("value", paired=True)
-    assert paired.remarks(torch.tensor([10]), torch.tensor([12])) == []
+    paired.check_lengths(torch.tensor([10]), torch.tensor([12]))
     with pytest.raises(UserError, match=r"texts with their sources .* longest 25"):
-        paired.remarks(torch.tensor([10]), torch.tensor([13]))
-    assert made("bart", paired=True).remarks(torch.tensor([10]), torch.tensor([13])) == []
+        paired.check_lengths(torch.tensor([10]), torch.tensor([13]))
+    encoding = made("bart", paired=True)
+    encoding.check_lengths(torch.tensor([10]), torch.tensor([13]))
+    with pytest.raises(UserError, match=r"1 of 1 texts or their sources .* longest 25"):
+        encoding.check_lengths(torch.tensor([10]), torch.tensor([24]))
+
+
+@pytest.mark.parametrize(("paired", "room"), [(False, 24), (True, 24 - 6)])
+def test_texts_are_cut_off_where_the_positions_end(paired, room):
+    """A source of 5 tokens, EOS counted, and its BOS stand in front."""
+    model, endless = made("value", paired=paired), Sample(min_length=100)
+    source = as_batch([[5, 6, 7, 8, 2]] * 2) if paired else None
+    latents = model.draw(2, 0, source)
+    decoder = model.decoder(latents, source)
+    assert decoder.longest == room
+    tokens = write(model, model, latents, 2, endless, 100, source)
+    assert tokens.shape == (2, room)
+    assert write(model, model, latents, 2, endless, 7, source).shape == (2, 7)
+    with pytest.raises(UserError, match=r"the model has 24 positions, and a text of 2[5-9] came"):
+        write(model, model, latents, 2, endless, 100, source, length=room)
 
 
 def test_what_it_cannot_be():

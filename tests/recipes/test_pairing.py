@@ -8,8 +8,9 @@ import pytest
 
 from ppl_text.core.errors import UserError
 from ppl_text.data.kinds import held_in
+from ppl_text.recipes.build import build_programs
 from ppl_text.recipes.errors import Errors
-from ppl_text.recipes.start import checked_parts
+from ppl_text.recipes.start import checked_parts, model_remarks
 
 SENTENCES = [f"the {a} {b} the sea" for a in ("king", "dog", "cat", "bird") for b in ("sees", "hears", "fears")] * 3
 COUNTS = [f"{a}{b}{c}\t{9 + i}" for i, (a, b, c) in enumerate(itertools.product("bdlm", "aeiou", "bdlm"))]
@@ -151,3 +152,16 @@ def test_a_model_that_reads_none_is_given_the_targets_alone(pairs):
     found = parts("text-lm", pairs, data__sources="none").corpus
     assert found.source_tokenizer is None
     assert set(found.splits["train"].texts) <= set(SENTENCES)
+
+
+def test_texts_beyond_the_positions_are_refused_in_every_split_before_training(tmp_path):
+    for split, long in (("train", 0), ("valid", 0), ("test", 2)):
+        written(tmp_path / f"{split}.txt", SENTENCES + ["the king sees the sea and the sea sees the king"] * long)
+    options = {"model__positions": 10, "data__tokenizer": "word"}
+    config, corpus, *_ = parts("verses-gpt2", str(tmp_path), **options)
+    model = build_programs(config, corpus.vocabulary).model
+    message = r"test: 2 of 38 texts have more tokens than the 10 positions of the model, the longest 13"
+    with pytest.raises(UserError, match=message):
+        model_remarks(model, corpus)
+    model.backbone.positions = 13
+    assert model_remarks(model, corpus) == []
