@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..core.errors import ConfigError
@@ -51,20 +51,34 @@ def replace_length(training: dict[str, Any], changed: Mapping[str, Any]) -> None
 
 
 def _in_shares(stages: Any, unit: str, whole: Any) -> Any:
-    """Return stages of ``whole`` in all; as they are where their lengths are in two units or no numbers."""
+    """Return stages of ``whole`` in all; as they are where their lengths are no numbers, or cannot be in ``unit``.
+
+    Stages in epochs share so many steps as those in steps leave; where these leave too few, all have the same share.
+    """
     lengths = [_length_in(stage) for stage in stages]
-    if len({given for given, _ in lengths}) != 1 or not isinstance(whole, int) or whole < len(stages):
+    units, numbers = {given for given, _ in lengths}, [number for _, number in lengths]
+    mixed = units == {"steps", "epochs"} and unit == "steps"
+    if not (mixed or len(units) == 1) or not isinstance(whole, int) or whole < len(stages):
         return stages
-    numbers = [number for _, number in lengths]
-    left, shares = whole, []
-    for place, number in enumerate(numbers[:-1], 1):
-        share = max(1, min(round(whole * number / sum(numbers)), left - (len(numbers) - place)))
-        shares.append(share)
-        left -= share
+    shares = _divided(whole, [1] * len(stages) if mixed else numbers)
+    others = [number for given, number in lengths if given != unit]
+    left = whole - sum(numbers) + sum(others)
+    if mixed and left >= len(others):
+        rest = iter(_divided(left, others))
+        shares = [number if given == unit else next(rest) for given, number in lengths]
     return [
         {**{k: v for k, v in stage.items() if k not in ("steps", "epochs")}, unit: share}
-        for stage, share in zip(stages, [*shares, left], strict=True)
+        for stage, share in zip(stages, shares, strict=True)
     ]
+
+
+def _divided(whole: int, weights: Sequence[int]) -> list[int]:
+    """Return shares of ``whole`` by weight, each at least 1 and the last one what is left."""
+    left, shares = whole, list[int]()
+    for place, weight in enumerate(weights[:-1], 1):
+        shares.append(max(1, min(round(whole * weight / sum(weights)), left - (len(weights) - place))))
+        left -= shares[-1]
+    return [*shares, left]
 
 
 def _length_in(stage: Any) -> tuple[str, int]:

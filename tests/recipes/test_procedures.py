@@ -253,8 +253,11 @@ def test_stages_share_a_length_that_is_set_for_all_of_them():
     assert divided([{"epochs": 10}, {"epochs": 20}], steps=30) == [{"steps": 10}, {"steps": 20}]
     assert divided([{"epochs": 1}, {"epochs": 99}], steps=4) == [{"steps": 1}, {"steps": 3}]
     assert divided([{"steps": 99}, {"steps": 1}, {"steps": 1}], epochs=3) == [{"epochs": 1}] * 3
-    mixed = [{"epochs": 1}, {"steps": 9}]
-    assert divided(mixed, steps=4) == mixed
+    mixed = [{"epochs": 1}, {"epochs": 3}, {"steps": 9}]
+    assert divided(mixed, steps=21) == [{"steps": 3}, {"steps": 9}, {"steps": 9}]
+    assert divided(mixed, steps=11) == [{"steps": 1}, {"steps": 1}, {"steps": 9}]
+    assert divided(mixed, steps=10) == [{"steps": 3}, {"steps": 3}, {"steps": 4}], "nine leave too few"
+    assert divided(mixed, epochs=4) == mixed, "steps are no epochs"
     assert divided([{"epochs": 5}] * 2, steps=1) == [{"epochs": 5}] * 2
 
 
