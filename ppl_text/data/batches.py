@@ -360,7 +360,8 @@ def evaluation_batches(
     """Return every text of a split once, weighted by its count: E[f] = Σ weight·f / total_weight, without sampling.
 
     Weights are float64, in which counts are exact. Rows keep the split's order within their bucket; the last batch of
-    a bucket is filled up with rows of weight 0 where there is another one.
+    a bucket is filled up with rows of weight 0, of texts that count once only where there is another one. (Words are
+    scored filler and all, whose draws are among the random numbers of their figures.)
 
     Args:
         split: what is evaluated.
@@ -385,7 +386,7 @@ def evaluation_batches(
     batches, texts = [], []
     for bucket, steps in enumerate(buckets):
         members = np.flatnonzero(bucket_of == bucket)
-        size = min(batch_size, len(members))
+        size = batch_size if weighted else min(batch_size, len(members))
         for start in range(0, len(members), batch_size):
             rows = members[start : start + batch_size]
             weights = torch.from_numpy(counts[kept[rows]].astype(np.float64))
