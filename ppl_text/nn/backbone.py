@@ -318,11 +318,10 @@ class Backbone(nn.Module):
             self._looked_at = False
             for place in range(self.number):
                 self._attention(place).seen = None
-        shares, (equal, *_) = zip(*(part for part in found if part is not None), strict=True)
-        by_layer = iter(shares)
-        whole = [torch.zeros_like(equal) if part is None else next(by_layer) for part in found]
+        equal: Tensor = next(part[1] for part in found if part is not None)
+        shares = torch.stack([torch.zeros_like(equal) if part is None else part[0] for part in found], dim=1)
         steps = embedded.shape[1]
-        return torch.stack(whole, dim=1)[..., -steps:], equal[:, -steps:]
+        return shares[..., -steps:], equal[:, -steps:]
 
     def _check(self, steps: int) -> None:
         if steps > self.positions:

@@ -74,9 +74,9 @@ def reproduce(
     finished there is read, what was stopped goes on: the same command continues where it ended. ``jobs`` rows run at
     once, each in a process of its own (default: one a CPU, or one where they run on a GPU; 1: all in this process, told
     to ``progress``). ``settings`` of the measures win over the budget's, and ``set``, dotted keys to values, over every
-    row's recipe; a folder holds one ``set``. A row that fails does not stop the others. All
-    rows are checked, and their data loaded, before the first is trained; what was reached is written whatever happens.
-    Rows whose texts others are trained on are run with those, and before them.
+    row's recipe; a folder holds one ``set``. A row that fails does not stop the others. All rows are checked, and their
+    data loaded, before the first is trained; what was reached is written whatever happens. Rows whose texts others are
+    trained on are run with those, and before them.
     """
     part, data = choose_part(table, table_parts(table), data)
     data = None if data is None else corpus_reference(data)
