@@ -3,8 +3,10 @@
 import json
 
 import pytest
+import torch
 
 from ppl_text.core.errors import UserError
+from ppl_text.recipes.build import build_programs
 
 from .soundness import fitted, trained_soundly
 
@@ -58,6 +60,15 @@ def test_the_first_stage_trains_a_language_model_and_leaves_the_shifts(runs):
     ended = {json.loads(line)["stage"]: json.loads(line) for line in records if json.loads(line)["split"] == "valid"}
     # Shifts as small as they begin say next to nothing; of 18 texts one path of codes each is drawn.
     assert abs(ended["language-model"]["kl"]) < 2e-3
+
+
+def test_the_first_stage_leaves_the_shifts_as_they_began(tmp_path):
+    name = "verses-codes-sentence"
+    run = fitted(tmp_path, TINY, {name: {"training.stages": STAGES[:1]}})[name]
+    begun = dict(build_programs(run.config, run.corpus.vocabulary).model.named_parameters())
+    same = {name for name, value in run.model.named_parameters() if torch.equal(value, begun[name])}
+    trained = tuple(part.removeprefix("model.") for part in PARTS)
+    assert same == {name for name in begun if not name.startswith(trained)} != set()
 
 
 @pytest.mark.parametrize("name", CHANGES)
